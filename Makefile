@@ -1,0 +1,144 @@
+# The newcomer's commands. CI runs them too, so that what passes here passes there.
+#
+# Everything lives in the tree: the virtual environments in .venv/, the wheel in dist/, Rust's
+# output in target/. What is tested is always the wheel, installed, never the source folder; a
+# stamp file says that a step is up to date, so that asking again costs next to nothing.
+#
+# `make PYTHON=python3.9 test` uses another Python than python3 (.venv is then made anew).
+
+PYTHON ?= python3
+
+VENV := .venv
+CREATED := $(VENV)/.made-by-$(subst /,_,$(PYTHON))
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+MATURIN := $(VENV)/bin/python -m maturin
+
+WHEEL := dist/*-cp38-abi3-*.whl
+WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICENSE-*) \
+	$(shell find rust python -name __pycache__ -prune -o \( -type d -o -type f \) -print)
+
+# The binding is a Python extension: it links only inside a Python, so cargo cannot run its tests.
+RUST_TESTS := --workspace --exclude jobserver-python
+
+# Our tests are about MAKEFLAGS and its kin: they must not see those of the make that runs them.
+# (make sets MAKELEVEL again for each command, hence `env -u`.)
+unexport MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKE_TERMOUT MAKE_TERMERR CARGO_MAKEFLAGS
+RUN := env -u MAKELEVEL -u MAKEOVERRIDES
+RUN_PYTHON := $(RUN) $(VENV)/bin/python
+
+# Nor may they see another copy of the package, or have their path chosen for them.
+unexport PYTHONPATH PYTHONHOME JOBSERVER_PORTABLE
+
+# PyO3 asks this Python what to build for; left to itself it would look for one.
+export PYO3_PYTHON := $(PYTHON)
+
+heading = @printf '\n== %s ==\n' "$(1)"
+
+.DEFAULT_GOAL := help
+# The steps are in order, cheapest first, and each is parallel in itself.
+.NOTPARALLEL:
+.PHONY: help demo test lint bench wheel clean \
+	tools fmt clippy rust-test doc ruff types pytest examples every-python
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's standard library
+	$(call heading,examples/ex9_tree.py)
+	@$(RUN_PYTHON) examples/ex9_tree.py
+
+test: fmt clippy rust-test doc ruff types pytest examples every-python ## run every check that CI runs
+	@printf '\nAll checks passed.\n'
+
+lint: fmt clippy doc ruff types ## the checks that run none of our code
+
+bench: $(VENV)/.wheel ## measure a release build
+	$(call heading,benchmarks/bench.py)
+	@$(RUN_PYTHON) benchmarks/bench.py
+
+wheel: dist/.built ## build the one abi3 wheel, in dist/
+	@ls $(WHEEL)
+
+clean: ## remove everything that these commands made
+	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache
+	find python tests examples benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# The steps of `make test`, each of which can be asked for alone.
+
+tools:
+	@sh scripts/check_tools.sh build $(PYTHON)
+
+fmt: tools ## Rust: formatting
+	$(call heading,cargo fmt)
+	@sh scripts/check_tools.sh lint
+	@cargo fmt --all --check
+
+clippy: tools ## Rust: lints
+	$(call heading,cargo clippy)
+	@sh scripts/check_tools.sh lint
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+rust-test: tools ## Rust: tests, on Linux's path and on the portable one
+	$(call heading,cargo test)
+	@$(RUN) cargo test $(RUST_TESTS)
+	$(call heading,cargo test on the portable path)
+	@$(RUN) JOBSERVER_PORTABLE=1 cargo test $(RUST_TESTS)
+	$(call heading,cargo check with nothing of Linux compiled in)
+	@RUSTFLAGS="--cfg jobserver_portable -D warnings" \
+		cargo check $(RUST_TESTS) --all-targets --target-dir target/portable
+
+doc: tools ## Rust: documentation
+	$(call heading,cargo doc)
+	@RUSTDOCFLAGS="-D warnings" cargo doc $(RUST_TESTS) --no-deps
+
+ruff: $(VENV)/.dev ## Python: lints and formatting
+	$(call heading,ruff)
+	@$(RUN_PYTHON) -m ruff check
+	@$(RUN_PYTHON) -m ruff format --check
+
+types: $(VENV)/.dev ## Python: types, and the stub against the built module
+	$(call heading,mypy --strict)
+	@$(RUN_PYTHON) -m mypy
+	$(call heading,stubtest of the installed wheel)
+	@$(RUN_PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml jobserver
+
+pytest: $(VENV)/.dev ## Python: all tests, on Linux's path and on the portable one
+	$(call heading,pytest)
+	@$(RUN_PYTHON) -m pytest
+	$(call heading,pytest on the portable path)
+	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest
+
+examples: $(VENV)/.wheel ## Python: each example, as it stands
+	$(call heading,examples)
+	@$(RUN_PYTHON) scripts/run_examples.py
+
+every-python: $(VENV)/.wheel ## Python: the wheel on every CPython 3.8 to 3.14 of this machine
+	$(call heading,the wheel on every CPython found)
+	@$(RUN_PYTHON) scripts/every_python.py $(WHEEL)
+
+# What the steps stand on.
+
+# pip of an old Python does not know the wheel's platform tag: hence the upgrade. tqdm is the
+# demo's progress bar, and all that a demo needs beside the wheel.
+$(CREATED): | tools
+	$(call heading,setting up $(VENV))
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --upgrade pip
+	@$(PIP) install 'maturin>=1.9,<2' tqdm
+	@touch $@
+
+dist/.built: $(WHEEL_SOURCES) | $(CREATED)
+	$(call heading,building the wheel)
+	@rm -rf dist
+	@$(RUN) $(MATURIN) build --release --interpreter $(VENV)/bin/python --out dist
+	@ls $(WHEEL) >/dev/null
+	@touch $@
+
+$(VENV)/.wheel: dist/.built $(CREATED)
+	@$(PIP) install --force-reinstall --no-deps $(WHEEL)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.wheel
+	$(call heading,installing what the tests and checks use)
+	@$(PIP) install "$$(echo $(WHEEL))[test,dev]"
+	@touch $@

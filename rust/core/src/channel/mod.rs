@@ -1,0 +1,203 @@
+//! The channel between a job and its owner: messages, each whole or not there at all.
+//!
+//! A socket that keeps packets whole, since a job may be killed in the middle of anything,
+//! and since a pipe cannot carry descriptors. A body of up to [`INLINE`] bytes travels in
+//! the socket, whose buffer always has room for one, so that a job never waits for its
+//! owner to read; a larger one travels as a memory file. The end of file says that the
+//! other side is gone. Not here: what the bodies mean.
+//!
+//! ```text
+//! packet  = header body
+//! header  = kind u8, memory u8, descriptors u16, unused u32, size u64   (native order)
+//! body    = `size` bytes; if `memory` is 1, they are not in the packet but at the front
+//!           of the file that is the packet's first descriptor
+//! ```
+
+mod frame;
+mod memory;
+
+pub use frame::{Body, Frame, Kind};
+pub use memory::memory_file;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys;
+use frame::{Header, HEADER};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{retry_on_intr, Errno};
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// The largest body that travels in the socket, in bytes. Linux gives a socket a buffer of
+/// some 200 KiB; others give packets as little as 2 KiB.
+pub const INLINE: usize = if cfg!(target_os = "linux") { 64 * 1024 } else { 1024 };
+
+/// The largest packet, in bytes: what a buffer to receive into must hold.
+pub(crate) const PACKET: usize = HEADER + INLINE;
+
+/// The most descriptors that one frame can carry (Linux: SCM_MAX_FD).
+pub const MAX_DESCRIPTORS: usize = 253;
+
+/// One end of a channel.
+#[derive(Debug)]
+pub struct Channel {
+    socket: Arc<OwnedFd>,
+}
+
+/// What [`Channel::try_receive`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Frame(Frame),
+    NothingYet,
+    EndOfFile,
+}
+
+impl Channel {
+    /// A new channel: the owner's end and the job's.
+    pub fn pair() -> Result<(Channel, Channel)> {
+        let (a, b) = sys::socket_pair().map_err(Error::system("cannot make a job's channel"))?;
+        Ok((Channel::from_socket(a), Channel::from_socket(b)))
+    }
+
+    /// A channel from an inherited descriptor.
+    pub fn from_socket(socket: OwnedFd) -> Channel {
+        Channel { socket: Arc::new(socket) }
+    }
+
+    /// Its descriptor alone, to become a new program's standard input.
+    pub fn into_socket(self) -> Result<OwnedFd> {
+        match Arc::try_unwrap(self.socket) {
+            Ok(socket) => Ok(socket),
+            Err(shared) => shared.try_clone().map_err(Error::system("cannot pass on a channel")),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
+    }
+
+    /// Its descriptor, which becomes readable when the other side is gone.
+    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Waits until there is something to receive, or a signal comes.
+    pub fn wait_readable(&self) -> Result<()> {
+        crate::scan::Wait::on(&self.socket).block(None, None).map(|_| ())
+    }
+
+    /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
+    /// [`memory_file`] and [`Channel::send_memory`].
+    pub fn send(&self, kind: Kind, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        if body.len() > INLINE {
+            return Err(Error::new(ErrorKind::InvalidInput, "a frame's body is too large"));
+        }
+        let size = body.len() as u64;
+        self.send_packet(kind, false, size, body, descriptors)
+    }
+
+    /// Sends a frame whose body is the first `size` bytes of `file`.
+    pub fn send_memory(
+        &self,
+        kind: Kind,
+        file: BorrowedFd<'_>,
+        size: u64,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let all: Vec<_> = std::iter::once(file).chain(descriptors.iter().copied()).collect();
+        self.send_packet(kind, true, size, &[], &all)
+    }
+
+    fn send_packet(
+        &self,
+        kind: Kind,
+        memory: bool,
+        size: u64,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        if fds.len() > MAX_DESCRIPTORS {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "more than 253 descriptors cannot be passed to one job",
+            ));
+        }
+        let header = Header { kind, memory, descriptors: fds.len(), size }.to_bytes();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let parts = [IoSlice::new(&header), IoSlice::new(body)];
+        retry_on_intr(|| sendmsg(&self.socket, &parts, &mut ancillary, no_sigpipe()))
+            .map(|_| ())
+            .map_err(Error::system("cannot send on a job's channel"))
+    }
+
+    /// Receives a frame, waiting for it; None at the end of file.
+    pub fn receive(&self) -> Result<Option<Frame>> {
+        match self.receive_packet(&mut vec![0; PACKET], RecvFlags::empty())? {
+            Received::Frame(frame) => Ok(Some(frame)),
+            Received::NothingYet | Received::EndOfFile => Ok(None),
+        }
+    }
+
+    /// Receives a frame if one is there, by way of a buffer of [`PACKET`] bytes.
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Result<Received> {
+        self.receive_packet(buffer, RecvFlags::DONTWAIT)
+    }
+
+    fn receive_packet(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = retry_on_intr(|| {
+            let into = &mut [IoSliceMut::new(buffer)];
+            recvmsg(&self.socket, into, &mut ancillary, flags | close_on_exec())
+        });
+        let length = match received {
+            // A peer that ended with packets of ours unread is told of by an error, once.
+            // On Linux it comes before the packets that the peer had sent; on Apple after.
+            Err(Errno::CONNRESET) if cfg!(not(target_vendor = "apple")) => {
+                return self.receive_packet(buffer, flags)
+            }
+            Err(Errno::CONNRESET) => return Ok(Received::EndOfFile),
+            Err(Errno::AGAIN) => return Ok(Received::NothingYet),
+            Err(e) => return Err(Error::system("cannot receive on a job's channel")(e)),
+            Ok(message) if message.bytes == 0 => return Ok(Received::EndOfFile),
+            Ok(message) => message.bytes,
+        };
+        let mut descriptors = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                descriptors.extend(fds);
+            }
+        }
+        Frame::parse(&buffer[..length], descriptors).map(Received::Frame)
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn no_sigpipe() -> SendFlags {
+    SendFlags::NOSIGNAL
+}
+
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn close_on_exec() -> RecvFlags {
+    RecvFlags::CMSG_CLOEXEC
+}
+
+// Apple has neither flag. Python and Rust programs ignore SIGPIPE, and the descriptors are
+// at risk only from an exec in another thread just now.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn no_sigpipe() -> SendFlags {
+    SendFlags::empty()
+}
+
+#[cfg(target_vendor = "apple")]
+pub(crate) fn close_on_exec() -> RecvFlags {
+    RecvFlags::empty()
+}

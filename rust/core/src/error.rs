@@ -1,0 +1,85 @@
+//! The one error type: what was being done, what the system said, and what to do about it.
+//!
+//! Not for deaths of jobs: those are outcomes, not errors.
+
+use std::io;
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which kind of failure an [`Error`] is, for callers that act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller passed something that cannot be; nothing was started.
+    InvalidInput,
+    /// The system refused; [`Error::raw_os_error`] says how.
+    System,
+    /// The fork server has gone away; starting a new one is the remedy.
+    ForkServerGone,
+    /// The bytes on a channel do not follow the format: a bug, or a stranger's writing.
+    Protocol,
+}
+
+/// A failure, with what was being done and the system's own error as its source.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}{}{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default(),
+        self.advice().map(|a| format!("; {a}")).unwrap_or_default())]
+pub struct Error {
+    kind: ErrorKind,
+    doing: &'static str,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, doing: &'static str) -> Self {
+        Error { kind, doing, source: None }
+    }
+
+    /// For `map_err`: the system refused while `doing`.
+    pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
+        move |source| Error { kind: ErrorKind::System, doing, source: Some(source.into()) }
+    }
+
+    /// The system refused a call that was made outside this crate, while `doing`.
+    pub fn refused(doing: &'static str, source: io::Error) -> Error {
+        Error::system(doing)(source)
+    }
+
+    /// Which kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The system's error number, when the system refused.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.source.as_ref()?.raw_os_error()
+    }
+
+    /// Whether it says that the other side of a channel is gone.
+    pub fn is_hang_up(&self) -> bool {
+        matches!(self.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
+    }
+
+    /// Which limit was met, and how to raise it.
+    fn advice(&self) -> Option<&'static str> {
+        Some(match self.raw_os_error()? {
+            libc::EMFILE | libc::ETOOMANYREFS => {
+                "this process has as many descriptors open as it may: raise `ulimit -n` (RLIMIT_NOFILE), or keep fewer jobs outstanding"
+            }
+            libc::ENFILE => {
+                "the whole system has as many files open as it may: raise the sysctl fs.file-max"
+            }
+            libc::EAGAIN => {
+                "the number of processes is limited: raise `ulimit -u` (RLIMIT_NPROC), the cgroup's pids.max or the sysctl kernel.pid_max"
+            }
+            libc::ENOMEM => {
+                "memory is short: raise the memory limit (the cgroup's memory.max, `ulimit -v`) or allow overcommit (sysctl vm.overcommit_memory)"
+            }
+            libc::ENOSPC => {
+                "the file system for memory files is full: free space in /dev/shm or $TMPDIR, or make it larger"
+            }
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,291 @@
+//! The fork server: a small, single-threaded process that forks jobs for other processes.
+//!
+//! Forking an owner costs time that grows with its memory, and is unsafe while it has
+//! threads. A helper that is neither large nor threaded forks in its stead. One helper
+//! serves a whole tree: every process of it holds the writing end of one request socket,
+//! an inherited pair and never a name that a stranger could reach, and sends the job's end
+//! of a fresh channel. All else happens on that channel:
+//!
+//! ```text
+//! owner  ── request: the job's end of a channel ──> helper ── fork ──> job
+//! owner <── Started(pid, pidfd) or Refused(errno) ── helper
+//! owner  ── Launch: what to run ─────────────────────────────────────> job
+//! owner <── Result ────────────────────────────────────────────────── job
+//! owner <── Exited(status) ───────── helper
+//! ```
+//!
+//! So a job runs nothing before its owner knows its pid, and an owner that gives up in
+//! between just closes its end: the job sees an end of file and ends.
+
+use crate::channel::{close_on_exec, no_sigpipe, Channel, Kind, Received};
+use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::Launch;
+use crate::process::{Child, ExitStatus};
+use crate::scan::{ReadySet, Wait, Woken};
+use crate::sys::{self, Forked};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{retry_on_intr, Errno};
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, Shutdown,
+};
+use rustix::process::Pid;
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The client's end: asks for jobs to be forked. The process that started the helper also
+/// holds the helper itself.
+#[derive(Debug)]
+pub struct ForkServer {
+    requests: OwnedFd,
+    process: Option<Child>,
+}
+
+/// Room for the helper's answers, which are short.
+const SHORT: usize = 64;
+
+/// What the helper has answered to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// The job's process is there.
+    Started(Child),
+    /// Nothing yet: wait on [`Channel::as_descriptor`] of the owner's end.
+    NothingYet,
+}
+
+impl ForkServer {
+    /// Starts a helper by running `command`, which gets the request socket as its standard
+    /// input and must serve it with a [`Server`].
+    pub fn start(command: &mut Command) -> Result<ForkServer> {
+        let (ours, theirs) =
+            sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
+        let process = Child::spawn(command.stdin(Stdio::from(theirs)))?;
+        command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
+        Ok(ForkServer { requests: ours, process: Some(process) })
+    }
+
+    /// Joins a helper that another process of the tree has started.
+    pub fn join(requests: OwnedFd) -> ForkServer {
+        ForkServer { requests, process: None }
+    }
+
+    /// The writing end of the request socket, for other processes to join by.
+    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
+        self.requests.as_fd()
+    }
+
+    /// The helper's pid, in the process that started it.
+    pub fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(Child::pid)
+    }
+
+    /// Asks for a process for `launch`; the answer comes on its channel.
+    pub fn request(&self, launch: &Launch) -> Result<()> {
+        let fds = [launch.job_end.as_descriptor()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        let sent = retry_on_intr(|| {
+            sendmsg(&self.requests, &[IoSlice::new(b"f")], &mut ancillary, no_sigpipe())
+        });
+        let sent = sent.map(|_| ()).map_err(Error::system("cannot ask the fork server"));
+        sent.map_err(|e| if e.is_hang_up() { gone() } else { e })
+    }
+
+    /// Looks, without waiting, for the helper's answer on the owner's end of a channel.
+    pub fn answer(channel: &Channel) -> Result<Answer> {
+        let frame = match channel.try_receive(&mut [0; SHORT])? {
+            Received::NothingYet => return Ok(Answer::NothingYet),
+            Received::EndOfFile => return Err(gone()),
+            Received::Frame(frame) => frame,
+        };
+        let [number] = frame.integers()?;
+        match (frame.kind, Pid::from_raw(number)) {
+            (Kind::Started, Some(pid)) => {
+                Ok(Answer::Started(Child::of_others(pid, frame.descriptors.into_iter().next())))
+            }
+            (Kind::Refused, _) => Err(Error::system("the fork server cannot fork a job")(
+                Errno::from_raw_os_error(number),
+            )),
+            _ => Err(Error::new(ErrorKind::Protocol, "the fork server gave a strange answer")),
+        }
+    }
+
+    /// Tells the helper to end as soon as its children have. Harmless when repeated.
+    pub fn stop(&self) {
+        let _ = rustix::net::shutdown(&self.requests, Shutdown::Both);
+    }
+
+    /// After [`ForkServer::stop`]: whether the helper has ended; waits, and returns early
+    /// when a signal comes.
+    pub fn wait_stopped(&self) -> Result<bool> {
+        let Some(process) = &self.process else { return Ok(true) };
+        if process.try_wait()?.is_some() {
+            return Ok(true);
+        }
+        match process.watch() {
+            Some(exit) => Wait::on(exit).block(None, None)?,
+            // Its end of the socket closes as it ends; the exit itself follows at once.
+            None => Wait { descriptors: vec![], look_after: Some(Duration::from_millis(1)) }
+                .block(None, None)?,
+        };
+        Ok(process.try_wait()?.is_some())
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::ForkServerGone, "the fork server has gone away")
+}
+
+/// The helper's end: serves requests until every client is gone and every child reaped.
+#[derive(Debug)]
+pub struct Server {
+    requests: Option<Arc<OwnedFd>>,
+    set: ReadySet,
+    children: HashMap<u64, (Child, Channel)>,
+    next: u64,
+}
+
+/// The key of the request socket in the ready set; children count up from 1.
+const REQUESTS: u64 = 0;
+
+/// How long to sleep while some child's death can only be seen by looking.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+impl Server {
+    /// Serves the requests that come on this socket.
+    pub fn new(requests: OwnedFd) -> Result<Server> {
+        let starting = "cannot serve as fork server";
+        let requests = Arc::new(requests);
+        let mut set = ReadySet::new().map_err(Error::system(starting))?;
+        set.add(&requests, REQUESTS).map_err(Error::system(starting))?;
+        Ok(Server { requests: Some(requests), set, children: HashMap::new(), next: 1 })
+    }
+
+    /// Serves. In the helper, returns None when there is nothing left to serve; in each
+    /// job that `fork` makes, returns the job's end of its channel.
+    pub fn serve(
+        &mut self,
+        mut fork: impl FnMut() -> std::io::Result<Forked>,
+    ) -> Result<Option<Channel>> {
+        while self.requests.is_some() || !self.children.is_empty() {
+            for key in self.wait()? {
+                if key != REQUESTS {
+                    self.report_end(key);
+                } else if let Some(channel) = self.next_request()? {
+                    if let Some(channel) = self.launch(channel, &mut fork) {
+                        return Ok(Some(channel));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn wait(&mut self) -> Result<Vec<u64>> {
+        let unwatched: Vec<u64> = self
+            .children
+            .iter()
+            .filter(|(_, (child, _))| child.watch().is_none())
+            .map(|(key, _)| *key)
+            .collect();
+        let look_after = (!unwatched.is_empty()).then_some(LOOK_AFTER);
+        let woken = Wait { descriptors: self.set.watched(), look_after }.block(None, None)?;
+        if woken == Woken::Interrupted {
+            return Ok(Vec::new());
+        }
+        let mut ready = self.set.ready().map_err(Error::system("cannot serve as fork server"))?;
+        ready.extend(unwatched);
+        Ok(ready)
+    }
+
+    /// Takes one request: the channel that came with it. At the end of file, stops asking.
+    fn next_request(&mut self) -> Result<Option<Channel>> {
+        let Some(requests) = &self.requests else { return Ok(None) };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | close_on_exec();
+        let mut byte = [0u8; 1];
+        let received = retry_on_intr(|| {
+            recvmsg(requests, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)
+        });
+        match received.map(|message| message.bytes) {
+            Ok(0) | Err(Errno::CONNRESET) => {
+                self.set.remove(requests, REQUESTS);
+                self.requests = None;
+                Ok(None)
+            }
+            Err(Errno::AGAIN) => Ok(None),
+            Err(e) => Err(Error::system("cannot receive a request")(e)),
+            // A request whose descriptor did not fit into our table is dropped with it, and
+            // its owner sees an end of file.
+            Ok(_) => Ok(ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => fds.last().map(Channel::from_socket),
+                _ => None,
+            })),
+        }
+    }
+
+    fn launch(
+        &mut self,
+        channel: Channel,
+        fork: &mut impl FnMut() -> std::io::Result<Forked>,
+    ) -> Option<Channel> {
+        match fork() {
+            Ok(Forked::Child) => {
+                self.abandon();
+                return Some(channel);
+            }
+            Ok(Forked::Parent(pid)) => self.enter(Child::adopt(pid), channel),
+            Err(e) => {
+                let errno = e.raw_os_error().unwrap_or(0);
+                let _ = channel.send(Kind::Refused, &errno.to_ne_bytes(), &[]);
+            }
+        }
+        None
+    }
+
+    /// Says that a job is born, and remembers to say when it ends. An owner that is gone
+    /// by now hears neither; its job sees the end of file.
+    fn enter(&mut self, child: Child, channel: Channel) {
+        let pid = child.pid().as_raw_nonzero().get().to_ne_bytes();
+        let pidfd: Vec<_> = child.watch().into_iter().map(|fd| fd.as_fd()).collect();
+        let _ = channel.send(Kind::Started, &pid, &pidfd);
+        let key = self.next;
+        self.next += 1;
+        if let Some(exit) = child.watch() {
+            if self.set.add(exit, key).is_err() {
+                child.destroy();
+                return;
+            }
+        }
+        self.children.insert(key, (child, channel));
+    }
+
+    fn report_end(&mut self, key: u64) {
+        let Some((child, _)) = self.children.get(&key) else { return };
+        let status = match child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => status,
+            Err(_) => ExitStatus::Unknown,
+        };
+        let Some((child, channel)) = self.children.remove(&key) else { return };
+        if let Some(exit) = child.watch() {
+            self.set.remove(exit, key);
+        }
+        let wire = status.to_wire().map(i32::to_ne_bytes).concat();
+        let _ = channel.send(Kind::Exited, &wire, &[]);
+    }
+
+    /// In a job: lets go of everything of the helper's, without touching the set that the
+    /// helper goes on using.
+    fn abandon(&mut self) {
+        self.requests = None;
+        self.children.clear();
+        self.set = ReadySet::default();
+    }
+}

@@ -1,0 +1,376 @@
+//! The table of what an owner has running: births entered, results and ends noticed.
+//!
+//! One scan looks at all that is ready and says, once per job, what came of it. A job's
+//! slot goes back to its pool as soon as its result is complete or its death is seen; the
+//! process itself may live on a little, and is reaped by a later scan. Not here: how a
+//! process is born, and what a result means.
+//!
+//! The table is a plain value. Threads that share one lock it for each call, but not
+//! while they sleep: see [`Jobs::begin_wait`].
+
+use crate::channel::{Body, Channel, Frame, Kind, Received, PACKET};
+use crate::error::{Error, Result};
+use crate::process::{Child, ExitStatus};
+use crate::scan::{Bell, ReadySet, Wait, Woken};
+use crate::slots::{Pool, Slot};
+use rustix::fd::BorrowedFd;
+use rustix::process::{Pid, Signal};
+use std::collections::{BTreeSet, HashMap};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a wait may last while some child's death can only be seen by looking.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+/// Names a job of one table; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It sent this result.
+    Result(Body),
+    /// It ended without having sent a result. (For a command, the normal end.)
+    Ended(ExitStatus),
+    /// It sent something that could not be received.
+    Lost(Error),
+}
+
+/// A job about to be born: its channel is there, its process is not.
+#[derive(Debug)]
+pub struct Launch {
+    /// The owner's end of the channel.
+    pub owner_end: Channel,
+    /// The job's end, to be inherited by or sent to the job's process.
+    pub job_end: Channel,
+}
+
+impl Launch {
+    /// Makes the channel of a job.
+    pub fn new() -> Result<Launch> {
+        let (owner_end, job_end) = Channel::pair()?;
+        Ok(Launch { owner_end, job_end })
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    child: Child,
+    channel: Option<Channel>,
+    slot: Option<Slot>,
+    outcome_told: bool,
+}
+
+/// Which of a job's two descriptors is ready; the low bit of its key in the ready set.
+const CHANNEL: u64 = 0;
+const EXIT: u64 = 1;
+
+fn key(id: JobId, which: u64) -> u64 {
+    id.0 << 1 | which
+}
+
+/// A prepared wait of one thread; give it back with [`Jobs::end_wait`].
+#[derive(Debug)]
+pub struct Waiting {
+    wait: Wait,
+    bell: Arc<Bell>,
+}
+
+impl Waiting {
+    /// Sleeps until a job or `also` is ready, another thread has handled something, a
+    /// signal comes, or `deadline`.
+    pub fn block(&self, also: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> Result<Woken> {
+        self.wait.block(also, deadline)
+    }
+}
+
+/// The jobs of one owner.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    set: Option<ReadySet>,
+    jobs: HashMap<JobId, Job>,
+    /// Children whose death no descriptor tells of.
+    unwatched: BTreeSet<JobId>,
+    next: u64,
+    handled: u64,
+    waiting: Vec<Arc<Bell>>,
+    idle: Vec<Arc<Bell>>,
+    /// Where packets are received; kept, since fresh memory costs page faults.
+    buffer: Vec<u8>,
+}
+
+impl Jobs {
+    /// An empty table; it costs nothing until something is started.
+    pub fn new() -> Jobs {
+        Jobs::default()
+    }
+
+    /// How many processes are running or not yet reaped.
+    pub fn outstanding(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Starts a command under `slot`; its outcome will be [`Outcome::Ended`].
+    pub fn spawn(&mut self, command: &mut Command, slot: Option<Slot>) -> Result<JobId> {
+        let child = Child::spawn(command)?;
+        self.enter(child, None, slot)
+    }
+
+    /// Enters a job whose process has been born.
+    ///
+    /// If the system refuses to watch it, the process is ended and the error returned.
+    pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
+        self.enter(child, Some(channel), slot)
+    }
+
+    fn enter(
+        &mut self,
+        child: Child,
+        channel: Option<Channel>,
+        slot: Option<Slot>,
+    ) -> Result<JobId> {
+        let id = JobId(self.next);
+        if let Err(e) = self.watch(id, &child, channel.as_ref()) {
+            child.destroy();
+            return Err(Error::system("cannot watch a job")(e));
+        }
+        self.next += 1;
+        self.jobs.insert(id, Job { child, channel, slot, outcome_told: false });
+        if matches!(self.set, Some(ReadySet::Poll(_))) {
+            self.ring(); // those who wait must watch this one too
+        }
+        Ok(id)
+    }
+
+    fn watch(
+        &mut self,
+        id: JobId,
+        child: &Child,
+        channel: Option<&Channel>,
+    ) -> rustix::io::Result<()> {
+        let set = match &mut self.set {
+            Some(set) => set,
+            none => none.insert(ReadySet::new()?),
+        };
+        if let Some(channel) = channel {
+            set.add(channel.socket(), key(id, CHANNEL))?;
+        }
+        match child.watch() {
+            // The fork server tells of the deaths of its children on their channels.
+            _ if !child.is_ours() => {}
+            Some(exit) => {
+                if let Err(e) = set.add(exit, key(id, EXIT)) {
+                    if let Some(channel) = channel {
+                        set.remove(channel.socket(), key(id, CHANNEL));
+                    }
+                    return Err(e);
+                }
+            }
+            None => {
+                self.unwatched.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks, without blocking, at everything that is ready, and says what came of each
+    /// job that has something to say.
+    pub fn scan(&mut self) -> Result<Vec<(JobId, Outcome)>> {
+        let mut news = Vec::new();
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; PACKET];
+        }
+        while let Some(set) = &mut self.set {
+            let ready = set.ready().map_err(Error::system("cannot look at the jobs"))?;
+            if ready.is_empty() {
+                break;
+            }
+            for key in ready {
+                let id = JobId(key >> 1);
+                match key & 1 {
+                    CHANNEL => self.read_channel(id, &mut news),
+                    _ => self.check_exit(id, &mut news),
+                }
+            }
+        }
+        for id in self.unwatched.iter().copied().collect::<Vec<_>>() {
+            self.check_exit(id, &mut news);
+        }
+        if !news.is_empty() {
+            self.handled += news.len() as u64;
+            self.ring();
+        }
+        Ok(news)
+    }
+
+    /// Takes in all that a job's channel holds.
+    fn read_channel(&mut self, id: JobId, news: &mut Vec<(JobId, Outcome)>) {
+        loop {
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            let Some(channel) = &job.channel else { return };
+            let received = channel.try_receive(&mut self.buffer);
+            let ours = job.child.is_ours();
+            match received {
+                Ok(Received::NothingYet) => return,
+                Ok(Received::Frame(frame)) => match frame.kind {
+                    Kind::Exited => {
+                        let status =
+                            frame.integers().map_or(ExitStatus::Unknown, ExitStatus::from_wire);
+                        return self.ended(id, status, news);
+                    }
+                    _ => job.tell(id, Outcome::of(frame), news),
+                },
+                // With the fork server gone, nobody will ever say how its child ended.
+                Ok(Received::EndOfFile) if !ours => {
+                    return self.ended(id, ExitStatus::Unknown, news)
+                }
+                Ok(Received::EndOfFile) => return self.close_channel(id),
+                Err(e) => job.tell(id, Outcome::Lost(e), news),
+            }
+            if ours && self.jobs.get(&id).is_some_and(|job| job.outcome_told) {
+                return self.close_channel(id);
+            }
+        }
+    }
+
+    /// Reaps a direct child if it has ended.
+    fn check_exit(&mut self, id: JobId, news: &mut Vec<(JobId, Outcome)>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let status = match job.child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => status,
+            Err(_) => ExitStatus::Unknown,
+        };
+        self.read_channel(id, news); // what it had sent before it ended comes first
+        self.ended(id, status, news);
+    }
+
+    fn ended(&mut self, id: JobId, status: ExitStatus, news: &mut Vec<(JobId, Outcome)>) {
+        self.close_channel(id);
+        let Some(mut job) = self.jobs.remove(&id) else { return };
+        job.tell(id, Outcome::Ended(status), news);
+        if let (Some(set), Some(exit), true) =
+            (&mut self.set, job.child.watch(), job.child.is_ours())
+        {
+            set.remove(exit, key(id, EXIT));
+        }
+        self.unwatched.remove(&id);
+    }
+
+    fn close_channel(&mut self, id: JobId) {
+        let Some(channel) = self.jobs.get_mut(&id).and_then(|job| job.channel.take()) else {
+            return;
+        };
+        if let Some(set) = &mut self.set {
+            set.remove(channel.socket(), key(id, CHANNEL));
+        }
+    }
+
+    /// Sends a signal to a job; one that has ended already is no error.
+    pub fn signal(&self, id: JobId, signal: Signal) -> Result<()> {
+        self.jobs.get(&id).map_or(Ok(()), |job| job.child.signal(signal))
+    }
+
+    /// The pid of a job that is running or not yet reaped.
+    pub fn pid(&self, id: JobId) -> Option<Pid> {
+        self.jobs.get(&id).map(|job| job.child.pid())
+    }
+
+    /// Gives up a job that could not be told what to run: its slot goes back, its channel
+    /// closes (at which the job ends), and nothing more is told of it.
+    pub fn cancel(&mut self, id: JobId) {
+        self.close_channel(id);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.slot = None;
+            job.outcome_told = true;
+            if !job.child.is_ours() {
+                self.jobs.remove(&id);
+            }
+        }
+    }
+
+    /// How many outcomes this table has told so far: pass it to [`Jobs::begin_wait`].
+    pub fn handled(&self) -> u64 {
+        self.handled
+    }
+
+    /// Prepares a wait, to be slept through without a lock on the table.
+    ///
+    /// None, and nothing to wait for, if more than `handled` outcomes have been told: the
+    /// one that the caller wants may be among them. So: read [`Jobs::handled`], look for
+    /// what you want, and only then wait.
+    pub fn begin_wait(&mut self, handled: u64) -> Result<Option<Waiting>> {
+        if handled != self.handled {
+            return Ok(None);
+        }
+        let bell = match self.idle.pop() {
+            Some(bell) => bell,
+            None => Arc::new(Bell::new()?),
+        };
+        let mut descriptors = self.set.as_ref().map_or_else(Vec::new, ReadySet::watched);
+        descriptors.push(Arc::clone(&bell.read));
+        let look_after = (!self.unwatched.is_empty()).then_some(LOOK_AFTER);
+        self.waiting.push(Arc::clone(&bell));
+        Ok(Some(Waiting { wait: Wait { descriptors, look_after }, bell }))
+    }
+
+    /// Ends a wait.
+    pub fn end_wait(&mut self, waiting: Waiting) {
+        let bell = waiting.bell;
+        let before = self.waiting.len();
+        self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
+        if self.waiting.len() < before {
+            self.idle.push(bell); // else it has been rung, and would ring again: let it go
+        }
+    }
+
+    /// Waits for something to be ready: a job, a free slot of `pool` if given, `deadline`.
+    /// For a table that no other thread uses.
+    pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
+        let Some(waiting) = self.begin_wait(self.handled)? else { return Ok(Woken::Ready) };
+        let woken = waiting.block(pool.map(Pool::read_end), deadline);
+        self.end_wait(waiting);
+        woken
+    }
+
+    fn ring(&mut self) {
+        for bell in self.waiting.drain(..) {
+            bell.ring();
+        }
+    }
+
+    /// In the child of a fork: closes all that was inherited from the parent's table, and
+    /// leaves an empty one. The parent's jobs are not this process's.
+    pub fn abandon(&mut self) {
+        *self = Jobs::new();
+    }
+
+    /// The owner's end of a job's channel, to send its launch on.
+    pub fn channel(&self, id: JobId) -> Option<&Channel> {
+        self.jobs.get(&id)?.channel.as_ref()
+    }
+}
+
+impl Job {
+    /// Tells a job's outcome, once, and gives its slot back.
+    fn tell(&mut self, id: JobId, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
+        if !std::mem::replace(&mut self.outcome_told, true) {
+            self.slot = None;
+            news.push((id, outcome));
+        }
+    }
+}
+
+impl Outcome {
+    fn of(frame: Frame) -> Outcome {
+        match frame.kind {
+            Kind::Result => Outcome::Result(frame.body),
+            _ => Outcome::Lost(Error::new(
+                crate::error::ErrorKind::Protocol,
+                "a job sent something that is not a result",
+            )),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Slots, processes and exact deaths: the core of a nestable jobserver, without Python.
+//!
+//! A program that runs many jobs at once needs four things, and this crate is those four:
+//!
+//! * **slots** ([`slots`]): a [`Pool`] of N tokens in a pipe, which any process that
+//!   inherits the pipe can take from and give back to, so that a tree of processes,
+//!   however deep, never runs more than N jobs;
+//! * **processes** ([`process`]): how one is born, how its end is noticed, and what
+//!   exactly that end was;
+//! * **channels** ([`channel`]): how a job sends back one result, of any size, without
+//!   ever waiting for its owner to read it;
+//! * **the scan** ([`scan`], [`Jobs`]): one look, without blocking, at everything that
+//!   has finished, at a cost that grows with what is ready; and one wait, in one system
+//!   call, for whatever comes first.
+//!
+//! [`forkserver`] adds a small helper process that forks jobs on behalf of an owner that
+//! is too large, or has too many threads, to be forked itself.
+//!
+//! # Example: commands, two at a time
+//!
+//! ```
+//! use jobserver_core::{ExitStatus, Jobs, Outcome, Pool};
+//! use std::process::Command;
+//!
+//! # fn main() -> Result<(), jobserver_core::Error> {
+//! let pool = Pool::new(2)?;
+//! let mut jobs = Jobs::new();
+//! let mut ended = 0;
+//! let mut start = 0;
+//! while ended < 4 {
+//!     for (_, outcome) in jobs.scan()? {
+//!         assert!(matches!(outcome, Outcome::Ended(ExitStatus::Code(0))));
+//!         ended += 1;
+//!     }
+//!     if start < 4 {
+//!         if let Some(slot) = pool.try_take()? {
+//!             jobs.spawn(&mut Command::new("true"), Some(slot))?;
+//!             start += 1;
+//!             continue;
+//!         }
+//!     }
+//!     if ended < 4 {
+//!         jobs.wait(None, None)?;
+//!     }
+//! }
+//! assert_eq!(pool.free()?, 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Caveats
+//!
+//! * A slot is given back by the process that took it. If that process is killed while
+//!   its job runs, the slot is lost to the pool.
+//! * Where the kernel has no pidfds (Linux before 5.3, other Unixes) a death that no
+//!   channel tells of is noticed by looking every 20 ms while a wait lasts.
+//! * If something else in the process reaps our children (`waitpid(-1)`, an ignored
+//!   `SIGCHLD`), their end is noticed but how they ended is [`ExitStatus::Unknown`].
+//! * Windows has neither fork nor descriptors to pass: this crate does not build there.
+//!
+//! The environment variable `JOBSERVER_PORTABLE=1` makes Linux take the path of the other
+//! Unixes, which is how that path is tested.
+
+#[cfg(not(unix))]
+compile_error!(
+    "jobserver-core needs a Unix: fork, pipes and descriptor passing. Windows is not supported."
+);
+
+pub mod channel;
+mod error;
+pub mod forkserver;
+mod jobs;
+pub mod process;
+pub mod scan;
+pub mod slots;
+pub mod sys;
+
+pub use channel::{Body, Channel};
+pub use error::{Error, ErrorKind, Result};
+pub use jobs::{JobId, Jobs, Launch, Outcome};
+pub use process::{Child, ExitStatus};
+pub use scan::Woken;
+pub use slots::{usable_cpus, Pool, Slot};

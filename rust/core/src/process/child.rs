@@ -1,0 +1,109 @@
+//! One process that we started, or had started for us: watching, reaping, signalling.
+//!
+//! On Linux a child is held by a pidfd, which becomes readable at its death and can never
+//! mean another process. Elsewhere, or when no descriptor could be had for it, there is
+//! only its pid, and whoever holds the child looks from time to time ([`Child::watch`]
+//! is None then); that is sound for our own children, whose pids stay theirs until reaped.
+
+use crate::error::{Error, Result};
+use crate::process::ExitStatus;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::sync::Arc;
+
+/// A process whose end we want to know.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    watch: Option<Arc<OwnedFd>>,
+    ours: bool,
+}
+
+impl Child {
+    /// A direct child of this process that has not been reaped yet.
+    pub fn adopt(pid: Pid) -> Child {
+        Child { pid, watch: pidfd(pid), ours: true }
+    }
+
+    /// Starts a command as a direct child (through posix_spawn where std can, so that the
+    /// cost does not grow with this process's memory).
+    pub fn spawn(command: &mut std::process::Command) -> Result<Child> {
+        let child = command.spawn().map_err(Error::system("cannot start a process"))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        pid.map(Child::adopt).ok_or_else(|| Error::system("cannot start a process")(Errno::SRCH))
+    }
+
+    /// A process that somebody else reaps, with the pidfd that they gave us for it.
+    pub(crate) fn of_others(pid: Pid, watch: Option<OwnedFd>) -> Child {
+        Child { pid, watch: watch.map(Arc::new), ours: false }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether it is ours to reap.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.ours
+    }
+
+    /// What polls as readable once the process has ended, where the system has that.
+    pub(crate) fn watch(&self) -> Option<&Arc<OwnedFd>> {
+        self.watch.as_ref()
+    }
+
+    /// Reaps a direct child if it has ended; never waits.
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        match self.waitid(WaitIdOptions::NOHANG) {
+            Ok(status) => Ok(status.map(|s| ExitStatus::of(&s))),
+            Err(Errno::CHILD) => Ok(Some(ExitStatus::Unknown)),
+            Err(e) => Err(Error::system("cannot wait for a process")(e)),
+        }
+    }
+
+    /// Ends a direct child at once and reaps it: for a birth that could not be completed.
+    pub(crate) fn destroy(self) {
+        let _ = self.signal(Signal::KILL);
+        let _ = rustix::io::retry_on_intr(|| self.waitid(WaitIdOptions::empty()));
+    }
+
+    fn waitid(
+        &self,
+        how: WaitIdOptions,
+    ) -> rustix::io::Result<Option<rustix::process::WaitIdStatus>> {
+        // By pid also where there is a pidfd: an unreaped child's pid is unambiguous, and
+        // P_PIDFD is younger (Linux 5.4) than pidfds.
+        rustix::process::waitid(WaitId::Pid(self.pid), how | WaitIdOptions::EXITED)
+    }
+
+    /// Sends a signal; a process that has ended already is no error.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let sent = match &self.watch {
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
+            _ => rustix::process::kill_process(self.pid, signal),
+        };
+        match sent {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::system("cannot signal a job")(e)),
+        }
+    }
+}
+
+/// A pidfd, unless the kernel has none, or no descriptor is left for it: the child is
+/// then looked at from time to time, which is better than failing after its birth.
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+fn pidfd(pid: Pid) -> Option<Arc<OwnedFd>> {
+    if !crate::sys::linux() {
+        return None;
+    }
+    let flags = rustix::process::PidfdFlags::empty();
+    rustix::process::pidfd_open(pid, flags).ok().map(Arc::new)
+}
+
+#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
+fn pidfd(_pid: Pid) -> Option<Arc<OwnedFd>> {
+    None
+}

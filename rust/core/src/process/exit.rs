@@ -1,0 +1,106 @@
+//! How a process ended, in the words that its owner is told.
+
+use rustix::process::WaitIdStatus;
+use std::fmt;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+    /// It ended, but somebody else was told how: another part of the program reaped it,
+    /// or its fork server died before it.
+    Unknown,
+}
+
+impl ExitStatus {
+    pub(crate) fn of(status: &WaitIdStatus) -> ExitStatus {
+        if let Some(code) = status.exit_status() {
+            ExitStatus::Code(code)
+        } else if let Some(signal) = status.terminating_signal() {
+            ExitStatus::Signal(signal)
+        } else {
+            ExitStatus::Unknown
+        }
+    }
+
+    /// As two numbers, for a channel: which kind, and its value.
+    pub(crate) fn to_wire(self) -> [i32; 2] {
+        match self {
+            ExitStatus::Code(code) => [0, code],
+            ExitStatus::Signal(signal) => [1, signal],
+            ExitStatus::Unknown => [2, 0],
+        }
+    }
+
+    pub(crate) fn from_wire([kind, value]: [i32; 2]) -> ExitStatus {
+        match kind {
+            0 => ExitStatus::Code(value),
+            1 => ExitStatus::Signal(value),
+            _ => ExitStatus::Unknown,
+        }
+    }
+}
+
+/// Completes the sentence "job 4242 ...".
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            ExitStatus::Code(code) => write!(f, "exited with code {code}"),
+            ExitStatus::Signal(signal) => match signal_name(signal) {
+                Some(name) => write!(f, "was killed by {name}"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            ExitStatus::Unknown => {
+                write!(f, "ended, but how is unknown: something else reaped it first")
+            }
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGILL => "SIGILL",
+        libc::SIGINT => "SIGINT",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGPROF => "SIGPROF",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGSYS => "SIGSYS",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGVTALRM => "SIGVTALRM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_reads_as_the_rest_of_a_sentence() {
+        assert_eq!(ExitStatus::Signal(9).to_string(), "was killed by SIGKILL");
+        assert_eq!(ExitStatus::Signal(40).to_string(), "was killed by signal 40");
+        assert_eq!(ExitStatus::Code(3).to_string(), "exited with code 3");
+    }
+
+    #[test]
+    fn an_end_survives_the_wire() {
+        for status in [ExitStatus::Code(7), ExitStatus::Signal(11), ExitStatus::Unknown] {
+            assert_eq!(ExitStatus::from_wire(status.to_wire()), status);
+        }
+    }
+}

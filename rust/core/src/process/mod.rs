@@ -1,0 +1,11 @@
+//! Processes: how one is watched, how it is signalled, and what its end was.
+//!
+//! Births are elsewhere, since they differ in who does the work: `sys::fork` for a copy of
+//! this process, `std::process::Command` for a new program, `forkserver` for a job forked
+//! by a helper. Whatever was born becomes a [`Child`] here.
+
+mod child;
+mod exit;
+
+pub use child::Child;
+pub use exit::ExitStatus;

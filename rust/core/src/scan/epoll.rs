@@ -1,0 +1,46 @@
+//! The set on Linux: the kernel keeps it, and a look costs what is ready.
+//!
+//! Level-triggered, so that nothing is lost if a ready descriptor is left for the next
+//! look. Removal is explicit: a descriptor's registration otherwise lives on in every
+//! process that inherited its description by fork.
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{epoll, Timespec};
+use rustix::fd::OwnedFd;
+use rustix::io::{retry_on_intr, Result};
+use std::sync::Arc;
+
+/// How many ready descriptors one look tells of at most; the rest come with the next.
+const AT_ONCE: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Set {
+    epoll: Arc<OwnedFd>,
+}
+
+impl Set {
+    pub(crate) fn new() -> Result<Set> {
+        Ok(Set { epoll: Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?) })
+    }
+
+    pub(crate) fn add(&mut self, fd: &OwnedFd, key: u64) -> Result<()> {
+        let data = epoll::EventData::new_u64(key);
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+    }
+
+    pub(crate) fn remove(&mut self, fd: &OwnedFd) {
+        // It was added, and is open: the kernel has no reason to refuse.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    pub(crate) fn ready(&mut self) -> Result<Vec<u64>> {
+        let mut events = Vec::with_capacity(AT_ONCE);
+        let at_once = Timespec::default();
+        retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&at_once)))?;
+        Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
+    }
+
+    pub(crate) fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.epoll)
+    }
+}

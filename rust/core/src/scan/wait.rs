@@ -1,0 +1,74 @@
+//! Waiting: one system call on everything that could end the wait.
+//!
+//! A [`Wait`] holds what it waits for, so that the waiting thread needs no lock while it
+//! sleeps. Another thread that handles what we wait for (and so makes the set silent
+//! again) rings our bell. A signal ends the wait early: its handlers are the caller's.
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Something may be ready: scan.
+    Ready,
+    /// The time is up.
+    TimedOut,
+    /// A signal was delivered to this thread: run its handlers, then wait again.
+    Interrupted,
+}
+
+/// One wait, prepared; it borrows nothing.
+#[derive(Debug)]
+pub struct Wait {
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    /// The longest time to sleep before something must be looked at all the same.
+    pub(crate) look_after: Option<Duration>,
+}
+
+impl Wait {
+    /// A wait for one descriptor to become readable.
+    pub(crate) fn on(descriptor: &Arc<OwnedFd>) -> Wait {
+        Wait { descriptors: vec![Arc::clone(descriptor)], look_after: None }
+    }
+
+    /// Sleeps until something is ready (`also` included), a signal comes, or `deadline`.
+    pub fn block(&self, also: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> Result<Woken> {
+        let mut fds: Vec<_> =
+            self.descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        fds.extend(also.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let look = self.look_after.filter(|look| left.is_none_or(|left| *look < left));
+        let timeout = look.or(left).and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if look.is_none() => Ok(Woken::TimedOut),
+            Ok(_) => Ok(Woken::Ready),
+            Err(Errno::INTR) => Ok(Woken::Interrupted),
+            Err(e) => Err(Error::system("cannot wait for jobs")(e)),
+        }
+    }
+}
+
+/// What a thread rings to wake another from its [`Wait`]: a pipe, one byte a ring.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    pub(crate) read: Arc<OwnedFd>,
+    write: OwnedFd,
+}
+
+impl Bell {
+    pub(crate) fn new() -> Result<Bell> {
+        let (read, write) = crate::sys::pipe().map_err(Error::system("cannot wait for jobs"))?;
+        Ok(Bell { read: Arc::new(read), write })
+    }
+
+    pub(crate) fn ring(&self) {
+        // Rung at most once a wait, so the pipe is never full; we hold its read end.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.write, b"!"));
+    }
+}

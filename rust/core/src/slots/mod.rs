@@ -1,0 +1,12 @@
+//! Slots: how many jobs may run at once, and who may run one now.
+//!
+//! A slot is the right to run one job. The free ones of a [`Pool`] are bytes in a pipe,
+//! GNU Make's protocol ("Integrating GNU make" in its manual): reading a byte takes a
+//! slot, writing the same byte gives it back. Not here: who runs what (`Jobs`), and
+//! whether the machine is fit for one more job (that is the caller's admission).
+
+mod cpus;
+mod pool;
+
+pub use cpus::usable_cpus;
+pub use pool::{Pool, Slot, MAX_SLOTS};

@@ -1,0 +1,128 @@
+//! Everything that is `unsafe`, or differs from one Unix to another, and nothing else.
+//!
+//! The rest of the crate goes through rustix, whose calls are safe and whose descriptors
+//! are owned. Here stand the few calls that rustix leaves out or marks `unsafe` (fork
+//! above all), one block a call. Each descriptor is close-on-exec from birth where the
+//! system can do that; on Apple's systems, which cannot, there is a gap of two calls.
+#![allow(unsafe_code)]
+
+use rustix::fd::{FromRawFd, OwnedFd, RawFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
+use std::io;
+
+/// On which side of a fork the caller finds itself.
+#[derive(Debug)]
+pub enum Forked {
+    /// In the process that forked; its child has this pid.
+    Parent(Pid),
+    /// In the new process.
+    Child,
+}
+
+/// Duplicates this process.
+///
+/// # Safety
+///
+/// If the process has other threads, the child may call only async-signal-safe functions
+/// until it has made its memory consistent again (as CPython's fork hooks do).
+pub unsafe fn fork() -> io::Result<Forked> {
+    // SAFETY: the caller keeps the contract above; fork itself touches no memory of ours.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(Pid::from_raw(pid).map_or(Forked::Child, Forked::Parent)),
+    }
+}
+
+/// A new owned, close-on-exec duplicate of the descriptor numbered `raw`.
+///
+/// This is how a bare number from outside becomes an owned type: the kernel says whether
+/// the number means anything (EBADF otherwise).
+pub fn duplicate(raw: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(F_DUPFD_CLOEXEC) reads and writes no memory of ours, whatever `raw` is.
+    match unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
+    }
+}
+
+/// The signal numbered `raw`, real-time signals included; None if there is no such signal.
+pub fn signal_from_raw(raw: i32) -> Option<Signal> {
+    if !(1..=last_signal()).contains(&raw) {
+        return None;
+    }
+    // SAFETY: `raw` is a signal number of this system, and is only ever sent, by the
+    // user's wish: no handler is installed for it here.
+    Some(unsafe { Signal::from_raw_unchecked(raw) })
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn last_signal() -> i32 {
+    libc::SIGRTMAX()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn last_signal() -> i32 {
+    libc::SIGUSR2
+}
+
+#[cfg(not(target_vendor = "apple"))]
+mod birth {
+    use super::*;
+    use rustix::pipe::PipeFlags;
+
+    pub(super) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+    }
+
+    pub(super) fn socketpair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+    }
+}
+
+#[cfg(target_vendor = "apple")]
+mod birth {
+    use super::*;
+    use rustix::io::{fcntl_setfd, FdFlags};
+
+    fn close_on_exec(ends: (OwnedFd, OwnedFd)) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        fcntl_setfd(&ends.0, FdFlags::CLOEXEC)?;
+        fcntl_setfd(&ends.1, FdFlags::CLOEXEC)?;
+        Ok(ends)
+    }
+
+    pub(super) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        close_on_exec(rustix::pipe::pipe()?)
+    }
+
+    pub(super) fn socketpair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let none = SocketFlags::empty();
+        close_on_exec(rustix::net::socketpair(AddressFamily::UNIX, kind, none, None)?)
+    }
+}
+
+/// A pipe: (read end, write end).
+pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    birth::pipe()
+}
+
+/// A connected pair of sockets that keep messages whole and in order, for many writers.
+///
+/// SEQPACKET, because its reader sees an end of file when the last writer is gone. Apple
+/// has only datagrams, whose reader gets ECONNRESET then.
+pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    #[cfg(target_vendor = "apple")]
+    let kind = SocketType::DGRAM;
+    #[cfg(not(target_vendor = "apple"))]
+    let kind = SocketType::SEQPACKET;
+    birth::socketpair(kind)
+}
+
+/// Whether to use what only Linux has (epoll, pidfd, memfd).
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+pub(crate) fn linux() -> bool {
+    use std::sync::OnceLock;
+    static LINUX: OnceLock<bool> = OnceLock::new();
+    *LINUX.get_or_init(|| std::env::var_os("JOBSERVER_PORTABLE").is_none_or(|v| v != "1"))
+}

@@ -1,0 +1,91 @@
+//! Channel (the job's end) and MemoryFile.
+
+use crate::errors::to_python;
+use crate::pool::duplicate;
+use jobserver_core as core;
+use jobserver_core::channel::{memory_file, Kind};
+use jobserver_core::Body;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+/// A nameless file for a body too large for the socket; closed when it is dropped.
+#[pyclass(frozen, module = "jobserver._native")]
+pub(crate) struct MemoryFile {
+    file: OwnedFd,
+}
+
+#[pymethods]
+impl MemoryFile {
+    #[new]
+    fn new() -> PyResult<MemoryFile> {
+        Ok(MemoryFile { file: memory_file().map_err(to_python)? })
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// What travels in a frame: bytes, or a memory file. Which bytes of the file count is told
+/// by what is in it (see `_pickling.py`), so its size is not needed here.
+#[derive(FromPyObject)]
+pub(crate) enum Message<'py> {
+    Inline(Bound<'py, PyBytes>),
+    Memory(Bound<'py, MemoryFile>),
+}
+
+impl Message<'_> {
+    pub(crate) fn send(
+        &self,
+        channel: &core::Channel,
+        kind: Kind,
+        fds: &[OwnedFd],
+    ) -> core::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match self {
+            Message::Inline(bytes) => channel.send(kind, bytes.as_bytes(), &fds),
+            Message::Memory(memory) => {
+                channel.send_memory(kind, memory.get().file.as_fd(), 0, &fds)
+            }
+        }
+    }
+}
+
+pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
+    Ok(match body {
+        Body::Inline(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
+        Body::Memory(file, _) => Bound::new(py, MemoryFile { file })?.into_any().unbind(),
+    })
+}
+
+/// The job's end of its channel.
+#[pyclass(frozen, module = "jobserver._native")]
+pub(crate) struct Channel(pub(crate) core::Channel);
+
+#[pymethods]
+impl Channel {
+    /// The channel on this inherited descriptor, which stays the caller's to close.
+    #[new]
+    fn new(fd: RawFd) -> PyResult<Channel> {
+        Ok(Channel(core::Channel::from_socket(duplicate(fd)?)))
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.0.as_descriptor().as_raw_fd()
+    }
+
+    /// Waits for the launch: (what to run, the descriptors passed). None if the owner is
+    /// gone, or gave up.
+    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<RawFd>)>> {
+        let Some(frame) = py.detach(|| self.0.receive()).map_err(to_python)? else {
+            return Ok(None);
+        };
+        let body = body_to_python(py, frame.body)?;
+        Ok(Some((body, frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect())))
+    }
+
+    fn send_result(&self, message: Message<'_>) -> PyResult<()> {
+        message.send(&self.0, Kind::Result, &[]).map_err(to_python)
+    }
+}

@@ -1,0 +1,24 @@
+//! The one place where Rust's errors become Python's.
+
+use jobserver_core::{Error, ErrorKind};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+pyo3::create_exception!(
+    jobserver._native,
+    ForkServerGone,
+    PyRuntimeError,
+    "The fork server was killed, or has ended; starting a new one is the remedy."
+);
+
+/// For `map_err`: an OSError with its number where the system refused, so that Python
+/// picks the subclass; ValueError where the caller erred.
+pub(crate) fn to_python(error: Error) -> PyErr {
+    let message = error.to_string();
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::InvalidInput, _) => PyValueError::new_err(message),
+        (ErrorKind::ForkServerGone, _) => ForkServerGone::new_err(message),
+        (_, Some(errno)) => PyOSError::new_err((errno, message)),
+        _ => PyRuntimeError::new_err(message),
+    }
+}

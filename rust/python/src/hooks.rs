@@ -1,0 +1,22 @@
+//! Forking the interpreter the way `os.fork` does: with CPython's own hooks around it.
+#![allow(unsafe_code)]
+
+use jobserver_core::sys::{self, Forked};
+use pyo3::prelude::*;
+use std::io;
+
+/// Forks. In the child, the interpreter is consistent again and this thread its only one.
+pub(crate) fn fork(_py: Python<'_>) -> io::Result<Forked> {
+    // SAFETY: the GIL is held, as `_py` shows; one of the After hooks follows below.
+    unsafe { pyo3::ffi::PyOS_BeforeFork() };
+    // SAFETY: CPython's hooks stand on both sides, and nothing of ours runs in the child
+    // before PyOS_AfterFork_Child has made the interpreter's state consistent.
+    let forked = unsafe { sys::fork() };
+    match forked {
+        // SAFETY: called once, in the child, by the thread that called PyOS_BeforeFork.
+        Ok(Forked::Child) => unsafe { pyo3::ffi::PyOS_AfterFork_Child() },
+        // SAFETY: called once, in the parent (also of a failed fork), likewise.
+        _ => unsafe { pyo3::ffi::PyOS_AfterFork_Parent() },
+    }
+    forked
+}

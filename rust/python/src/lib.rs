@@ -1,0 +1,40 @@
+//! `jobserver._native`: the Python binding of `jobserver-core`.
+//!
+//! It converts, releases the GIL around every wait, runs Python's signal handlers when a
+//! wait is interrupted, and maps errors. No logic lives here: what a slot, a process or a
+//! scan is stands in the core, and what a Future is in the Python package.
+//!
+//! The GIL is this module's lock: tables are only touched while it is held and never
+//! borrowed across a wait, so a fork by another thread cannot catch one half changed.
+
+mod channel;
+mod errors;
+mod forkserver;
+mod hooks;
+mod jobs;
+mod pool;
+
+use pyo3::prelude::*;
+
+/// The CPUs that this process may really use: affinity and cgroup quota considered.
+#[pyfunction]
+fn usable_cpus() -> usize {
+    jobserver_core::usable_cpus()
+}
+
+#[pymodule(gil_used = true)]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_class::<pool::Pool>()?;
+    module.add_class::<pool::Slot>()?;
+    module.add_class::<channel::Channel>()?;
+    module.add_class::<channel::MemoryFile>()?;
+    module.add_class::<jobs::Jobs>()?;
+    module.add_class::<jobs::Death>()?;
+    module.add_class::<forkserver::ForkServer>()?;
+    module.add_class::<forkserver::Server>()?;
+    module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
+    module.add("INLINE", jobserver_core::channel::INLINE)?;
+    module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;
+    Ok(())
+}
