@@ -15,7 +15,8 @@ MATURIN := $(VENV)/bin/python -m maturin
 
 WHEEL := dist/*-cp38-abi3-*.whl
 WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICENSE-*) \
-	$(shell find rust python -name __pycache__ -prune -o \( -type d -o -type f \) -print)
+	$(shell find rust python \( -name __pycache__ -o -name tests -o -name benches -o -name examples \) \
+		-prune -o \( -type d -o -type f \) -print)
 
 # The binding is a Python extension: it links only inside a Python, so cargo cannot run its tests.
 RUST_TESTS := --workspace --exclude jobserver-python
@@ -127,12 +128,13 @@ $(CREATED): | tools
 	@$(PIP) install 'maturin>=1.9,<2' tqdm
 	@touch $@
 
+# The stamp is as old as the build's start, lest a source that changed meanwhile be missed.
 dist/.built: $(WHEEL_SOURCES) | $(CREATED)
 	$(call heading,building the wheel)
-	@rm -rf dist
+	@rm -rf dist && mkdir dist && touch dist/.begun
 	@$(RUN) $(MATURIN) build --release --interpreter $(VENV)/bin/python --out dist
 	@ls $(WHEEL) >/dev/null
-	@touch $@
+	@mv dist/.begun $@
 
 $(VENV)/.wheel: dist/.built $(CREATED)
 	@$(PIP) install --force-reinstall --no-deps $(WHEEL)

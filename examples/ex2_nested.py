@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import List, Optional
 
 from jobserver import Blocked, Jobserver
 
 
-def descend(js: Jobserver) -> List[int]:
+def descend(js: Jobserver) -> list[int]:
     """The pids of this job and of every job below it."""
     try:
         deeper = js.submit(descend, args=(js,), timeout=0)
@@ -25,7 +24,7 @@ def descend(js: Jobserver) -> List[int]:
     return [os.getpid()] + deeper.result()
 
 
-def main(context: Optional[str] = None) -> None:
+def main(context: str | None = None) -> None:
     for slots in (1, 2, 3):
         with Jobserver(context=context, slots=slots) as js:
             # The Jobserver itself travels as an argument, under every start method. This process

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Optional
 
 from jobserver import Jobserver, SubmissionDied
 
@@ -21,7 +20,7 @@ def die_by_signal(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-def main(context: Optional[str] = None) -> None:
+def main(context: str | None = None) -> None:
     slots = 2
     with Jobserver(context=context, slots=slots) as js:
         killed = js(die_by_signal, signal.SIGKILL)  # as the kernel does when memory is short
@@ -41,8 +40,7 @@ def main(context: Optional[str] = None) -> None:
             print("told:", died)
             assert isinstance(died, SubmissionDied)
             assert died.pid == future.pid
-            assert died.signal == signum
-            assert died.exitcode == exitcode or signum is not None
+            assert (died.signal, died.exitcode) == (signum, exitcode)
 
         # result() raises what exception() returns.
         try:

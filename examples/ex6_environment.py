@@ -16,12 +16,12 @@ import os
 import resource
 import sys
 import tempfile
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Iterator
 
 from jobserver import Jobserver
 
 
-def variables() -> Dict[str, Optional[str]]:
+def variables() -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "EDITOR", "GREETING")}
 
 
@@ -45,14 +45,14 @@ def scratch_folder() -> Iterator[None]:
             os.chdir("/")  # leave, so that the folder can be removed
 
 
-def write_notes() -> Tuple[str, int]:
+def write_notes() -> tuple[str, int]:
     """Write a file into the working folder; say where that is and how large the file became."""
     with open("notes.txt", "w") as notes:
         notes.write("only a draft")
     return os.getcwd(), os.path.getsize("notes.txt")
 
 
-def main(context: Optional[str] = None) -> None:
+def main(context: str | None = None) -> None:
     os.environ["EDITOR"] = "ed"
     os.environ["GREETING"] = "hello"
     with Jobserver(context=context, slots=2) as js:
@@ -72,8 +72,8 @@ def main(context: Optional[str] = None) -> None:
         assert size == len("only a draft")
         assert folder != os.getcwd()
     # The job has ended, and its context manager with it.
-    print(f"the job worked in {os.path.basename(folder)}, which is gone: {not os.path.exists(folder)}")
     assert not os.path.exists(folder)
+    print("the job worked in", folder, "which is gone")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import signal
 import sys
 import time
 from multiprocessing.connection import Connection
-from typing import Tuple
 
 from jobserver import Jobserver, SubmissionDied
 
@@ -71,7 +70,7 @@ def main() -> None:
         future = js(owner, js, writing)
         writing.close()
         assert reading.poll(10), "the sleeper must report"
-        report: Tuple[int, int] = reading.recv()
+        report: tuple[int, int] = reading.recv()
         pid, asked_for = report
         print(f"job {future.pid} owns job {pid}, which asked for {signal.Signals(asked_for).name}")
         assert asked_for == signal.SIGKILL

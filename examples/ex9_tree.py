@@ -1,13 +1,14 @@
 """Hash and compress every file under a folder, with nested jobs, and compare with a serial run.
 
-The main example: real input, uneven work. The tree is planned first: a folder is a Part whose
-parts are its subfolders and its files in chunks. Each part of the top is a job, and a job offers
-the parts below it to jobs of their own: submit(..., timeout=0) gives such a job if a slot is free
-this very moment; if not, Blocked says so and the part is done in place. So every slot is busy
-while there is work, no job ever waits for a slot, and nobody has to guess how deep to nest.
+The main example: real input, uneven work. The tree is planned first, as a Part made of smaller
+parts: subfolders, and files in chunks. Each part of the top is a job. Every few milliseconds a
+job offers the largest part that it has not begun to a job inside it: submit(..., timeout=0)
+starts that if a slot is free this very moment; if not, Blocked says so and the work goes on in
+place. So no job ever waits for a slot, slots stay busy, and nobody has to guess how deep to nest:
+the last large folder is shared out as soon as others are done.
 
-Nothing is written: the compressed data is only counted. Symbolic links are not followed; what
-cannot be read, or vanishes meanwhile, is counted as unreadable and does no further harm.
+Nothing is written: compressed data is only counted. Symbolic links are not followed. What cannot
+be read, or vanishes meanwhile, is counted as unreadable and does no further harm.
 
 Run:  python examples/ex9_tree.py [folder] [--slots N] [--context fork | forkserver | spawn]
 The default folder is the running Python's standard library.
@@ -22,13 +23,14 @@ import sys
 import sysconfig
 import time
 import zlib
-from typing import Any, ContextManager, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, ContextManager, NamedTuple
 
 from jobserver import Blocked, Future, Jobserver
 
-CHUNK = 4_000_000  # bytes: a chunk of files is work for some 50 ms, many times the cost of a job
+CHUNK = 4_000_000  # bytes: work for some 50 ms, many times what it costs to start a job
 BLOCK = 1_000_000  # bytes read at a time, so that a large file needs no large memory
 LEVEL = 1  # zlib's fastest
+OFFER_EVERY = 0.005  # seconds: seldom enough to cost nothing, though each offer is pickled anew
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -37,17 +39,21 @@ LEVEL = 1  # zlib's fastest
 class Part(NamedTuple):
     """A piece of the work: files, or smaller parts."""
 
-    files: List[str]
-    parts: List[Part]
+    files: list[str]
+    parts: list[Part]
     size: int  # bytes, of everything in it
 
 
-def plan(folder: str, leave_out: Tuple[str, ...] = ()) -> Part:
+def plan(folder: str, leave_out: tuple[str, ...] = ()) -> Part:
     """All that is below a folder, except for its direct subfolders named in leave_out."""
-    parts: List[Part] = []
-    files: List[str] = []
+    try:
+        found = entries(folder)
+    except OSError:  # forbidden, or gone: kept in the place of a file, it will count as unreadable
+        return Part([folder], [], 0)
+    parts: list[Part] = []
+    files: list[str] = []
     size = 0
-    for entry in entries(folder):
+    for entry in found:
         if entry.is_dir(follow_symlinks=False):
             if entry.name in leave_out:
                 continue
@@ -66,17 +72,14 @@ def plan(folder: str, leave_out: Tuple[str, ...] = ()) -> Part:
             files, size = [], 0
     if not parts:
         return Part(files, [], size)
-    parts.append(Part(files, [], size))
+    if files:
+        parts.append(Part(files, [], size))
     return Part([], parts, sum(part.size for part in parts))
 
 
-def entries(folder: str) -> List[os.DirEntry[str]]:
-    """What is in the folder; nothing if it is forbidden, or gone since we heard of it."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError:
-        return []
+def entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
 
 
 def file_size(entry: os.DirEntry[str]) -> int:
@@ -84,10 +87,6 @@ def file_size(entry: os.DirEntry[str]) -> int:
         return entry.stat(follow_symlinks=False).st_size
     except OSError:
         return 0
-
-
-def largest_last(parts: List[Part]) -> List[Part]:
-    return sorted(parts, key=lambda part: part.size)
 
 
 # --- the work ---------------------------------------------------------------------------------
@@ -103,13 +102,13 @@ class Measure(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one job, with the jobs below it, has to tell."""
+    """What one job, with the jobs inside it, has to tell."""
 
-    measures: Dict[str, Optional[Measure]]  # by path; None: could not be read
-    spans: List[Tuple[float, float]]  # when each job started and ended, on the monotonic clock
+    measures: dict[str, Measure | None]  # by path; None: could not be read
+    spans: list[tuple[float, float]]  # when each job started and ended, on the monotonic clock
 
 
-def measure(path: str) -> Optional[Measure]:
+def measure(path: str) -> Measure | None:
     size = compressed = 0
     digest = hashlib.sha256()
     packer = zlib.compressobj(LEVEL)
@@ -125,33 +124,41 @@ def measure(path: str) -> Optional[Measure]:
     return Measure(modified, size, compressed + len(packer.flush()), digest.hexdigest())
 
 
-def work(js: Optional[Jobserver], part: Part) -> Report:
-    """Do a part: in place, and in jobs of their own whenever a slot is free. None: all in place.
-
-    Only what is not larger than all the rest is given away: then this job, which keeps its slot
-    to the end, does not finish long before the jobs below it and sit waiting for them.
-    """
+def work(js: Jobserver | None, part: Part) -> Report:
+    """Do a part: in place, and in jobs inside this one when a slot is free (without js: never)."""
     start = time.monotonic()
     report = Report({}, [])
-    below: List[Future[Report]] = []
-    todo = [part]
-    rest = part.size
-    while todo:
-        part = todo.pop()
-        rest -= part.size
-        if js is not None and todo and part.size <= rest:
-            try:
-                below.append(js.submit(work, args=(js, part), timeout=0))
+    inner: list[Future[Report]] = []
+    files: list[str] = []
+    parts = [part]
+    while files or parts:
+        # The last piece is never given away: this job would only sit on its slot and wait for it.
+        if js is not None and parts and (files or len(parts) > 1):
+            future = offer(js, parts[-1])
+            if future is not None:
+                inner.append(future)
+                parts.pop()
                 continue
-            except Blocked:
-                pass  # every slot is busy: in place, then
-        report.measures.update((path, measure(path)) for path in part.files)
-        todo += largest_last(part.parts)
-        rest += sum(inner.size for inner in part.parts)
-    for future in below:
+        if not files:
+            part = parts.pop()
+            files += part.files
+            parts += sorted(part.parts, key=lambda inside: inside.size)  # the largest is next
+        next_offer = time.monotonic() + OFFER_EVERY
+        while files and time.monotonic() < next_offer:
+            path = files.pop()
+            report.measures[path] = measure(path)
+    for future in inner:
         merge(report, future.result())
     report.spans.append((start, time.monotonic()))
     return report
+
+
+def offer(js: Jobserver, part: Part) -> Future[Report] | None:
+    """Start a job for the part if a slot is free now."""
+    try:
+        return js.submit(work, args=(js, part), timeout=0)
+    except Blocked:
+        return None
 
 
 def merge(report: Report, other: Report) -> None:
@@ -159,16 +166,16 @@ def merge(report: Report, other: Report) -> None:
     report.spans.extend(other.spans)
 
 
-def in_parallel(js: Jobserver, whole: Part) -> Report:
-    """One job for each part of the top, the largest first; the bar moves as they are done."""
+def in_parallel(js: Jobserver, parts: list[Part]) -> Report:
+    """One job for each of these parts; the bar moves as they are done."""
     report = Report({}, [])
-    with progress_bar(whole.size) as bar:
+    with progress_bar(sum(part.size for part in parts)) as bar:
         futures = []
-        for part in reversed(largest_last(whole.parts)):
+        for part in parts:
             future = js.submit(work, args=(js, part))
             future.when_done(bar.update, part.size)
             futures.append(future)
-        # While it waits for one job, result() also sees the others end and runs their callbacks.
+        # While it waits for one job, result() also sees others end and runs their callbacks.
         for future in futures:
             merge(report, future.result())
     return report
@@ -178,7 +185,7 @@ def in_parallel(js: Jobserver, whole: Part) -> Report:
 
 
 class PlainBar:
-    """What we use of tqdm, for where it is not installed: one line, rewritten."""
+    """What we use of tqdm, for where it is not installed: one line of a terminal, rewritten."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -186,31 +193,35 @@ class PlainBar:
 
     def update(self, amount: int) -> None:
         self.done += amount
-        percent = 100 * self.done // max(self.total, 1)
-        print(f"\r{percent:3d} % of {self.total / 1e6:.1f} MB", end="", file=sys.stderr, flush=True)
+        self.show(f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB")
+
+    def show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> PlainBar:
+        self.update(0)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        print(file=sys.stderr)
+        self.show("\n")
 
 
 def progress_bar(total: int) -> ContextManager[Any]:
-    """A bar of so many bytes."""
+    """A bar for so many bytes; without a terminal, nothing."""
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
         return PlainBar(total)
     tqdm.monitor_interval = 0  # or it would start a thread, in a process that is about to fork
-    bar: ContextManager[Any] = tqdm(total=total, unit="B", unit_scale=True)
+    bar: ContextManager[Any] = tqdm(total=total, unit="B", unit_scale=True, disable=None)
     return bar
 
 
 # --- the proof --------------------------------------------------------------------------------
 
 
-def peak(spans: List[Tuple[float, float]]) -> int:
+def peak(spans: list[tuple[float, float]]) -> int:
     """The most jobs that were running at once."""
     changes = [(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans]
     running = most = 0
@@ -233,8 +244,23 @@ def check(parallel: Report, serial: Report) -> int:
     return changed
 
 
-def table(rows: List[Tuple[str, str]]) -> str:
-    return "\n".join(f"{name:<18}{value:>16}" for name, value in rows)
+def summary(parallel: Report, slots: int) -> dict[str, str]:
+    """What there is to say about the parallel run, but for its time."""
+    found = [measured for measured in parallel.measures.values() if measured is not None]
+    size = sum(measured.size for measured in found)
+    compressed = sum(measured.compressed for measured in found)
+    most = peak(parallel.spans)
+    assert most <= slots, "more jobs ran at once than there are slots"
+    return {
+        "files": f"{len(found):,}",
+        "unreadable": f"{len(parallel.measures) - len(found):,}",
+        "bytes": f"{size:,}",
+        "compressed": f"{compressed:,}",
+        "ratio": f"{size / max(compressed, 1):.2f}",
+        "slots": f"{slots}",
+        "jobs": f"{len(parallel.spans):,}",
+        "peak jobs at once": f"{most}",
+    }
 
 
 def main() -> None:
@@ -248,37 +274,25 @@ def main() -> None:
         parser.error(f"{folder!r} is no folder")
     # Other people's packages are not the standard library, though they may live inside it.
     whole = plan(folder, () if args.folder else ("site-packages", "dist-packages"))
-    print(folder)
+    top = whole.parts or [whole]
+    print(f"{folder!r} on {args.context or 'the default start method'}")
 
     # The parallel run comes first: if the files are not yet in memory, that counts against it.
     start = time.monotonic()
     with Jobserver(context=args.context, slots=args.slots) as js:
-        parallel = in_parallel(js, whole)
+        parallel = in_parallel(js, top)
     middle = time.monotonic()
     serial = work(None, whole)
     end = time.monotonic()
 
-    changed = check(parallel, serial)
-    most = peak(parallel.spans)
-    assert most <= js.slots, "more jobs ran at once than there are slots"
-    found = [measured for measured in parallel.measures.values() if measured is not None]
-    size = sum(measured.size for measured in found)
-    compressed = sum(measured.compressed for measured in found)
-    rows = [
-        ("files", f"{len(found):,}"),
-        ("unreadable", f"{len(parallel.measures) - len(found):,}"),
-        ("changed meanwhile", f"{changed:,}"),
-        ("bytes", f"{size:,}"),
-        ("compressed", f"{compressed:,}"),
-        ("ratio", f"{size / max(compressed, 1):.2f}"),
-        ("serial", f"{end - middle:.2f} s"),
-        ("parallel", f"{middle - start:.2f} s"),
-        ("speed-up", f"{(end - middle) / (middle - start):.2f}"),
-        ("slots", f"{js.slots}"),
-        ("jobs", f"{len(parallel.spans):,}"),
-        ("peak jobs at once", f"{most}"),
-    ]
-    print(table(rows))
+    table = summary(parallel, js.slots)
+    table["nested jobs"] = f"{len(parallel.spans) - len(top):,}"
+    table["changed meanwhile"] = f"{check(parallel, serial):,}"
+    table["serial run"] = f"{end - middle:.2f} s"
+    table["parallel run"] = f"{middle - start:.2f} s"
+    table["speed-up"] = f"{(end - middle) / (middle - start):.2f}"
+    for name, value in table.items():
+        print(f"{name:<18}{value:>16}")
 
 
 if __name__ == "__main__":

@@ -113,14 +113,17 @@ def install(python: Python, wheel: Path, log: Path) -> Path:
     environment = ROOT / ".venv" / python.version
     inside = environment / "bin" / "python"
     stamp = environment / ".installed"
-    contents = f"{python.path}\n{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
-    if stamp.exists() and stamp.read_text() == contents:
+    want = [python.path, hashlib.sha256(wheel.read_bytes()).hexdigest()]
+    have = stamp.read_text().splitlines() if stamp.exists() else ["", ""]
+    if have == want:
         return inside
     pip = [str(inside), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    run([python.path, "-m", "venv", "--clear", str(environment)], log)
-    run([*pip, "--upgrade", "pip"], log)
+    if have[0] != python.path:
+        run([python.path, "-m", "venv", "--clear", str(environment)], log)
+        run([*pip, "--upgrade", "pip"], log)
+    run([*pip, "--force-reinstall", "--no-deps", str(wheel)], log)
     run([*pip, f"{wheel}[test]"], log)
-    stamp.write_text(contents)
+    stamp.write_text("\n".join(want))
     return inside
 
 

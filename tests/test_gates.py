@@ -17,6 +17,7 @@ import threading
 import time
 
 import pytest
+
 from jobserver import gates
 
 MIB = 1 << 20

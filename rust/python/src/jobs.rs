@@ -105,7 +105,6 @@ impl Jobs {
         message: Message<'_>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
-        let slot = take(slot);
         let descriptors = duplicate_all(&descriptors)?;
         let launch = Launch::new().map_err(to_python)?;
         server.get().0.request(&launch).map_err(to_python)?;
@@ -120,6 +119,7 @@ impl Jobs {
                 }
             }
         };
+        let slot = take(slot); // not before: the caller tries again if the server is gone
         slf.borrow_mut().launch(future, channel, child, slot, message, &descriptors)
     }
 

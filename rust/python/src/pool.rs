@@ -50,6 +50,14 @@ impl Pool {
 #[pyclass(module = "jobserver._native")]
 pub(crate) struct Slot(pub(crate) Option<core::Slot>);
 
+#[pymethods]
+impl Slot {
+    /// Gives it back now, unless a job has it.
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
 pub(crate) fn take(slot: Option<&Bound<'_, Slot>>) -> Option<core::Slot> {
     slot.and_then(|slot| slot.borrow_mut().0.take())
 }

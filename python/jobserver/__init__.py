@@ -1,0 +1,18 @@
+"""A nestable process pool: jobs may submit jobs, and all of them share one set of slots.
+
+A :class:`Jobserver` holds the slots. Submitting a function runs it in a process of its own
+and gives a :class:`Future`. No thread works behind the caller's back: finished jobs are
+noticed, and callbacks issued, inside the calls that the caller makes.
+
+    with Jobserver(slots=2) as js:
+        futures = [js(pow, 2, n) for n in range(8)]
+        print([f.result() for f in futures])
+
+Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
+"""
+
+from ._exceptions import Blocked, CallbackRaised, SubmissionDied
+from ._future import Future
+from ._jobserver import Jobserver
+
+__all__ = ["Blocked", "CallbackRaised", "Future", "Jobserver", "SubmissionDied"]

@@ -1,0 +1,158 @@
+"""Checks of what users pass: everything is refused here, before anything has started.
+
+TypeError says that the kind of thing is wrong, ValueError that its value is.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import operator
+import os
+import time
+from multiprocessing.context import BaseContext
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
+
+from . import _native
+
+Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
+Changes = List[Tuple[str, Optional[str]]]
+
+
+def whole_number(value: Any, name: str) -> int:
+    """An int, or what counts as one; not a bool, which is more likely a mistake."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    return operator.index(value)
+
+
+def slots(value: Any) -> int:
+    """How many slots: None means the CPUs that this process may really use."""
+    if value is None:
+        return _native.usable_cpus()
+    number = whole_number(value, "slots")
+    if not 1 <= number <= _native.MAX_SLOTS:
+        raise ValueError(f"slots must be between 1 and {_native.MAX_SLOTS}, not {number}")
+    return number
+
+
+def context(value: Any) -> BaseContext:
+    """A multiprocessing context: None means multiprocessing's default."""
+    if isinstance(value, BaseContext):
+        return value
+    if value is None:
+        # Asked for in this way, multiprocessing does not fix its default for ever.
+        chosen = multiprocessing.get_start_method(allow_none=True)
+        value = chosen or multiprocessing.get_all_start_methods()[0]
+    if not isinstance(value, str):
+        raise TypeError(
+            "context must be None, the name of a start method or a multiprocessing context, "
+            f"not {type(value).__name__}"
+        )
+    return multiprocessing.get_context(value)
+
+
+def consume(value: Any) -> int:
+    """How many slots a job takes: 0 or 1."""
+    number = whole_number(value, "consume")
+    if number not in (0, 1):
+        raise ValueError(f"consume must be 0 or 1, not {number}")
+    return number
+
+
+def _seconds(value: Any, name: str) -> float:
+    try:
+        number = float(value) if not isinstance(value, (bool, str, bytes)) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be None or a number of seconds, not {value!r}")
+    if math.isnan(number):
+        raise ValueError(f"{name} must not be NaN")
+    return number
+
+
+def deadline(timeout: Any) -> float | None:
+    """When `timeout` seconds from now are over, by the monotonic clock; None means never.
+
+    A negative timeout counts as 0, so that "what is left" can be passed on as it is.
+    """
+    if timeout is None:
+        return None
+    return time.monotonic() + max(0.0, _seconds(timeout, "timeout"))
+
+
+def function(value: Any, name: str = "fn") -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
+
+
+def optional_function(value: Any, name: str) -> Callable[[], Any] | None:
+    return None if value is None else function(value, name)
+
+
+def positional(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not {value!r}: write args=(x,)")
+    try:
+        return tuple(value)
+    except TypeError:
+        raise TypeError(
+            f"args must be a sequence of arguments, not {type(value).__name__}"
+        ) from None
+
+
+def keywords(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"kwargs must be a mapping, not {type(value).__name__}")
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError("the keys of kwargs must be str")
+    return dict(value)
+
+
+def environment(value: Environment) -> Changes:
+    """Changes to the environment, in order: pairs of a name and its value, None to unset."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        return [_variable(pair) for pair in pairs]
+    except UnicodeEncodeError as e:
+        raise ValueError(f"env cannot be encoded for the system: {e}") from None
+
+
+def _variable(pair: Any) -> tuple[str, str | None]:
+    if isinstance(pair, (str, bytes)) or not hasattr(type(pair), "__len__") or len(pair) != 2:
+        raise TypeError(f"env must be a mapping or pairs of name and value, not {pair!r}")
+    name, value = pair
+    if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+        raise TypeError(f"env takes str names with str or None values, not {name!r}: {value!r}")
+    if not name or "=" in name or b"\0" in os.fsencode(name):
+        raise ValueError(f"{name!r} cannot be the name of an environment variable")
+    if value is not None and b"\0" in os.fsencode(value):
+        raise ValueError(f"the value of the environment variable {name} holds a NUL")
+    return name, value
+
+
+def delay(value: Any) -> float | None:
+    """What a ``sleep_fn`` returned: None for go, or seconds >= 0 until it is asked again."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    try:
+        seconds = _seconds(value, "the delay")
+    except TypeError:
+        seconds = -1.0
+    if seconds >= 0:
+        return seconds
+    raise ValueError(f"sleep_fn must return None or seconds >= 0, not {value!r}")
+
+
+def signal_number(value: Any) -> int | None:
+    """A signal's number; 0 sends nothing and is refused as likely a mistake."""
+    if value is None:
+        return None
+    number = whole_number(value, "signal")
+    if number <= 0:
+        raise ValueError(f"there is no signal {number}")
+    return number

@@ -1,0 +1,76 @@
+"""What the package raises: who erred, and what to do.
+
+Not here: TypeError and ValueError for bad arguments, pickle's errors for what cannot
+travel between processes, and OSError for what the system refuses; those keep the names
+that every Python programmer knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._future import Future
+
+
+class Blocked(Exception):
+    """Nothing was ready in time: no slot for a submission, or no result for a Future.
+
+    Nobody erred. Nothing was started and nothing is lost: try again, wait longer, or do
+    the work in place.
+    """
+
+
+class CallbackRaised(Exception):
+    """A callback that was registered by ``Future.when_done`` raised; ``__cause__`` is its error.
+
+    The callback's author erred. The callback will not be called again; calling the method
+    that raised this once more goes on with the callbacks that remain.
+
+    Attributes:
+        seqno: what ``when_done`` returned for this callback.
+        future: the Future that the callback was registered with.
+    """
+
+    def __init__(self, seqno: int, future: Future[Any]) -> None:
+        super().__init__(seqno, future)
+        self.seqno = seqno
+        self.future = future
+
+    def __str__(self) -> str:
+        return f"callback {self.seqno} of {self.future!r} raised {self.__cause__!r}"
+
+
+class SubmissionDied(Exception):
+    """A job's process ended without sending a result.
+
+    The job's function exited, or something killed it: see ``exitcode`` and ``signal``. No
+    other job is affected.
+
+    Attributes:
+        pid: the job's process id.
+        exitcode: what the process passed to ``exit``, or None.
+        signal: the number of the signal that killed it, or None. Where both are None, the
+            process ended but something else in this program reaped it first.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None, signal: int | None, text: str) -> None:
+        super().__init__(f"job {pid} {text}")
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal
+        self._text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.pid, self.exitcode, self.signal, self._text)
+
+
+class JobTraceback(Exception):
+    """An exception's traceback as it was in the job: the ``__cause__`` of what is re-raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'in the job:\n\n"""\n{self.text}"""'

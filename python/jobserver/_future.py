@@ -1,0 +1,202 @@
+"""Futures: one job's result, to come or there; and the callbacks that wait for it.
+
+A Future is completed by the binding, during a scan (see rust/python/src/jobs.rs), which
+sets `_outcome`. The result is unpickled when it is first asked for, not during a scan:
+unpickling runs the user's code, and may be slow.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Generic,
+    NoReturn,
+    TypeVar,
+    cast,
+)
+
+from . import _arguments, _native, _result
+from ._exceptions import Blocked, CallbackRaised, SubmissionDied
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from ._jobserver import Jobserver
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+
+
+class Future(Generic[T]):
+    """The result of a job, once it is there. Made by :class:`Jobserver`, not by users.
+
+    Every method that waits also looks at everything else of its Jobserver that has
+    finished, and issues the callbacks that are due; an error in one of them is raised as
+    :class:`CallbackRaised`, after which the method can simply be called again.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_job",
+        "_jobserver",
+        "_loaded",
+        "_outcome",
+        "_pid",
+        "_registered",
+        "_turn",
+    )
+
+    def __init__(self, jobserver: Jobserver) -> None:
+        self._jobserver = jobserver
+        self._pid = 0
+        self._job = 0
+        self._outcome: Any = None
+        self._loaded: list[tuple[Any, BaseException | None]] = []
+        self._callbacks: deque[tuple[int, Callable[[], Any]]] | None = None
+        self._registered = 0
+        self._turn: threading.Lock | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the job."""
+        return self._pid
+
+    def __repr__(self) -> str:
+        if self._outcome is None:
+            state = "running"
+        else:
+            state = "died" if isinstance(self._outcome, _native.Death) else "finished"
+        return f"<Future of job {self._pid}: {state}>"
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a Future cannot be copied: its result belongs to one place")
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Future cannot be pickled: only the process that submitted a job can have its result"
+        )
+
+    def done(self, timeout: float | None = 0) -> bool:
+        """Whether the job has finished, well or not, within `timeout` seconds.
+
+        0 only looks, None waits for ever. Never raises Blocked.
+
+        Raises:
+            CallbackRaised: a callback that was due has raised.
+        """
+        return self.wait(timeout)
+
+    def wait(self, timeout: float | None = None, *, signal: int | None = None) -> bool:
+        """Waits until the job has finished, and says whether it has.
+
+        Args:
+            timeout: seconds; None waits for ever.
+            signal: a signal's number, sent to the job's process first if it still runs.
+
+        Raises:
+            CallbackRaised: a callback that was due has raised.
+        """
+        deadline = _arguments.deadline(timeout)
+        number = _arguments.signal_number(signal)
+        if self._outcome is not None and self._jobserver._pid != os.getpid():
+            return True  # finished before this process was forked from the owner's
+        self._check_owner()
+        self._jobserver._scan()
+        if number is not None and self._outcome is None:
+            self._jobserver._jobs.signal(self._job, number)
+        return self._jobserver._wait_for(self, deadline)
+
+    def _check_owner(self) -> None:
+        if self._jobserver._pid != os.getpid():
+            raise RuntimeError(
+                f"{self!r} belongs to process {self._jobserver._pid}, which submitted the job; "
+                "this is another process, forked from it"
+            )
+
+    def result(self, timeout: float | None = None) -> T:
+        """What the job's function returned, waiting up to `timeout` seconds for it.
+
+        Raises:
+            Blocked: it is not there in time; ask again.
+            SubmissionDied: the job's process ended without a result.
+            CallbackRaised: a callback that was due has raised.
+            BaseException: whatever the function raised, each time, with the job's own
+                traceback as its cause.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return cast(T, self._load()[0])
+        try:
+            raise error.with_traceback(None)
+        finally:
+            del error, self  # or the traceback would refer to itself through this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What `result` would raise for the job itself, or None; waits like `result`."""
+        if not self.wait(timeout):
+            raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
+        return self._load()[1]
+
+    def _load(self) -> tuple[Any, BaseException | None]:
+        if not self._loaded:
+            # Of two threads that come here at once, the first to finish decides for both.
+            self._loaded.append(self._decode(self._outcome))
+        return self._loaded[0]
+
+    def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
+        if isinstance(outcome, _native.Death):
+            died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, outcome.text)
+            return None, died
+        if isinstance(outcome, BaseException):
+            return None, outcome
+        return _result.load(outcome)
+
+    def when_done(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
+
+        Callbacks run in the order of their registration, in whichever thread calls into
+        the library when the job's end is noticed; at once if it already has been.
+
+        Returns:
+            This callback's sequence number among this Future's, from 0.
+
+        Raises:
+            CallbackRaised: the job has finished, and a callback has raised.
+        """
+        _arguments.function(fn)
+        if self._callbacks is None or self._turn is None:
+            self._callbacks, self._turn = deque(), threading.Lock()
+        seqno = self._registered
+        self._registered += 1
+        self._callbacks.append((seqno, lambda: fn(*args, **kwargs)))
+        if self._outcome is not None:
+            self._issue_callbacks()
+        return seqno
+
+    def _issue_callbacks(self) -> None:
+        """Runs the callbacks that wait, unless another call is already doing so."""
+        if self._callbacks is None or self._turn is None:
+            return
+        # Looked at again after the turn ends, for what was registered in the meantime.
+        while self._callbacks and self._turn.acquire(blocking=False):
+            try:
+                while self._callbacks:
+                    self._call(*self._callbacks.popleft())
+            finally:
+                self._turn.release()
+
+    def _call(self, seqno: int, callback: Callable[[], Any]) -> None:
+        try:
+            callback()
+        except Exception as e:
+            raise CallbackRaised(seqno, self) from e

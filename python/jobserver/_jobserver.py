@@ -1,0 +1,365 @@
+"""The Jobserver: admission, slots, and the one scan that every call makes.
+
+All that is shared between threads lives in the binding or is atomic in Python, so there is
+no lock here that a fork could catch. Everything that belongs to one process (its table of
+jobs, above all) is made anew by `_own` in a process that was forked from the owner's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import time
+import uuid
+from collections import deque
+from multiprocessing.context import BaseContext
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+    TypeVar,
+)
+from weakref import WeakSet, WeakValueDictionary
+
+from . import _arguments, _job, _native
+from . import _multiprocessing as mp
+from ._arguments import Environment
+from ._exceptions import Blocked, CallbackRaised
+from ._future import Future
+from ._start import starter
+from ._work import Work
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import ParamSpec, Self
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+
+
+class Jobserver:
+    """A pool of slots, and the jobs that this process runs on them.
+
+    Args:
+        context: how a job's process starts: "fork", "forkserver", "spawn", a
+            multiprocessing context, or None for multiprocessing's default.
+        slots: how many jobs may run at once, in this process and in all the jobs below it
+            together; None means the CPUs that this process may really use (affinity and
+            cgroup quota considered).
+
+    Raises:
+        TypeError, ValueError: the caller's arguments are of no use.
+        OSError: the system has no more descriptors for us.
+
+    A Jobserver can be an argument of a job, or a global that a forked job uses: the job
+    then submits jobs of its own to the same slots. It can be used by several threads. Used
+    in a `with` statement, it is closed at the end.
+    """
+
+    def __init__(self, context: None | str | BaseContext = None, slots: int | None = None) -> None:
+        chosen = _arguments.context(context)
+        pool = _native.Pool(_arguments.slots(slots))
+        self._set_up(chosen, pool, uuid.uuid4().hex, None)
+
+    def _set_up(
+        self, context: BaseContext, pool: _native.Pool, key: str, helper: int | None
+    ) -> None:
+        self._context = context
+        self._pool = pool
+        self._slots = pool.slots
+        self._key = key
+        self._closed = False
+        self._starter = starter(context.get_start_method(), helper)
+        self._forget()
+        _everyone[key] = self
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._finished: deque[Future[Any]] = deque()
+        self._unread: WeakSet[Future[Any]] = WeakSet()
+        self._jobs = _native.Jobs(self._finished)
+
+    def _own(self) -> None:
+        """Makes the handle this process's own, if it came here by a fork."""
+        if self._pid != os.getpid():
+            self._forget()
+            self._starter.after_fork()
+            # A child of multiprocessing clears what its parent had registered with atexit.
+            mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at once."""
+        return self._slots
+
+    @property
+    def context(self) -> BaseContext:
+        """The multiprocessing context: its locks and queues suit this Jobserver's jobs."""
+        return self._context
+
+    def __repr__(self) -> str:
+        method = self._context.get_start_method()
+        state = ", closed" if self._closed else ""
+        return f"<Jobserver: {self.slots} slots, {method}{state}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if mp.context.get_spawning_popen() is None:
+            raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
+        self._own()
+        self._check_open()
+        method = self._context.get_start_method()
+        helper = self._starter.descriptor()
+        ends = [mp.reduction.DupFd(fd) for fd in self._pool.descriptors()]
+        return _rebuild, (
+            self._key,
+            method,
+            self.slots,
+            ends,
+            None if helper is None else mp.reduction.DupFd(helper),
+        )
+
+    def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submits ``fn(*args, **kwargs)``, waiting for a slot: see :meth:`submit`."""
+        return self.submit(fn, args=args, kwargs=kwargs)
+
+    def submit(
+        self,
+        fn: Callable[..., T],
+        *,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        callbacks: bool = True,
+        consume: int = 1,
+        env: Environment = (),
+        preexec_fn: Callable[[], Any] | None = None,
+        sleep_fn: Callable[[], float | None] | None = None,
+        timeout: float | None = None,
+    ) -> Future[T]:
+        """Runs ``fn(*args, **kwargs)`` in a process of its own, as soon as there is a slot.
+
+        Args:
+            callbacks: whether this call issues callbacks of finished jobs.
+            consume: how many slots the job takes: 1, or 0 for one that hardly computes.
+            env: changes to the job's environment, a mapping or pairs; None unsets. Applied
+                before `fn` is unpickled, so that its imports see them.
+            preexec_fn: called in the job just before `fn`. If it returns a context manager,
+                `fn` runs within it.
+            sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
+                be asked again after that many seconds. No slot is held meanwhile.
+            timeout: how many seconds to wait for a slot; None waits for ever.
+
+        Raises:
+            Blocked: no slot came in time; nothing was started.
+            CallbackRaised: a callback that was due has raised; nothing was started.
+            TypeError, ValueError: an argument, or what `sleep_fn` returned, is of no use.
+            pickle.PicklingError: `fn` or its arguments cannot be sent to the job.
+            OSError: the system refused to start a process; the message says which limit.
+            RuntimeError: the Jobserver is closed.
+        """
+        deadline = _arguments.deadline(timeout)
+        consume = _arguments.consume(consume)
+        gate = _arguments.optional_function(sleep_fn, "sleep_fn")
+        work = Work(
+            _arguments.environment(env),
+            _arguments.optional_function(preexec_fn, "preexec_fn"),
+            _arguments.function(fn),
+            _arguments.positional(args),
+            _arguments.keywords(kwargs),
+        )
+        self._own()
+        self._check_open()
+        prepared = self._starter.prepare(work)
+        future: Future[T] = Future(self)
+        slot = self._admit(consume, callbacks, gate, deadline)
+        self._start(future, slot, prepared)
+        return future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Jobserver is closed")
+
+    def _start(self, future: Future[Any], slot: _native.Slot | None, prepared: Any) -> None:
+        try:
+            self._starter.start(self._jobs, future, slot, prepared)
+        except _native.ForkServerGone:
+            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
+            self._starter.stop()
+            self._starter.start(self._jobs, future, slot, prepared)
+        finally:
+            # A job that was started has it now. Otherwise it must not stay with us for as
+            # long as somebody keeps the traceback.
+            if slot is not None:
+                slot.release()
+
+    def _admit(
+        self,
+        consume: int,
+        callbacks: bool,
+        gate: Callable[[], Any] | None,
+        deadline: float | None,
+    ) -> _native.Slot | None:
+        """Waits until a job may start, and takes its slot. Gates come before slots."""
+        while True:
+            handled = self._scan(callbacks)
+            # Not asked while no slot is free: its answer would be stale by the time one is.
+            if gate is not None and (consume == 0 or self._pool.free()):
+                delay = _arguments.delay(gate())
+                if delay is not None:
+                    self._pause(delay, callbacks, deadline)
+                    continue
+            if consume == 0:
+                return None
+            slot = self._pool.try_take()
+            if slot is not None:
+                return slot
+            self._jobs.wait(handled, self._pool, _left(deadline, "no slot was free in time"))
+
+    def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
+        """Lets `delay` seconds pass, looking after finished jobs meanwhile."""
+        until = time.monotonic() + delay
+        while True:
+            handled = self._scan(callbacks)
+            left = until - time.monotonic()
+            if left <= 0 and (deadline is None or until < deadline):
+                return
+            remaining = _left(deadline, "sleep_fn did not let the job go in time")
+            self._jobs.wait(handled, None, left if remaining is None else min(left, remaining))
+
+    def _scan(self, callbacks: bool = False) -> int:
+        """Looks at all that has finished. Returns what `_native.Jobs.wait` wants to know."""
+        handled = self._jobs.scan()
+        if callbacks:
+            self._issue_callbacks()
+        return handled
+
+    def _issue_callbacks(self) -> None:
+        for future in tuple(self._finished):
+            if isinstance(future._outcome, _native.MemoryFile):
+                self._unread.add(future)
+            future._issue_callbacks()
+            if not future._callbacks:
+                with contextlib.suppress(ValueError):  # another thread may have been faster
+                    self._finished.remove(future)
+
+    def _wait_for(self, future: Future[Any], deadline: float | None) -> bool:
+        while True:
+            handled = self._scan(callbacks=True)
+            if future._outcome is not None:
+                return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._jobs.wait(handled, None, left)
+
+    def reclaim_resources(self) -> None:
+        """Looks once at everything that has finished, and issues the callbacks due.
+
+        Raises:
+            CallbackRaised: a callback has raised; call again to go on with the rest.
+        """
+        self._own()
+        self._scan(callbacks=True)
+
+    def close(self) -> None:
+        """Waits for everything that is running, then gives up all processes and descriptors.
+
+        Futures keep their results. Closing twice is harmless.
+
+        Raises:
+            CallbackRaised: a callback has raised. Everything has been closed all the same;
+                call again to go on with the callbacks that remain.
+        """
+        self._own()
+        raised = self._drain(callbacks=True)
+        if not self._closed:
+            self._closed = True
+            for future in tuple(self._unread):
+                future._load()
+            self._starter.stop()
+            self._jobs = _native.Jobs(self._finished)
+            del self._pool
+        if raised is not None:
+            raise raised
+
+    def _drain(self, callbacks: bool) -> CallbackRaised | None:
+        """Waits until nothing runs. Issues callbacks up to the first that raises."""
+        raised: CallbackRaised | None = None
+        while True:
+            handled = self._jobs.scan()
+            try:
+                if callbacks and raised is None:
+                    self._issue_callbacks()
+            except CallbackRaised as e:
+                raised = e
+                continue
+            if not self._jobs.outstanding:
+                return raised
+            self._jobs.wait(handled, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _left(deadline: float | None, complaint: str) -> float | None:
+    """The seconds left until a deadline; Blocked if there are none."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Blocked(complaint)
+    return left
+
+
+def _rebuild(
+    key: str, method: str, slots: int, ends: Sequence[Any], helper: Any | None
+) -> Jobserver:
+    """In a job: the handle that was pickled; the same one however often it was."""
+    fds = [end.detach() for end in (*ends, *([] if helper is None else [helper]))]
+    try:
+        known = _everyone.get(key)
+        if known is not None:
+            return known
+        made = Jobserver.__new__(Jobserver)
+        pool = _native.Pool.join(fds[0], fds[1], slots)
+        made._set_up(_arguments.context(method), pool, key, *fds[2:] or [None])
+        return made
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+#: Every Jobserver of this process, by a key that is the same in all processes.
+_everyone: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()
+
+
+@atexit.register
+def _wait_for_own_jobs() -> None:
+    """At the end of a process: waits for what it has running, so that nothing outlives it."""
+    pid = os.getpid()
+    for js in tuple(_everyone.values()):
+        if js._pid == pid and not js._closed:
+            js._drain(callbacks=False)
+            js._starter.stop()
+
+
+_job.wait_for_own_jobs = _wait_for_own_jobs

@@ -1,0 +1,190 @@
+"""What travels between owner and job: objects to a message and back.
+
+A message is bytes when small; otherwise a memory file, with the large buffers of its
+objects (NumPy arrays, say) beside the pickle rather than inside it (PEP 574). Several
+objects can stand in one message, to be loaded one after the other.
+
+multiprocessing's own reducers apply, so that its connections, locks and queues can be
+arguments. What pickle refuses goes to cloudpickle if that is installed; not at once,
+because pickle is several times faster and refers to functions by name.
+
+    memory file = header segment*        (each segment begins at a multiple of 64)
+    header      = count u64, then for each segment its size u64
+    segment     = first the pickles, then one buffer each
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+from typing import Any, Callable, Iterator, List, Sequence, Union
+
+from . import _multiprocessing as mp
+from . import _native
+
+#: Buffers smaller than this are cheaper inside the pickle.
+_LARGE = 16 * 1024
+_ALIGN = 64
+_U64 = struct.Struct("=Q")
+
+#: What a channel carries.
+Message = Union[bytes, _native.MemoryFile]
+
+Buffers = List[pickle.PickleBuffer]
+
+
+class Passed:
+    """Stands for a descriptor in a pickle: the index of where it is in what was passed."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def detach(self) -> int:
+        """The descriptor, in the job; a fresh duplicate, as its taker will close it."""
+        return os.dup(received[self.index])
+
+
+class Descriptors:
+    """Collects the descriptors that an object needs while it is pickled.
+
+    Poses as multiprocessing's Popen, which is whom its reducers ask; what they hand out
+    and get is therefore exactly what they know.
+    """
+
+    DupFd = Passed
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self.numbers.append(fd)
+        return len(self.numbers) - 1
+
+
+#: In a job: the descriptors that came with its launch.
+received: Sequence[int] = ()
+
+
+def dump(*objects: Any) -> Message:
+    """One message of all the objects. PicklingError, with advice, where it cannot be done."""
+    try:
+        stream, buffers = _pickle(mp.reduction.ForkingPickler, objects)
+    except Exception as e:
+        stream, buffers = _pickle_otherwise(objects, e)
+    if not buffers and len(stream) <= _native.INLINE:
+        return bytes(stream)
+    return _to_memory([stream, *(buffer.raw() for buffer in buffers)])
+
+
+def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
+    """A message to a new process, and the descriptors to pass with it."""
+    descriptors = Descriptors()
+    before = mp.context.get_spawning_popen()
+    mp.context.set_spawning_popen(descriptors)
+    try:
+        return dump(*objects), descriptors.numbers
+    finally:
+        mp.context.set_spawning_popen(before)
+
+
+def _pickle(pickler: Callable[..., Any], objects: Sequence[Any]) -> tuple[memoryview, Buffers]:
+    stream = io.BytesIO()
+    buffers: Buffers = []
+
+    def inside(buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer stays inside the pickle; otherwise it is kept for the outside."""
+        if buffer.raw().nbytes < _LARGE:
+            return True
+        buffers.append(buffer)
+        return False
+
+    for each in objects:
+        pickler(stream, pickle.HIGHEST_PROTOCOL, True, inside).dump(each)
+    return stream.getbuffer(), buffers
+
+
+def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryview, Buffers]:
+    try:
+        import cloudpickle
+    except ImportError:
+        raise pickle.PicklingError(
+            f"{error}. Only what can be imported by name can be sent to a job; install "
+            "jobserver[cloudpickle] to send lambdas and closures too, or submit with "
+            'context="fork"'
+        ) from error
+    spawning = mp.context.get_spawning_popen()
+    if isinstance(spawning, Descriptors):
+        spawning.numbers.clear()
+
+    def pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
+        made = cloudpickle.Pickler(stream, protocol, buffer_callback=inside)
+        reducers = mp.reduction.ForkingPickler._extra_reducers
+        made.dispatch_table = made.dispatch_table.new_child(reducers)
+        return made
+
+    try:
+        return _pickle(pickler, objects)
+    except Exception as e:
+        raise pickle.PicklingError(str(e)) from e
+
+
+def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:
+    memory = _native.MemoryFile()
+    header = b"".join(_U64.pack(n) for n in [len(segments), *(s.nbytes for s in segments)])
+    _write(memory, memoryview(header), 0)
+    for segment, offset in zip(segments, _offsets([s.nbytes for s in segments])):
+        _write(memory, segment, offset)
+    return memory
+
+
+def _offsets(sizes: Sequence[int]) -> Iterator[int]:
+    """Where segments of these sizes begin."""
+    end = _U64.size * (1 + len(sizes))
+    for size in sizes:
+        start = -(-end // _ALIGN) * _ALIGN
+        yield start
+        end = start + size
+
+
+def _write(memory: _native.MemoryFile, data: memoryview, offset: int) -> None:
+    while data.nbytes:
+        written = os.pwrite(memory.fileno(), data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _read(memory: _native.MemoryFile, size: int, offset: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view.nbytes:
+        read = os.preadv(memory.fileno(), [view], offset)
+        if not read:
+            raise EOFError("a memory file is shorter than its header says")
+        view, offset = view[read:], offset + read
+    return data
+
+
+def _from_memory(memory: _native.MemoryFile) -> list[bytearray]:
+    (count,) = _U64.unpack(_read(memory, _U64.size, 0))
+    sizes = [size for (size,) in _U64.iter_unpack(_read(memory, _U64.size * count, _U64.size))]
+    return [_read(memory, size, offset) for size, offset in zip(sizes, _offsets(sizes))]
+
+
+def _segments(message: Message) -> list[bytes | bytearray]:
+    """The pickles, and then the buffers that belong to them."""
+    return [message] if isinstance(message, bytes) else [*_from_memory(message)]
+
+
+def load_each(message: Message) -> Iterator[Any]:
+    """The objects of a message, each unpickled when it is asked for."""
+    pickles, *buffers = _segments(message)
+    stream, rest = io.BytesIO(pickles), iter(buffers)
+    while stream.tell() < len(pickles):
+        yield pickle.Unpickler(stream, buffers=rest).load()
+
+
+def load(message: Message) -> Any:
+    """The one object of a message."""
+    pickles, *buffers = _segments(message)
+    return pickle.loads(pickles, buffers=buffers)

@@ -1,0 +1,77 @@
+"""A job's result on its way to the owner: a value, or an exception with its traceback.
+
+The exception is pickled by itself, inside: should it not survive the journey, the owner
+can still be told what it was, and where in the job it was raised.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Any, NamedTuple
+
+from . import _pickling
+from ._exceptions import JobTraceback
+from ._pickling import Message
+
+
+class _Failure(NamedTuple):
+    pickled: bytes
+    summary: str
+    traceback: str
+
+
+def dump_value(value: Any) -> Message:
+    """A message that says what the job's function returned."""
+    try:
+        return _pickling.dump((value, None))
+    except pickle.PicklingError as e:
+        error = pickle.PicklingError(
+            f"what the job returned, a {type(value).__name__}, cannot be pickled: {e}"
+        )
+        error.__cause__ = e
+        return dump_exception(error)
+
+
+def dump_exception(error: BaseException) -> Message:
+    """A message that says what the job's function raised."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    summary = traceback.format_exception_only(type(error), error)[-1].strip()
+    try:
+        pickled = _pickled(error)
+    except Exception as e:
+        pickled = _pickled(
+            pickle.PicklingError(f"the job raised {summary}, which cannot be pickled: {e}")
+        )
+    return _pickling.dump((None, _Failure(pickled, summary, text)))
+
+
+def _pickled(error: BaseException) -> bytes:
+    """In one piece, and only if it can be read back, which is where exceptions fail most."""
+    data = pickle.dumps(error)
+    pickle.loads(data)
+    return data
+
+
+def load(message: Message) -> tuple[Any, BaseException | None]:
+    """What a job returned, and None; or None, and what it raised."""
+    try:
+        value, failure = _pickling.load(message)
+    except Exception as e:
+        error = pickle.UnpicklingError(
+            f"what the job returned cannot be unpickled here: {type(e).__name__}: {e}"
+        )
+        error.__cause__ = e
+        return None, error
+    return value, None if failure is None else _load_failure(failure)
+
+
+def _load_failure(failure: _Failure) -> BaseException:
+    try:
+        error = pickle.loads(failure.pickled)
+    except Exception as e:
+        error = pickle.UnpicklingError(
+            f"the job raised {failure.summary}, which cannot be unpickled here: {e}"
+        )
+    error.__cause__ = JobTraceback(failure.traceback)
+    return error  # type: ignore[no-any-return]

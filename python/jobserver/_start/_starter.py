@@ -1,0 +1,51 @@
+"""What the three start methods have in common, and the choice between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _native
+from .._work import Work
+
+if TYPE_CHECKING:
+    from .._future import Future
+
+
+class Starter:
+    """Starts jobs by one method, for one Jobserver in one process."""
+
+    def prepare(self, work: Work) -> Any:
+        """Does all that can be done, and fail, before a slot is taken."""
+        raise NotImplementedError
+
+    def start(
+        self, jobs: _native.Jobs, future: Future[Any], slot: _native.Slot | None, prepared: Any
+    ) -> None:
+        """Starts a job on what `prepare` returned. In the job itself, never returns."""
+        raise NotImplementedError
+
+    def descriptor(self) -> int | None:
+        """What another process needs to start jobs by the same helper, if there is one."""
+        return None
+
+    def after_fork(self) -> None:
+        """In a process that was forked from the starter's: makes it this process's own."""
+
+    def stop(self) -> None:
+        """Ends what was started beside the jobs, and waits for its end."""
+
+
+def starter(method: str, helper: int | None = None) -> Starter:
+    """The starter for a start method; `helper` is another process's `descriptor`."""
+    # Imported when wanted: a program rarely uses more than one.
+    if method == "fork":
+        from .fork import Fork
+
+        return Fork()
+    if method == "forkserver":
+        from .forkserver import ForkServer
+
+        return ForkServer(helper)
+    from .spawn import Spawn
+
+    return Spawn()

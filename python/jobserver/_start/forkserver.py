@@ -1,0 +1,95 @@
+"""Start method forkserver: the job is forked from a small helper process.
+
+The helper has the user's main module loaded and is otherwise empty, so that a fork of it
+costs the same however large the owner is, and is safe though the owner has threads. It is
+started by the first submission and serves the whole tree of jobs below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .. import _job, _native
+from .. import _multiprocessing as mp
+from .._work import Work
+from . import launch
+from ._starter import Starter
+
+if TYPE_CHECKING:
+    from .._future import Future
+
+
+class ForkServer(Starter):
+    def __init__(self, helper: int | None) -> None:
+        self._count = 0
+        self._helper = None if helper is None else _native.ForkServer.join(helper)
+
+    def after_fork(self) -> None:
+        # The helper is the parent's child: this process may use it, but not end it.
+        if self._helper is not None:
+            self._helper = _native.ForkServer.join(self._helper.fileno())
+
+    def descriptor(self) -> int:
+        return self._started().fileno()
+
+    def prepare(self, work: Work) -> launch.Launch:
+        self._count += 1
+        return launch.dump("forkserver", f"Job-{self._count}", work)
+
+    def start(
+        self,
+        jobs: _native.Jobs,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: launch.Launch,
+    ) -> None:
+        jobs.request(future, slot, self._started(), *prepared)
+
+    def _started(self) -> _native.ForkServer:
+        if self._helper is None:
+            data = mp.spawn.get_preparation_data("forkserver")
+            wanted = {"sys_path", "dir", "init_main_from_path"}
+            data = {key: value for key, value in data.items() if key in wanted}
+            statement = f"from jobserver._start.forkserver import main; main({data!r})"
+            self._helper = _native.ForkServer.start(launch.command(statement))
+        return self._helper
+
+    def stop(self) -> None:
+        if self._helper is not None:
+            self._helper.stop()
+            self._helper = None
+
+
+def main(data: dict[str, Any]) -> NoReturn:
+    """In the helper: its request socket is its standard input."""
+    server = _native.Server(0)
+    _job.nullify_stdin()
+    # Ctrl-C at a terminal reaches the helper too, and is not meant for it.
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Were this ignored, as it may be in the owner, nobody could say how a job ended.
+    child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _load_main(data)
+    gc.collect()
+    gc.freeze()
+    channel = server.serve()
+    if channel is None:
+        os._exit(0)
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGCHLD, child_ended)
+    launch.run(channel)
+
+
+def _load_main(data: dict[str, Any]) -> None:
+    """Loads the user's main module; what goes wrong here will go wrong again in the job,
+    where it can be told."""
+    sys.path[:] = data["sys_path"]
+    process: Any = mp.process.current_process()
+    process._inheriting = True
+    with contextlib.suppress(Exception):
+        mp.spawn.import_main_path(data["init_main_from_path"])
+    del process._inheriting

@@ -1,0 +1,110 @@
+"""The launch: how a job that does not share its owner's memory learns what to run.
+
+Two objects in one message. First the preparation: what multiprocessing passes to a new
+child (search path, folder, main module, key), and the environment. When that has been
+applied, the rest is unpickled, so that importing the function's module sees it all.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any, List, NamedTuple, NoReturn, Tuple
+
+from .. import _job, _native, _pickling
+from .. import _multiprocessing as mp
+from .._arguments import Changes
+from .._pickling import Message
+from .._work import Work
+
+Launch = Tuple[Message, List[int]]
+
+
+class _Preparation(NamedTuple):
+    method: str
+    owner: int
+    data: dict[str, Any]
+    env: Changes
+    tracker: _pickling.Passed | None
+
+
+class _Job(NamedTuple):
+    """A work without its environment, which goes ahead of it."""
+
+    rest: tuple[Any, ...]
+
+
+def dump(method: str, name: str, work: Work) -> Launch:
+    """The message that launches a job, and the descriptors to send with it."""
+    preparation = _preparation(method, name, work.env)
+    return _pickling.dump_launch(preparation, _Job(work[1:]))
+
+
+class _Tracked:
+    """Pickles as the descriptor of multiprocessing's resource tracker.
+
+    A job must share its owner's tracker, if there is one: a tracker of its own would take
+    the owner's shared memory away when the job ends.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        index = mp.context.get_spawning_popen().duplicate_for_child(self._fd)
+        return _pickling.Passed, (index,)
+
+
+def _preparation(method: str, name: str, env: Changes) -> Any:
+    data = mp.spawn.get_preparation_data(name)
+    data["start_method"] = method
+    fd = mp.resource_tracker._resource_tracker._fd
+    tracker: Any = None if fd is None else _Tracked(fd)
+    return _Preparation(method, os.getpid(), data, env, tracker)
+
+
+def command(statement: str) -> list[str]:
+    """A new interpreter like this one, that can import this package and runs `statement`."""
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    program = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
+    executable = os.fsdecode(mp.spawn.get_executable())
+    return [executable, *mp.util._args_from_interpreter_flags(), "-c", program]
+
+
+def run(channel: _native.Channel) -> NoReturn:
+    """In a new job: waits for its launch, and runs what that says."""
+    launch = channel.receive_launch()
+    if launch is None:
+        os._exit(0)  # the owner gave up, or is gone
+    message, descriptors = launch
+    _pickling.received = descriptors
+
+    def load() -> Work:
+        try:
+            return _load(channel, message)
+        except Exception as e:
+            raise pickle.UnpicklingError(
+                f"the job could not load what it was to run: {type(e).__name__}: {e}"
+            ) from e
+
+    _job.run(channel, load)
+
+
+def _load(channel: _native.Channel, message: Message) -> Work:
+    objects = _pickling.load_each(message)
+    preparation: _Preparation = next(objects)
+    if preparation.tracker is not None:
+        mp.resource_tracker._resource_tracker._fd = preparation.tracker.detach()
+    identity = _job.Identity(preparation.method, preparation.owner)
+    identity.assume(preparation.data["name"], channel)
+    _job.apply_environment(preparation.env)
+    # While this is set, multiprocessing refuses to start processes, with a message that
+    # explains the missing `if __name__ == "__main__"` that is the usual cause.
+    process: Any = mp.process.current_process()
+    process._inheriting = True
+    try:
+        mp.spawn.prepare(preparation.data)
+        (rest,) = next(objects)
+    finally:
+        del process._inheriting
+    return Work(preparation.env, *rest)

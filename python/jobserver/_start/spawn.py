@@ -1,0 +1,39 @@
+"""Start method spawn: the job is a new interpreter. It costs the most and shares nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .. import _job, _native
+from .._work import Work
+from . import launch
+from ._starter import Starter
+
+if TYPE_CHECKING:
+    from .._future import Future
+
+
+class Spawn(Starter):
+    def __init__(self) -> None:
+        self._count = 0
+        self._command = launch.command("from jobserver._start.spawn import main; main()")
+
+    def prepare(self, work: Work) -> launch.Launch:
+        self._count += 1
+        return launch.dump("spawn", f"Job-{self._count}", work)
+
+    def start(
+        self,
+        jobs: _native.Jobs,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: launch.Launch,
+    ) -> None:
+        jobs.spawn(future, slot, self._command, *prepared)
+
+
+def main() -> NoReturn:
+    """In the new interpreter: its channel is its standard input."""
+    channel = _native.Channel(0)
+    _job.nullify_stdin()
+    launch.run(channel)

@@ -1,0 +1,82 @@
+"""What every test shares: each start method in turn, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.resource_tracker
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver import Jobserver
+
+METHODS = ("fork", "forkserver", "spawn")
+
+#: No test waits longer than this for anything, in seconds; it bounds hangs, not speed.
+DEADLINE = 60.0
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Each start method in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_jobserver(method: str) -> Iterator[Callable[..., Jobserver]]:
+    """Makes Jobservers of the start method at hand, closed at the test's end."""
+    made: list[Jobserver] = []
+
+    def make(slots: int = 2, **kwargs: Any) -> Jobserver:
+        made.append(Jobserver(method, slots, **kwargs))
+        return made[-1]
+
+    yield make
+    for js in made:
+        js.close()
+
+
+@pytest.fixture
+def js(make_jobserver: Callable[..., Jobserver]) -> Jobserver:
+    """A Jobserver of two slots."""
+    return make_jobserver()
+
+
+def children() -> set[int]:
+    """The pids of this process's children, zombies included; without multiprocessing's own
+    resource tracker, which lives as long as the process."""
+    pids: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        pids.update(int(pid) for pid in (task / "children").read_text().split())
+    tracker: Any = multiprocessing.resource_tracker
+    return pids - {tracker._resource_tracker._pid}
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors, and what they are."""
+    found: dict[int, str] = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            pass  # that of the listing itself
+    tracker: Any = multiprocessing.resource_tracker
+    found.pop(tracker._resource_tracker._fd, None)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no child process, zombie, descriptor or thread more than before."""
+    # Requested first so that it is torn down last.
+    before = children(), descriptors(), threading.active_count()
+    yield
+    multiprocessing.active_children()  # reaps what the test itself started through it
+    assert children() - before[0] == set()
+    new = {fd: what for fd, what in descriptors().items() if before[1].get(fd) != what}
+    assert new == {}
+    assert threading.active_count() == before[2]
