@@ -1,0 +1,327 @@
+"""Results: what a job's function returns or raises, as the job's owner gets it.
+
+Not here: what cannot be pickled (test_pickling), jobs that die without a result
+(test_deaths), and how long a Future waits (test_futures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, descriptors
+
+from jobserver import Jobserver
+from jobserver._native import INLINE
+
+LARGE = 4 * 1024 * 1024
+
+#: Kept to the end of a job's process, so that its owner can see that end.
+kept: list[object] = []
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def pattern(seed: int, size: int) -> bytes:
+    """Bytes that differ from place to place and from seed to seed."""
+    return b"".join((seed + n).to_bytes(8, "little") for n in range(size // 8))
+
+
+def zeros_and_keep(size: int, writer: Connection) -> bytes:
+    kept.append(writer)
+    return bytes(size)
+
+
+def print_and_linger(path: str, conn: Connection) -> str:
+    """Returns at once, but the process lives on until it is told to end."""
+    sys.stdout = open(path, "w")
+    print("printed before the result")
+    threading.Thread(target=conn.recv).start()
+    return "result"
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def raise_from_below() -> None:
+    try:
+        {}["the first error"]  # type: ignore[index]
+    except KeyError as e:
+        raise ValueError("the second error") from e
+
+
+def result_of_nested(js: Jobserver) -> Any:
+    return js(raise_from_below).result()
+
+
+class Refusal(Exception):
+    """An exception with more to it than its arguments."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.details = {"reason": reason}
+
+
+class Stop(BaseException):
+    """Not an Exception, as GeneratorExit and KeyboardInterrupt are not."""
+
+
+def raised_by(call: Callable[[], Any]) -> BaseException:
+    """What the call raises."""
+    with pytest.raises(BaseException) as caught:
+        call()
+    return caught.value
+
+
+def message_size(value: object) -> int:
+    """How many bytes a result takes on its way."""
+    return len(pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL))
+
+
+def filling(message: int) -> int:
+    """How many bytes must be returned to make a message of this size."""
+    size = next(size for size in range(message, 0, -1) if message_size(bytes(size)) == message)
+    assert 0 < message - size < 64
+    return size
+
+
+#: On both sides of where results stop travelling in the channel, and far from it.
+SIZES = [0, filling(INLINE - 1), filling(INLINE), filling(INLINE + 1), LARGE]
+
+
+def test_falsy_results_are_results(js: Jobserver) -> None:
+    values = [None, False, 0, b"", ()]
+    futures = [js(identity, value) for value in values]
+    assert [f.result(DEADLINE) for f in futures] == values
+    assert futures[0].result() is None
+
+
+def test_results_of_every_size_arrive_whole(js: Jobserver) -> None:
+    futures = [js(pattern, size, size) for size in SIZES]
+    assert [f.result(DEADLINE) for f in futures] == [pattern(size, size) for size in SIZES]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_job_ends_though_its_owner_does_not_look(js: Jobserver, size: int) -> None:
+    reader, writer = js.context.Pipe(duplex=False)
+    with reader, writer:
+        future = js(zeros_and_keep, size, writer)
+        writer.close()
+        assert reader.poll(DEADLINE), "the job waits for its owner"
+        with pytest.raises(EOFError):
+            reader.recv_bytes()
+    assert future.result(DEADLINE) == bytes(size)
+
+
+def test_many_large_results_at_once_do_not_mix(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver(slots=4)
+    futures = [js(pattern, seed, 256 * 1024) for seed in range(8)]
+    expected = [pattern(seed, 256 * 1024) for seed in range(8)]
+    assert [f.result(DEADLINE) for f in futures] == expected
+
+
+def test_a_result_is_the_same_object_each_time(js: Jobserver) -> None:
+    for size in (8, LARGE):
+        future = js(pattern, 1, size)
+        first = future.result(DEADLINE)
+        assert future.result() is first
+        assert future.result(timeout=0) is first
+        assert future.exception() is None
+
+
+def test_results_outlive_their_jobserver(js: Jobserver) -> None:
+    futures = [js(pattern, 1, 8), js(pattern, 2, LARGE), js(raise_it, KeyError("k"))]
+    js.close()
+    assert futures[0].result() == pattern(1, 8)
+    assert futures[1].result() == pattern(2, LARGE)
+    assert isinstance(futures[2].exception(), KeyError)
+
+
+def memory_files() -> list[str]:
+    """The descriptors of results that travelled beside the channel."""
+    return [what for what in descriptors().values() if "jobserver" in what]
+
+
+def test_a_large_result_that_was_read_holds_no_descriptor(js: Jobserver) -> None:
+    futures = [js(pattern, seed, LARGE) for seed in (1, 2)]
+    assert [f.result(DEADLINE) for f in futures] == [pattern(1, LARGE), pattern(2, LARGE)]
+    assert memory_files() == []
+
+
+def test_a_large_result_that_nobody_reads_goes_with_its_future(js: Jobserver) -> None:
+    future = js(pattern, 1, LARGE)
+    assert future.wait(DEADLINE)
+    assert len(memory_files()) == 1, "the test looks for the wrong thing"
+    del future
+    gc.collect()
+    assert memory_files() == []
+
+
+def test_closing_reads_the_large_results_that_are_left(js: Jobserver) -> None:
+    future = js(pattern, 1, LARGE)
+    js.close()
+    assert memory_files() == []
+    assert future.result() == pattern(1, LARGE)
+
+
+def test_output_is_there_before_the_result(js: Jobserver, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    ours, theirs = js.context.Pipe()
+    with ours, theirs:
+        future = js(print_and_linger, str(output), theirs)
+        assert future.result(DEADLINE) == "result"
+        assert output.read_text() == "printed before the result\n"
+        ours.send("end")
+
+
+def test_a_result_is_there_before_its_process_ends(js: Jobserver, tmp_path: Path) -> None:
+    ours, theirs = js.context.Pipe()
+    with ours, theirs:
+        future = js(print_and_linger, str(tmp_path / "output"), theirs)
+        assert future.result(DEADLINE) == "result"
+        os.kill(future.pid, 0)  # raises unless the process is there
+        ours.send("end")
+
+
+def test_an_exception_is_raised_again_each_time(js: Jobserver) -> None:
+    future = js(raise_it, KeyError("missing"))
+    first = raised_by(lambda: future.result(DEADLINE))
+    depth = len(traceback.extract_tb(first.__traceback__))
+    assert isinstance(first, KeyError) and first.args == ("missing",)
+    for _ in range(3):
+        again = raised_by(future.result)
+        assert again is first
+        assert len(traceback.extract_tb(again.__traceback__)) == depth
+    assert future.exception() is first
+
+
+def test_an_exception_keeps_all_that_it_says(js: Jobserver) -> None:
+    missing = js(raise_it, FileNotFoundError(errno.ENOENT, "no such file", "a name"))
+    refusal = js(raise_it, Refusal("because"))
+    large = js(raise_it, ValueError("v" * LARGE))
+    error = missing.exception(DEADLINE)
+    assert isinstance(error, FileNotFoundError)
+    assert (error.errno, error.strerror, error.filename) == (2, "no such file", "a name")
+    error = refusal.exception(DEADLINE)
+    assert isinstance(error, Refusal)
+    assert error.details == {"reason": "because"}
+    error = large.exception(DEADLINE)
+    assert isinstance(error, ValueError)
+    assert error.args == ("v" * LARGE,)
+
+
+def test_an_exception_has_the_jobs_traceback_as_its_cause(js: Jobserver) -> None:
+    error = js(raise_from_below).exception(DEADLINE)
+    assert isinstance(error, ValueError)
+    cause = str(error.__cause__)
+    assert "in raise_from_below" in cause
+    assert 'raise ValueError("the second error") from e' in cause
+    assert "KeyError: 'the first error'" in cause
+    assert "direct cause" in cause
+    assert "_job.py" not in cause, "the library's own frames tell the user nothing"
+
+
+def test_an_uncaught_exception_is_printed_with_both_tracebacks(js: Jobserver) -> None:
+    future = js(raise_from_below)
+    error = raised_by(lambda: future.result(DEADLINE))
+    printed = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    assert "in raise_from_below" in printed
+    assert "in raised_by" in printed
+    assert printed.index("in raise_from_below") < printed.index("in raised_by")
+
+
+def test_an_exception_of_a_nested_job_shows_every_job_that_it_passed(js: Jobserver) -> None:
+    error = js(result_of_nested, js).exception(DEADLINE)
+    assert isinstance(error, ValueError)
+    cause = str(error.__cause__)
+    assert "in raise_from_below" in cause
+    assert "in result_of_nested" in cause
+
+
+def test_exceptions_that_are_not_exceptions_by_name_are_raised_too(js: Jobserver) -> None:
+    errors = [Stop("s"), KeyboardInterrupt("k"), GeneratorExit("g"), StopIteration("i")]
+    errors.append(asyncio.CancelledError("c"))
+    futures = [js(raise_it, error) for error in errors]
+    for future, error in zip(futures, errors):
+        raised = raised_by(lambda future=future: future.result(DEADLINE))  # type: ignore[misc]
+        assert type(raised) is type(error)
+        assert raised.args == error.args
+        assert "in raise_it" in str(raised.__cause__)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
+def test_exception_groups_and_notes_arrive(js: Jobserver) -> None:
+    group: Any = eval("ExceptionGroup('several', [KeyError('a'), ValueError('b')])")
+    group.add_note("a note")
+    error: Any = js(raise_it, group).exception(DEADLINE)
+    assert [repr(each) for each in error.exceptions] == ["KeyError('a')", "ValueError('b')"]
+    assert error.__notes__ == ["a note"]
+
+
+def test_an_exception_that_is_returned_is_a_result(js: Jobserver) -> None:
+    future = js(identity, ValueError("returned"))
+    result = future.result(DEADLINE)
+    assert isinstance(result, ValueError) and result.args == ("returned",)
+    assert result.__cause__ is None
+    assert future.exception() is None
+    assert future.result() is result
+    assert js(identity, KeyboardInterrupt).result(DEADLINE) is KeyboardInterrupt
+
+
+def arrays(numpy: Any) -> dict[str, Any]:
+    """One array of each kind that pickles in a way of its own."""
+    matrix = numpy.arange(100_000, dtype="f8").reshape(250, 400)
+    return {
+        "large": matrix,
+        "small": numpy.arange(3),
+        "empty": numpy.zeros((0, 5)),
+        "in Fortran's order": numpy.asfortranarray(matrix),
+        "a view with gaps": matrix[::2, ::3],
+        "of objects": numpy.array([{"a": 1}, None, "text"], dtype=object),
+        "of records": numpy.zeros(5000, dtype=[("name", "U8"), ("size", "i8")]),
+    }
+
+
+def make_arrays() -> dict[str, Any]:
+    return arrays(pytest.importorskip("numpy"))
+
+
+def fill(array: Any, value: float) -> Any:
+    """Writes to an argument, and returns it twice over."""
+    array[...] = value
+    return array, array
+
+
+def test_arrays_arrive_whole_and_writable(js: Jobserver) -> None:
+    numpy = pytest.importorskip("numpy")
+    expected = arrays(numpy)
+    result = js(make_arrays).result(DEADLINE)
+    assert list(result) == list(expected)
+    for name, array in result.items():
+        assert array.dtype == expected[name].dtype
+        assert array.shape == expected[name].shape
+        assert (array == expected[name]).all(), name
+        array[...] = array  # raises where it is read-only
+
+
+def test_an_array_argument_is_the_jobs_own(js: Jobserver) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.ones(100_000)
+    first, second = js(fill, array, 7).result(DEADLINE)
+    assert first is second, "one object must arrive as one"
+    assert (first == 7).all()
+    assert (array == 1).all()

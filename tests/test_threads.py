@@ -1,0 +1,433 @@
+"""One Jobserver and its Futures, used by many threads at once.
+
+Each test is a race run so often that a loss shows: a wake-up, a callback or a process. A
+thread that does not end is a lost wake-up. Not here: forks by the user (`test_forks.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, children
+
+from jobserver import CallbackRaised, Future, Jobserver
+
+#: How often a race is run, by start method: as often as a job's cost allows.
+ROUNDS = {"fork": 300, "forkserver": 200, "spawn": 3}
+
+
+class Hold:
+    """Keeps jobs running until the test lets them go, or ends."""
+
+    def __init__(self) -> None:
+        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
+
+    def let_go(self, jobs: int = 1) -> None:
+        os.write(self._our_end.fileno(), b"x" * jobs)
+
+    def close(self) -> None:
+        self.let_go(1000)
+        self.end.close()
+        self._our_end.close()
+
+
+def held(end: Any) -> int:
+    """A job that runs until it is let go."""
+    os.read(end.fileno(), 1)
+    return os.getpid()
+
+
+@pytest.fixture
+def hold(make_jobserver: Any) -> Iterator[Hold]:
+    """Torn down before the Jobserver, whose closing waits for the jobs."""
+    made = Hold()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Has the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def identity(x: int) -> int:
+    return x
+
+
+def list_of(size: int) -> list[bytes]:
+    return [b"x" * size]
+
+
+def fail() -> None:
+    raise ValueError("as told")
+
+
+def together(*bodies: Callable[[], object]) -> None:
+    """Runs each in a thread of its own, all let off at once; raises what one of them raises."""
+    start = threading.Barrier(len(bodies))
+    errors: list[BaseException] = []
+
+    def run(body: Callable[[], object]) -> None:
+        try:
+            start.wait(DEADLINE)
+            body()
+        except BaseException as e:
+            errors.append(e)
+
+    join(*[in_thread(run, body) for body in bodies])
+    if errors:
+        raise errors[0]
+
+
+@contextlib.contextmanager
+def abort(barrier: threading.Barrier) -> Iterator[None]:
+    """An error of one thread does not leave the others waiting for it."""
+    try:
+        yield
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+def in_thread(fn: Callable[..., object], *args: object) -> threading.Thread:
+    # A daemon, so that one that hangs fails its test and not the whole run.
+    thread = threading.Thread(target=fn, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def join(*threads: threading.Thread) -> None:
+    deadline = time.monotonic() + DEADLINE
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), "a thread was not woken"
+
+
+def until_asleep(thread: threading.Thread) -> None:
+    """Looks until a thread sleeps in the kernel: there is no event that says so."""
+    deadline = time.monotonic() + DEADLINE
+    before = None
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        if before == status and "State:\tS" in status:
+            return  # it has not run between two looks, though it could have the GIL
+        before = status
+        time.sleep(0.002)
+    raise AssertionError("the thread never came to rest")
+
+
+def tasks() -> int:
+    """The threads of this process, whoever made them."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_threads_wait_for_each_others_futures(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    js = make_jobserver(slots=2)
+    count = 4
+    futures: dict[int, Future[int]] = {}
+    turn = threading.Barrier(count)
+
+    def work(me: int) -> None:
+        with abort(turn):
+            for number in range(ROUNDS[method]):
+                futures[me] = js(identity, 10 * number + me)
+                turn.wait(DEADLINE)
+                other = (me + number) % count
+                assert futures[other].result(DEADLINE) == 10 * number + other
+                turn.wait(DEADLINE)
+
+    together(*[lambda me=me: work(me) for me in range(count)])  # type: ignore[misc]
+    assert js._pool.free() == 2
+
+
+def test_threads_that_share_one_slot_all_get_their_turn(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    js = make_jobserver(slots=1)
+
+    def work() -> None:
+        for number in range(ROUNDS[method]):
+            assert js(identity, number).result() == number
+
+    together(work, work, work)
+    assert js._pool.free() == 1
+
+
+def test_a_thread_waiting_for_a_slot_wakes_when_another_threads_job_ends(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=1)
+    js(held, hold.end)
+    second: list[int] = []
+    waiting = in_thread(lambda: second.append(js(identity, 7).result()))
+    until_asleep(waiting)
+    hold.let_go()
+    join(waiting)
+    assert second == [7]
+
+
+def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
+    make_jobserver: Callable[..., Jobserver], method: str, hold: Hold
+) -> None:
+    """It began to wait when this process had nothing to watch but the slots."""
+    for _ in range(min(20, ROUNDS[method])):
+        js = make_jobserver(slots=1)
+        slot: Any = js._pool.try_take()  # as another process's job would
+        got: list[int] = []
+        waiting = in_thread(lambda js=js, got=got: got.append(js(identity, 7).result()))
+        until_asleep(waiting)
+        slot.release()
+        # The slot may go to either; what counts is that both jobs come to their end though
+        # this thread does not look.
+        js(held, hold.end)
+        hold.let_go()
+        join(waiting)
+        assert got == [7]
+
+
+def test_a_thread_waiting_for_a_result_wakes_when_another_thread_takes_it_in(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    js = make_jobserver()
+    for number in range(ROUNDS[method]):
+        future = js(identity, number)
+
+        def look(future: Future[int] = future) -> None:
+            while not future.done():
+                pass
+
+        together(future.result, look)
+
+
+def test_closing_wakes_when_another_thread_reaps_the_last_job(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    for _ in range({"fork": 3000}.get(method, 20)):
+        js = make_jobserver()
+        js(identity, 0)
+        closed = threading.Event()
+
+        def look(js: Jobserver = js, closed: threading.Event = closed) -> None:
+            while not closed.is_set():
+                js.reclaim_resources()
+
+        def close(js: Jobserver = js, closed: threading.Event = closed) -> None:
+            js.close()
+            closed.set()
+
+        looking, closing = in_thread(look), in_thread(close)
+        try:
+            join(closing)
+        finally:
+            closed.set()
+        join(looking)
+
+
+def test_several_threads_may_close(make_jobserver: Callable[..., Jobserver], method: str) -> None:
+    for _ in range(min(20, ROUNDS[method])):
+        js = make_jobserver()
+        js(identity, 0)
+        together(js.close, js.close, js.close)
+
+
+def test_closing_while_a_thread_waits_for_a_slot_refuses_its_job_or_runs_it(
+    make_jobserver: Callable[..., Jobserver], method: str, hold: Hold
+) -> None:
+    for _ in range(min(20, ROUNDS[method])):
+        js = make_jobserver(slots=1)
+        pool = js._pool
+        js(held, hold.end)
+        came: list[object] = []
+
+        def submit(js: Jobserver = js, came: list[object] = came) -> None:
+            try:
+                came.append(js(identity, 7).result())
+            except Exception as e:
+                came.append(str(e))
+
+        waiting = in_thread(submit)
+        until_asleep(waiting)
+        hold.let_go()
+        js.close()
+        join(waiting)
+        assert came[0] in (7, "this Jobserver is closed")
+        assert pool.free() == 1
+        assert children() == set()
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "large"])
+def test_threads_that_ask_for_one_result_get_one_object(
+    make_jobserver: Callable[..., Jobserver], method: str, hasty: None, size: int
+) -> None:
+    js = make_jobserver()
+    for _ in range(min(50, ROUNDS[method])):
+        future = js(list_of, size)
+        results: list[Any] = []
+
+        def ask(future: Future[Any] = future, results: list[Any] = results) -> None:
+            results.append(future.result())
+
+        together(ask, ask, ask)
+        assert results[0] == [b"x" * size]
+        assert results[0] is results[1] is results[2]
+
+
+def test_threads_that_ask_for_one_error_get_one_object(js: Jobserver, hasty: None) -> None:
+    future = js(fail)
+    errors: list[Any] = []
+
+    def ask() -> None:
+        with pytest.raises(ValueError, match="as told") as info:
+            future.result()
+        errors.append(info.value)
+
+    together(ask, ask, ask)
+    assert errors[0] is errors[1] is errors[2]
+
+
+def test_callbacks_run_once_each_and_in_order_whichever_threads_look(
+    make_jobserver: Callable[..., Jobserver], method: str, hasty: None
+) -> None:
+    js = make_jobserver()
+    for _ in range(min(100, ROUNDS[method])):
+        called: list[int] = []
+        future = js(identity, 0)
+        for number in range(5):
+            future.when_done(called.append, number)
+
+        def look(future: Future[int] = future) -> None:
+            while not future.done():
+                pass
+
+        together(look, look, js.reclaim_resources, future.wait)
+        js.reclaim_resources()
+        assert called == [0, 1, 2, 3, 4]
+
+
+def test_callbacks_registered_by_several_threads_all_run_under_numbers_of_their_own(
+    make_jobserver: Callable[..., Jobserver], method: str, hasty: None
+) -> None:
+    js = make_jobserver()
+    for _ in range(ROUNDS[method]):
+        future = js(identity, 0)
+        called: list[int] = []
+        numbers: list[int] = []
+
+        def register(
+            me: int,
+            future: Future[int] = future,
+            called: list[int] = called,
+            numbers: list[int] = numbers,
+        ) -> None:
+            numbers.append(future.when_done(called.append, me))
+
+        together(*[lambda me=me: register(me) for me in range(4)])  # type: ignore[misc]
+        future.wait()
+        js.reclaim_resources()
+        assert sorted(called) == sorted(numbers) == [0, 1, 2, 3]
+
+
+def test_of_callbacks_that_raise_each_is_told_once_to_one_thread(
+    make_jobserver: Callable[..., Jobserver], method: str, hasty: None
+) -> None:
+    js = make_jobserver()
+    for _ in range(min(100, ROUNDS[method])):
+        future = js(identity, 0)
+        called: list[int] = []
+        told: list[int] = []
+        for number in range(6):
+            future.when_done(fail if number % 2 else lambda n=number: called.append(n))
+
+        def look(
+            future: Future[int] = future, called: list[int] = called, told: list[int] = told
+        ) -> None:
+            while len(called) + len(told) < 6:
+                try:
+                    future.wait()
+                except CallbackRaised as e:
+                    told.append(e.seqno)
+
+        together(look, look, look)
+        assert (called, sorted(told)) == ([0, 2, 4], [1, 3, 5])
+
+
+def test_a_callback_registered_while_another_runs_outlives_the_others_error(
+    js: Jobserver,
+) -> None:
+    future = js(identity, 0)
+    future.result()
+    running, registered = threading.Event(), threading.Event()
+    called: list[str] = []
+
+    def callback() -> None:
+        running.set()
+        assert registered.wait(DEADLINE)
+        fail()
+
+    def register_and_be_told() -> None:
+        with pytest.raises(CallbackRaised):
+            future.when_done(callback)
+
+    def register_meanwhile() -> None:
+        assert running.wait(DEADLINE)
+        future.when_done(called.append, "the other")
+        registered.set()
+
+    together(register_and_be_told, register_meanwhile)
+    js.reclaim_resources()
+    assert called == ["the other"]
+
+
+def test_nothing_starts_a_thread(
+    make_jobserver: Callable[..., Jobserver], method: str, hold: Hold
+) -> None:
+    before = tasks()
+    js = make_jobserver(slots=2)
+    futures = [js(held, hold.end), js(tasks)]
+    future = futures[0]
+    future.when_done(int)
+    assert tasks() == before
+    assert futures[1].result() == 1
+    assert not future.wait(0.01)
+    assert tasks() == before
+    hold.let_go()
+    future.result()
+    js.reclaim_resources()
+    assert tasks() == before
+    js.close()
+    assert tasks() == before
+
+
+def test_threads_that_submit_first_start_one_fork_server(hasty: None) -> None:
+    for _ in range(10):
+        with Jobserver("forkserver", 4) as js:
+            together(*[lambda js=js: js(identity, 0).result()] * 4)
+        assert children() == set()
+
+
+def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None) -> None:
+    for _ in range(10):
+        with Jobserver("forkserver", 4) as js:
+            js(identity, 0).result()
+            starter: Any = js._starter
+            os.kill(starter._helper.pid, signal.SIGKILL)
+            results: list[int] = []
+            together(*[lambda js=js, r=results: r.append(js(identity, 7).result())] * 4)
+            assert results == [7] * 4
+        assert children() == set()
