@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
     from ._jobserver import Jobserver
 
-    P = ParamSpec("P")
+    _P = ParamSpec("_P")
 
 T = TypeVar("T")
+
+#: Takes the place of a message that has been unpickled, so that its memory is free.
+_LOADED = object()
 
 
 class Future(Generic[T]):
@@ -106,22 +109,24 @@ class Future(Generic[T]):
         Raises:
             CallbackRaised: a callback that was due has raised.
         """
-        deadline = _arguments.deadline(timeout)
-        number = _arguments.signal_number(signal)
-        if self._outcome is not None and self._jobserver._pid != os.getpid():
-            return True  # finished before this process was forked from the owner's
-        self._check_owner()
-        self._jobserver._scan()
-        if number is not None and self._outcome is None:
-            self._jobserver._jobs.signal(self._job, number)
-        return self._jobserver._wait_for(self, deadline)
+        js = self._jobserver
+        number = None if signal is None else _arguments.signal_number(signal)
+        if js._pid != os.getpid():
+            return self._wait_elsewhere()
+        if number is not None:
+            js._scan()
+            if self._outcome is None:
+                js._jobs.signal(self._job, number)
+        return js._wait_for(self, timeout)
 
-    def _check_owner(self) -> None:
-        if self._jobserver._pid != os.getpid():
+    def _wait_elsewhere(self) -> bool:
+        """In a process that was forked from the owner's: what was finished by then stays so."""
+        if self._outcome is None:
             raise RuntimeError(
                 f"{self!r} belongs to process {self._jobserver._pid}, which submitted the job; "
                 "this is another process, forked from it"
             )
+        return True
 
     def result(self, timeout: float | None = None) -> T:
         """What the job's function returned, waiting up to `timeout` seconds for it.
@@ -133,9 +138,11 @@ class Future(Generic[T]):
             BaseException: whatever the function raised, each time, with the job's own
                 traceback as its cause.
         """
-        error = self.exception(timeout)
+        if not self.wait(timeout):
+            raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
+        value, error = self._load()
         if error is None:
-            return cast(T, self._load()[0])
+            return cast(T, value)
         try:
             raise error.with_traceback(None)
         finally:
@@ -148,9 +155,12 @@ class Future(Generic[T]):
         return self._load()[1]
 
     def _load(self) -> tuple[Any, BaseException | None]:
+        outcome = self._outcome  # before the look at what is loaded, which comes to be first
         if not self._loaded:
             # Of two threads that come here at once, the first to finish decides for both.
-            self._loaded.append(self._decode(self._outcome))
+            self._loaded.append(self._decode(outcome))
+            if isinstance(outcome, (bytes, _native.MemoryFile)):
+                self._outcome = _LOADED
         return self._loaded[0]
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
@@ -161,7 +171,7 @@ class Future(Generic[T]):
             return None, outcome
         return _result.load(outcome)
 
-    def when_done(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int:
+    def when_done(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> int:
         """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
 
         Callbacks run in the order of their registration, in whichever thread calls into
@@ -180,7 +190,9 @@ class Future(Generic[T]):
         self._registered += 1
         self._callbacks.append((seqno, lambda: fn(*args, **kwargs)))
         if self._outcome is not None:
-            self._issue_callbacks()
+            self._jobserver._own()
+            self._jobserver._finished.append(self)
+            self._jobserver._issue_callbacks()
         return seqno
 
     def _issue_callbacks(self) -> None:

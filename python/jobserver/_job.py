@@ -1,10 +1,10 @@
 """What runs in a job's process, from its birth to its end.
 
 A job sees what a child of multiprocessing sees. `BaseProcess._bootstrap`, which arranges
-that, is not used: it creates objects and so touches memory, and in a freshly forked
-process every page touched is copied by the kernel, which costs more than everything else
-that happens here. The same is therefore done with objects that the owner has prepared
-(`Identity`). The order of the end is CPython 3.13's: threads, atexit, finalizers, flush.
+that, is not used: it makes many objects, and in a freshly forked process every page that
+is written to, if only to count a reference, must be copied by the kernel. That costs more
+than everything else that happens here. So the same is done with objects that the owner
+has prepared (`Identity`), in few functions, and nothing is undone that was not done.
 
 Not here: how the process came to be (`_start`).
 """
@@ -25,6 +25,12 @@ from . import _native, _result
 from ._arguments import Changes
 from ._work import Work
 
+#: From CPython 3.13 on, children of multiprocessing run what they registered with atexit.
+_RUNS_ATEXIT = sys.version_info >= (3, 13)
+
+#: The pid of the last process in which a Jobserver was set up or used; see `_jobserver`.
+jobserver_pid = 0
+
 
 def wait_for_own_jobs() -> None:
     """Waits for the jobs of this process; `_jobserver`, which knows them, puts its own here."""
@@ -44,7 +50,7 @@ class Identity:
 
     def __init__(self, method: str, owner: int | None = None) -> None:
         """For jobs started by `method`; by this process unless `owner` is another's pid."""
-        self.method = method
+        self.context = mp.context._concrete_contexts[method]
         self.process = _Process(name="Job")
         self.process._config.pop("daemon", None)  # a job may have children of its own
         if owner is not None:
@@ -53,55 +59,33 @@ class Identity:
             self.process._parent_name, self.process._parent_pid, None
         )
         self.counter = itertools.count(1)
-        self.children: Any = set()
+        self.children: set[Any] = set()
 
     def assume(self, name: str, channel: _native.Channel) -> None:
         """Makes this process a child in multiprocessing's eyes."""
         self.process._name = name
         # Readable once the owner has gone, or has heard all that it wants to hear.
         self.parent._sentinel = channel.fileno()
-        mp.process._current_process = self.process
-        mp.process._parent_process = self.parent
-        mp.process._process_counter = self.counter
-        mp.process._children = self.children
-        mp.context._force_start_method(self.method)
-        atexit._clear()
-        mp.util._finalizer_registry.clear()
-        mp.util._run_after_forkers()
+        process, util = mp.process, mp.util
+        process._current_process = self.process
+        process._parent_process = self.parent
+        process._process_counter = self.counter
+        process._children = self.children
+        mp.context._default_context._actual_context = self.context
+        if _RUNS_ATEXIT:
+            atexit._clear()
+        if util._finalizer_registry:
+            util._finalizer_registry.clear()
+        if util._afterfork_registry.data:
+            util._run_after_forkers()
 
 
-class Stdin:
-    """An empty standard input for forked jobs: two readers of one input get half each.
-
-    The file object is made by the owner, on its own descriptor 0, and first used by a job.
-    """
-
-    def __init__(self) -> None:
-        self._file: Any | None = None
-        if sys.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._file = open(0, closefd=False)
-
-    def assume(self) -> None:
-        """In a job: makes this its `sys.stdin`, and descriptor 0 the null device."""
-        if self._file is not None:
-            sys.stdin = self._file
-            nullify_stdin()
-
-
-def nullify_stdin() -> None:
-    """Makes descriptor 0 the null device."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-
-
-def run(channel: _native.Channel, load: Callable[[], Work]) -> NoReturn:
+def run(channel: _native.Channel, load: Callable[..., Work], *how: Any) -> NoReturn:
     """Runs a job: loads its work, does it, sends the result, and ends the process."""
     code = 1
     try:
         try:
-            code = _run(channel, load)
+            code = _run(channel, load, how)
         finally:
             _wind_down()
     except KeyboardInterrupt:
@@ -112,30 +96,33 @@ def run(channel: _native.Channel, load: Callable[[], Work]) -> NoReturn:
         os._exit(code)
 
 
-def _run(channel: _native.Channel, load: Callable[[], Work]) -> int:
+def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ...]) -> int:
     try:
-        message = _result.dump_value(_call(load()))
+        work = load(channel, *how)
+        if work.preexec_fn is None:
+            value = work.fn(*work.args, **work.kwargs)
+        else:
+            value = _call_prepared(work.preexec_fn(), work)
+        message = _result.dump_value(value)
     except SystemExit as e:
         return _exit_code(e)
     except BaseException as e:
         message = _result.dump_exception(_without_our_frames(e))
     # Who has the result can expect to see what was printed before it.
-    mp.util._flush_std_streams()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    _flush()
+    try:
         channel.send_result(message)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # nobody is left to hear it
     return 0
 
 
-def _call(work: Work) -> Any:
-    wrapper = work.preexec_fn() if work.preexec_fn is not None else None
+def _call_prepared(wrapper: Any, work: Work) -> Any:
+    """Calls the function, within what `preexec_fn` returned if that is a context manager."""
     if hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__"):
-        return _call_within(wrapper, work)
+        with wrapper:
+            return work.fn(*work.args, **work.kwargs)
     return work.fn(*work.args, **work.kwargs)
-
-
-def _call_within(wrapper: Any, work: Work) -> Any:
-    with wrapper:
-        return work.fn(*work.args, **work.kwargs)
 
 
 def apply_environment(changes: Changes) -> None:
@@ -166,9 +153,24 @@ def _without_our_frames(error: BaseException) -> BaseException:
 
 
 def _wind_down() -> None:
-    """Ends what the job began: its own jobs, threads, multiprocessing children and queues."""
-    wait_for_own_jobs()
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    mp.util._exit_function()
-    mp.util._flush_std_streams()
+    """Ends what the job began: its own jobs, threads, multiprocessing children and queues.
+
+    In the order of CPython 3.13. What the job has not begun is not even looked for.
+    """
+    if jobserver_pid == os.getpid():
+        wait_for_own_jobs()
+    if len(threading._active) > 1:  # type: ignore[attr-defined]
+        threading._shutdown()  # type: ignore[attr-defined]
+    if _RUNS_ATEXIT:
+        atexit._run_exitfuncs()
+    if mp.util._finalizer_registry or mp.process._children:
+        mp.util._exit_function()
+    _flush()
+
+
+def _flush() -> None:
+    # Either can be None, closed, or a user's object without flush.
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stderr.flush()

@@ -8,7 +8,6 @@ jobs, above all) is made anew by `_own` in a process that was forked from the ow
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import time
 import uuid
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Self
 
-    P = ParamSpec("P")
+    _P = ParamSpec("_P")
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ class Jobserver:
         _everyone[key] = self
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
+        self._pid = _job.jobserver_pid = os.getpid()
         self._finished: deque[Future[Any]] = deque()
         self._unread: WeakSet[Future[Any]] = WeakSet()
         self._jobs = _native.Jobs(self._finished)
@@ -130,7 +129,7 @@ class Jobserver:
             None if helper is None else mp.reduction.DupFd(helper),
         )
 
-    def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
         """Submits ``fn(*args, **kwargs)``, waiting for a slot: see :meth:`submit`."""
         return self.submit(fn, args=args, kwargs=kwargs)
 
@@ -168,29 +167,32 @@ class Jobserver:
             OSError: the system refused to start a process; the message says which limit.
             RuntimeError: the Jobserver is closed.
         """
-        deadline = _arguments.deadline(timeout)
-        consume = _arguments.consume(consume)
-        gate = _arguments.optional_function(sleep_fn, "sleep_fn")
+        # What was not given is not looked at: see `_native.Jobs.until` for why that counts.
+        deadline = None if timeout is None else _arguments.deadline(timeout)
+        if type(consume) is not int or consume != 1:
+            consume = _arguments.consume(consume)
+        gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
         work = Work(
-            _arguments.environment(env),
-            _arguments.optional_function(preexec_fn, "preexec_fn"),
-            _arguments.function(fn),
-            _arguments.positional(args),
-            _arguments.keywords(kwargs),
+            _arguments.environment(env) if env != () else [],
+            None if preexec_fn is None else _arguments.function(preexec_fn, "preexec_fn"),
+            fn if callable(fn) else _arguments.function(fn),
+            args if type(args) is tuple else _arguments.positional(args),
+            _arguments.keywords(kwargs) if kwargs else {},
         )
-        self._own()
-        self._check_open()
+        if self._closed or self._pid != os.getpid():
+            self._own()
+            self._check_open()
+        if timeout is not None and timeout <= 0 and consume and not self._pool.free():
+            self._refuse_early(callbacks)
         prepared = self._starter.prepare(work)
         future: Future[T] = Future(self)
-        slot = self._admit(consume, callbacks, gate, deadline)
-        self._start(future, slot, prepared)
-        return future
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("this Jobserver is closed")
-
-    def _start(self, future: Future[Any], slot: _native.Slot | None, prepared: Any) -> None:
+        if gate is not None:
+            slot = self._admit_gated(gate, consume, callbacks, deadline)
+        elif consume:
+            slot = self._admit(callbacks, deadline)
+        else:
+            slot = None
+            self._scan(callbacks)
         try:
             self._starter.start(self._jobs, future, slot, prepared)
         except _native.ForkServerGone:
@@ -202,29 +204,50 @@ class Jobserver:
             # long as somebody keeps the traceback.
             if slot is not None:
                 slot.release()
+        return future
 
-    def _admit(
-        self,
-        consume: int,
-        callbacks: bool,
-        gate: Callable[[], Any] | None,
-        deadline: float | None,
-    ) -> _native.Slot | None:
-        """Waits until a job may start, and takes its slot. Gates come before slots."""
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Jobserver is closed")
+
+    def _refuse_early(self, callbacks: bool) -> None:
+        """Spares a submission that does not wait the pickling, if there is no slot for it."""
+        self._scan(callbacks)
+        if not self._pool.free():
+            raise Blocked("no slot is free")
+
+    def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
+        """Waits until there is a slot, and takes it."""
+        left: float | None = None
         while True:
-            handled = self._scan(callbacks)
-            # Not asked while no slot is free: its answer would be stale by the time one is.
-            if gate is not None and (consume == 0 or self._pool.free()):
-                delay = _arguments.delay(gate())
-                if delay is not None:
-                    self._pause(delay, callbacks, deadline)
-                    continue
-            if consume == 0:
-                return None
-            slot = self._pool.try_take()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+            slot = self._jobs.admit(self._pool, left, callbacks)
             if slot is not None:
                 return slot
-            self._jobs.wait(handled, self._pool, _left(deadline, "no slot was free in time"))
+            if callbacks and self._finished:
+                self._issue_callbacks()
+            elif left is not None and left <= 0:
+                raise Blocked("no slot was free in time")
+
+    def _admit_gated(
+        self, gate: Callable[[], Any], consume: int, callbacks: bool, deadline: float | None
+    ) -> _native.Slot | None:
+        """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
+        while True:
+            handled = self._scan(callbacks)
+            if consume and not self._pool.free():
+                # Not asked before one is: its answer would be stale by then.
+                left = _left(deadline, "no slot was free in time")
+                self._jobs.wait(handled, self._pool, left)
+                continue
+            delay = _arguments.delay(gate())
+            if delay is not None:
+                self._pause(delay, callbacks, deadline)
+                continue
+            slot = self._pool.try_take() if consume else None
+            if slot is not None or not consume:
+                return slot
 
     def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
         """Lets `delay` seconds pass, looking after finished jobs meanwhile."""
@@ -245,23 +268,35 @@ class Jobserver:
         return handled
 
     def _issue_callbacks(self) -> None:
-        for future in tuple(self._finished):
-            if isinstance(future._outcome, _native.MemoryFile):
-                self._unread.add(future)
-            future._issue_callbacks()
-            if not future._callbacks:
-                with contextlib.suppress(ValueError):  # another thread may have been faster
-                    self._finished.remove(future)
+        while self._finished:
+            try:
+                future = self._finished[0]
+                self._finished.remove(future)
+            except (IndexError, ValueError):
+                continue  # another thread was faster
+            self._issue_callbacks_of(future)
 
-    def _wait_for(self, future: Future[Any], deadline: float | None) -> bool:
-        while True:
-            handled = self._scan(callbacks=True)
-            if future._outcome is not None:
-                return True
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+    def _issue_callbacks_of(self, future: Future[Any]) -> None:
+        if isinstance(future._outcome, _native.MemoryFile):
+            self._unread.add(future)
+        try:
+            future._issue_callbacks()
+        except BaseException:
+            self._finished.appendleft(future)  # the next call goes on with the rest
+            raise
+
+    def _wait_for(self, future: Future[Any], timeout: float | None) -> bool:
+        """Whether a job has finished within `timeout` seconds; callbacks come first."""
+        left = timeout
+        deadline = None if timeout is None else _arguments.deadline(timeout)
+        while not self._jobs.wait_for(future, left):
+            if self._finished:
+                self._issue_callbacks()
+            elif left is not None and left <= 0:
                 return False
-            self._jobs.wait(handled, None, left)
+            if deadline is not None:
+                left = deadline - time.monotonic()
+        return True
 
     def reclaim_resources(self) -> None:
         """Looks once at everything that has finished, and issues the callbacks due.

@@ -3,10 +3,27 @@
 from collections import deque
 from typing import Any, Sequence, final
 
+__all__ = [
+    "INLINE",
+    "MAX_SLOTS",
+    "Channel",
+    "Death",
+    "ForkServer",
+    "ForkServerGone",
+    "Jobs",
+    "MemoryFile",
+    "Pool",
+    "Server",
+    "Slot",
+    "nullify_stdin",
+    "usable_cpus",
+]
+
 INLINE: int
 MAX_SLOTS: int
 
 def usable_cpus() -> int: ...
+def nullify_stdin() -> None: ...
 
 class ForkServerGone(RuntimeError): ...
 
@@ -68,6 +85,8 @@ class Jobs:
         message: bytes | MemoryFile,
         descriptors: Sequence[int],
     ) -> None: ...
+    def admit(self, pool: Pool, timeout: float | None, callbacks: bool) -> Slot | None: ...
+    def wait_for(self, future: Any, timeout: float | None) -> bool: ...
     def scan(self) -> int: ...
     def wait(self, handled: int, pool: Pool | None, timeout: float | None) -> None: ...
     def signal(self, job: int, signal: int) -> None: ...

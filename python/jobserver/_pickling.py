@@ -67,8 +67,21 @@ class Descriptors:
 received: Sequence[int] = ()
 
 
-def dump(*objects: Any) -> Message:
-    """One message of all the objects. PicklingError, with advice, where it cannot be done."""
+def dump(value: Any) -> Message:
+    """One object as a message. PicklingError, with advice, where it cannot be done."""
+    buffers: Buffers = []
+    try:
+        # By pickle's own function first: it is all that most objects need.
+        stream = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=_keep(buffers))
+    except Exception:
+        return dump_each([value])
+    if not buffers and len(stream) <= _native.INLINE:
+        return stream
+    return _to_memory([memoryview(stream), *(buffer.raw() for buffer in buffers)])
+
+
+def dump_each(objects: Sequence[Any]) -> Message:
+    """Several objects as one message, with multiprocessing's reducers."""
     try:
         stream, buffers = _pickle(mp.reduction.ForkingPickler, objects)
     except Exception as e:
@@ -78,13 +91,25 @@ def dump(*objects: Any) -> Message:
     return _to_memory([stream, *(buffer.raw() for buffer in buffers)])
 
 
+def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
+    """Says whether a buffer stays inside the pickle; if not, keeps it in `buffers`."""
+
+    def inside(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < _LARGE:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return inside
+
+
 def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
     """A message to a new process, and the descriptors to pass with it."""
     descriptors = Descriptors()
     before = mp.context.get_spawning_popen()
     mp.context.set_spawning_popen(descriptors)
     try:
-        return dump(*objects), descriptors.numbers
+        return dump_each(objects), descriptors.numbers
     finally:
         mp.context.set_spawning_popen(before)
 
@@ -93,15 +118,8 @@ def _pickle(pickler: Callable[..., Any], objects: Sequence[Any]) -> tuple[memory
     stream = io.BytesIO()
     buffers: Buffers = []
 
-    def inside(buffer: pickle.PickleBuffer) -> bool:
-        """Whether a buffer stays inside the pickle; otherwise it is kept for the outside."""
-        if buffer.raw().nbytes < _LARGE:
-            return True
-        buffers.append(buffer)
-        return False
-
     for each in objects:
-        pickler(stream, pickle.HIGHEST_PROTOCOL, True, inside).dump(each)
+        pickler(stream, pickle.HIGHEST_PROTOCOL, True, _keep(buffers)).dump(each)
     return stream.getbuffer(), buffers
 
 

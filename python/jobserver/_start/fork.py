@@ -7,6 +7,7 @@ never released in the job; for an owner with threads, forkserver is the better m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -21,6 +22,9 @@ from ._starter import Starter
 if TYPE_CHECKING:
     from .._future import Future
 
+#: From CPython 3.12 on, `os.fork` warns where there are threads; so do we.
+_WARNS = sys.version_info >= (3, 12)
+
 
 class Fork(Starter):
     def __init__(self) -> None:
@@ -29,7 +33,7 @@ class Fork(Starter):
 
     def after_fork(self) -> None:
         self._identity = _job.Identity("fork")
-        self._stdin = _job.Stdin()
+        self._stdin = _unread_stdin()
 
     def prepare(self, work: Work) -> Work:
         return work
@@ -42,8 +46,8 @@ class Fork(Starter):
         mp.util._flush_std_streams()
         channel = jobs.fork(future, slot)
         if channel is not None:
-            self._run(channel, prepared)
-        elif sys.version_info >= (3, 12) and threading.active_count() > 1:
+            _job.run(channel, self._load, prepared)
+        if _WARNS and threading.active_count() > 1:
             warnings.warn(
                 f"this process (pid {os.getpid()}) has threads: a job forked from it may "
                 'deadlock; Jobserver(context="forkserver") is safe',
@@ -51,11 +55,23 @@ class Fork(Starter):
                 stacklevel=4,
             )
 
-    def _run(self, channel: _native.Channel, work: Work) -> None:
-        def load() -> Work:
-            self._identity.assume(f"Job-{self._count}", channel)
-            self._stdin.assume()
+    def _load(self, channel: _native.Channel, work: Work) -> Work:
+        """In the job: makes it one. Its work is there already."""
+        self._identity.assume(f"Job-{self._count}", channel)
+        if self._stdin is not None:
+            # Two readers of one input would get half each.
+            _native.nullify_stdin()
+            sys.stdin = self._stdin
+        if work.env:
             _job.apply_environment(work.env)
-            return work
+        return work
 
-        _job.run(channel, load)
+
+def _unread_stdin() -> Any:
+    """A file object on descriptor 0 that nobody has read from, for jobs to have as stdin;
+    None where this process has no standard input."""
+    if sys.stdin is None:
+        return None
+    with contextlib.suppress(OSError):
+        return open(0, closefd=False)
+    return None

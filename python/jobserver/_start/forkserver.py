@@ -14,8 +14,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _job, _native
 from .. import _multiprocessing as mp
+from .. import _native
 from .._work import Work
 from . import launch
 from ._starter import Starter
@@ -68,7 +68,7 @@ class ForkServer(Starter):
 def main(data: dict[str, Any]) -> NoReturn:
     """In the helper: its request socket is its standard input."""
     server = _native.Server(0)
-    _job.nullify_stdin()
+    _native.nullify_stdin()
     # Ctrl-C at a terminal reaches the helper too, and is not meant for it.
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.

@@ -79,18 +79,19 @@ def run(channel: _native.Channel) -> NoReturn:
     message, descriptors = launch
     _pickling.received = descriptors
 
-    def load() -> Work:
-        try:
-            return _load(channel, message)
-        except Exception as e:
-            raise pickle.UnpicklingError(
-                f"the job could not load what it was to run: {type(e).__name__}: {e}"
-            ) from e
-
-    _job.run(channel, load)
+    _job.run(channel, _load, message)
 
 
 def _load(channel: _native.Channel, message: Message) -> Work:
+    try:
+        return _prepare_and_load(channel, message)
+    except Exception as e:
+        raise pickle.UnpicklingError(
+            f"the job could not load what it was to run: {type(e).__name__}: {e}"
+        ) from e
+
+
+def _prepare_and_load(channel: _native.Channel, message: Message) -> Work:
     objects = _pickling.load_each(message)
     preparation: _Preparation = next(objects)
     if preparation.tracker is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _job, _native
+from .. import _native
 from .._work import Work
 from . import launch
 from ._starter import Starter
@@ -35,5 +35,5 @@ class Spawn(Starter):
 def main() -> NoReturn:
     """In the new interpreter: its channel is its standard input."""
     channel = _native.Channel(0)
-    _job.nullify_stdin()
+    _native.nullify_stdin()
     launch.run(channel)

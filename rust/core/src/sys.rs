@@ -47,6 +47,14 @@ pub fn duplicate(raw: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Makes standard input the null device.
+pub fn nullify_stdin() -> crate::error::Result<()> {
+    use rustix::fs::{open, Mode, OFlags};
+    open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(rustix::stdio::dup2_stdin)
+        .map_err(crate::error::Error::system("cannot make standard input the null device"))
+}
+
 /// The signal numbered `raw`, real-time signals included; None if there is no such signal.
 pub fn signal_from_raw(raw: i32) -> Option<Signal> {
     if !(1..=last_signal()).contains(&raw) {

@@ -1,6 +1,6 @@
 //! Jobs: the owner's table of what it has running.
 
-use crate::channel::{body_to_python, Channel, Message};
+use crate::channel::{body_to_python, Channel, MemoryFile, Message};
 use crate::errors::to_python;
 use crate::forkserver::{command, ForkServer};
 use crate::hooks;
@@ -38,7 +38,7 @@ impl From<ExitStatus> for Death {
 }
 
 /// Futures get their `_pid`, `_job` and `_outcome` set from here, and are then appended to
-/// the deque `finished`: no Python code runs in between, so neither a signal handler nor
+/// the deque `finished` if they have callbacks, or a memory file to read: no Python code runs in between, so neither a signal handler nor
 /// another thread can come between an event's taking and its telling.
 #[pyclass(module = "jobserver._native")]
 pub(crate) struct Jobs {
@@ -123,12 +123,47 @@ impl Jobs {
         slf.borrow_mut().launch(future, channel, child, slot, message, &descriptors)
     }
 
+    /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
+    /// `timeout` seconds are over; or, if `callbacks`, when some are due.
+    #[pyo3(signature = (pool, timeout, callbacks))]
+    fn admit(
+        slf: &Bound<'_, Self>,
+        pool: &Bound<'_, Pool>,
+        timeout: Option<f64>,
+        callbacks: bool,
+    ) -> PyResult<Option<Slot>> {
+        let pool = &pool.get().0;
+        Jobs::until(slf, timeout, Some(pool), callbacks, || {
+            Ok(pool.try_take().map_err(to_python)?.map(|slot| Slot(Some(slot))))
+        })
+    }
+
+    /// Scans, and waits if need be, until the job of `future` has finished: whether it has.
+    /// False when `timeout` seconds are over, or when callbacks are due.
+    #[pyo3(signature = (future, timeout))]
+    fn wait_for(
+        slf: &Bound<'_, Self>,
+        future: Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        let finished = Jobs::until(slf, timeout, None, true, || {
+            let outcome = future.getattr(intern!(future.py(), "_outcome"))?;
+            Ok((!outcome.is_none()).then_some(()))
+        })?;
+        Ok(finished.is_some())
+    }
+
     /// One scan. Returns how many outcomes have been told so far, for `wait`.
     fn scan(&mut self, py: Python<'_>) -> PyResult<u64> {
         for (id, outcome) in self.table.scan().map_err(to_python)? {
             let Some(future) = self.futures.remove(&id) else { continue };
-            future.setattr(py, intern!(py, "_outcome"), outcome_to_python(py, outcome)?)?;
-            self.finished.call_method1(py, intern!(py, "append"), (future,))?;
+            let future = future.into_bound(py);
+            let outcome = outcome_to_python(py, outcome)?;
+            future.setattr(intern!(py, "_outcome"), &outcome)?;
+            let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
+            if in_memory || !future.getattr(intern!(py, "_callbacks"))?.is_none() {
+                self.finished.call_method1(py, intern!(py, "append"), (future,))?;
+            }
         }
         Ok(self.table.handled())
     }
@@ -143,22 +178,8 @@ impl Jobs {
         pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        let py = slf.py();
         let pool = pool.map(|pool| pool.get().0.clone());
-        // A time too long for the clock (infinity included) is no deadline.
-        let timeout = timeout.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            let begun = slf.borrow_mut().table.begin_wait(handled);
-            let Some(waiting) = begun.map_err(to_python)? else { return Ok(()) };
-            let also = pool.as_ref().map(core::Pool::read_end);
-            let woken = py.detach(|| waiting.block(also, deadline));
-            slf.borrow_mut().table.end_wait(waiting);
-            match woken.map_err(to_python)? {
-                Woken::Interrupted => py.check_signals()?,
-                Woken::Ready | Woken::TimedOut => return Ok(()),
-            }
-        }
+        Jobs::sleep(slf, handled, pool.as_ref(), deadline(timeout)).map(|_| ())
     }
 
     /// Sends a signal to a job; harmless if it has ended.
@@ -175,6 +196,54 @@ impl Jobs {
 }
 
 impl Jobs {
+    /// Sleeps until something may be ready, or the deadline: whether it was not the deadline.
+    fn sleep(
+        slf: &Bound<'_, Self>,
+        handled: u64,
+        pool: Option<&core::Pool>,
+        deadline: Option<Instant>,
+    ) -> PyResult<bool> {
+        loop {
+            let begun = slf.borrow_mut().table.begin_wait(handled);
+            let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
+            let also = pool.map(core::Pool::read_end);
+            let woken = slf.py().detach(|| waiting.block(also, deadline));
+            slf.borrow_mut().table.end_wait(waiting);
+            match woken.map_err(to_python)? {
+                Woken::Interrupted => slf.py().check_signals()?,
+                Woken::Ready => return Ok(true),
+                Woken::TimedOut => return Ok(false),
+            }
+        }
+    }
+
+    /// Scans and sleeps by turns until `look` finds something, the time is up, or, if
+    /// `callbacks`, some are due. Stands here and not in Python since every Python function
+    /// that runs between two forks writes to memory, and each page written costs a copy.
+    fn until<T>(
+        slf: &Bound<'_, Self>,
+        timeout: Option<f64>,
+        pool: Option<&core::Pool>,
+        callbacks: bool,
+        mut look: impl FnMut() -> PyResult<Option<T>>,
+    ) -> PyResult<Option<T>> {
+        let deadline = deadline(timeout);
+        let mut more_time = true;
+        loop {
+            let handled = slf.borrow_mut().scan(slf.py())?;
+            if callbacks && slf.borrow().finished.bind(slf.py()).len()? > 0 {
+                return Ok(None);
+            }
+            if let Some(found) = look()? {
+                return Ok(Some(found));
+            }
+            if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
+                return Ok(None);
+            }
+            more_time = Jobs::sleep(slf, handled, pool, deadline)?;
+        }
+    }
+
     fn enter(
         &mut self,
         future: Bound<'_, PyAny>,
@@ -220,6 +289,12 @@ impl Jobs {
         self.table.abandon();
         std::mem::forget(std::mem::take(&mut self.futures));
     }
+}
+
+/// When a timeout is over. One too long for the clock (infinity included) never is.
+fn deadline(timeout: Option<f64>) -> Option<Instant> {
+    let timeout = timeout.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
 fn duplicate_all(descriptors: &[RawFd]) -> PyResult<Vec<OwnedFd>> {

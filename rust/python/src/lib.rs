@@ -22,9 +22,16 @@ fn usable_cpus() -> usize {
     jobserver_core::usable_cpus()
 }
 
+/// Makes descriptor 0 the null device.
+#[pyfunction]
+fn nullify_stdin() -> PyResult<()> {
+    jobserver_core::sys::nullify_stdin().map_err(errors::to_python)
+}
+
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Slot>()?;
     module.add_class::<channel::Channel>()?;

@@ -1,6 +1,6 @@
 //! Readiness: which of many descriptors have something for us, and waiting for the first.
 //!
-//! A [`ReadySet`] is looked at without blocking, at a cost that grows with what is ready
+//! A `ReadySet` is looked at without blocking, at a cost that grows with what is ready
 //! (epoll), or on other Unixes with what is watched (poll). Waiting is one system call on
 //! the set and a few more descriptors (the pool, a bell), and does not borrow the set, so
 //! that other threads go on using it meanwhile. Not here: what the readiness means.
@@ -49,6 +49,7 @@ impl ReadySet {
     }
 
     pub(crate) fn remove(&mut self, fd: &Arc<OwnedFd>, key: u64) {
+        let _ = fd; // only epoll wants it
         match self {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             ReadySet::Epoll(set) => set.remove(fd),
