@@ -144,11 +144,11 @@ def test_a_result_is_the_same_object_each_time(js: Jobserver) -> None:
 
 
 def test_results_outlive_their_jobserver(js: Jobserver) -> None:
-    futures = [js(pattern, 1, 8), js(pattern, 2, LARGE), js(raise_it, KeyError("k"))]
+    small, large, error = js(pattern, 1, 8), js(pattern, 2, LARGE), js(raise_it, KeyError("k"))
     js.close()
-    assert futures[0].result() == pattern(1, 8)
-    assert futures[1].result() == pattern(2, LARGE)
-    assert isinstance(futures[2].exception(), KeyError)
+    assert small.result() == pattern(1, 8)
+    assert large.result() == pattern(2, LARGE)
+    assert isinstance(error.exception(), KeyError)
 
 
 def memory_files() -> list[str]:
@@ -203,7 +203,7 @@ def test_an_exception_is_raised_again_each_time(js: Jobserver) -> None:
     depth = len(traceback.extract_tb(first.__traceback__))
     assert isinstance(first, KeyError) and first.args == ("missing",)
     for _ in range(3):
-        again = raised_by(future.result)
+        again = raised_by(lambda: future.result())
         assert again is first
         assert len(traceback.extract_tb(again.__traceback__)) == depth
     assert future.exception() is first

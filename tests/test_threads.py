@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -88,9 +89,12 @@ def together(*bodies: Callable[[], object]) -> None:
         except BaseException as e:
             errors.append(e)
 
-    join(*[in_thread(run, body) for body in bodies])
-    if errors:
-        raise errors[0]
+    threads = [in_thread(run, body) for body in bodies]
+    try:
+        join(*threads)
+    finally:
+        if errors:
+            raise errors[0]
 
 
 @contextlib.contextmanager
@@ -183,22 +187,25 @@ def test_a_thread_waiting_for_a_slot_wakes_when_another_threads_job_ends(
 
 
 def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
-    make_jobserver: Callable[..., Jobserver], method: str, hold: Hold
+    make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began to wait when this process had nothing to watch but the slots."""
-    for _ in range(min(20, ROUNDS[method])):
-        js = make_jobserver(slots=1)
-        slot: Any = js._pool.try_take()  # as another process's job would
-        got: list[int] = []
-        waiting = in_thread(lambda js=js, got=got: got.append(js(identity, 7).result()))
+    js = make_jobserver(slots=1)
+    starter: Any = js._starter
+    start = starter.start
+    second: list[int] = []
+    waiting = threading.Thread(target=lambda: second.append(js(identity, 7).result()), daemon=True)
+
+    def start_while_another_waits(*args: Any) -> None:
+        monkeypatch.undo()
+        waiting.start()
         until_asleep(waiting)
-        slot.release()
-        # The slot may go to either; what counts is that both jobs come to their end though
-        # this thread does not look.
-        js(held, hold.end)
-        hold.let_go()
-        join(waiting)
-        assert got == [7]
+        start(*args)
+
+    monkeypatch.setattr(starter, "start", start_while_another_waits)
+    js(identity, 0)
+    join(waiting)  # while this thread looks at nothing
+    assert second == [7]
 
 
 def test_a_thread_waiting_for_a_result_wakes_when_another_thread_takes_it_in(
@@ -213,6 +220,29 @@ def test_a_thread_waiting_for_a_result_wakes_when_another_thread_takes_it_in(
                 pass
 
         together(future.result, look)
+
+
+def test_a_job_once_done_stays_done_while_other_threads_issue_callbacks(
+    make_jobserver: Callable[..., Jobserver], method: str, hasty: None
+) -> None:
+    js = make_jobserver(slots=4)
+    finished = js(identity, 0)
+    finished.result()
+    ended = threading.Event()
+
+    def submit() -> None:
+        try:
+            for number in range(ROUNDS[method]):
+                js(identity, number).when_done(int)
+        finally:
+            ended.set()
+
+    def look() -> None:
+        while not ended.is_set():
+            assert finished.done()
+            assert finished.result(timeout=0) == 0
+
+    together(submit, look, look)
 
 
 def test_closing_wakes_when_another_thread_reaps_the_last_job(
@@ -431,3 +461,42 @@ def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None
             together(*[lambda js=js, r=results: r.append(js(identity, 7).result())] * 4)
             assert results == [7] * 4
         assert children() == set()
+
+
+FIRST_RESULTS = """
+import sys, threading
+from jobserver import Jobserver
+
+def work():
+    start.wait()
+    js(int).result()
+    done.append(True)
+
+if __name__ == "__main__":
+    sys.setswitchinterval(1e-6)
+    done, start = [], threading.Barrier(4)
+    with Jobserver(sys.argv[1], 4) as js:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(len(done))
+"""
+
+
+def test_a_programs_first_results_may_come_to_several_threads_at_once(
+    tmp_path: Path, method: str
+) -> None:
+    """In programs of their own, for whatever is set up when it is first used."""
+    script = tmp_path / "first_results.py"
+    script.write_text(FIRST_RESULTS)
+    for _ in range({"fork": 20}.get(method, 5)):
+        ended = subprocess.run(
+            [sys.executable, str(script), method],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert (ended.stdout, ended.returncode) == ("4\n", 0), ended.stderr

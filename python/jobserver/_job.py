@@ -12,7 +12,6 @@ Not here: how the process came to be (`_start`).
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import os
 import sys
@@ -109,7 +108,7 @@ def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ..
     except BaseException as e:
         message = _result.dump_exception(_without_our_frames(e))
     # Who has the result can expect to see what was printed before it.
-    _flush()
+    flush()
     try:
         channel.send_result(message)
     except (BrokenPipeError, ConnectionResetError):
@@ -165,12 +164,16 @@ def _wind_down() -> None:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
         mp.util._exit_function()
-    _flush()
+    flush()
 
 
-def _flush() -> None:
-    # Either can be None, closed, or a user's object without flush.
-    with contextlib.suppress(AttributeError, ValueError):
+def flush() -> None:
+    """Flushes what has been printed. Either stream can be None, closed, or without flush."""
+    try:
         sys.stdout.flush()
-    with contextlib.suppress(AttributeError, ValueError):
+    except (AttributeError, ValueError):
+        pass
+    try:
         sys.stderr.flush()
+    except (AttributeError, ValueError):
+        pass

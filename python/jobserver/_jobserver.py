@@ -177,7 +177,7 @@ class Jobserver:
             None if preexec_fn is None else _arguments.function(preexec_fn, "preexec_fn"),
             fn if callable(fn) else _arguments.function(fn),
             args if type(args) is tuple else _arguments.positional(args),
-            _arguments.keywords(kwargs) if kwargs else {},
+            _arguments.keywords(kwargs) if kwargs else kwargs,
         )
         if self._closed or self._pid != os.getpid():
             self._own()

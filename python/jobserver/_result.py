@@ -21,8 +21,14 @@ class _Failure(NamedTuple):
     traceback: str
 
 
+#: The commonest result, without the cost of pickling it.
+_NONE = pickle.dumps((None, None), pickle.HIGHEST_PROTOCOL)
+
+
 def dump_value(value: Any) -> Message:
     """A message that says what the job's function returned."""
+    if value is None:
+        return _NONE
     try:
         return _pickling.dump((value, None))
     except pickle.PicklingError as e:
@@ -55,6 +61,8 @@ def _pickled(error: BaseException) -> bytes:
 
 def load(message: Message) -> tuple[Any, BaseException | None]:
     """What a job returned, and None; or None, and what it raised."""
+    if message == _NONE:
+        return None, None
     try:
         value, failure = _pickling.load(message)
     except Exception as e:

@@ -6,16 +6,26 @@ module reads when it is imported is already right; then `preexec_fn`; then the f
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping
 
 from ._arguments import Changes
 
 
-class Work(NamedTuple):
+class Work:
     """Everything about one submission that concerns its job."""
 
-    env: Changes
-    preexec_fn: Callable[[], Any] | None
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    __slots__ = ("args", "env", "fn", "kwargs", "preexec_fn")
+
+    def __init__(
+        self,
+        env: Changes,
+        preexec_fn: Callable[[], Any] | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.env = env
+        self.preexec_fn = preexec_fn
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs

@@ -15,7 +15,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from .. import _job, _native
-from .. import _multiprocessing as mp
 from .._work import Work
 from ._starter import Starter
 
@@ -43,7 +42,7 @@ class Fork(Starter):
     ) -> None:
         self._count += 1
         sys.audit("os.fork")
-        mp.util._flush_std_streams()
+        _job.flush()  # or what is buffered would be printed twice
         channel = jobs.fork(future, slot)
         if channel is not None:
             _job.run(channel, self._load, prepared)

@@ -28,16 +28,11 @@ class _Preparation(NamedTuple):
     tracker: _pickling.Passed | None
 
 
-class _Job(NamedTuple):
-    """A work without its environment, which goes ahead of it."""
-
-    rest: tuple[Any, ...]
-
-
 def dump(method: str, name: str, work: Work) -> Launch:
     """The message that launches a job, and the descriptors to send with it."""
     preparation = _preparation(method, name, work.env)
-    return _pickling.dump_launch(preparation, _Job(work[1:]))
+    rest = (work.preexec_fn, work.fn, work.args, work.kwargs)
+    return _pickling.dump_launch(preparation, rest)
 
 
 class _Tracked:
@@ -105,7 +100,7 @@ def _prepare_and_load(channel: _native.Channel, message: Message) -> Work:
     process._inheriting = True
     try:
         mp.spawn.prepare(preparation.data)
-        (rest,) = next(objects)
+        rest = next(objects)
     finally:
         del process._inheriting
     return Work(preparation.env, *rest)
