@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import operator
 import os
+import signal
 import time
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
@@ -63,6 +64,8 @@ def consume(value: Any) -> int:
 def _seconds(value: Any, name: str) -> float:
     try:
         number = float(value) if not isinstance(value, (bool, str, bytes)) else None
+    except OverflowError:
+        raise ValueError(f"{name} is too large") from None
     except (TypeError, ValueError):
         number = None
     if number is None:
@@ -114,6 +117,8 @@ def keywords(value: Any) -> Mapping[str, Any]:
 def environment(value: Environment) -> Changes:
     """Changes to the environment, in order: pairs of a name and its value, None to unset."""
     pairs = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Iterable):
+        raise TypeError(f"env must be a mapping or pairs of name and value, not {value!r}")
     try:
         return [_variable(pair) for pair in pairs]
     except UnicodeEncodeError as e:
@@ -141,7 +146,7 @@ def delay(value: Any) -> float | None:
         return float(value)
     try:
         seconds = _seconds(value, "the delay")
-    except TypeError:
+    except (TypeError, ValueError):
         seconds = -1.0
     if seconds >= 0:
         return seconds
@@ -153,6 +158,6 @@ def signal_number(value: Any) -> int | None:
     if value is None:
         return None
     number = whole_number(value, "signal")
-    if number <= 0:
+    if number not in signal.valid_signals():
         raise ValueError(f"there is no signal {number}")
     return number

@@ -121,6 +121,7 @@ def _call_prepared(wrapper: Any, work: Work) -> Any:
     if hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__"):
         with wrapper:
             return work.fn(*work.args, **work.kwargs)
+        return None  # the context manager has suppressed an exception
     return work.fn(*work.args, **work.kwargs)
 
 

@@ -177,7 +177,7 @@ class Jobserver:
             None if preexec_fn is None else _arguments.function(preexec_fn, "preexec_fn"),
             fn if callable(fn) else _arguments.function(fn),
             args if type(args) is tuple else _arguments.positional(args),
-            _arguments.keywords(kwargs) if kwargs else kwargs,
+            kwargs if kwargs == {} else _arguments.keywords(kwargs),
         )
         if self._closed or self._pid != os.getpid():
             self._own()
@@ -320,8 +320,9 @@ class Jobserver:
         raised = self._drain(callbacks=True)
         if not self._closed:
             self._closed = True
-            for future in tuple(self._unread):
-                future._load()
+            for future in (*self._unread, *self._finished):
+                if isinstance(future._outcome, _native.MemoryFile):
+                    future._load()
             self._starter.stop()
             self._jobs = _native.Jobs(self._finished)
             del self._pool

@@ -150,10 +150,7 @@ impl Jobs {
         child: &Child,
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
-        let set = match &mut self.set {
-            Some(set) => set,
-            none => none.insert(ReadySet::new()?),
-        };
+        let set = made(&mut self.set)?;
         if let Some(channel) = channel {
             set.add(channel.socket(), key(id, CHANNEL))?;
         }
@@ -309,7 +306,9 @@ impl Jobs {
             Some(bell) => bell,
             None => Arc::new(Bell::new()?),
         };
-        let mut descriptors = self.set.as_ref().map_or_else(Vec::new, ReadySet::watched);
+        // Made now if it has not been: what another thread starts meanwhile must wake us.
+        let set = made(&mut self.set).map_err(Error::system("cannot wait for jobs"))?;
+        let mut descriptors = set.watched();
         descriptors.push(Arc::clone(&bell.read));
         let look_after = (!self.unwatched.is_empty()).then_some(LOOK_AFTER);
         self.waiting.push(Arc::clone(&bell));
@@ -350,6 +349,14 @@ impl Jobs {
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
         self.jobs.get(&id)?.channel.as_ref()
+    }
+}
+
+/// The table's ready set, made when it is first needed.
+fn made(set: &mut Option<ReadySet>) -> rustix::io::Result<&mut ReadySet> {
+    match set {
+        Some(set) => Ok(set),
+        none => Ok(none.insert(ReadySet::new()?)),
     }
 }
 

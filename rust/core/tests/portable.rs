@@ -1,0 +1,52 @@
+//! Which path is taken: Linux's own, or, when asked for, that of the other Unixes.
+//!
+//! Everything else is tested on both by running the tests twice; here stands the proof that
+//! the second run is what it says.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::*;
+use jobserver_core::channel::memory_file;
+use jobserver_core::Jobs;
+use std::fs::{read_dir, read_link};
+
+/// The other process: has a job running and a memory file open, and says by its exit code
+/// which of what only Linux has it uses.
+#[test]
+fn user_of_everything() {
+    if !has_role("user_of_everything") {
+        return;
+    }
+    let mut jobs = Jobs::new();
+    let id = start(&mut jobs, None, |channel| i32::from(channel.receive().unwrap().is_some()));
+    let file = memory_file().unwrap();
+    let open: Vec<String> = read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| read_link(entry.unwrap().path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    let uses = |what: &str| open.iter().any(|target| target.contains(what));
+    let used = [uses("[eventpoll]"), uses("pidfd"), uses("memfd:")];
+    jobs.cancel(id);
+    drain(&mut jobs);
+    drop(file);
+    assert_eq!(used, [!portable(); 3], "{open:?}");
+}
+
+#[test]
+fn linux_uses_its_own_means_unless_told_otherwise() {
+    let _alone = Alone::new();
+    let mut user = another_process("user_of_everything");
+    let status = user.env_remove("JOBSERVER_PORTABLE").status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn the_variable_takes_the_portable_path() {
+    let _alone = Alone::new();
+    let mut user = another_process("user_of_everything");
+    let status = user.env("JOBSERVER_PORTABLE", "1").status().unwrap();
+    assert!(status.success());
+}

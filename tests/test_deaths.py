@@ -1,0 +1,544 @@
+"""Deaths: a job whose process ends without a result takes down its own Future, exactly.
+
+Not here: exceptions, which are results of a kind (test_results), and the deaths of owners.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from conftest import DEADLINE, children, descriptors
+
+from jobserver import Future, Jobserver, SubmissionDied
+
+#: Kept to the end of a job's process, so that its owner can see that end.
+kept: list[object] = []
+
+
+def say_and_hold(conn: Connection) -> Any:
+    """Says that it runs, and goes on until it is told something, which it returns."""
+    conn.send("running")
+    return conn.recv()
+
+
+def die_holding(conn: Connection, signum: int) -> None:
+    """Waits to be told, then dies."""
+    conn.send("running")
+    conn.recv()
+    signal.raise_signal(signum)
+
+
+def touch_null() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def write_then_die(path: str) -> NoReturn:
+    with open(path, "w") as file:
+        file.write("flushed")
+        file.flush()
+        file.write("lost")
+        os._exit(5)
+
+
+def exit_with_subclass() -> NoReturn:
+    class Exit(SystemExit):
+        pass
+
+    raise Exit(6)
+
+
+def become_another_program(code: int) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, "-c", f"raise SystemExit({code})"])
+
+
+def die_before_child(conn: Connection) -> None:
+    """Leaves a child behind that has everything of the job's open."""
+    if os.fork() == 0:
+        conn.recv()
+        os._exit(0)
+    signal.raise_signal(signal.SIGKILL)
+
+
+def result_then_death(reader: Connection, writer: Connection) -> str:
+    """Returns at once, but the process lives on until it is told to die."""
+
+    def die_when_told() -> None:
+        reader.recv()
+        writer.send("alive until now")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    kept.append(writer)
+    threading.Thread(target=die_when_told).start()
+    return "result"
+
+
+def count_usr1(conn: Connection) -> int:
+    """Counts SIGUSR1 until it is told to stop."""
+    counted: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda signum, frame: counted.append(signum))
+    conn.send("running")
+    conn.recv()
+    return len(counted)
+
+
+class Dies:
+    """Kills whichever process pickles it."""
+
+    def __reduce__(self) -> NoReturn:
+        signal.raise_signal(signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+class ExitsWhenLoaded:
+    """Ends whichever process unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (8,)
+
+
+def make(kind: type) -> Any:
+    return kind()
+
+
+def result_of_dying(js: Jobserver) -> Any:
+    return js.submit(signal.raise_signal, args=(signal.SIGTERM,)).result()
+
+
+def submit_after(conn: Connection, js: Jobserver) -> int:
+    js(os.getpid).result()
+    conn.send("running")
+    conn.recv()
+    return js(os.getpid).result()
+
+
+def told(conn: Connection) -> Any:
+    """What the other side says, in time; an EOFError if it is gone."""
+    assert conn.poll(DEADLINE), "nothing was said"
+    return conn.recv()
+
+
+def death_of(future: Future[Any]) -> SubmissionDied:
+    """The job's death; the test fails if it did not die."""
+    with pytest.raises(SubmissionDied) as caught:
+        future.result(DEADLINE)
+    assert future.exception() is caught.value
+    assert caught.value.pid == future.pid
+    return caught.value
+
+
+def facts(death: SubmissionDied) -> tuple[int | None, int | None, str]:
+    prefix = f"job {death.pid} "
+    assert str(death).startswith(prefix)
+    return death.exitcode, death.signal, str(death)[len(prefix) :]
+
+
+@pytest.fixture
+def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]]:
+    """Makes pipes between the test and its jobs: (ours, theirs)."""
+    made: list[Connection] = []
+
+    def make() -> tuple[Connection, Connection]:
+        made.extend(js.context.Pipe())
+        return made[-2], made[-1]
+
+    yield make
+    for conn in made:
+        conn.close()
+
+
+Pipes = Callable[[], "tuple[Connection, Connection]"]
+
+DEATHS: list[tuple[Callable[..., Any], tuple[Any, ...], int | None, int | None, str]] = [
+    (signal.raise_signal, (signal.SIGKILL,), None, signal.SIGKILL, "was killed by SIGKILL"),
+    (signal.raise_signal, (signal.SIGSEGV,), None, signal.SIGSEGV, "was killed by SIGSEGV"),
+    (signal.raise_signal, (signal.SIGTERM,), None, signal.SIGTERM, "was killed by SIGTERM"),
+    (signal.raise_signal, (40,), None, 40, "was killed by signal 40"),
+    (os.abort, (), None, signal.SIGABRT, "was killed by SIGABRT"),
+    (touch_null, (), None, signal.SIGSEGV, "was killed by SIGSEGV"),
+    (os._exit, (3,), 3, None, "exited with code 3"),
+    (os._exit, (0,), 0, None, "exited with code 0"),
+    (sys.exit, (7,), 7, None, "exited with code 7"),
+    (sys.exit, (-1,), 255, None, "exited with code 255"),
+    (sys.exit, (), 0, None, "exited with code 0"),
+    (sys.exit, ("a message",), 1, None, "exited with code 1"),
+    (exit_with_subclass, (), 6, None, "exited with code 6"),
+    (become_another_program, (9,), 9, None, "exited with code 9"),
+    (become_another_program, (0,), 0, None, "exited with code 0"),
+]
+
+
+def name_of_death(value: object) -> str | None:
+    return getattr(value, "__name__", None)
+
+
+@pytest.mark.parametrize("fn, args, exitcode, signum, text", DEATHS, ids=name_of_death)
+def test_a_death_is_reported_exactly(
+    js: Jobserver,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    exitcode: int | None,
+    signum: int | None,
+    text: str,
+) -> None:
+    # pytest's fault handler would print a traceback for each fault.
+    future = js.submit(fn, args=args, preexec_fn=faulthandler.disable)
+    assert facts(death_of(future)) == (exitcode, signum, text)
+    assert future.done()
+
+
+def test_the_message_of_an_exit_is_printed(
+    js: Jobserver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    death_of(js(sys.exit, "why it exits"))
+    assert "why it exits\n" in capfd.readouterr().err
+
+
+def dump_core() -> None:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    faulthandler.disable()
+
+
+def test_a_death_that_dumps_core_is_the_same_death(
+    js: Jobserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    future = js.submit(os.abort, preexec_fn=dump_core)
+    assert facts(death_of(future)) == (None, signal.SIGABRT, "was killed by SIGABRT")
+
+
+def test_a_death_takes_down_its_own_future_only(
+    make_jobserver: Callable[..., Jobserver], pipes: Pipes
+) -> None:
+    js = make_jobserver(slots=3)
+    (ours1, theirs1), (ours2, theirs2) = pipes(), pipes()
+    before = js(say_and_hold, theirs1)
+    victim = js(signal.raise_signal, signal.SIGKILL)
+    after = js(say_and_hold, theirs2)
+    assert facts(death_of(victim)) == (None, signal.SIGKILL, "was killed by SIGKILL")
+    assert told(ours1) == told(ours2) == "running"
+    assert not before.done() and not after.done()
+    ours1.send("first")
+    ours2.send("second")
+    assert before.result(DEADLINE) == "first"
+    assert after.result(DEADLINE) == "second"
+
+
+def test_deaths_among_results_are_not_confused(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver(slots=4)
+    results = [(js(abs, -n), js(os._exit, n)) for n in range(6)]
+    for n, (lives, dies) in enumerate(results):
+        assert lives.result(DEADLINE) == n
+        assert death_of(dies).exitcode == n
+
+
+def test_a_death_gives_its_slot_back(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver(slots=1)
+    for signum in (signal.SIGKILL, signal.SIGTERM):
+        future = js.submit(signal.raise_signal, args=(signum,), timeout=DEADLINE)
+        assert death_of(future).signal == signum
+    assert js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE) == 1
+
+
+def test_a_death_has_no_job_traceback(js: Jobserver) -> None:
+    assert death_of(js(os._exit, 1)).__cause__ is None
+
+
+def test_output_before_a_death_is_kept(js: Jobserver, tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    assert death_of(js(write_then_die, str(path))).exitcode == 5
+    assert path.read_text() == "flushed"
+
+
+def test_a_death_while_the_result_is_pickled_is_a_death(js: Jobserver) -> None:
+    assert death_of(js(make, Dies)).signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])  # fork unpickles nothing
+def test_an_exit_while_the_work_is_unpickled_is_a_death(js: Jobserver) -> None:
+    assert death_of(js(print, ExitsWhenLoaded())).exitcode == 8
+
+
+def exit_with_4() -> NoReturn:
+    sys.exit(4)
+
+
+def test_an_exit_in_preexec_fn_is_a_death(js: Jobserver) -> None:
+    assert death_of(js.submit(abs, args=(-1,), preexec_fn=exit_with_4)).exitcode == 4
+
+
+def test_a_death_is_told_though_a_child_of_the_job_lives_on(js: Jobserver, pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    future = js(die_before_child, theirs)
+    assert death_of(future).signal == signal.SIGKILL
+    ours.send("end")
+
+
+def test_a_death_after_the_result_changes_nothing(js: Jobserver, pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    reader, writer = pipes()
+    future = js(result_then_death, theirs, writer)
+    writer.close()
+    assert future.result(DEADLINE) == "result"
+    ours.send("die")
+    assert told(reader) == "alive until now"
+    js.close()
+    assert future.result() == "result"
+
+
+def test_the_death_of_a_nested_job_travels_up_whole(js: Jobserver) -> None:
+    future = js(result_of_dying, js)
+    with pytest.raises(SubmissionDied) as caught:
+        future.result(DEADLINE)
+    death = caught.value
+    assert facts(death) == (None, signal.SIGTERM, "was killed by SIGTERM")
+    assert death.pid != future.pid
+    assert "in result_of_dying" in str(death.__cause__)
+
+
+def test_wait_sends_a_signal_first(js: Jobserver, pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    assert told(ours) == "running"
+    assert future.wait(DEADLINE, signal=signal.SIGTERM)
+    assert facts(death_of(future)) == (None, signal.SIGTERM, "was killed by SIGTERM")
+
+
+def test_wait_can_kill_a_job_at_its_birth(js: Jobserver, pipes: Pipes) -> None:
+    for _ in range(3):
+        future = js(say_and_hold, pipes()[1])
+        assert future.wait(DEADLINE, signal=signal.SIGKILL)
+        assert death_of(future).signal == signal.SIGKILL
+
+
+def test_a_signal_that_the_job_handles_does_not_end_it(js: Jobserver, pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    future = js(count_usr1, theirs)
+    assert told(ours) == "running"
+    assert not future.wait(0, signal=signal.SIGUSR1)
+    ours.send("stop")
+    assert future.result(DEADLINE) == 1
+
+
+def test_no_signal_is_sent_once_the_result_is_there(js: Jobserver, pipes: Pipes) -> None:
+    ours, theirs = pipes()
+    reader, writer = pipes()
+    future = js(result_then_death, theirs, writer)
+    writer.close()
+    assert future.result(DEADLINE) == "result"
+    assert future.wait(DEADLINE, signal=signal.SIGKILL)
+    ours.send("die")
+    assert told(reader) == "alive until now"
+
+
+@pytest.mark.parametrize(
+    "signum, error",
+    [(0, ValueError), (-9, ValueError), (10_000, ValueError)]
+    + [(True, TypeError), (9.0, TypeError), ("SIGKILL", TypeError)],
+)
+def test_what_is_no_signal_is_refused_and_sent_to_nobody(
+    js: Jobserver, pipes: Pipes, signum: Any, error: type[Exception]
+) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    with pytest.raises(error):
+        future.wait(0, signal=signum)
+    ours.send("unharmed")
+    assert future.result(DEADLINE) == "unharmed"
+
+
+@pytest.fixture
+def ignored_sigchld() -> Iterator[None]:
+    """The kernel reaps children at once, and tells nobody how they ended."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def assert_unknown(death: SubmissionDied) -> None:
+    assert (death.exitcode, death.signal) == (None, None)
+    assert "unknown" in str(death)
+
+
+def test_with_sigchld_ignored_results_arrive_and_deaths_are_told(
+    ignored_sigchld: None, method: str, js: Jobserver
+) -> None:
+    assert [js(abs, -n).result(DEADLINE) for n in range(3)] == [0, 1, 2]
+    death = death_of(js(signal.raise_signal, signal.SIGKILL))
+    if method == "forkserver":  # whose helper still reaps its jobs itself
+        assert facts(death) == (None, signal.SIGKILL, "was killed by SIGKILL")
+    else:
+        assert_unknown(death)
+    js.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_death_that_somebody_else_reaped_is_told_as_unknown(js: Jobserver) -> None:
+    future = js(os._exit, 3)
+    assert os.waitpid(-1, 0)[0] == future.pid
+    assert_unknown(death_of(future))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_result_survives_that_somebody_else_reaped_its_job(js: Jobserver) -> None:
+    future = js(abs, -3)
+    assert os.waitpid(-1, 0)[0] == future.pid
+    assert future.result(DEADLINE) == 3
+
+
+def test_a_program_that_reaps_every_child_still_hears_of_every_job(js: Jobserver) -> None:
+    def reap(signum: int, frame: object) -> None:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+    before = signal.signal(signal.SIGCHLD, reap)
+    try:
+        for n in range(5):
+            assert js(abs, -n).result(DEADLINE) == n
+            death = death_of(js(os._exit, 3))
+            assert death.exitcode == 3 or death.exitcode is death.signal is None
+        js.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.fixture
+def helper_of(js: Jobserver) -> Iterator[Callable[[], int]]:
+    """The pid of the Jobserver's fork server, which must be running."""
+    before = children()
+
+    def find() -> int:
+        (pid,) = children() - before
+        return pid
+
+    yield find
+
+
+def kill(pid: int) -> None:
+    """Kills a child and waits for its end, but leaves it to be reaped."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+with_a_helper = pytest.mark.parametrize("method", ["forkserver"])
+
+
+@with_a_helper
+def test_a_killed_helper_is_replaced(js: Jobserver, helper_of: Callable[[], int]) -> None:
+    helpers = set()
+    for _ in range(3):
+        assert js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE) == 1
+        helpers.add(helper_of())
+        kill(helper_of())
+    assert len(helpers) == 3
+
+
+@with_a_helper
+def test_a_helper_that_is_dying_costs_no_submission(
+    js: Jobserver, helper_of: Callable[[], int]
+) -> None:
+    for n in range(10):
+        assert js.submit(abs, args=(-n,), timeout=DEADLINE).result(DEADLINE) == n
+        os.kill(helper_of(), signal.SIGKILL)  # and submits without waiting for its end
+
+
+@with_a_helper
+def test_a_job_outlives_its_helper(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    assert told(ours) == "running"
+    kill(helper_of())
+    assert not future.done()
+    ours.send("still here")
+    assert future.result(DEADLINE) == "still here"
+
+
+@with_a_helper
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_death_without_a_helper_is_told_as_unknown(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes, signum: int
+) -> None:
+    ours, theirs = pipes()
+    future = js(die_holding, theirs, signum)
+    theirs.close()
+    assert told(ours) == "running"
+    kill(helper_of())
+    ours.send("die")
+    assert_unknown(death_of(future))
+    assert js(abs, -1).result(DEADLINE) == 1
+
+
+@with_a_helper
+def test_a_job_whose_helper_is_gone_can_still_be_signalled(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    assert told(ours) == "running"
+    kill(helper_of())
+    assert future.wait(DEADLINE, signal=signal.SIGKILL)
+    assert_unknown(death_of(future))
+
+
+@with_a_helper
+def test_a_job_replaces_a_killed_helper_too(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(submit_after, theirs, js)
+    assert told(ours) == "running"
+    kill(helper_of())
+    ours.send("submit")
+    assert future.result(DEADLINE) > 0
+
+
+@with_a_helper
+def test_the_helper_is_deaf_to_ctrl_c(js: Jobserver, helper_of: Callable[[], int]) -> None:
+    js(abs, -1).result(DEADLINE)
+    helper = helper_of()
+    os.kill(helper, signal.SIGINT)
+    assert js(abs, -1).result(DEADLINE) == 1
+    assert helper_of() == helper
+
+
+#: How many deaths of a kind are tried by each start method.
+MANY = {"fork": 1000, "forkserver": 200, "spawn": 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fn, number",
+    [(signal.raise_signal, signal.SIGKILL), (signal.raise_signal, signal.SIGSEGV)]
+    + [(signal.raise_signal, signal.SIGTERM), (os._exit, 3)],
+)
+def test_each_of_many_deaths_is_reported_exactly(
+    js: Jobserver, method: str, fn: Callable[[int], Any], number: int
+) -> None:
+    expected = (3, None) if fn is os._exit else (None, number)
+    js(abs, -1).result(DEADLINE)
+    before = None
+    for _ in range(MANY[method] // 2):
+        pair = [js.submit(fn, args=(number,), preexec_fn=faulthandler.disable) for _ in "12"]
+        deaths = [death_of(future) for future in pair]
+        assert [(death.exitcode, death.signal) for death in deaths] == [expected] * 2
+        before = before or len(descriptors())
+    assert len(descriptors()) == before
+    assert len(children()) <= 1, "only a helper may be left"
