@@ -228,6 +228,10 @@ class Jobserver:
             if callbacks and self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
+                # Once more: the callbacks that kept us may have been issued elsewhere since.
+                slot = self._pool.try_take()
+                if slot is not None:
+                    return slot
                 raise Blocked("no slot was free in time")
 
     def _admit_gated(
@@ -293,7 +297,8 @@ class Jobserver:
             if self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
-                return False
+                # Not simply False: other callbacks may have kept us, and be issued since.
+                return future._outcome is not None
             if deadline is not None:
                 left = deadline - time.monotonic()
         return True
