@@ -176,6 +176,7 @@ impl Jobs {
     /// job that has something to say.
     pub fn scan(&mut self) -> Result<Vec<(JobId, Outcome)>> {
         let mut news = Vec::new();
+        let outstanding = self.jobs.len();
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
@@ -195,8 +196,9 @@ impl Jobs {
         for id in self.unwatched.iter().copied().collect::<Vec<_>>() {
             self.check_exit(id, &mut news);
         }
-        if !news.is_empty() {
-            self.handled += news.len() as u64;
+        // Also when a process was only reaped: somebody may wait for the last to be.
+        if !news.is_empty() || self.jobs.len() < outstanding {
+            self.handled += 1;
             self.ring();
         }
         Ok(news)
@@ -288,15 +290,15 @@ impl Jobs {
         }
     }
 
-    /// How many outcomes this table has told so far: pass it to [`Jobs::begin_wait`].
+    /// How often a scan has changed anything so far: pass it to [`Jobs::begin_wait`].
     pub fn handled(&self) -> u64 {
         self.handled
     }
 
     /// Prepares a wait, to be slept through without a lock on the table.
     ///
-    /// None, and nothing to wait for, if more than `handled` outcomes have been told: the
-    /// one that the caller wants may be among them. So: read [`Jobs::handled`], look for
+    /// None, and nothing to wait for, if a scan has changed something since `handled`: what
+    /// the caller wants may have happened. So: read [`Jobs::handled`], look for
     /// what you want, and only then wait.
     pub fn begin_wait(&mut self, handled: u64) -> Result<Option<Waiting>> {
         if handled != self.handled {

@@ -153,7 +153,7 @@ impl Jobs {
         Ok(finished.is_some())
     }
 
-    /// One scan. Returns how many outcomes have been told so far, for `wait`.
+    /// One scan. Returns how often a scan has changed anything so far, for `wait`.
     fn scan(&mut self, py: Python<'_>) -> PyResult<u64> {
         for (id, outcome) in self.table.scan().map_err(to_python)? {
             let Some(future) = self.futures.remove(&id) else { continue };
@@ -169,8 +169,8 @@ impl Jobs {
     }
 
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
-    /// `pool` if given, the end of `timeout` seconds. Returns at once if more than
-    /// `handled` outcomes have been told. Signal handlers run, and may raise.
+    /// `pool` if given, the end of `timeout` seconds. Returns at once if
+    /// a scan has changed something since `handled`. Signal handlers run, and may raise.
     #[pyo3(signature = (handled, pool, timeout))]
     fn wait(
         slf: &Bound<'_, Self>,
