@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn, Tuple
 
 import pytest
 from conftest import DEADLINE, children, descriptors
@@ -157,7 +157,7 @@ def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]
         conn.close()
 
 
-Pipes = Callable[[], "tuple[Connection, Connection]"]
+Pipes = Callable[[], Tuple[Connection, Connection]]
 
 DEATHS: list[tuple[Callable[..., Any], tuple[Any, ...], int | None, int | None, str]] = [
     (signal.raise_signal, (signal.SIGKILL,), None, signal.SIGKILL, "was killed by SIGKILL"),

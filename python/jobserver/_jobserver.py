@@ -70,10 +70,9 @@ class Jobserver:
         self, context: BaseContext, pool: _native.Pool, key: str, helper: int | None
     ) -> None:
         self._context = context
-        self._pool = pool
+        self._pool: _native.Pool | None = pool  # None once closed
         self._slots = pool.slots
         self._key = key
-        self._closed = False
         self._starter = starter(context.get_start_method(), helper)
         self._forget()
         _everyone[key] = self
@@ -104,7 +103,7 @@ class Jobserver:
 
     def __repr__(self) -> str:
         method = self._context.get_start_method()
-        state = ", closed" if self._closed else ""
+        state = ", closed" if self._pool is None else ""
         return f"<Jobserver: {self.slots} slots, {method}{state}>"
 
     def __copy__(self) -> Self:
@@ -116,11 +115,10 @@ class Jobserver:
     def __reduce__(self) -> tuple[Any, ...]:
         if mp.context.get_spawning_popen() is None:
             raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
-        self._own()
-        self._check_open()
+        pool = self._open_pool()
         method = self._context.get_start_method()
         helper = self._starter.descriptor()
-        ends = [mp.reduction.DupFd(fd) for fd in self._pool.descriptors()]
+        ends = [mp.reduction.DupFd(fd) for fd in pool.descriptors()]
         return _rebuild, (
             self._key,
             method,
@@ -179,17 +177,17 @@ class Jobserver:
             args if type(args) is tuple else _arguments.positional(args),
             kwargs if kwargs == {} else _arguments.keywords(kwargs),
         )
-        if self._closed or self._pid != os.getpid():
-            self._own()
-            self._check_open()
-        if timeout is not None and timeout <= 0 and consume and not self._pool.free():
-            self._refuse_early(callbacks)
+        pool = self._pool
+        if pool is None or self._pid != os.getpid():
+            pool = self._open_pool()
+        if timeout is not None and timeout <= 0 and consume and not pool.free():
+            self._refuse_early(pool, callbacks)
         prepared = self._starter.prepare(work)
         future: Future[T] = Future(self)
         if gate is not None:
-            slot = self._admit_gated(gate, consume, callbacks, deadline)
+            slot = self._admit_gated(pool, gate, consume, callbacks, deadline)
         elif consume:
-            slot = self._admit(callbacks, deadline)
+            slot = self._admit(pool, callbacks, deadline)
         else:
             slot = None
             self._scan(callbacks)
@@ -206,50 +204,58 @@ class Jobserver:
                 slot.release()
         return future
 
-    def _check_open(self) -> None:
-        if self._closed:
+    def _open_pool(self) -> _native.Pool:
+        """The pool, for this process to use; RuntimeError if it is closed."""
+        self._own()
+        if self._pool is None:
             raise RuntimeError("this Jobserver is closed")
+        return self._pool
 
-    def _refuse_early(self, callbacks: bool) -> None:
+    def _refuse_early(self, pool: _native.Pool, callbacks: bool) -> None:
         """Spares a submission that does not wait the pickling, if there is no slot for it."""
         self._scan(callbacks)
-        if not self._pool.free():
+        if not pool.free():
             raise Blocked("no slot is free")
 
-    def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
+    def _admit(self, pool: _native.Pool, callbacks: bool, deadline: float | None) -> _native.Slot:
         """Waits until there is a slot, and takes it."""
         left: float | None = None
         while True:
             if deadline is not None:
                 left = deadline - time.monotonic()
-            slot = self._jobs.admit(self._pool, left, callbacks)
+            slot = self._jobs.admit(pool, left, callbacks)
             if slot is not None:
                 return slot
             if callbacks and self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
                 # Once more: the callbacks that kept us may have been issued elsewhere since.
-                slot = self._pool.try_take()
+                slot = pool.try_take()
                 if slot is not None:
                     return slot
                 raise Blocked("no slot was free in time")
 
     def _admit_gated(
-        self, gate: Callable[[], Any], consume: int, callbacks: bool, deadline: float | None
+        self,
+        pool: _native.Pool,
+        gate: Callable[[], Any],
+        consume: int,
+        callbacks: bool,
+        deadline: float | None,
     ) -> _native.Slot | None:
         """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
         while True:
             handled = self._scan(callbacks)
-            if consume and not self._pool.free():
+            if consume and not pool.free():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
-                self._jobs.wait(handled, self._pool, left)
+                self._jobs.wait(handled, pool, left)
                 continue
             delay = _arguments.delay(gate())
             if delay is not None:
                 self._pause(delay, callbacks, deadline)
                 continue
-            slot = self._pool.try_take() if consume else None
+            slot = pool.try_take() if consume else None
             if slot is not None or not consume:
                 return slot
 
@@ -323,19 +329,17 @@ class Jobserver:
         """
         self._own()
         raised = self._drain(callbacks=True)
-        if not self._closed:
-            self._closed = True
-            for future in (*self._unread, *self._finished):
-                if isinstance(future._outcome, _native.MemoryFile):
-                    future._load()
-            self._starter.stop()
-            self._jobs = _native.Jobs(self._finished)
-            del self._pool
+        self._pool = None
+        for future in (*self._unread, *self._finished):
+            if isinstance(future._outcome, _native.MemoryFile):
+                future._load()
+        self._starter.stop()
         if raised is not None:
             raise raised
 
     def _drain(self, callbacks: bool) -> CallbackRaised | None:
-        """Waits until nothing runs. Issues callbacks up to the first that raises."""
+        """Waits until nothing runs, and lets nothing be started from then on. Issues
+        callbacks up to the first that raises."""
         raised: CallbackRaised | None = None
         while True:
             handled = self._jobs.scan()
@@ -345,7 +349,7 @@ class Jobserver:
             except CallbackRaised as e:
                 raised = e
                 continue
-            if not self._jobs.outstanding:
+            if self._jobs.close():
                 return raised
             self._jobs.wait(handled, None, None)
 
@@ -398,7 +402,7 @@ def _wait_for_own_jobs() -> None:
     """At the end of a process: waits for what it has running, so that nothing outlives it."""
     pid = os.getpid()
     for js in tuple(_everyone.values()):
-        if js._pid == pid and not js._closed:
+        if js._pid == pid and js._pool is not None:
             js._drain(callbacks=False)
             js._starter.stop()
 

@@ -19,7 +19,6 @@
 
 use crate::channel::{close_on_exec, no_sigpipe, Channel, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::Launch;
 use crate::process::{Child, ExitStatus};
 use crate::scan::{ReadySet, Wait, Woken};
 use crate::sys::{self, Forked};
@@ -83,9 +82,9 @@ impl ForkServer {
         self.process.as_ref().map(Child::pid)
     }
 
-    /// Asks for a process for `launch`; the answer comes on its channel.
-    pub fn request(&self, launch: &Launch) -> Result<()> {
-        let fds = [launch.job_end.as_descriptor()];
+    /// Asks for a process with this end of a channel; the answer comes on the other.
+    pub fn request(&self, job_end: &Channel) -> Result<()> {
+        let fds = [job_end.as_descriptor()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));

@@ -198,8 +198,7 @@ impl Jobs {
         }
         // Also when a process was only reaped: somebody may wait for the last to be.
         if !news.is_empty() || self.jobs.len() < outstanding {
-            self.handled += 1;
-            self.ring();
+            self.wake();
         }
         Ok(news)
     }
@@ -334,6 +333,12 @@ impl Jobs {
         let woken = waiting.block(pool.map(Pool::read_end), deadline);
         self.end_wait(waiting);
         woken
+    }
+
+    /// Wakes every wait that has begun, as if a scan had changed something.
+    pub fn wake(&mut self) {
+        self.handled += 1;
+        self.ring();
     }
 
     fn ring(&mut self) {

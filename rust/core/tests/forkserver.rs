@@ -103,7 +103,7 @@ fn stop(server: &ForkServer) {
 /// Has a process forked; it waits for its launch.
 fn born(server: &ForkServer) -> Result<(Channel, Child), Error> {
     let launch = Launch::new()?;
-    server.request(&launch)?;
+    server.request(&launch.job_end)?;
     drop(launch.job_end);
     loop {
         match ForkServer::answer(&launch.owner_end)? {
@@ -365,7 +365,7 @@ fn a_helper_killed_with_a_request_unread_is_gone() {
         let pid = server.pid().unwrap();
         kill_process(pid, Signal::STOP).unwrap();
         let launch = Launch::new().unwrap();
-        server.request(&launch).unwrap();
+        server.request(&launch.job_end).unwrap();
         drop(launch.job_end);
         kill_helper(&server);
         launch.owner_end.wait_readable().unwrap();

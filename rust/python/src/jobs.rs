@@ -10,12 +10,13 @@ use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
 use jobserver_core::sys::{signal_from_raw, Forked};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How a job ended that sent no result.
@@ -40,39 +41,51 @@ impl From<ExitStatus> for Death {
 /// Futures get their `_pid`, `_job` and `_outcome` set from here, and are then appended to
 /// the deque `finished` if they have callbacks, or a memory file to read: no Python code runs in between, so neither a signal handler nor
 /// another thread can come between an event's taking and its telling.
-#[pyclass(module = "jobserver._native")]
+///
+/// No Python call is made while `state` is locked, since any may let another thread run,
+/// which would then hold the GIL and want the lock.
+#[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Jobs {
+    state: Mutex<State>,
+    finished: Py<PyAny>,
+}
+
+#[derive(Default)]
+struct State {
     table: core::Jobs,
     futures: HashMap<JobId, Py<PyAny>>,
-    finished: Py<PyAny>,
+    /// How many launches are under way that have let go of the GIL.
+    launching: usize,
+    closed: bool,
 }
 
 #[pymethods]
 impl Jobs {
     #[new]
     fn new(finished: Py<PyAny>) -> Jobs {
-        Jobs { table: core::Jobs::new(), futures: HashMap::new(), finished }
+        Jobs { state: Mutex::default(), finished }
     }
 
     /// Forks a job. Returns None in the owner, and the job's channel in the job.
     #[pyo3(signature = (future, slot))]
     fn fork(
-        slf: &Bound<'_, Self>,
+        &self,
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
     ) -> PyResult<Option<Channel>> {
+        self.check_open()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
-        let forked = hooks::fork(slf.py())
+        let forked = hooks::fork(future.py())
             .map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
         match forked {
             Forked::Child => {
-                slf.borrow_mut().abandon();
+                self.abandon();
                 Ok(Some(Channel(launch.job_end)))
             }
             Forked::Parent(pid) => {
                 drop(launch.job_end);
-                slf.borrow_mut().enter(future, launch.owner_end, Child::adopt(pid), slot)?;
+                self.enter(future, launch.owner_end, Child::adopt(pid), slot)?;
                 Ok(None)
             }
         }
@@ -80,60 +93,60 @@ impl Jobs {
 
     /// Starts a job in a new program, which gets its channel as its standard input.
     fn spawn(
-        slf: &Bound<'_, Self>,
+        &self,
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
         argv: Vec<OsString>,
         message: Message<'_>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
+        self.check_open()?;
         let slot = take(slot);
         let descriptors = duplicate_all(&descriptors)?;
         let launch = Launch::new().map_err(to_python)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
         let child = Child::spawn(&mut command).map_err(to_python)?;
-        slf.borrow_mut().launch(future, launch.owner_end, child, slot, message, &descriptors)
+        self.launch(future, launch.owner_end, child, slot, message, &descriptors)
     }
 
     /// Has a job forked by a fork server; waits for its answer.
     fn request(
-        slf: &Bound<'_, Self>,
+        &self,
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
         server: &Bound<'_, ForkServer>,
         message: Message<'_>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
+        self.check_open()?;
         let descriptors = duplicate_all(&descriptors)?;
         let launch = Launch::new().map_err(to_python)?;
-        server.get().0.request(&launch).map_err(to_python)?;
-        drop(launch.job_end);
         let channel = launch.owner_end;
-        let child = loop {
-            match core::forkserver::ForkServer::answer(&channel).map_err(to_python)? {
-                Answer::Started(child) => break child,
-                Answer::NothingYet => {
-                    slf.py().detach(|| channel.wait_readable()).map_err(to_python)?;
-                    slf.py().check_signals()?;
-                }
-            }
-        };
-        let slot = take(slot); // not before: the caller tries again if the server is gone
-        slf.borrow_mut().launch(future, channel, child, slot, message, &descriptors)
+        self.state().launching += 1;
+        let answered = Jobs::ask(future.py(), server, &channel, launch.job_end);
+        {
+            let mut state = self.state();
+            state.launching -= 1;
+            state.table.wake(); // who wants to close may have waited for this
+        }
+        let child = answered?; // with the slot untouched: the caller may have to try again
+        self.launch(future, channel, child, take(slot), message, &descriptors)
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
     /// `timeout` seconds are over; or, if `callbacks`, when some are due.
     #[pyo3(signature = (pool, timeout, callbacks))]
     fn admit(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         pool: &Bound<'_, Pool>,
         timeout: Option<f64>,
         callbacks: bool,
     ) -> PyResult<Option<Slot>> {
         let pool = &pool.get().0;
-        Jobs::until(slf, timeout, Some(pool), callbacks, || {
+        self.until(py, timeout, Some(pool), callbacks, || {
+            self.check_open()?;
             Ok(pool.try_take().map_err(to_python)?.map(|slot| Slot(Some(slot))))
         })
     }
@@ -141,12 +154,8 @@ impl Jobs {
     /// Scans, and waits if need be, until the job of `future` has finished: whether it has.
     /// False when `timeout` seconds are over, or when callbacks are due.
     #[pyo3(signature = (future, timeout))]
-    fn wait_for(
-        slf: &Bound<'_, Self>,
-        future: Bound<'_, PyAny>,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
-        let finished = Jobs::until(slf, timeout, None, true, || {
+    fn wait_for(&self, future: Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
+        let finished = self.until(future.py(), timeout, None, true, || {
             let outcome = future.getattr(intern!(future.py(), "_outcome"))?;
             Ok((!outcome.is_none()).then_some(()))
         })?;
@@ -154,9 +163,9 @@ impl Jobs {
     }
 
     /// One scan. Returns how often a scan has changed anything so far, for `wait`.
-    fn scan(&mut self, py: Python<'_>) -> PyResult<u64> {
-        for (id, outcome) in self.table.scan().map_err(to_python)? {
-            let Some(future) = self.futures.remove(&id) else { continue };
+    fn scan(&self, py: Python<'_>) -> PyResult<u64> {
+        let (news, handled) = self.news()?;
+        for (future, outcome) in news {
             let future = future.into_bound(py);
             let outcome = outcome_to_python(py, outcome)?;
             future.setattr(intern!(py, "_outcome"), &outcome)?;
@@ -165,7 +174,7 @@ impl Jobs {
                 self.finished.call_method1(py, intern!(py, "append"), (future,))?;
             }
         }
-        Ok(self.table.handled())
+        Ok(handled)
     }
 
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
@@ -173,44 +182,98 @@ impl Jobs {
     /// a scan has changed something since `handled`. Signal handlers run, and may raise.
     #[pyo3(signature = (handled, pool, timeout))]
     fn wait(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         handled: u64,
         pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let pool = pool.map(|pool| pool.get().0.clone());
-        Jobs::sleep(slf, handled, pool.as_ref(), deadline(timeout)).map(|_| ())
+        self.sleep(py, handled, pool.as_ref(), deadline(timeout)).map(|_| ())
+    }
+
+    /// If nothing runs, lets nothing be started from now on: whether that is so.
+    fn close(&self) -> bool {
+        let mut state = self.state();
+        if state.table.outstanding() == 0 && state.launching == 0 {
+            state.closed = true;
+            state.table.wake();
+            state.table.abandon();
+        }
+        state.closed
     }
 
     /// Sends a signal to a job; harmless if it has ended.
     fn signal(&self, job: u64, signal: i32) -> PyResult<()> {
         let known = signal_from_raw(signal)
             .ok_or_else(|| PyValueError::new_err(format!("there is no signal {signal}")))?;
-        self.table.signal(JobId(job), known).map_err(to_python)
+        self.state().table.signal(JobId(job), known).map_err(to_python)
     }
 
     #[getter]
     fn outstanding(&self) -> usize {
-        self.table.outstanding()
+        self.state().table.outstanding()
     }
 }
 
 impl Jobs {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Poisoned only by a bug of ours; what it guards is then no worse than before.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Scans: what came of which Future, and how often a scan has changed anything.
+    fn news(&self) -> PyResult<(Vec<(Py<PyAny>, Outcome)>, u64)> {
+        let State { table, futures, .. } = &mut *self.state();
+        let news = table.scan().map_err(to_python)?;
+        let news =
+            news.into_iter().filter_map(|(id, outcome)| Some((futures.remove(&id)?, outcome)));
+        Ok((news.collect(), table.handled()))
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        match self.state().closed {
+            true => Err(PyRuntimeError::new_err("this Jobserver is closed")),
+            false => Ok(()),
+        }
+    }
+
+    /// Asks a fork server for a process, and waits for its answer.
+    fn ask(
+        py: Python<'_>,
+        server: &Bound<'_, ForkServer>,
+        channel: &core::Channel,
+        job_end: core::Channel,
+    ) -> PyResult<Child> {
+        server.get().0.request(&job_end).map_err(to_python)?;
+        drop(job_end);
+        loop {
+            match core::forkserver::ForkServer::answer(channel).map_err(to_python)? {
+                Answer::Started(child) => return Ok(child),
+                Answer::NothingYet => {
+                    py.detach(|| channel.wait_readable()).map_err(to_python)?;
+                    py.check_signals()?;
+                }
+            }
+        }
+    }
+
     /// Sleeps until something may be ready, or the deadline: whether it was not the deadline.
     fn sleep(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         handled: u64,
         pool: Option<&core::Pool>,
         deadline: Option<Instant>,
     ) -> PyResult<bool> {
         loop {
-            let begun = slf.borrow_mut().table.begin_wait(handled);
+            let begun = self.state().table.begin_wait(handled);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
             let also = pool.map(core::Pool::read_end);
-            let woken = slf.py().detach(|| waiting.block(also, deadline));
-            slf.borrow_mut().table.end_wait(waiting);
+            let woken = py.detach(|| waiting.block(also, deadline));
+            self.state().table.end_wait(waiting);
             match woken.map_err(to_python)? {
-                Woken::Interrupted => slf.py().check_signals()?,
+                Woken::Interrupted => py.check_signals()?,
                 Woken::Ready => return Ok(true),
                 Woken::TimedOut => return Ok(false),
             }
@@ -221,7 +284,8 @@ impl Jobs {
     /// `callbacks`, some are due. Stands here and not in Python since every Python function
     /// that runs between two forks writes to memory, and each page written costs a copy.
     fn until<T>(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         timeout: Option<f64>,
         pool: Option<&core::Pool>,
         callbacks: bool,
@@ -230,8 +294,8 @@ impl Jobs {
         let deadline = deadline(timeout);
         let mut more_time = true;
         loop {
-            let handled = slf.borrow_mut().scan(slf.py())?;
-            if callbacks && slf.borrow().finished.bind(slf.py()).len()? > 0 {
+            let handled = self.scan(py)?;
+            if callbacks && self.finished.bind(py).len()? > 0 {
                 return Ok(None);
             }
             if let Some(found) = look()? {
@@ -240,12 +304,12 @@ impl Jobs {
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
                 return Ok(None);
             }
-            more_time = Jobs::sleep(slf, handled, pool, deadline)?;
+            more_time = self.sleep(py, handled, pool, deadline)?;
         }
     }
 
     fn enter(
-        &mut self,
+        &self,
         future: Bound<'_, PyAny>,
         channel: core::Channel,
         child: Child,
@@ -253,16 +317,21 @@ impl Jobs {
     ) -> PyResult<JobId> {
         let py = future.py();
         let pid = child.pid().as_raw_nonzero().get();
-        let id = self.table.started(channel, child, slot).map_err(to_python)?;
+        let known = future.clone().unbind();
+        let id = {
+            let mut state = self.state();
+            let id = state.table.started(channel, child, slot).map_err(to_python)?;
+            state.futures.insert(id, known);
+            id
+        };
         future.setattr(intern!(py, "_pid"), pid)?;
         future.setattr(intern!(py, "_job"), id.0)?;
-        self.futures.insert(id, future.unbind());
         Ok(id)
     }
 
     /// Enters a job and tells it what to run.
     fn launch(
-        &mut self,
+        &self,
         future: Bound<'_, PyAny>,
         channel: core::Channel,
         child: Child,
@@ -271,12 +340,15 @@ impl Jobs {
         descriptors: &[OwnedFd],
     ) -> PyResult<()> {
         let id = self.enter(future, channel, child, slot)?;
-        let Some(channel) = self.table.channel(id) else { return Ok(()) };
+        let mut state = self.state();
+        let Some(channel) = state.table.channel(id) else { return Ok(()) };
         match message.send(channel, Kind::Launch, descriptors) {
             // A job that is gone already will be told of as a death.
             Err(e) if !e.is_hang_up() => {
-                self.futures.remove(&id);
-                self.table.cancel(id);
+                state.table.cancel(id);
+                let future = state.futures.remove(&id);
+                drop(state); // before the Future, which may be Python code
+                drop(future);
                 Err(to_python(e))
             }
             _ => Ok(()),
@@ -285,9 +357,10 @@ impl Jobs {
 
     /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to
     /// drop them would write to the memory that the fork shares, and run code.
-    fn abandon(&mut self) {
-        self.table.abandon();
-        std::mem::forget(std::mem::take(&mut self.futures));
+    fn abandon(&self) {
+        let mut state = self.state();
+        state.table.abandon();
+        std::mem::forget(std::mem::take(&mut state.futures));
     }
 }
 

@@ -1,0 +1,433 @@
+"""Processes that the user forks, and processes of multiprocessing, that have a Jobserver.
+
+Such a process may submit jobs of its own to the same slots; the jobs and Futures of the
+process that it came from are not its own, and it must neither take nor disturb them. Not
+here: jobs that submit jobs, which the package itself has forked.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, METHODS
+
+from jobserver import Blocked, Jobserver, SubmissionDied
+
+
+class Hold:
+    """Keeps jobs running until the test lets them go, or ends."""
+
+    def __init__(self) -> None:
+        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
+
+    def let_go(self, jobs: int = 1) -> None:
+        os.write(self._our_end.fileno(), b"x" * jobs)
+
+    def close(self) -> None:
+        self.let_go(1000)
+        self.end.close()
+        self._our_end.close()
+
+
+def held(end: Any) -> int:
+    """A job that runs until it is let go."""
+    os.read(end.fileno(), 1)
+    return os.getpid()
+
+
+@pytest.fixture
+def hold(make_jobserver: Any) -> Iterator[Hold]:
+    """Torn down before the Jobserver, whose closing waits for the jobs."""
+    made = Hold()
+    yield made
+    made.close()
+
+
+class Forked:
+    """A child that the user has forked, and that runs `body`."""
+
+    def __init__(self, body: Callable[[], object]) -> None:
+        self._alive, held = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.close(self._alive)
+                body()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(held)
+
+    def join(self) -> None:
+        """Waits until the child and its jobs have ended: all of them hold the pipe."""
+        gone = multiprocessing.connection.wait([self._alive], DEADLINE)
+        os.close(self._alive)
+        if not gone:
+            os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        assert gone, "the child hung"
+        assert status == 0, "the child failed: see what it wrote"
+
+
+def in_fork(body: Callable[[], object]) -> None:
+    """Runs `body` in a forked child, to its end."""
+    Forked(body).join()
+
+
+def identity(x: int) -> int:
+    return x
+
+
+def test_a_forked_child_submits_to_the_same_slots(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=1)
+    future = js(held, hold.end)
+
+    def child() -> None:
+        with pytest.raises(Blocked):
+            js.submit(identity, args=(7,), timeout=0)
+
+    in_fork(child)
+    hold.let_go()
+    future.result()
+    in_fork(lambda: js(identity, 7).result())
+    assert js._pool.free() == 1
+
+
+def test_a_forked_child_does_not_disturb_what_its_parent_has_running(
+    js: Jobserver, hold: Hold
+) -> None:
+    future = js(held, hold.end)
+    called: list[str] = []
+    future.when_done(called.append, "called")
+
+    def child() -> None:
+        assert js(identity, 7).result() == 7
+        js.reclaim_resources()
+        js.close()
+
+    in_fork(child)
+    assert not future.done()
+    hold.let_go()
+    assert future.result() == future.pid
+    assert called == ["called"]
+    assert js(identity, 8).result() == 8
+    assert js._pool.free() == 2
+
+
+def test_callbacks_that_are_due_in_the_parent_are_not_issued_in_its_child(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(slots=1)
+    called: list[int] = []
+    future = js(identity, 0)
+    future.when_done(lambda: called.append(os.getpid()))
+    js.submit(identity, args=(1,), callbacks=False)  # once that one has finished
+
+    def child() -> None:
+        js(identity, 2).result()
+        js.reclaim_resources()
+        assert called == []
+
+    in_fork(child)
+    future.wait()
+    assert called == [os.getpid()]
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_the_parents_running_jobs_are_refused_in_its_child(
+    js: Jobserver, hold: Hold, used: bool
+) -> None:
+    """Also when the child has jobs of its own, which it must not take them for."""
+    future = js(held, hold.end)
+
+    def child() -> None:
+        if used:
+            own = js(held, hold.end)
+        for ask in (future.result, future.exception, future.wait, future.done):
+            with pytest.raises(RuntimeError, match=f"belongs to process {os.getppid()}"):
+                ask()
+        with pytest.raises(RuntimeError, match="belongs to process"):
+            future.wait(signal=signal.SIGKILL)
+        if used:
+            hold.let_go()
+            assert own.result() == own.pid
+
+    in_fork(child)
+    hold.let_go()
+    assert future.result() == future.pid
+
+
+def test_what_had_finished_in_the_parent_can_be_read_in_its_child(js: Jobserver) -> None:
+    future = js(identity, 7)
+    future.wait()
+
+    def child() -> None:
+        js(identity, 8).result()
+        assert future.done() and future.result() == 7
+
+    in_fork(child)
+    assert future.result() == 7
+
+
+def test_a_callback_registered_in_a_child_runs_there_alone(js: Jobserver) -> None:
+    future = js(identity, 7)
+    future.wait()
+    called: list[str] = []
+
+    def child() -> None:
+        future.when_done(called.append, "in the child")
+        assert called == ["in the child"]
+
+    in_fork(child)
+    js.reclaim_resources()
+    assert called == []
+
+
+def test_a_fork_while_another_thread_waits_for_a_result(js: Jobserver, hold: Hold) -> None:
+    future = js(held, hold.end)
+    results: list[int] = []
+    waiting = threading.Thread(target=lambda: results.append(future.result()), daemon=True)
+    waiting.start()
+    for number in range(20):
+        in_fork(lambda n=number: js(identity, n).result())  # type: ignore[misc]
+    hold.let_go()
+    waiting.join(DEADLINE)
+    assert results == [future.pid]
+
+
+def test_a_fork_while_another_thread_waits_for_a_slot(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=1)
+    js(held, hold.end)
+    results: list[int] = []
+    waiting = threading.Thread(target=lambda: results.append(js(identity, 7).result()), daemon=True)
+    waiting.start()
+    child = Forked(lambda: js(identity, 8).result())
+    hold.let_go()
+    waiting.join(DEADLINE)
+    assert results == [7]
+    child.join()
+    assert js._pool.free() == 1
+
+
+def test_a_parent_and_its_children_use_the_slots_at_the_same_time(
+    js: Jobserver, method: str
+) -> None:
+    jobs = {"fork": 100, "forkserver": 50}.get(method, 3)
+
+    def work() -> None:
+        for number in range(jobs):
+            assert js(identity, number).result() == number
+
+    running = [Forked(work), Forked(work)]
+    work()
+    for child in running:
+        child.join()
+    assert js._pool.free() == 2
+
+
+def test_threads_of_a_child_may_all_begin_at_once(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    """Each may be the first to find that the handle came here by a fork."""
+    js = make_jobserver(slots=4)
+    js(identity, 0).result()
+
+    def child() -> None:
+        sys.setswitchinterval(1e-6)
+        start = threading.Barrier(4)
+        results: list[int] = []
+
+        def work() -> None:
+            start.wait(DEADLINE)
+            results.append(js(identity, 7).result())
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+        assert results == [7] * 4
+        js.close()
+
+    for _ in range({"fork": 50, "forkserver": 20}.get(method, 2)):
+        in_fork(child)
+    assert js._pool.free() == 4
+
+
+def test_a_child_of_a_child_uses_the_same_slots(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=2)
+    js(held, hold.end)
+
+    def child() -> None:
+        future = js(held, hold.end)
+        in_fork(grandchild)
+        hold.let_go()
+        future.result()
+        in_fork(lambda: js(identity, 7).result())
+
+    def grandchild() -> None:
+        with pytest.raises(Blocked):
+            js.submit(identity, args=(7,), timeout=0)
+
+    in_fork(child)
+
+
+def test_a_child_that_is_killed_does_not_disturb_its_parent(js: Jobserver, hold: Hold) -> None:
+    future = js(held, hold.end)
+
+    def child() -> None:
+        js(identity, 7).result()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(AssertionError, match="the child failed"):
+        in_fork(child)
+    hold.let_go()
+    assert future.result() == future.pid
+    assert js._pool.free() == 2
+
+
+AS_SCRIPTS_DO = """
+import os, sys
+from jobserver import Jobserver
+
+def held(end):
+    os.read(end, 1)
+    return "parent's"
+
+if __name__ == "__main__":
+    end, let_go = os.pipe()
+    with Jobserver("fork", 2) as js:
+        future = js(held, end)
+        called = []
+        future.when_done(called.append, "once")
+        child = os.fork()
+        if child == 0:
+            if sys.argv[1] == "used":
+                js(int).result()
+            sys.exit(3)  # waits for nothing of its parent's, closes nothing of its parent's
+        print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+        os.write(let_go, b"x")
+        print(future.result(), called, js._pool.free())
+"""
+
+
+@pytest.mark.parametrize("used", ["unused", "used"])
+def test_a_child_that_ends_as_scripts_do_leaves_its_parents_jobs_alone(
+    tmp_path: Path, used: str
+) -> None:
+    script = tmp_path / "as_scripts_do.py"
+    script.write_text(AS_SCRIPTS_DO)
+    ended = subprocess.run(
+        [sys.executable, str(script), used],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert ended.stdout.splitlines() == ["3", "parent's ['once'] 2"], ended.stderr
+    assert ended.returncode == 0
+
+
+def leave_a_process() -> int:
+    """A job that forks a process which outlives it, and says which."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    return child
+
+
+def die_and_leave_a_process(file: Path) -> None:
+    file.write_text(str(leave_a_process()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_job_is_over_though_a_process_that_it_forked_lives_on(js: Jobserver) -> None:
+    future = js(leave_a_process)
+    left = future.result()
+    try:
+        js.close()
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_a_jobs_death_is_told_though_a_process_that_it_forked_lives_on(
+    js: Jobserver, tmp_path: Path
+) -> None:
+    future = js(die_and_leave_a_process, tmp_path / "pid")
+    try:
+        with pytest.raises(SubmissionDied) as info:
+            future.result()
+        assert info.value.signal == signal.SIGKILL
+        js.close()
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def submit(js: Jobserver, answer: Any) -> None:
+    """In a process of multiprocessing."""
+    try:
+        js.submit(identity, args=(1,), timeout=0)
+    except Blocked:
+        answer.send("Blocked")
+    answer.send(js(identity, 7).result())
+
+
+def submit_and_leave(js: Jobserver, end: Any) -> None:
+    js(held, end)
+
+
+@pytest.mark.parametrize("process_method", METHODS)
+def test_a_process_of_multiprocessing_submits_to_the_same_slots(
+    make_jobserver: Callable[..., Jobserver], hold: Hold, process_method: str
+) -> None:
+    js = make_jobserver(slots=1)
+    future = js(held, hold.end)
+    ours, theirs = multiprocessing.Pipe()
+    context: Any = multiprocessing.get_context(process_method)
+    process = context.Process(target=submit, args=(js, theirs))
+    process.start()
+    with ours, theirs:
+        assert ours.poll(DEADLINE) and ours.recv() == "Blocked"
+        hold.let_go()
+        future.result()
+        assert ours.poll(DEADLINE) and ours.recv() == 7
+    process.join(DEADLINE)
+    assert process.exitcode == 0
+    process.close()
+    assert js._pool.free() == 1
+
+
+@pytest.mark.parametrize("process_method", METHODS)
+def test_a_process_of_multiprocessing_waits_for_its_jobs_at_its_end(
+    make_jobserver: Callable[..., Jobserver], hold: Hold, process_method: str
+) -> None:
+    js = make_jobserver(slots=1)
+    context: Any = multiprocessing.get_context(process_method)
+    process = context.Process(target=submit_and_leave, args=(js, hold.end))
+    process.start()
+    hold.let_go()
+    process.join(DEADLINE)
+    assert process.exitcode == 0
+    process.close()
+    assert js._pool.free() == 1
