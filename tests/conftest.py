@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
@@ -51,7 +52,8 @@ def children() -> set[int]:
     resource tracker, which lives as long as the process."""
     pids: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        pids.update(int(pid) for pid in (task / "children").read_text().split())
+        with contextlib.suppress(FileNotFoundError):  # a thread that ends just now
+            pids.update(int(pid) for pid in (task / "children").read_text().split())
     tracker: Any = multiprocessing.resource_tracker
     return pids - {tracker._resource_tracker._pid}
 

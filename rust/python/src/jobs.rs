@@ -19,6 +19,9 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What a scan found: what came of which Future.
+type News = Vec<(Py<PyAny>, Outcome)>;
+
 /// How a job ended that sent no result.
 #[pyclass(frozen, get_all, module = "jobserver._native")]
 pub(crate) struct Death {
@@ -223,7 +226,7 @@ impl Jobs {
     }
 
     /// Scans: what came of which Future, and how often a scan has changed anything.
-    fn news(&self) -> PyResult<(Vec<(Py<PyAny>, Outcome)>, u64)> {
+    fn news(&self) -> PyResult<(News, u64)> {
         let State { table, futures, .. } = &mut *self.state();
         let news = table.scan().map_err(to_python)?;
         let news =
