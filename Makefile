@@ -107,7 +107,7 @@ pytest: $(VENV)/.dev ## Python: all tests, on Linux's path and on the portable o
 	$(call heading,pytest)
 	@$(RUN_PYTHON) -m pytest
 	$(call heading,pytest on the portable path)
-	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest
+	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn or basics"
 
 examples: $(VENV)/.wheel ## Python: each example, as it stands
 	$(call heading,examples)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, children, descriptors
 
-from jobserver import Blocked, Future, Jobserver, SubmissionDied
+from jobserver import Blocked, CallbackRaised, Future, Jobserver, SubmissionDied
 
 LARGE = 1 << 20  # bytes, more than travels in a channel
 
@@ -112,6 +112,25 @@ def test_a_closed_jobserver_leaves_no_child_no_zombie_and_no_descriptor(method: 
     js.close()
     assert (children(), descriptors()) == before
     assert all(future.done() for future in kept)
+
+
+def test_an_error_that_is_kept_keeps_no_descriptor_of_a_closed_jobserver(method: str) -> None:
+    before = children(), descriptors()
+    js = Jobserver(method, 1)
+    begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
+    running = js(hold, begun, go)
+    running.when_done(fail)
+    kept: list[BaseException] = []
+    for call in (lambda: js.submit(nothing, timeout=0), lambda: running.result(0)):
+        with pytest.raises(Blocked) as blocked:
+            call()
+        kept.append(blocked.value)
+    go.release()
+    with pytest.raises(CallbackRaised) as raised:
+        js.submit(nothing)
+    kept.append(raised.value)
+    js.close()
+    assert (children(), descriptors()) == before
 
 
 def test_a_jobserver_that_was_never_used_is_closed_like_any_other(method: str) -> None:
@@ -213,7 +232,7 @@ def submit_later(js, file):
     js(work_and_touch, file).result()
 
 def report_and_read(fifo):
-    print(os.getppid(), flush=True)
+    os.write(1, f"{os.getppid()}\\n".encode())
     with open(fifo, "rb", buffering=0) as file:
         file.read(1)
 
@@ -231,9 +250,20 @@ class Script:
         lines = [f"    {line}\n" for line in body.splitlines()]
         self.path.write_text(SCRIPT + "".join(lines))
 
-    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(self.path), *map(str, arguments)]
-        return subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, **options)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+
+
+def read_lines(fd: int, count: int) -> list[str]:
+    """So many lines of a pipe that has no more of them yet."""
+    text = b""
+    while text.count(b"\n") < count:
+        assert select.select([fd], [], [], DEADLINE)[0]
+        more = os.read(fd, 1024)
+        assert more
+        text += more
+    return text.decode().splitlines()
 
 
 @pytest.mark.parametrize("ending, code", [("pass", 0), ("sys.exit(3)", 3), ("1 / 0", 1)])
@@ -267,24 +297,26 @@ def test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done(
         tmp_path,
         "future = js(report_and_read, file)\n"
         "exec(ending)\n"
-        "print('ready', flush=True)\n"
+        "os.write(1, b'ready\\n')\n"
         "signal.pause()\n",
     )
     os.mkfifo(tmp_path / "fifo")
     fifo = os.open(tmp_path / "fifo", os.O_RDWR)
     ending = "pass" if busy else "future.result()"
     with script.start(method, ending, tmp_path / "fifo", stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        if not busy:
+        try:
+            assert owner.stdout is not None
+            output = owner.stdout.fileno()
+            if not busy:
+                os.write(fifo, b"x")
+            parent, _ = sorted(read_lines(output, 2))
+            # Whatever the owner starts has its output, whose end is therefore the end of all.
+            assert os.path.samefile(f"/proc/{parent}/fd/1", f"/proc/self/fd/{output}")
+            owner.kill()
+            owner.wait(DEADLINE)
             os.write(fifo, b"x")
-        parent, _ = sorted(owner.stdout.readline().strip() for _ in range(2))
-        # Whatever the owner starts has its output, whose end is therefore the end of all.
-        output = os.readlink(f"/proc/self/fd/{owner.stdout.fileno()}")
-        assert os.readlink(f"/proc/{parent}/fd/1") == output
-        owner.kill()
-        owner.wait(DEADLINE)
-        if busy:
-            os.write(fifo, b"x")
-        assert select.select([owner.stdout], [], [], DEADLINE)[0]
-        assert owner.stdout.read() == ""
-    os.close(fifo)
+            assert select.select([output], [], [], DEADLINE)[0]
+            assert os.read(output, 1) == b""
+        finally:
+            owner.kill()
+            os.close(fifo)

@@ -141,7 +141,7 @@ def test_callbacks_that_are_due_in_the_parent_are_not_issued_in_its_child(
     js.submit(identity, args=(1,), callbacks=False)  # once that one has finished
 
     def child() -> None:
-        js(identity, 2).result()
+        js.submit(identity, args=(2,), consume=0).result()
         js.reclaim_resources()
         assert called == []
 
@@ -157,19 +157,22 @@ def test_the_parents_running_jobs_are_refused_in_its_child(
     """Also when the child has jobs of its own, which it must not take them for."""
     future = js(held, hold.end)
 
+    own_hold = Hold()
+
     def child() -> None:
         if used:
-            own = js(held, hold.end)
+            own = js(held, own_hold.end)
         for ask in (future.result, future.exception, future.wait, future.done):
             with pytest.raises(RuntimeError, match=f"belongs to process {os.getppid()}"):
                 ask()
         with pytest.raises(RuntimeError, match="belongs to process"):
             future.wait(signal=signal.SIGKILL)
         if used:
-            hold.let_go()
+            own_hold.let_go()
             assert own.result() == own.pid
 
     in_fork(child)
+    own_hold.close()
     hold.let_go()
     assert future.result() == future.pid
 
@@ -282,7 +285,7 @@ def test_a_child_of_a_child_uses_the_same_slots(
     def child() -> None:
         future = js(held, hold.end)
         in_fork(grandchild)
-        hold.let_go()
+        hold.let_go(2)
         future.result()
         in_fork(lambda: js(identity, 7).result())
 
@@ -340,8 +343,7 @@ def test_a_child_that_ends_as_scripts_do_leaves_its_parents_jobs_alone(
     script.write_text(AS_SCRIPTS_DO)
     ended = subprocess.run(
         [sys.executable, str(script), used],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=DEADLINE,
     )

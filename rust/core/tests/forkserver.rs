@@ -234,7 +234,7 @@ fn an_owner_killed_before_the_answer_costs_the_helper_nothing() {
     let (server, mut jobs) = (serve(""), Jobs::new());
     for _ in 0..20 {
         let owner = child(|| {
-            server.request(&Launch::new().unwrap()).unwrap();
+            server.request(&Launch::new().unwrap().job_end).unwrap();
             kill_process(getpid(), Signal::KILL).map_or(1, |()| hang())
         });
         assert_eq!(ended(owner), ExitStatus::Signal(libc::SIGKILL));

@@ -145,13 +145,29 @@ fn a_job_that_closes_its_channel_has_not_ended() {
 fn what_a_job_sent_before_it_was_killed_is_its_result() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
-    for _ in 0..50 {
-        let id = start(&mut jobs, None, |channel| {
-            send(&channel, b"done");
-            kill_process(getpid(), Signal::KILL).unwrap();
-            hang()
-        });
-        assert_eq!(result(outcomes(&mut jobs, 1).remove(&id).unwrap()), b"done");
+    for _ in 0..10 {
+        let (gate, open) = gate();
+        let mut open = Some(open);
+        let all: Vec<JobId> = (0..30)
+            .map(|_| {
+                start(&mut jobs, None, |channel| {
+                    pass(&gate, &mut open);
+                    send(&channel, b"done");
+                    kill_process(getpid(), Signal::KILL).unwrap();
+                    hang()
+                })
+            })
+            .collect();
+        drop(open);
+        // Without a pause, so that some send and die in the middle of a scan.
+        let (mut told, deadline) = (HashMap::new(), soon());
+        while told.len() < all.len() {
+            assert!(Instant::now() < deadline);
+            told.extend(jobs.scan().unwrap());
+        }
+        for (_, outcome) in told {
+            assert_eq!(result(outcome), b"done");
+        }
         drain(&mut jobs);
     }
 }
@@ -649,14 +665,16 @@ fn a_cancelled_job_sees_the_end_of_file_and_nothing_is_told_of_it() {
 fn an_abandoned_table_leaves_nothing_in_the_child_and_all_in_the_parent() {
     let _alone = Alone::new();
     let pool = Pool::new(3).unwrap();
-    let (gate, open) = gate();
-    let mut open = Some(open);
+    let [(go, mut may_go), (end, mut may_end)] =
+        [gate(), gate()].map(|(gate, open)| (gate, Some(open)));
     let before = descriptors();
     let mut jobs = Jobs::new();
     let ids = [1u8, 2, 3].map(|n| {
         let job = |channel: Channel| {
-            pass(&gate, &mut open);
+            may_end = None;
+            pass(&go, &mut may_go);
             send(&channel, &[n]);
+            pass(&end, &mut may_end);
             0
         };
         (start(&mut jobs, pool.try_take().unwrap(), job), [n])
@@ -670,11 +688,13 @@ fn an_abandoned_table_leaves_nothing_in_the_child_and_all_in_the_parent() {
         0
     });
     assert_eq!(ended(forked), ExitStatus::Code(0));
-    drop(open);
+    drop(may_go);
+    // Told of by their channels alone: they do not end yet.
     let mut told = outcomes(&mut jobs, 3);
     for (id, body) in ids {
         assert_eq!(result(told.remove(&id).unwrap()), body);
     }
+    drop(may_end);
     drain(&mut jobs);
     assert_eq!(pool.free().unwrap(), 3);
 }
