@@ -5,6 +5,7 @@ Not here: exceptions, which are results of a kind (test_results), and the deaths
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -153,6 +154,10 @@ def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]
         return made[-2], made[-1]
 
     yield make
+    for conn in made:
+        with contextlib.suppress(OSError):  # closed, or nobody is there
+            conn.send("end")  # to jobs that a failed test leaves waiting
+    js.close()
     for conn in made:
         conn.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -54,6 +55,12 @@ def hold(make_jobserver: Any) -> Iterator[Hold]:
     made.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def multiprocessings_fork_server() -> None:
+    """It lives as long as the process, so it must not count as left by a test."""
+    multiprocessing.forkserver.ensure_running()
+
+
 class Forked:
     """A child that the user has forked, and that runs `body`."""
 
@@ -89,10 +96,6 @@ def in_fork(body: Callable[[], object]) -> None:
     Forked(body).join()
 
 
-def identity(x: int) -> int:
-    return x
-
-
 def test_a_forked_child_submits_to_the_same_slots(
     make_jobserver: Callable[..., Jobserver], hold: Hold
 ) -> None:
@@ -101,12 +104,12 @@ def test_a_forked_child_submits_to_the_same_slots(
 
     def child() -> None:
         with pytest.raises(Blocked):
-            js.submit(identity, args=(7,), timeout=0)
+            js.submit(int, args=(7,), timeout=0)
 
     in_fork(child)
     hold.let_go()
     future.result()
-    in_fork(lambda: js(identity, 7).result())
+    in_fork(lambda: js(int, 7).result())
     assert js._pool.free() == 1
 
 
@@ -118,7 +121,7 @@ def test_a_forked_child_does_not_disturb_what_its_parent_has_running(
     future.when_done(called.append, "called")
 
     def child() -> None:
-        assert js(identity, 7).result() == 7
+        assert js(int, 7).result() == 7
         js.reclaim_resources()
         js.close()
 
@@ -127,7 +130,7 @@ def test_a_forked_child_does_not_disturb_what_its_parent_has_running(
     hold.let_go()
     assert future.result() == future.pid
     assert called == ["called"]
-    assert js(identity, 8).result() == 8
+    assert js(int, 8).result() == 8
     assert js._pool.free() == 2
 
 
@@ -136,12 +139,12 @@ def test_callbacks_that_are_due_in_the_parent_are_not_issued_in_its_child(
 ) -> None:
     js = make_jobserver(slots=1)
     called: list[int] = []
-    future = js(identity, 0)
+    future = js(int, 0)
     future.when_done(lambda: called.append(os.getpid()))
-    js.submit(identity, args=(1,), callbacks=False)  # once that one has finished
+    js.submit(int, args=(1,), callbacks=False)  # once that one has finished
 
     def child() -> None:
-        js.submit(identity, args=(2,), consume=0).result()
+        js.submit(int, args=(2,), consume=0).result()
         js.reclaim_resources()
         assert called == []
 
@@ -178,11 +181,11 @@ def test_the_parents_running_jobs_are_refused_in_its_child(
 
 
 def test_what_had_finished_in_the_parent_can_be_read_in_its_child(js: Jobserver) -> None:
-    future = js(identity, 7)
+    future = js(int, 7)
     future.wait()
 
     def child() -> None:
-        js(identity, 8).result()
+        js(int, 8).result()
         assert future.done() and future.result() == 7
 
     in_fork(child)
@@ -190,7 +193,7 @@ def test_what_had_finished_in_the_parent_can_be_read_in_its_child(js: Jobserver)
 
 
 def test_a_callback_registered_in_a_child_runs_there_alone(js: Jobserver) -> None:
-    future = js(identity, 7)
+    future = js(int, 7)
     future.wait()
     called: list[str] = []
 
@@ -209,7 +212,7 @@ def test_a_fork_while_another_thread_waits_for_a_result(js: Jobserver, hold: Hol
     waiting = threading.Thread(target=lambda: results.append(future.result()), daemon=True)
     waiting.start()
     for number in range(20):
-        in_fork(lambda n=number: js(identity, n).result())  # type: ignore[misc]
+        in_fork(lambda n=number: js(int, n).result())  # type: ignore[misc]
     hold.let_go()
     waiting.join(DEADLINE)
     assert results == [future.pid]
@@ -221,9 +224,9 @@ def test_a_fork_while_another_thread_waits_for_a_slot(
     js = make_jobserver(slots=1)
     js(held, hold.end)
     results: list[int] = []
-    waiting = threading.Thread(target=lambda: results.append(js(identity, 7).result()), daemon=True)
+    waiting = threading.Thread(target=lambda: results.append(js(int, 7).result()), daemon=True)
     waiting.start()
-    child = Forked(lambda: js(identity, 8).result())
+    child = Forked(lambda: js(int, 8).result())
     hold.let_go()
     waiting.join(DEADLINE)
     assert results == [7]
@@ -238,7 +241,7 @@ def test_a_parent_and_its_children_use_the_slots_at_the_same_time(
 
     def work() -> None:
         for number in range(jobs):
-            assert js(identity, number).result() == number
+            assert js(int, number).result() == number
 
     running = [Forked(work), Forked(work)]
     work()
@@ -252,7 +255,7 @@ def test_threads_of_a_child_may_all_begin_at_once(
 ) -> None:
     """Each may be the first to find that the handle came here by a fork."""
     js = make_jobserver(slots=4)
-    js(identity, 0).result()
+    js(int, 0).result()
 
     def child() -> None:
         sys.setswitchinterval(1e-6)
@@ -261,7 +264,7 @@ def test_threads_of_a_child_may_all_begin_at_once(
 
         def work() -> None:
             start.wait(DEADLINE)
-            results.append(js(identity, 7).result())
+            results.append(js(int, 7).result())
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
         for thread in threads:
@@ -287,11 +290,11 @@ def test_a_child_of_a_child_uses_the_same_slots(
         in_fork(grandchild)
         hold.let_go(2)
         future.result()
-        in_fork(lambda: js(identity, 7).result())
+        in_fork(lambda: js(int, 7).result())
 
     def grandchild() -> None:
         with pytest.raises(Blocked):
-            js.submit(identity, args=(7,), timeout=0)
+            js.submit(int, args=(7,), timeout=0)
 
     in_fork(child)
 
@@ -300,7 +303,7 @@ def test_a_child_that_is_killed_does_not_disturb_its_parent(js: Jobserver, hold:
     future = js(held, hold.end)
 
     def child() -> None:
-        js(identity, 7).result()
+        js(int, 7).result()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(AssertionError, match="the child failed"):
@@ -389,10 +392,10 @@ def test_a_jobs_death_is_told_though_a_process_that_it_forked_lives_on(
 def submit(js: Jobserver, answer: Any) -> None:
     """In a process of multiprocessing."""
     try:
-        js.submit(identity, args=(1,), timeout=0)
+        js.submit(int, args=(1,), timeout=0)
     except Blocked:
         answer.send("Blocked")
-    answer.send(js(identity, 7).result())
+    answer.send(js(int, 7).result())
 
 
 def submit_and_leave(js: Jobserver, end: Any) -> None:

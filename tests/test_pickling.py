@@ -510,21 +510,6 @@ def test_an_argument_that_only_processes_may_have_cannot_be_a_result(js: Jobserv
     assert "what the job returned" in str(error)
 
 
-def pipe_end() -> Connection:
-    return multiprocessing.Pipe()[0]
-
-
-def raise_connection() -> NoReturn:
-    raise ValueError(pipe_end())
-
-
-def test_a_connection_that_comes_back_means_no_descriptor_of_the_owners(js: Jobserver) -> None:
-    futures: list[Any] = [js(pipe_end), js(raise_connection)]
-    js.close()  # with its jobs at their end, nobody is left to hand a descriptor over
-    for future in futures:
-        assert isinstance(future.exception(), pickle.PickleError)
-
-
 class Script:
     """Runs programs of users' kind, in a folder of their own."""
 
@@ -739,3 +724,35 @@ def test_jobs_share_values(script: Script, method: str) -> None:
         """,
     )
     assert script.run("program.py", method) == (0, "400\n", "")
+
+
+def test_a_connection_that_comes_back_is_no_descriptor_of_the_owners(
+    script: Script, method: str
+) -> None:
+    """In a program of its own: what it took for the connection's descriptor it would close."""
+    script.write(
+        "program.py",
+        """
+        import sys
+        from multiprocessing import Pipe
+        from jobserver import Jobserver
+
+        def returned():
+            return Pipe()[0]
+
+        def raised():
+            raise ValueError(Pipe()[0])
+
+        if __name__ == "__main__":
+            with Jobserver(sys.argv[1], slots=2) as js:
+                futures = [js(returned), js(raised)]
+            # With the jobs at their end, nobody is left to hand a descriptor over.
+            for future in futures:
+                print(type(future.exception()).__name__)
+        """,
+    )
+    code, out, err = script.run("program.py", method)
+    assert (code, err) == (0, "")
+    for line in out.splitlines():
+        assert line in ("PicklingError", "UnpicklingError")
+    assert len(out.splitlines()) == 2

@@ -14,7 +14,7 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, descriptors
 
-from jobserver import Jobserver
+from jobserver import Future, Jobserver
 from jobserver._native import INLINE
 
 LARGE = 4 * 1024 * 1024
@@ -178,23 +178,24 @@ def test_closing_reads_the_large_results_that_are_left(js: Jobserver) -> None:
     assert future.result() == pattern(1, LARGE)
 
 
-def test_output_is_there_before_the_result(js: Jobserver, tmp_path: Path) -> None:
-    output = tmp_path / "output"
+@pytest.fixture
+def lingering(js: Jobserver, tmp_path: Path) -> Iterator[Future[str]]:
+    """A job that has returned, and whose process lives on to the end of the test."""
     ours, theirs = js.context.Pipe()
     with ours, theirs:
-        future = js(print_and_linger, str(output), theirs)
-        assert future.result(DEADLINE) == "result"
-        assert output.read_text() == "printed before the result\n"
+        yield js(print_and_linger, str(tmp_path / "output"), theirs)
         ours.send("end")
+        js.close()
 
 
-def test_a_result_is_there_before_its_process_ends(js: Jobserver, tmp_path: Path) -> None:
-    ours, theirs = js.context.Pipe()
-    with ours, theirs:
-        future = js(print_and_linger, str(tmp_path / "output"), theirs)
-        assert future.result(DEADLINE) == "result"
-        os.kill(future.pid, 0)  # raises unless the process is there
-        ours.send("end")
+def test_output_is_there_before_the_result(lingering: Future[str], tmp_path: Path) -> None:
+    assert lingering.result(DEADLINE) == "result"
+    assert (tmp_path / "output").read_text() == "printed before the result\n"
+
+
+def test_a_result_is_there_before_its_process_ends(lingering: Future[str]) -> None:
+    assert lingering.result(DEADLINE) == "result"
+    os.kill(lingering.pid, 0)  # raises unless the process is there
 
 
 def test_an_exception_is_raised_again_each_time(js: Jobserver) -> None:

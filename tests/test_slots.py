@@ -310,16 +310,16 @@ def test_a_slot_is_back_when_the_system_refuses_a_launch(
 ) -> None:
     js = make_jobserver(slots=1)
     js(nothing).result()  # all is loaded now, and the fork server there
-    refused = []
+    refused: list[OSError] = []  # keeps the tracebacks too, which must hold no slot
     for left in range(8):
         try:
             with descriptors_left(left):
                 future = js.submit(nothing, timeout=DEADLINE)
         except OSError as e:
-            refused.append(e.errno)
+            refused.append(e)
         else:
             future.wait()  # it may have fared ill under the limit that it inherited
-    assert set(refused) == {errno.EMFILE}
+    assert {e.errno for e in refused} == {errno.EMFILE}
     assert_all_free(js)
 
 

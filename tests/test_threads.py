@@ -23,8 +23,9 @@ from conftest import DEADLINE, children
 
 from jobserver import CallbackRaised, Future, Jobserver
 
-#: How often a race is run, by start method: as often as a job's cost allows.
-ROUNDS = {"fork": 300, "forkserver": 50, "spawn": 3}
+#: How often a race is run, by start method: as often as a job's cost allows. The jobs are
+#: built-in functions where they can be: those of this module would import pytest each time.
+ROUNDS = {"fork": 300, "forkserver": 200, "spawn": 3}
 
 
 class Hold:
@@ -63,14 +64,6 @@ def hasty() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-def identity(x: int) -> int:
-    return x
-
-
-def list_of(size: int) -> list[bytes]:
-    return [b"x" * size]
 
 
 def fail() -> None:
@@ -143,7 +136,7 @@ def test_threads_wait_for_each_others_futures(
             futures: list[Future[int]] = futures,
             submitted: threading.Barrier = submitted,
         ) -> None:
-            futures.append(js(identity, number))
+            futures.append(js(int, number))
             submitted.wait(DEADLINE)
             assert futures[me].result() == number
 
@@ -158,7 +151,7 @@ def test_threads_that_share_one_slot_all_get_their_turn(
 
     def work() -> None:
         for number in range(3):
-            assert js(identity, number).result() == number
+            assert js(int, number).result() == number
 
     for _ in range(ROUNDS[method] // 3):
         together(work, work, work)
@@ -171,7 +164,7 @@ def test_a_thread_waiting_for_a_slot_wakes_when_another_threads_job_ends(
     js = make_jobserver(slots=1)
     js(held, hold.end)
     second: list[int] = []
-    waiting = in_thread(lambda: second.append(js(identity, 7).result()))
+    waiting = in_thread(lambda: second.append(js(int, 7).result()))
     until_asleep(waiting)
     hold.let_go()
     join(waiting)
@@ -186,7 +179,7 @@ def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
     starter: Any = js._starter
     start = starter.start
     second: list[int] = []
-    waiting = threading.Thread(target=lambda: second.append(js(identity, 7).result()), daemon=True)
+    waiting = threading.Thread(target=lambda: second.append(js(int, 7).result()), daemon=True)
 
     def start_while_another_waits(*args: Any) -> None:
         monkeypatch.undo()
@@ -195,7 +188,7 @@ def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
         start(*args)
 
     monkeypatch.setattr(starter, "start", start_while_another_waits)
-    js(identity, 0)
+    js(int, 0)
     join(waiting)  # while this thread looks at nothing
     assert second == [7]
 
@@ -205,7 +198,7 @@ def test_a_thread_waiting_for_a_result_wakes_when_another_thread_takes_it_in(
 ) -> None:
     js = make_jobserver()
     for number in range(ROUNDS[method]):
-        future = js(identity, number)
+        future = js(int, number)
 
         def look(future: Future[int] = future) -> None:
             while not future.done():
@@ -218,11 +211,11 @@ def test_a_job_once_done_stays_done_while_other_threads_issue_callbacks(
     make_jobserver: Callable[..., Jobserver], method: str, hasty: None
 ) -> None:
     js = make_jobserver(slots=4)
-    finished = js(identity, 0)
+    finished = js(int, 0)
     finished.result()
 
     def submit() -> None:
-        js(identity, 1).when_done(int)
+        js(int, 1).when_done(int)
 
     def look() -> None:
         for _ in range(20):
@@ -236,9 +229,9 @@ def test_a_job_once_done_stays_done_while_other_threads_issue_callbacks(
 def test_closing_wakes_when_another_thread_reaps_the_last_job(
     make_jobserver: Callable[..., Jobserver], method: str
 ) -> None:
-    for _ in range({"fork": 3000}.get(method, 20)):
+    for _ in range({"fork": 1000}.get(method, 20)):
         js = make_jobserver()
-        js(identity, 0)
+        js(int, 0)
         closed = threading.Event()
 
         def look(js: Jobserver = js, closed: threading.Event = closed) -> None:
@@ -260,7 +253,7 @@ def test_closing_wakes_when_another_thread_reaps_the_last_job(
 def test_several_threads_may_close(make_jobserver: Callable[..., Jobserver], method: str) -> None:
     for _ in range(min(20, ROUNDS[method])):
         js = make_jobserver()
-        js(identity, 0)
+        js(int, 0)
         together(js.close, js.close, js.close)
 
 
@@ -275,7 +268,7 @@ def test_closing_while_a_thread_waits_for_a_slot_refuses_its_job_or_runs_it(
 
         def submit(js: Jobserver = js, came: list[object] = came) -> None:
             try:
-                came.append(js(identity, 7).result())
+                came.append(js(int, 7).result())
             except Exception as e:
                 came.append(str(e))
 
@@ -295,23 +288,23 @@ def test_threads_that_ask_for_one_result_get_one_object(
 ) -> None:
     js = make_jobserver()
     for _ in range(min(50, ROUNDS[method])):
-        future = js(list_of, size)
+        future = js(bytearray, size)
         results: list[Any] = []
 
         def ask(future: Future[Any] = future, results: list[Any] = results) -> None:
             results.append(future.result())
 
         together(ask, ask, ask)
-        assert results[0] == [b"x" * size]
+        assert results[0] == bytearray(size)
         assert results[0] is results[1] is results[2]
 
 
 def test_threads_that_ask_for_one_error_get_one_object(js: Jobserver, hasty: None) -> None:
-    future = js(fail)
+    future = js(int, "no number")
     errors: list[Any] = []
 
     def ask() -> None:
-        with pytest.raises(ValueError, match="as told") as info:
+        with pytest.raises(ValueError, match="no number") as info:
             future.result()
         errors.append(info.value)
 
@@ -325,7 +318,7 @@ def test_callbacks_run_once_each_and_in_order_whichever_threads_look(
     js = make_jobserver()
     for _ in range(min(100, ROUNDS[method])):
         called: list[int] = []
-        future = js(identity, 0)
+        future = js(int, 0)
         for number in range(5):
             future.when_done(called.append, number)
 
@@ -343,7 +336,7 @@ def test_callbacks_registered_by_several_threads_all_run_under_numbers_of_their_
 ) -> None:
     js = make_jobserver()
     for _ in range(ROUNDS[method]):
-        future = js(identity, 0)
+        future = js(int, 0)
         called: list[int] = []
         numbers: list[int] = []
 
@@ -366,7 +359,7 @@ def test_of_callbacks_that_raise_each_is_told_once_to_one_thread(
 ) -> None:
     js = make_jobserver()
     for _ in range(min(100, ROUNDS[method])):
-        future = js(identity, 0)
+        future = js(int, 0)
         called: list[int] = []
         told: list[int] = []
         for number in range(6):
@@ -388,7 +381,7 @@ def test_of_callbacks_that_raise_each_is_told_once_to_one_thread(
 def test_a_callback_registered_while_another_runs_outlives_the_others_error(
     js: Jobserver,
 ) -> None:
-    future = js(identity, 0)
+    future = js(int, 0)
     future.result()
     running, registered = threading.Event(), threading.Event()
     called: list[str] = []
@@ -415,38 +408,38 @@ def test_a_callback_registered_while_another_runs_outlives_the_others_error(
 def test_nothing_starts_a_thread(
     make_jobserver: Callable[..., Jobserver], method: str, hold: Hold
 ) -> None:
-    before = tasks()
+    before = tasks()  # or fewer, when those that earlier tests have joined are gone
     js = make_jobserver(slots=2)
     futures = [js(held, hold.end), js(tasks)]
     future = futures[0]
     future.when_done(int)
-    assert tasks() == before
+    assert tasks() <= before
     assert futures[1].result() == 1
     assert not future.wait(0.01)
-    assert tasks() == before
+    assert tasks() <= before
     hold.let_go()
     future.result()
     js.reclaim_resources()
-    assert tasks() == before
+    assert tasks() <= before
     js.close()
-    assert tasks() == before
+    assert tasks() <= before
 
 
 def test_threads_that_submit_first_start_one_fork_server(hasty: None) -> None:
     for _ in range(10):
         with Jobserver("forkserver", 4) as js:
-            together(*[lambda js=js: js(identity, 0).result()] * 4)
+            together(*[lambda js=js: js(int, 0).result()] * 4)
         assert children() == set()
 
 
 def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None) -> None:
     for _ in range(10):
         with Jobserver("forkserver", 4) as js:
-            js(identity, 0).result()
+            js(int, 0).result()
             starter: Any = js._starter
             os.kill(starter._helper.pid, signal.SIGKILL)
             results: list[int] = []
-            together(*[lambda js=js, r=results: r.append(js(identity, 7).result())] * 4)
+            together(*[lambda js=js, r=results: r.append(js(int, 7).result())] * 4)
             assert results == [7] * 4
         assert children() == set()
 

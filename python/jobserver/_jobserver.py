@@ -177,17 +177,16 @@ class Jobserver:
             args if type(args) is tuple else _arguments.positional(args),
             kwargs if kwargs == {} else _arguments.keywords(kwargs),
         )
-        pool = self._pool
-        if pool is None or self._pid != os.getpid():
-            pool = self._open_pool()
-        if timeout is not None and timeout <= 0 and consume and not pool.free():
-            self._refuse_early(pool, callbacks)
+        if self._pool is None or self._pid != os.getpid():
+            self._open_pool()
+        if timeout is not None and timeout <= 0 and consume:
+            self._refuse_early(callbacks)
         prepared = self._starter.prepare(work)
         future: Future[T] = Future(self)
         if gate is not None:
-            slot = self._admit_gated(pool, gate, consume, callbacks, deadline)
+            slot = self._admit_gated(gate, consume, callbacks, deadline)
         elif consume:
-            slot = self._admit(pool, callbacks, deadline)
+            slot = self._admit(callbacks, deadline)
         else:
             slot = None
             self._scan(callbacks)
@@ -205,57 +204,58 @@ class Jobserver:
         return future
 
     def _open_pool(self) -> _native.Pool:
-        """The pool, for this process to use; RuntimeError if it is closed."""
+        """The pool, for this process to use; RuntimeError if it is closed.
+
+        Not to be kept in a local variable: a traceback that somebody keeps would keep the
+        pool's descriptors open.
+        """
         self._own()
         if self._pool is None:
             raise RuntimeError("this Jobserver is closed")
         return self._pool
 
-    def _refuse_early(self, pool: _native.Pool, callbacks: bool) -> None:
+    def _refuse_early(self, callbacks: bool) -> None:
         """Spares a submission that does not wait the pickling, if there is no slot for it."""
+        if self._open_pool().free():
+            return
         self._scan(callbacks)
-        if not pool.free():
+        if not self._open_pool().free():
             raise Blocked("no slot is free")
 
-    def _admit(self, pool: _native.Pool, callbacks: bool, deadline: float | None) -> _native.Slot:
+    def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
         """Waits until there is a slot, and takes it."""
         left: float | None = None
         while True:
             if deadline is not None:
                 left = deadline - time.monotonic()
-            slot = self._jobs.admit(pool, left, callbacks)
+            slot = self._jobs.admit(self._pool, left, callbacks)
             if slot is not None:
                 return slot
             if callbacks and self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
                 # Once more: the callbacks that kept us may have been issued elsewhere since.
-                slot = pool.try_take()
+                slot = self._open_pool().try_take()
                 if slot is not None:
                     return slot
                 raise Blocked("no slot was free in time")
 
     def _admit_gated(
-        self,
-        pool: _native.Pool,
-        gate: Callable[[], Any],
-        consume: int,
-        callbacks: bool,
-        deadline: float | None,
+        self, gate: Callable[[], Any], consume: int, callbacks: bool, deadline: float | None
     ) -> _native.Slot | None:
         """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
         while True:
             handled = self._scan(callbacks)
-            if consume and not pool.free():
+            if consume and not self._open_pool().free():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
-                self._jobs.wait(handled, pool, left)
+                self._jobs.wait(handled, self._pool, left)
                 continue
             delay = _arguments.delay(gate())
             if delay is not None:
                 self._pause(delay, callbacks, deadline)
                 continue
-            slot = pool.try_take() if consume else None
+            slot = self._open_pool().try_take() if consume else None
             if slot is not None or not consume:
                 return slot
 

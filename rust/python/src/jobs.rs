@@ -138,15 +138,17 @@ impl Jobs {
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
-    /// `timeout` seconds are over; or, if `callbacks`, when some are due.
+    /// `timeout` seconds are over; or, if `callbacks`, when some are due. There is no pool
+    /// once the Jobserver is closed, which is an error.
     #[pyo3(signature = (pool, timeout, callbacks))]
     fn admit(
         &self,
         py: Python<'_>,
-        pool: &Bound<'_, Pool>,
+        pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
         callbacks: bool,
     ) -> PyResult<Option<Slot>> {
+        let Some(pool) = pool else { return Err(closed()) };
         let pool = &pool.get().0;
         self.until(py, timeout, Some(pool), callbacks, || {
             self.check_open()?;
@@ -236,7 +238,7 @@ impl Jobs {
 
     fn check_open(&self) -> PyResult<()> {
         match self.state().closed {
-            true => Err(PyRuntimeError::new_err("this Jobserver is closed")),
+            true => Err(closed()),
             false => Ok(()),
         }
     }
@@ -365,6 +367,10 @@ impl Jobs {
         state.table.abandon();
         std::mem::forget(std::mem::take(&mut state.futures));
     }
+}
+
+fn closed() -> PyErr {
+    PyRuntimeError::new_err("this Jobserver is closed")
 }
 
 /// When a timeout is over. One too long for the clock (infinity included) never is.
