@@ -20,7 +20,7 @@ from conftest import DEADLINE, children, descriptors
 from jobserver import Blocked, CallbackRaised, Future, Jobserver, gates
 
 #: Longer than any test may take: who sleeps so long has been told nothing meanwhile.
-AGES = 10 * DEADLINE
+AGES = 2 * DEADLINE
 
 
 class Asked:

@@ -20,9 +20,10 @@
 use crate::channel::{close_on_exec, no_sigpipe, Channel, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{Child, ExitStatus};
-use crate::scan::{ReadySet, Wait, Woken};
+use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -136,6 +137,10 @@ impl ForkServer {
     }
 }
 
+fn null_device() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn gone() -> Error {
     Error::new(ErrorKind::ForkServerGone, "the fork server has gone away")
 }
@@ -144,6 +149,8 @@ fn gone() -> Error {
 #[derive(Debug)]
 pub struct Server {
     requests: Option<Arc<OwnedFd>>,
+    /// Keeps a place in the table of descriptors; see `next_request`.
+    spare: Option<OwnedFd>,
     set: ReadySet,
     children: HashMap<u64, (Child, Channel)>,
     next: u64,
@@ -152,9 +159,6 @@ pub struct Server {
 /// The key of the request socket in the ready set; children count up from 1.
 const REQUESTS: u64 = 0;
 
-/// How long to sleep while some child's death can only be seen by looking.
-const LOOK_AFTER: Duration = Duration::from_millis(20);
-
 impl Server {
     /// Serves the requests that come on this socket.
     pub fn new(requests: OwnedFd) -> Result<Server> {
@@ -162,7 +166,8 @@ impl Server {
         let requests = Arc::new(requests);
         let mut set = ReadySet::new().map_err(Error::system(starting))?;
         set.add(&requests, REQUESTS).map_err(Error::system(starting))?;
-        Ok(Server { requests: Some(requests), set, children: HashMap::new(), next: 1 })
+        let spare = Some(null_device().map_err(Error::system(starting))?);
+        Ok(Server { requests: Some(requests), spare, set, children: HashMap::new(), next: 1 })
     }
 
     /// Serves. In the helper, returns None when there is nothing left to serve; in each
@@ -203,7 +208,25 @@ impl Server {
     }
 
     /// Takes one request: the channel that came with it. At the end of file, stops asking.
+    ///
+    /// The kernel silently drops a descriptor that does not fit into the receiver's table,
+    /// and with it the only way to answer. So there must be room: if there is none, a spare
+    /// place serves to refuse the request.
     fn next_request(&mut self) -> Result<Option<Channel>> {
+        let room = null_device();
+        if let Err(full) = &room {
+            self.spare = None;
+            if let Some(channel) = self.receive_request()? {
+                let _ = channel.try_send(Kind::Refused, &full.raw_os_error().to_ne_bytes(), &[]);
+            }
+            self.spare = null_device().ok();
+            return Ok(None);
+        }
+        drop(room);
+        self.receive_request()
+    }
+
+    fn receive_request(&mut self) -> Result<Option<Channel>> {
         let Some(requests) = &self.requests else { return Ok(None) };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -220,8 +243,6 @@ impl Server {
             }
             Err(Errno::AGAIN) => Ok(None),
             Err(e) => Err(Error::system("cannot receive a request")(e)),
-            // A request whose descriptor did not fit into our table is dropped with it, and
-            // its owner sees an end of file.
             Ok(_) => Ok(ancillary.drain().find_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(fds) => fds.last().map(Channel::from_socket),
                 _ => None,
@@ -242,7 +263,7 @@ impl Server {
             Ok(Forked::Parent(pid)) => self.enter(Child::adopt(pid), channel),
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(0);
-                let _ = channel.send(Kind::Refused, &errno.to_ne_bytes(), &[]);
+                let _ = channel.try_send(Kind::Refused, &errno.to_ne_bytes(), &[]);
             }
         }
         None
@@ -253,7 +274,10 @@ impl Server {
     fn enter(&mut self, child: Child, channel: Channel) {
         let pid = child.pid().as_raw_nonzero().get().to_ne_bytes();
         let pidfd: Vec<_> = child.watch().into_iter().map(|fd| fd.as_fd()).collect();
-        let _ = channel.send(Kind::Started, &pid, &pidfd);
+        if channel.try_send(Kind::Started, &pid, &pidfd).is_err() {
+            // The pidfd could not travel (ETOOMANYREFS): its owner can do without.
+            let _ = channel.try_send(Kind::Started, &pid, &[]);
+        }
         let key = self.next;
         self.next += 1;
         if let Some(exit) = child.watch() {
@@ -277,13 +301,14 @@ impl Server {
             self.set.remove(exit, key);
         }
         let wire = status.to_wire().map(i32::to_ne_bytes).concat();
-        let _ = channel.send(Kind::Exited, &wire, &[]);
+        let _ = channel.try_send(Kind::Exited, &wire, &[]);
     }
 
     /// In a job: lets go of everything of the helper's, without touching the set that the
     /// helper goes on using.
     fn abandon(&mut self) {
         self.requests = None;
+        self.spare = None;
         self.children.clear();
         self.set = ReadySet::default();
     }

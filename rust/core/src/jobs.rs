@@ -11,17 +11,14 @@
 use crate::channel::{Body, Channel, Frame, Kind, Received, PACKET};
 use crate::error::{Error, Result};
 use crate::process::{Child, ExitStatus};
-use crate::scan::{Bell, ReadySet, Wait, Woken};
+use crate::scan::{Bell, ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::slots::{Pool, Slot};
 use rustix::fd::BorrowedFd;
 use rustix::process::{Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long a wait may last while some child's death can only be seen by looking.
-const LOOK_AFTER: Duration = Duration::from_millis(20);
+use std::time::Instant;
 
 /// Names a job of one table; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,7 +72,7 @@ fn key(id: JobId, which: u64) -> u64 {
 #[derive(Debug)]
 pub struct Waiting {
     wait: Wait,
-    bell: Arc<Bell>,
+    bell: Option<Arc<Bell>>,
 }
 
 impl Waiting {
@@ -213,7 +210,7 @@ impl Jobs {
             match received {
                 Ok(Received::NothingYet) => return,
                 Ok(Received::Frame(frame)) => match frame.kind {
-                    Kind::Exited => {
+                    Kind::Exited if !ours => {
                         let status =
                             frame.integers().map_or(ExitStatus::Unknown, ExitStatus::from_wire);
                         return self.ended(id, status, news);
@@ -237,7 +234,7 @@ impl Jobs {
     fn check_exit(&mut self, id: JobId, news: &mut Vec<(JobId, Outcome)>) {
         let Some(job) = self.jobs.get(&id) else { return };
         let status = match job.child.try_wait() {
-            Ok(None) => return,
+            Ok(None) => return self.look_after(id),
             Ok(Some(status)) => status,
             Err(_) => ExitStatus::Unknown,
         };
@@ -245,16 +242,25 @@ impl Jobs {
         self.ended(id, status, news);
     }
 
+    /// Watches no descriptor for a child's end any more, but looks. It may be dead and not
+    /// ours to reap yet: a debugger that has attached to it is told first.
+    fn look_after(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if let (Some(set), Some(exit)) = (&mut self.set, job.child.watch()) {
+            if self.unwatched.insert(id) {
+                set.remove(exit, key(id, EXIT));
+            }
+        }
+    }
+
     fn ended(&mut self, id: JobId, status: ExitStatus, news: &mut Vec<(JobId, Outcome)>) {
         self.close_channel(id);
         let Some(mut job) = self.jobs.remove(&id) else { return };
         job.tell(id, Outcome::Ended(status), news);
-        if let (Some(set), Some(exit), true) =
-            (&mut self.set, job.child.watch(), job.child.is_ours())
-        {
+        let looked_after = self.unwatched.remove(&id) || !job.child.is_ours();
+        if let (Some(set), Some(exit), false) = (&mut self.set, job.child.watch(), looked_after) {
             set.remove(exit, key(id, EXIT));
         }
-        self.unwatched.remove(&id);
     }
 
     fn close_channel(&mut self, id: JobId) {
@@ -303,22 +309,21 @@ impl Jobs {
         if handled != self.handled {
             return Ok(None);
         }
-        let bell = match self.idle.pop() {
-            Some(bell) => bell,
-            None => Arc::new(Bell::new()?),
-        };
+        // At the limit of descriptors we do without, and look now and then instead.
+        let bell = self.idle.pop().or_else(|| Bell::new().ok().map(Arc::new));
         // Made now if it has not been: what another thread starts meanwhile must wake us.
         let set = made(&mut self.set).map_err(Error::system("cannot wait for jobs"))?;
         let mut descriptors = set.watched();
-        descriptors.push(Arc::clone(&bell.read));
-        let look_after = (!self.unwatched.is_empty()).then_some(LOOK_AFTER);
-        self.waiting.push(Arc::clone(&bell));
+        descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
+        let must_look = bell.is_none() || !self.unwatched.is_empty();
+        let look_after = must_look.then_some(LOOK_AFTER);
+        self.waiting.extend(bell.clone());
         Ok(Some(Waiting { wait: Wait { descriptors, look_after }, bell }))
     }
 
     /// Ends a wait.
     pub fn end_wait(&mut self, waiting: Waiting) {
-        let bell = waiting.bell;
+        let Some(bell) = waiting.bell else { return };
         let before = self.waiting.len();
         self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
         if self.waiting.len() < before {

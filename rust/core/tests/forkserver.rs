@@ -340,9 +340,19 @@ fn how_a_job_ended_whose_helper_was_killed_is_unknown() {
 }
 
 #[test]
+fn a_helper_that_cannot_be_started_leaves_nothing_though_its_command_is_kept() {
+    let _alone = Alone::new();
+    let mut command = Command::new("/no/such/program");
+    let before = descriptors();
+    let error = ForkServer::start(&mut command).unwrap_err();
+    assert_eq!((error.raw_os_error(), descriptors()), (Some(libc::ENOENT), before));
+}
+
+#[test]
 fn a_request_to_a_killed_helper_says_that_it_is_gone() {
     let _alone = Alone::new();
-    let server = serve("");
+    let mut kept = command("");
+    let server = ForkServer::start(&mut kept).unwrap();
     born(&server).unwrap();
     kill_helper(&server);
     for _ in 0..2 {

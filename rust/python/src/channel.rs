@@ -4,6 +4,7 @@ use crate::errors::to_python;
 use crate::pool::duplicate;
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Kind};
+use jobserver_core::process::Pid;
 use jobserver_core::Body;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -61,31 +62,43 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
 
 /// The job's end of its channel.
 #[pyclass(frozen, module = "jobserver._native")]
-pub(crate) struct Channel(pub(crate) core::Channel);
+pub(crate) struct Channel {
+    pub(crate) channel: core::Channel,
+    /// The fork server that made this process, if one did.
+    pub(crate) helper: Option<Pid>,
+}
+
+impl From<core::Channel> for Channel {
+    fn from(channel: core::Channel) -> Channel {
+        Channel { channel, helper: None }
+    }
+}
 
 #[pymethods]
 impl Channel {
     /// The channel on this inherited descriptor, which stays the caller's to close.
     #[new]
     fn new(fd: RawFd) -> PyResult<Channel> {
-        Ok(Channel(core::Channel::from_socket(duplicate(fd)?)))
+        Ok(core::Channel::from_socket(duplicate(fd)?).into())
     }
 
     fn fileno(&self) -> RawFd {
-        self.0.as_descriptor().as_raw_fd()
+        self.channel.as_descriptor().as_raw_fd()
     }
 
     /// Waits for the launch: (what to run, the descriptors passed). None if the owner is
     /// gone, or gave up.
     fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<RawFd>)>> {
-        let Some(frame) = py.detach(|| self.0.receive()).map_err(to_python)? else {
-            return Ok(None);
-        };
+        let frame = py.detach(|| match self.helper {
+            Some(helper) => self.channel.receive_from_owner(helper),
+            None => self.channel.receive(),
+        });
+        let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
         let body = body_to_python(py, frame.body)?;
         Ok(Some((body, frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect())))
     }
 
     fn send_result(&self, message: Message<'_>) -> PyResult<()> {
-        message.send(&self.0, Kind::Result, &[]).map_err(to_python)
+        message.send(&self.channel, Kind::Result, &[]).map_err(to_python)
     }
 }

@@ -5,6 +5,7 @@ use crate::errors::to_python;
 use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::forkserver as core;
+use jobserver_core::process;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -72,7 +73,8 @@ impl Server {
     /// In the helper: serves until nobody is left to serve, then returns None. Returns in
     /// each forked job with its channel. The GIL stays held: the helper has one thread.
     fn serve(&mut self, py: Python<'_>) -> PyResult<Option<Channel>> {
+        let helper = Some(process::getpid());
         let channel = self.0.serve(|| hooks::fork(py)).map_err(to_python)?;
-        Ok(channel.map(Channel))
+        Ok(channel.map(|channel| Channel { channel, helper }))
     }
 }

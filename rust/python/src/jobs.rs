@@ -84,7 +84,7 @@ impl Jobs {
         match forked {
             Forked::Child => {
                 self.abandon();
-                Ok(Some(Channel(launch.job_end)))
+                Ok(Some(launch.job_end.into()))
             }
             Forked::Parent(pid) => {
                 drop(launch.job_end);

@@ -48,9 +48,15 @@ impl Body {
         match self {
             Body::Inline(bytes) => Ok(bytes),
             Body::Memory(file, size) => {
+                let file = File::from(file);
+                // Looked at before memory is asked for: a job may say anything.
+                let there =
+                    file.metadata().map_err(Error::system("cannot read a memory file"))?.len();
+                if there < size {
+                    return Err(Error::new(ErrorKind::Protocol, "a memory file is too short"));
+                }
                 let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-                File::from(file)
-                    .read_exact_at(&mut bytes, 0)
+                file.read_exact_at(&mut bytes, 0)
                     .map_err(Error::system("cannot read a memory file"))?;
                 Ok(bytes)
             }

@@ -20,6 +20,7 @@ pub use frame::{Body, Frame, Kind};
 pub use memory::memory_file;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::scan::{Wait, LOOK_AFTER};
 use crate::sys;
 use frame::{Header, HEADER};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +29,7 @@ use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use rustix::process::{getppid, Pid};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -87,7 +89,7 @@ impl Channel {
 
     /// Waits until there is something to receive, or a signal comes.
     pub fn wait_readable(&self) -> Result<()> {
-        crate::scan::Wait::on(&self.socket).block(None, None).map(|_| ())
+        Wait::on(&self.socket).block(None, None).map(|_| ())
     }
 
     /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
@@ -97,7 +99,7 @@ impl Channel {
             return Err(Error::new(ErrorKind::InvalidInput, "a frame's body is too large"));
         }
         let size = body.len() as u64;
-        self.send_packet(kind, false, size, body, descriptors)
+        self.send_packet(kind, false, size, body, descriptors, no_sigpipe())
     }
 
     /// Sends a frame whose body is the first `size` bytes of `file`.
@@ -109,7 +111,20 @@ impl Channel {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<()> {
         let all: Vec<_> = std::iter::once(file).chain(descriptors.iter().copied()).collect();
-        self.send_packet(kind, true, size, &[], &all)
+        self.send_packet(kind, true, size, &[], &all, no_sigpipe())
+    }
+
+    /// Sends a small frame unless that would mean to wait: for the fork server, which a
+    /// job that floods its channel must not hold up.
+    pub(crate) fn try_send(&self, kind: Kind, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_packet(
+            kind,
+            false,
+            body.len() as u64,
+            body,
+            fds,
+            no_sigpipe() | SendFlags::DONTWAIT,
+        )
     }
 
     fn send_packet(
@@ -119,6 +134,7 @@ impl Channel {
         size: u64,
         body: &[u8],
         fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
     ) -> Result<()> {
         if fds.len() > MAX_DESCRIPTORS {
             return Err(Error::new(
@@ -133,7 +149,7 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(fds));
         }
         let parts = [IoSlice::new(&header), IoSlice::new(body)];
-        retry_on_intr(|| sendmsg(&self.socket, &parts, &mut ancillary, no_sigpipe()))
+        retry_on_intr(|| sendmsg(&self.socket, &parts, &mut ancillary, flags))
             .map(|_| ())
             .map_err(Error::system("cannot send on a job's channel"))
     }
@@ -143,6 +159,22 @@ impl Channel {
         match self.receive_packet(&mut vec![0; PACKET], RecvFlags::empty())? {
             Received::Frame(frame) => Ok(Some(frame)),
             Received::NothingYet | Received::EndOfFile => Ok(None),
+        }
+    }
+
+    /// Receives a frame, waiting for it as long as `helper` is this process's parent: for a
+    /// job of the fork server, whose owner may itself be waiting for that to speak first.
+    pub fn receive_from_owner(&self, helper: Pid) -> Result<Option<Frame>> {
+        let mut wait = Wait::on(&self.socket);
+        wait.look_after = Some(LOOK_AFTER);
+        loop {
+            wait.block(None, None)?;
+            match self.receive_packet(&mut vec![0; PACKET], RecvFlags::DONTWAIT)? {
+                Received::Frame(frame) => return Ok(Some(frame)),
+                Received::EndOfFile => return Ok(None),
+                Received::NothingYet if getppid() != Some(helper) => return Ok(None),
+                Received::NothingYet => {}
+            }
         }
     }
 

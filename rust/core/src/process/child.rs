@@ -7,6 +7,8 @@
 
 use crate::error::{Error, Result};
 use crate::process::ExitStatus;
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -73,8 +75,15 @@ impl Child {
         &self,
         how: WaitIdOptions,
     ) -> rustix::io::Result<Option<rustix::process::WaitIdStatus>> {
-        // By pid also where there is a pidfd: an unreaped child's pid is unambiguous, and
-        // P_PIDFD is younger (Linux 5.4) than pidfds.
+        // A pidfd cannot mean another child that got the pid after somebody else's wait.
+        #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+        if let Some(pidfd) = &self.watch {
+            match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), how | WaitIdOptions::EXITED)
+            {
+                Err(Errno::INVAL) => {} // Linux 5.3 has pidfds that cannot be waited for
+                waited => return waited,
+            }
+        }
         rustix::process::waitid(WaitId::Pid(self.pid), how | WaitIdOptions::EXITED)
     }
 

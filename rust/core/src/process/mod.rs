@@ -9,3 +9,4 @@ mod exit;
 
 pub use child::Child;
 pub use exit::ExitStatus;
+pub use rustix::process::{getpid, Pid};

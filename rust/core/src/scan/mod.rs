@@ -15,6 +15,11 @@ pub use wait::{Wait, Woken};
 
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a sleep may last while something can only be seen by looking: a death that no
+/// descriptor tells of, for one.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// Descriptors watched for input, each under a key.
 #[derive(Debug)]

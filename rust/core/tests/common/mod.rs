@@ -99,7 +99,7 @@ pub fn child(body: impl FnOnce() -> i32) -> Pid {
 
 /// In a forked process: runs the rest of it.
 pub fn finish(body: impl FnOnce() -> i32) -> ! {
-    alarm(PATIENCE);
+    alarm(2 * PATIENCE); // after the deadlines of whoever waits for us
     exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED))
 }
 

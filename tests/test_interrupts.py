@@ -1,0 +1,538 @@
+"""Ctrl-C and other signals, at any moment: told at once, and nothing is lost.
+
+Signals are sent when this process sleeps in the kernel, from another process that looks at
+it; or at each line of the package in turn; or at random moments; or by a terminal. After
+each, every slot must be free, the Jobserver of use, and no child left. Not here: signals to
+jobs, which are their deaths (`test_deaths.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import pty
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, METHODS, children
+
+import jobserver
+from jobserver import Future, Jobserver
+
+
+class Alarm(Exception):
+    """What a signal handler of the user raises."""
+
+
+class Hold:
+    """Keeps jobs running until the test lets them go, or ends."""
+
+    def __init__(self) -> None:
+        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
+
+    def let_go(self, jobs: int = 1) -> None:
+        os.write(self._our_end.fileno(), b"x" * jobs)
+
+    def close(self) -> None:
+        self.let_go(1000)
+        self.end.close()
+        self._our_end.close()
+
+
+def held(end: Any) -> int:
+    """A job that runs until it is let go."""
+    os.read(end.fileno(), 1)
+    return os.getpid()
+
+
+@pytest.fixture
+def hold(make_jobserver: Any) -> Iterator[Hold]:
+    """Torn down before the Jobserver, whose closing waits for the jobs."""
+    made = Hold()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Sets what the handler of SIGALRM does; afterwards there is no alarm any more."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def handle(action: Callable[[], object]) -> None:
+        signal.signal(signal.SIGALRM, lambda number, frame: action())
+
+    yield handle
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def free(js: Jobserver) -> Any:
+    """How many slots are free."""
+    pool: Any = js._pool
+    return pool.free()
+
+
+def until_asleep(pid: int) -> None:
+    """Looks until a process sleeps in the kernel: there is no event that says so."""
+    deadline = time.monotonic() + DEADLINE
+    before = None
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        if before == status and "State:\tS" in status:
+            return  # it has not run between two looks
+        before = status
+        time.sleep(0.002)
+    raise AssertionError("the process never came to rest")
+
+
+@contextlib.contextmanager
+def signal_once_asleep(number: int = signal.SIGINT) -> Iterator[None]:
+    """Has another process send this one a signal, once this one sleeps."""
+    us = os.getpid()
+    sender = os.fork()
+    if sender == 0:
+        try:
+            until_asleep(us)
+            os.kill(us, number)
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(sender, signal.SIGKILL)
+        os.waitpid(sender, 0)
+
+
+#: Every way to wait while the one slot's job, whose Future is given, does not end.
+WAITS: dict[str, Callable[[Jobserver, Future[int]], object]] = {
+    "submit": lambda js, future: js(int),
+    "submit with a sleep_fn": lambda js, future: js.submit(int, sleep_fn=lambda: None),
+    "wait": lambda js, future: future.wait(),
+    "wait with a timeout": lambda js, future: future.wait(1e6),
+    "result": lambda js, future: future.result(),
+    "exception": lambda js, future: future.exception(),
+    "done": lambda js, future: future.done(None),
+    "close": lambda js, future: js.close(),
+}
+
+
+def pause(js: Jobserver, future: Future[int]) -> None:
+    """The wait that ends only when its time is over."""
+    js.submit(int, consume=0, sleep_fn=lambda: 1e6)
+
+
+@pytest.mark.parametrize("wait", [*WAITS, "pause"])
+def test_ctrl_c_ends_a_wait_at_once_and_loses_nothing(
+    make_jobserver: Callable[..., Jobserver], hold: Hold, wait: str
+) -> None:
+    js = make_jobserver(slots=1)
+    future = js(held, hold.end)
+    with pytest.raises(KeyboardInterrupt), signal_once_asleep():
+        WAITS.get(wait, pause)(js, future)
+    assert not future.done()
+    hold.let_go()
+    assert future.result() == future.pid
+    assert js(int, 7).result() == 7
+    assert free(js) == 1
+
+
+@pytest.mark.parametrize("wait", [*WAITS, "pause"])
+def test_what_a_signal_handler_raises_ends_a_wait_and_loses_nothing(
+    hold_on_fork: tuple[Jobserver, Hold],
+    on_alarm: Callable[[Callable[[], object]], None],
+    wait: str,
+) -> None:
+    js, hold = hold_on_fork
+
+    def handle() -> None:
+        raise Alarm
+
+    on_alarm(handle)
+    future = js(held, hold.end)
+    with pytest.raises(Alarm), signal_once_asleep(signal.SIGALRM):
+        WAITS.get(wait, pause)(js, future)
+    assert not future.done()
+    hold.let_go()
+    assert future.result() == future.pid
+    assert js(int, 7).result() == 7
+    assert free(js) == 1
+
+
+@pytest.fixture
+def hold_on_fork() -> Iterator[tuple[Jobserver, Hold]]:
+    """Where the start method makes no difference: the quickest, with one slot."""
+    hold = Hold()
+    with Jobserver("fork", 1) as js:
+        yield js, hold
+        hold.close()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_signal_handlers_run_during_a_wait_and_it_goes_on(
+    hold_on_fork: tuple[Jobserver, Hold],
+    on_alarm: Callable[[Callable[[], object]], None],
+    wait: str,
+) -> None:
+    js, hold = hold_on_fork
+    calls = itertools.count(1)
+    on_alarm(lambda: hold.let_go() if next(calls) == 3 else None)
+    future = js(held, hold.end)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    WAITS[wait](js, future)  # returns only because the handler has run three times
+    assert future.done()
+
+
+def test_signal_handlers_run_during_a_pause_and_it_goes_on(
+    hold_on_fork: tuple[Jobserver, Hold], on_alarm: Callable[[Callable[[], object]], None]
+) -> None:
+    js, _ = hold_on_fork
+    calls: list[int] = []
+    on_alarm(lambda: calls.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    future = js.submit(int, args=(7,), sleep_fn=lambda: None if calls else 0.02)
+    assert future.result() == 7
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_signal_handler_may_itself_submit_and_wait(
+    hold_on_fork: tuple[Jobserver, Hold],
+    on_alarm: Callable[[Callable[[], object]], None],
+    wait: str,
+) -> None:
+    js, hold = hold_on_fork
+    results: list[int] = []
+
+    def handle() -> None:
+        results.append(js.submit(int, args=(7,), consume=0).result())
+        hold.let_go()
+
+    on_alarm(handle)
+    future = js(held, hold.end)
+    with signal_once_asleep(signal.SIGALRM):
+        WAITS[wait](js, future)
+    assert results == [7]
+
+
+def test_ctrl_c_while_the_fork_server_does_not_answer() -> None:
+    with Jobserver("forkserver", 1) as js:
+        js(int).result()
+        starter: Any = js._starter
+        helper = starter._helper.pid
+        os.kill(helper, signal.SIGSTOP)
+        try:
+            with pytest.raises(KeyboardInterrupt), signal_once_asleep():
+                js(int)
+            assert free(js) == 1
+        finally:
+            os.kill(helper, signal.SIGCONT)
+        assert js(int, 7).result() == 7
+
+
+def test_ctrl_c_while_the_fork_server_does_not_end() -> None:
+    js = Jobserver("forkserver", 1)
+    js(int).result()
+    js.reclaim_resources()
+    starter: Any = js._starter
+    helper = starter._helper.pid
+    while js._jobs.outstanding:
+        js.reclaim_resources()
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyboardInterrupt), signal_once_asleep():
+            js.close()
+    finally:
+        os.kill(helper, signal.SIGCONT)
+    js.close()
+    assert helper not in children()
+
+
+def test_ctrl_c_in_a_callback_is_told_as_itself_and_the_rest_runs_later(js: Jobserver) -> None:
+    called: list[int] = []
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    future = js(int)
+    future.when_done(interrupted)
+    future.when_done(called.append, 1)
+    with pytest.raises(KeyboardInterrupt):
+        future.wait()
+    assert called == []
+    js.reclaim_resources()
+    assert called == [1]
+
+
+def wait_for_a_job(js: Jobserver, begun: Any, end: Any) -> None:
+    js(begin_and_hold, begun, end).result()
+
+
+def begin_and_hold(begun: Any, end: Any) -> None:
+    begun.send(os.getppid())
+    held(end)
+
+
+def test_an_interrupted_job_gives_back_the_slots_of_its_jobs(js: Jobserver, hold: Hold) -> None:
+    ours, begun = multiprocessing.Pipe(duplex=False)
+    future = js(wait_for_a_job, js, begun, hold.end)
+    with ours, begun:
+        assert ours.poll(DEADLINE)
+        ours.recv()
+    until_asleep(future.pid)
+    future.wait(signal=signal.SIGINT, timeout=0)
+    with pytest.raises(KeyboardInterrupt):
+        future.result()
+    hold.let_go()
+    assert [f.result() for f in [js(int, 1), js(int, 2)]] == [1, 2]
+    while js._jobs.outstanding:
+        future.wait()
+        js.reclaim_resources()
+    assert free(js) == 2
+
+
+class AtLine:
+    """A trace function that sends this process SIGINT at the n-th line of the package.
+
+    Only in the owner, or only in processes forked from it.
+    """
+
+    PACKAGE = os.path.dirname(jobserver.__file__)
+
+    def __init__(self, number: int, in_owner: bool) -> None:
+        self._left = number
+        self._in_owner = in_owner
+        self._owner = os.getpid()
+
+    def __call__(self, frame: Any, event: str, arg: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(self.PACKAGE):
+            return None
+        if event == "line" and (os.getpid() == self._owner) is self._in_owner:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+        return self
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+def interrupted_at_each_line(
+    method: str, body: Callable[[Jobserver], object]
+) -> Iterator[Jobserver]:
+    """Runs `body` with a new Jobserver each time, interrupted one line later each time, until
+    it comes to its end; gives the Jobserver after each interrupt, and checks it afterwards."""
+    for number in itertools.count(1):
+        js = Jobserver(method, 2)
+        pool: Any = js._pool
+        interrupted = True
+        try:
+            with AtLine(number, in_owner=True).tracing():
+                body(js)
+            interrupted = False
+        except KeyboardInterrupt:
+            yield js
+        js.close()
+        assert pool.free() == 2, f"a slot was lost at line {number}"
+        assert children() == set(), f"a process was lost at line {number}"
+        if not interrupted:
+            return
+
+
+def submit_and_wait(js: Jobserver) -> None:
+    assert js(int, 7).result() == 7
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "fork")],
+)
+def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(method: str) -> None:
+    for js in interrupted_at_each_line(method, submit_and_wait):
+        assert js(int, 7).result() == 7
+
+
+def submit_and_close(js: Jobserver) -> None:
+    js(int, 7)
+    js.close()
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "fork")],
+)
+def test_ctrl_c_at_any_line_of_closing_is_made_good_by_closing_again(method: str) -> None:
+    for _ in interrupted_at_each_line(method, submit_and_close):
+        pass
+
+
+def test_ctrl_c_at_any_line_loses_no_callback_that_was_registered() -> None:
+    called: list[int] = []
+    registered: list[int] = []
+
+    def body(js: Jobserver) -> None:
+        called.clear()
+        registered.clear()
+        future = js(int, 7)
+        for number in range(2):
+            registered.append(future.when_done(called.append, number))
+        js.submit(int, callbacks=False)
+        future.wait()
+
+    for number, js in enumerate(interrupted_at_each_line("fork", body), 1):
+        js.close()
+        js.reclaim_resources()
+        # One that was being registered may have been or not; none runs twice.
+        assert called[: len(registered)] == registered, f"at line {number}"
+        assert called in ([], [0], [0, 1])
+
+
+def test_ctrl_c_in_a_job_just_forked_never_runs_its_owners_code() -> None:
+    """The job has a copy of the owner's stack, with its `except` and `finally`."""
+    owner = os.getpid()
+    with Jobserver("fork", 1) as js:
+        for number in range(1, 60):
+            escaped = False
+            try:
+                with AtLine(number, in_owner=False).tracing():
+                    future = js(int, 7)
+            except KeyboardInterrupt:
+                escaped = True
+            if os.getpid() != owner:
+                os._exit(99)
+            assert not escaped
+            with contextlib.suppress(KeyboardInterrupt):
+                try:
+                    assert future.result() == 7
+                except jobserver.SubmissionDied as e:
+                    assert e.exitcode != 99, f"at line {number}"
+
+
+# CPython runs handlers in its hooks around a fork too, and can only print what they raise.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_handlers_that_raise_at_random_moments_lose_nothing(
+    on_alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    armed = False
+
+    def handle() -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Alarm
+
+    on_alarm(handle)
+    moments = random.Random(0)
+    js = Jobserver("fork", 2)
+    for number in range(500):
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 2e-3))
+            try:
+                assert js(int, number).result() == number
+            finally:
+                armed = False
+        except Alarm:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    pool: Any = js._pool
+    js.close()
+    assert pool.free() == 2
+
+
+AT_A_TERMINAL = """
+import os, signal, sys
+from jobserver import Jobserver
+
+def held():
+    print("held", flush=True)
+    signal.pause()
+
+def main(method, wait):
+    js = Jobserver(method, 1)
+    future = js(held)
+    print("waiting", flush=True)
+    try:
+        if wait == "submit":
+            js(int)
+        elif wait == "pause":
+            js.submit(int, consume=0, sleep_fn=lambda: 1e6)
+        elif wait == "result":
+            future.result()
+        else:
+            js.close()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print("the job:", type(future.exception()).__name__)
+    print("then:", js(int, 7).result(), js._pool.free())
+    js.close()
+    children = open(f"/proc/self/task/{os.getpid()}/children").read()
+    print("left:", children or None, flush=True)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+class Terminal:
+    """A program at a terminal of its own: its keyboard, and what it has shown."""
+
+    def __init__(self, *command: str) -> None:
+        self.pid, self._keyboard = pty.fork()
+        if self.pid == 0:
+            os.execv(command[0], command)
+        self.shown = ""
+
+    def read_until(self, *words: str) -> None:
+        while not all(word in self.shown for word in words):
+            assert self._read(), f"the program ended: {self.shown}"
+
+    def _read(self) -> bool:
+        assert multiprocessing.connection.wait([self._keyboard], DEADLINE), self.shown
+        try:
+            self.shown += os.read(self._keyboard, 10000).decode()
+        except OSError:
+            return False  # which is how the end of a terminal's program is told
+        return True
+
+    def press(self, key: bytes) -> None:
+        os.write(self._keyboard, key)
+
+    def join(self) -> int:
+        while self._read():
+            pass
+        os.close(self._keyboard)
+        return os.waitpid(self.pid, 0)[1]
+
+
+@pytest.mark.parametrize("wait", ["submit", "pause", "result", "close"])
+def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
+    tmp_path: Path, method: str, wait: str
+) -> None:
+    """There it reaches the jobs and the fork server too."""
+    script = tmp_path / "at_a_terminal.py"
+    script.write_text(AT_A_TERMINAL)
+    terminal = Terminal(sys.executable, str(script), method, wait)
+    terminal.read_until("held", "waiting")
+    until_asleep(terminal.pid)
+    terminal.press(b"\x03")
+    status = terminal.join()
+    assert "interrupted" in terminal.shown
+    assert "the job: KeyboardInterrupt" in terminal.shown
+    assert "then: 7 1" in terminal.shown
+    assert "left: None" in terminal.shown
+    assert status == 0
