@@ -63,9 +63,9 @@ impl ForkServer {
     pub fn start(command: &mut Command) -> Result<ForkServer> {
         let (ours, theirs) =
             sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
-        let process = Child::spawn(command.stdin(Stdio::from(theirs)))?;
+        let process = Child::spawn(command.stdin(Stdio::from(theirs)));
         command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
-        Ok(ForkServer { requests: ours, process: Some(process) })
+        Ok(ForkServer { requests: ours, process: Some(process?) })
     }
 
     /// Joins a helper that another process of the tree has started.

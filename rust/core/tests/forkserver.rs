@@ -38,6 +38,7 @@ fn helper() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).unwrap();
     }
     let inherited = descriptors() - 1; // without the requests, which only the helper needs
+    let helper = getpid();
     let mut server = Server::new(requests).unwrap();
     let served = server.serve(|| match mode.as_str() {
         "refuse" => Err(Errno::AGAIN.into()),
@@ -48,13 +49,13 @@ fn helper() {
         _ => fork(),
     });
     if let Some(channel) = served.unwrap() {
-        finish(|| job(&channel, inherited));
+        finish(|| job(&channel, helper, inherited));
     }
 }
 
 /// In a job: does what its launch says.
-fn job(channel: &Channel, inherited: usize) -> i32 {
-    let Some(launch) = channel.receive().unwrap() else { return 0 };
+fn job(channel: &Channel, helper: Pid, inherited: usize) -> i32 {
+    let Some(launch) = channel.receive_from_owner(helper).unwrap() else { return 0 };
     let text = String::from_utf8(launch.body.into_bytes().unwrap()).unwrap();
     let (verb, rest) = text.split_once(' ').unwrap();
     let number = || rest.parse::<i32>().unwrap();

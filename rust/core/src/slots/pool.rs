@@ -54,11 +54,22 @@ impl Pool {
 
     /// Joins a pool of `slots` slots by the two ends of its pipe.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
+        if !may(&read, OFlags::WRONLY) || !may(&write, OFlags::RDONLY) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a pool is joined by a readable and a writable end, in this order",
+            ));
+        }
         let read = private_nonblocking(read).map_err(Error::system("cannot join a pool"))?;
         Ok(Pool { pipe: Arc::new(Pipe { read, write, slots }) })
     }
 
     fn fill(&self) -> rustix::io::Result<()> {
+        // A user with many pipes gets small ones, and a full pipe would block us.
+        #[cfg(target_os = "linux")]
+        if rustix::pipe::fcntl_getpipe_size(&self.pipe.write)? < self.pipe.slots {
+            rustix::pipe::fcntl_setpipe_size(&self.pipe.write, self.pipe.slots)?;
+        }
         let mut tokens = vec![TOKEN; self.pipe.slots];
         while !tokens.is_empty() {
             let written = retry_on_intr(|| rustix::io::write(&self.pipe.write, &tokens))?;
@@ -127,6 +138,11 @@ impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot").field("taker", &self.taker).finish_non_exhaustive()
     }
+}
+
+/// Whether a descriptor is not limited to the other direction (`only`).
+fn may(end: &OwnedFd, only: OFlags) -> bool {
+    fcntl_getfl(end).is_ok_and(|flags| flags & OFlags::RWMODE != only)
 }
 
 /// A non-blocking read end, with a description of its own where the system can give one.
