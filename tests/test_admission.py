@@ -119,7 +119,7 @@ def test_no_seconds_mean_to_be_asked_again_at_once(js: Jobserver) -> None:
 def test_any_other_answer_is_an_error(one: Jobserver, answer: Any) -> None:
     before = children(), descriptors()
     with pytest.raises(ValueError, match="sleep_fn"):
-        one.submit(nothing, sleep_fn=Asked(answer))
+        one.submit(nothing, sleep_fn=Asked(answer), timeout=1)
     assert (children(), descriptors()) == before
 
 

@@ -524,6 +524,38 @@ def test_the_helper_is_deaf_to_ctrl_c(js: Jobserver, helper_of: Callable[[], int
     assert helper_of() == helper
 
 
+@with_a_helper
+@pytest.mark.parametrize("killed", [False, True], ids=["first", "after a kill"])
+def test_threads_that_submit_at_once_start_one_helper(
+    make_jobserver: Callable[..., Jobserver],
+    helper_of: Callable[[], int],
+    killed: bool,
+) -> None:
+    js = make_jobserver(slots=4)
+    if killed:
+        js(abs, -1).result(DEADLINE)
+        kill(helper_of())
+    results: list[int] = []
+    ready = threading.Barrier(16)
+
+    def submit() -> None:
+        ready.wait(DEADLINE)
+        results.append(js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE))
+
+    threads = [threading.Thread(target=submit) for _ in range(16)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+    finally:
+        sys.setswitchinterval(interval)
+    assert results == [1] * 16
+    helper_of()  # raises unless there is exactly one
+
+
 #: How many deaths of a kind are tried by each start method.
 MANY = {"fork": 1000, "forkserver": 200, "spawn": 10}
 

@@ -648,6 +648,28 @@ def test_a_missing_guard_that_exits_is_still_an_error_not_a_hang(
         assert "if __name__ == '__main__'" in err
 
 
+def test_a_script_may_read_its_arguments_as_it_is_imported(script: Script, method: str) -> None:
+    script.write(
+        "program.py",
+        """
+        import argparse
+        from jobserver import Jobserver
+
+        parser = argparse.ArgumentParser()
+        parser.add_argument("method")
+        method = parser.parse_args().method
+
+        def get():
+            return method
+
+        if __name__ == "__main__":
+            with Jobserver(method, slots=2) as js:
+                print(js(get).result())
+        """,
+    )
+    assert script.run("program.py", method) == (0, f"{method}\n", "")
+
+
 def test_a_program_without_a_file_can_run_what_is_imported(script: Script, method: str) -> None:
     program = f"""if True:
         from jobserver import Jobserver

@@ -184,6 +184,8 @@ class Future(Generic[T]):
             CallbackRaised: the job has finished, and a callback has raised.
         """
         _arguments.function(fn)
+        if self._jobserver._pid != os.getpid():
+            self._wait_elsewhere()
         if self._callbacks is None or self._turn is None:
             self._callbacks, self._turn = deque(), threading.Lock()
         seqno = self._registered

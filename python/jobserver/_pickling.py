@@ -69,15 +69,7 @@ received: Sequence[int] = ()
 
 def dump(value: Any) -> Message:
     """One object as a message. PicklingError, with advice, where it cannot be done."""
-    buffers: Buffers = []
-    try:
-        # By pickle's own function first: it is all that most objects need.
-        stream = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=_keep(buffers))
-    except Exception:
-        return dump_each([value])
-    if not buffers and len(stream) <= _native.INLINE:
-        return stream
-    return _to_memory([memoryview(stream), *(buffer.raw() for buffer in buffers)])
+    return dump_each([value])
 
 
 def dump_each(objects: Sequence[Any]) -> Message:
@@ -128,24 +120,32 @@ def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryv
         import cloudpickle
     except ImportError:
         raise pickle.PicklingError(
-            f"{error}. Only what can be imported by name can be sent to a job; install "
-            "jobserver[cloudpickle] to send lambdas and closures too, or submit with "
-            'context="fork"'
+            f"{error}. Only what can be imported by name can travel between processes; with "
+            f"jobserver[cloudpickle] installed, lambdas and closures can too{_other_way()}"
         ) from error
     spawning = mp.context.get_spawning_popen()
     if isinstance(spawning, Descriptors):
         spawning.numbers.clear()
 
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        # On the class: pickle's C code reads it there, when a pickler is made.
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
+            mp.reduction.ForkingPickler._extra_reducers
+        )
+
     def pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
-        made = cloudpickle.Pickler(stream, protocol, buffer_callback=inside)
-        reducers = mp.reduction.ForkingPickler._extra_reducers
-        made.dispatch_table = made.dispatch_table.new_child(reducers)
-        return made
+        return Pickler(stream, protocol, buffer_callback=inside)
 
     try:
         return _pickle(pickler, objects)
     except Exception as e:
         raise pickle.PicklingError(str(e)) from e
+
+
+def _other_way() -> str:
+    """More advice, for a submission."""
+    submission = isinstance(mp.context.get_spawning_popen(), Descriptors)
+    return ', and under context="fork" nothing has to travel to a job' if submission else ""
 
 
 def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from . import _pickling
+from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message
 
@@ -21,6 +21,9 @@ class _Failure(NamedTuple):
     traceback: str
 
 
+#: What needs none of multiprocessing's reducers, and so can take the quickest way.
+_SIMPLE = frozenset({bool, int, float, str})
+
 #: The commonest result, without the cost of pickling it.
 _NONE = pickle.dumps((None, None), pickle.HIGHEST_PROTOCOL)
 
@@ -29,6 +32,10 @@ def dump_value(value: Any) -> Message:
     """A message that says what the job's function returned."""
     if value is None:
         return _NONE
+    if type(value) in _SIMPLE:
+        stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
+        if len(stream) <= _native.INLINE:
+            return stream
     try:
         return _pickling.dump((value, None))
     except pickle.PicklingError as e:
@@ -81,5 +88,9 @@ def _load_failure(failure: _Failure) -> BaseException:
         error = pickle.UnpicklingError(
             f"the job raised {failure.summary}, which cannot be unpickled here: {e}"
         )
+    if not isinstance(error, BaseException):
+        error = pickle.UnpicklingError(
+            f"the job raised {failure.summary}, which pickles as something else: {error!r}"
+        )
     error.__cause__ = JobTraceback(failure.traceback)
-    return error  # type: ignore[no-any-return]
+    return cast(BaseException, error)
