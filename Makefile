@@ -105,7 +105,7 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 
 pytest: $(VENV)/.dev ## Python: all tests, on Linux's path and on the portable one
 	$(call heading,pytest)
-	@$(RUN_PYTHON) -m pytest
+	@$(RUN_PYTHON) -m pytest -m "not slow"
 	$(call heading,pytest on the portable path)
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn or basics"
 

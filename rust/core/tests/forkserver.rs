@@ -12,7 +12,7 @@ use jobserver_core::channel::{memory_file, Kind, INLINE};
 use jobserver_core::forkserver::{Answer, ForkServer, Server};
 use jobserver_core::sys::{self, Forked};
 use jobserver_core::{
-    Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Woken,
+    Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool,
 };
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -22,7 +22,6 @@ use rustix::process::{getpid, kill_process, setrlimit, Pid, Resource, Rlimit, Si
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 // The helper and its jobs.
 
@@ -221,22 +220,6 @@ fn an_end_is_told_though_a_process_of_the_jobs_keeps_the_channel() {
 }
 
 #[test]
-fn a_wait_ends_when_another_thread_cancels_the_last_job() {
-    let _alone = Alone::new();
-    let (server, mut jobs) = (serve(""), Jobs::new());
-    let (channel, child) = born(&server).unwrap();
-    let id = jobs.started(channel, child, None).unwrap();
-    // One thread waits until nothing is outstanding; another gives a launch up.
-    let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
-    jobs.cancel(id);
-    assert_eq!(jobs.outstanding(), 0);
-    let woken = waiting.block(None, Some(soon())).unwrap();
-    jobs.end_wait(waiting);
-    assert_eq!(woken, Woken::Ready);
-    stop(&server);
-}
-
-#[test]
 fn an_owner_that_gives_up_before_the_launch_ends_its_job() {
     let _alone = Alone::new();
     let server = serve("");
@@ -341,21 +324,6 @@ fn a_job_outlives_a_killed_helper_and_its_result_arrives() {
     let (channel, child) = born(&server).unwrap();
     let id = jobs.started(channel, child, None).unwrap();
     kill_helper(&server);
-    jobs.channel(id).unwrap().send(Kind::Launch, b"echo on", &[]).unwrap();
-    assert_eq!(result(outcome(&mut jobs, id)), b"on");
-    drain(&mut jobs);
-}
-
-#[test]
-fn a_job_waits_for_its_launch_though_its_helper_was_killed() {
-    let _alone = Alone::new();
-    let (server, mut jobs) = (serve(""), Jobs::new());
-    let (channel, child) = born(&server).unwrap();
-    let id = jobs.started(channel, child, None).unwrap();
-    kill_helper(&server);
-    // An owner may be slow: stopped, or without a CPU.
-    let a_while = Instant::now() + Duration::from_millis(200);
-    assert_eq!(jobs.wait(None, Some(a_while)).unwrap(), Woken::TimedOut, "it has given up");
     jobs.channel(id).unwrap().send(Kind::Launch, b"echo on", &[]).unwrap();
     assert_eq!(result(outcome(&mut jobs, id)), b"on");
     drain(&mut jobs);
