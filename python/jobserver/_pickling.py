@@ -127,14 +127,13 @@ def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryv
     if isinstance(spawning, Descriptors):
         spawning.numbers.clear()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        # On the class: pickle's C code reads it there, when a pickler is made.
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
-            mp.reduction.ForkingPickler._extra_reducers
-        )
+    # On the class: pickle's C code reads it there, when a pickler is made.
+    reducers = mp.reduction.ForkingPickler._extra_reducers
+    table = cloudpickle.Pickler.dispatch_table.new_child(reducers)
+    made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
     def pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
-        return Pickler(stream, protocol, buffer_callback=inside)
+        return made(stream, protocol, buffer_callback=inside)
 
     try:
         return _pickle(pickler, objects)
