@@ -696,7 +696,6 @@ def test_a_function_of_a_program_without_a_file_is_a_clear_error(
     assert "double" in err
 
 
-@pytest.mark.xfail(strict=False, reason="known defect: see CHANGELOG")
 @with_pickled_work
 def test_shared_memory_that_a_job_makes_outlives_the_job(script: Script, method: str) -> None:
     """As it does where multiprocessing starts a process by these methods."""
@@ -749,7 +748,6 @@ def test_jobs_share_values(script: Script, method: str) -> None:
     assert script.run("program.py", method) == (0, "400\n", "")
 
 
-@pytest.mark.xfail(strict=False, reason="known defect: see CHANGELOG")
 def test_a_connection_that_comes_back_is_no_descriptor_of_the_owners(
     script: Script, method: str
 ) -> None:

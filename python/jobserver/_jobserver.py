@@ -192,10 +192,6 @@ class Jobserver:
             self._scan(callbacks)
         try:
             self._starter.start(self._jobs, future, slot, prepared)
-        except _native.ForkServerGone:
-            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-            self._starter.stop()
-            self._starter.start(self._jobs, future, slot, prepared)
         finally:
             # A job that was started has it now. Otherwise it must not stay with us for as
             # long as somebody keeps the traceback.

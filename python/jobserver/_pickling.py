@@ -19,6 +19,7 @@ import io
 import os
 import pickle
 import struct
+import sys
 from typing import Any, Callable, Iterator, List, Sequence, Union
 
 from . import _multiprocessing as mp
@@ -67,6 +68,29 @@ class Descriptors:
 received: Sequence[int] = ()
 
 
+#: How multiprocessing's locks are pickled, once it has been asked for any.
+_of_locks: dict[type, Callable[[Any], Any]] = {}
+
+
+def _reduce_lock(lock: Any) -> Any:
+    """CPython before 3.11 sends the address of a fork context's lock, to be used as it is."""
+    if lock._semlock.name is None:
+        raise RuntimeError(
+            "a lock of multiprocessing's fork context cannot be sent to a job: make it, or "
+            "the queue or event that it belongs to, by the Jobserver's `context`"
+        )
+    return lock.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def _reducers() -> dict[type, Callable[[Any], Any]]:
+    """multiprocessing's own reducers, and ours for its locks."""
+    module = sys.modules.get("multiprocessing.synchronize")
+    if module is not None and not _of_locks:
+        for name in ("Lock", "RLock", "Semaphore", "BoundedSemaphore"):
+            _of_locks[getattr(module, name)] = _reduce_lock
+    return {**mp.reduction.ForkingPickler._extra_reducers, **_of_locks}
+
+
 def dump(value: Any) -> Message:
     """One object as a message. PicklingError, with advice, where it cannot be done."""
     return dump_each([value])
@@ -75,7 +99,7 @@ def dump(value: Any) -> Message:
 def dump_each(objects: Sequence[Any]) -> Message:
     """Several objects as one message, with multiprocessing's reducers."""
     try:
-        stream, buffers = _pickle(mp.reduction.ForkingPickler, objects)
+        stream, buffers = _pickle(_pickler, objects)
     except Exception as e:
         stream, buffers = _pickle_otherwise(objects, e)
     if not buffers and len(stream) <= _native.INLINE:
@@ -93,6 +117,12 @@ def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
         return False
 
     return inside
+
+
+def _pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
+    made = mp.reduction.ForkingPickler(stream, protocol, True, inside)
+    made.dispatch_table.update(_reducers())
+    return made
 
 
 def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
@@ -128,8 +158,7 @@ def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryv
         spawning.numbers.clear()
 
     # On the class: pickle's C code reads it there, when a pickler is made.
-    reducers = mp.reduction.ForkingPickler._extra_reducers
-    table = cloudpickle.Pickler.dispatch_table.new_child(reducers)
+    table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())
     made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
     def pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:

@@ -10,6 +10,7 @@ import pickle
 import traceback
 from typing import Any, NamedTuple, cast
 
+from . import _multiprocessing as mp
 from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message
@@ -61,7 +62,7 @@ def dump_exception(error: BaseException) -> Message:
 
 def _pickled(error: BaseException) -> bytes:
     """In one piece, and only if it can be read back, which is where exceptions fail most."""
-    data = pickle.dumps(error)
+    data = bytes(mp.reduction.ForkingPickler.dumps(error))
     pickle.loads(data)
     return data
 

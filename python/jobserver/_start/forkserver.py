@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _multiprocessing as mp
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 class ForkServer(Starter):
     def __init__(self, helper: int | None) -> None:
         self._count = 0
+        self._changing = threading.Lock()  # of the helper
         self._helper = None if helper is None else _native.ForkServer.join(helper)
 
     def after_fork(self) -> None:
+        self._changing = threading.Lock()  # another thread may have had it at the fork
         # The helper is the parent's child: this process may use it, but not end it.
         if self._helper is not None:
             self._helper = _native.ForkServer.join(self._helper.fileno())
@@ -48,21 +51,38 @@ class ForkServer(Starter):
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
-        jobs.request(future, slot, self._started(), *prepared)
+        helper = self._started()
+        try:
+            jobs.request(future, slot, helper, *prepared)
+        except _native.ForkServerGone:
+            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
+            self._give_up(helper)
+            jobs.request(future, slot, self._started(), *prepared)
 
     def _started(self) -> _native.ForkServer:
-        if self._helper is None:
-            data = mp.spawn.get_preparation_data("forkserver")
-            wanted = {"sys_path", "dir", "init_main_from_path"}
-            data = {key: value for key, value in data.items() if key in wanted}
-            statement = f"from jobserver._start.forkserver import main; main({data!r})"
-            self._helper = _native.ForkServer.start(launch.command(statement))
-        return self._helper
+        with self._changing:
+            if self._helper is None:
+                self._helper = _new_helper()
+            return self._helper
+
+    def _give_up(self, helper: _native.ForkServer) -> None:
+        """Ends a helper, unless another thread has done so already."""
+        with self._changing:
+            if self._helper is helper:
+                helper.stop()
+                self._helper = None
 
     def stop(self) -> None:
         if self._helper is not None:
-            self._helper.stop()
-            self._helper = None
+            self._give_up(self._helper)
+
+
+def _new_helper() -> _native.ForkServer:
+    data = mp.spawn.get_preparation_data("forkserver")
+    wanted = {"sys_path", "sys_argv", "dir", "init_main_from_path"}
+    data = {key: value for key, value in data.items() if key in wanted}
+    statement = f"from jobserver._start.forkserver import main; main({data!r})"
+    return _native.ForkServer.start(launch.command(statement))
 
 
 def main(data: dict[str, Any]) -> NoReturn:
@@ -88,8 +108,9 @@ def _load_main(data: dict[str, Any]) -> None:
     """Loads the user's main module; what goes wrong here will go wrong again in the job,
     where it can be told."""
     sys.path[:] = data["sys_path"]
+    sys.argv = data["sys_argv"]
     process: Any = mp.process.current_process()
     process._inheriting = True
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):
         mp.spawn.import_main_path(data["init_main_from_path"])
     del process._inheriting

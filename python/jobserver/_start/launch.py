@@ -53,8 +53,7 @@ class _Tracked:
 def _preparation(method: str, name: str, env: Changes) -> Any:
     data = mp.spawn.get_preparation_data(name)
     data["start_method"] = method
-    fd = mp.resource_tracker._resource_tracker._fd
-    tracker: Any = None if fd is None else _Tracked(fd)
+    tracker: Any = _Tracked(mp.resource_tracker.getfd())
     return _Preparation(method, os.getpid(), data, env, tracker)
 
 
