@@ -125,7 +125,7 @@ def test_any_other_answer_is_an_error(one: Jobserver, answer: Any) -> None:
 
 def test_after_a_wrong_answer_the_slot_is_free(one: Jobserver) -> None:
     with pytest.raises(ValueError, match="sleep_fn"):
-        one.submit(nothing, sleep_fn=Asked(0, "go"))
+        one.submit(nothing, sleep_fn=Asked(0, "go"), timeout=1)
     assert_slot_is_free(one)
 
 

@@ -11,8 +11,10 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,9 +70,10 @@ def are_copies_one(js: Jobserver) -> bool:
 
 
 def descend(js: Jobserver, levels: int) -> list[tuple[int, int]]:
-    """Of this job and of each below it: its pid, and how many descriptors it has open."""
+    """Of this job and of each below it: its pid, and how many descriptors it began with."""
+    count = len(os.listdir("/proc/self/fd"))
     below = js(descend, js, levels - 1).result() if levels > 1 else []
-    return [(os.getpid(), len(os.listdir("/proc/self/fd"))), *below]
+    return [(os.getpid(), count), *below]
 
 
 def submit_without_waiting(js: Jobserver) -> bool:
@@ -138,6 +141,19 @@ def use_in_a_process(js: Jobserver, answers: Connection) -> None:
     answers.close()
 
 
+@contextmanager
+def in_a_moment(act: Callable[[], object]) -> Iterator[None]:
+    """Acts while the body waits, or at its end: by a signal, so that it takes no thread."""
+    before = signal.signal(signal.SIGALRM, lambda *_: act())
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        yield
+    finally:
+        if signal.setitimer(signal.ITIMER_REAL, 0)[0]:
+            act()
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forkserver_of_multiprocessing() -> Iterator[None]:
     """Has multiprocessing's own fork server there before the tests, which it outlives."""
@@ -182,7 +198,6 @@ def test_jobs_inherit_no_more_than_one_descriptor_from_the_level_above(
 ) -> None:
     js = make_jobserver(slots=5)
     counts = [count for _, count in js(descend, js, 5).result()]
-    # All levels but the last have a job of their own, and so its descriptors.
     assert all(lower - upper <= 1 for upper, lower in zip(counts, counts[1:]))
 
 
@@ -261,8 +276,15 @@ def test_a_job_waits_for_its_own_jobs_at_its_end(js: Jobserver, tmp_path: Path, 
     begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
     js(leave_a_job_behind, js, end, begun, go, tmp_path / "ended")
     assert begun.acquire(timeout=DEADLINE)
-    go.release()
-    js.close()  # waits for the job's process, which waits for its own job
+    released = []
+
+    def release() -> None:
+        released.append(True)
+        go.release()
+
+    with in_a_moment(release):
+        js.close()  # waits for the job's process, which waits for its own job
+        assert released
     assert (tmp_path / "ended").exists()
 
 

@@ -726,8 +726,9 @@ fn a_fork_that_abandons_late_or_never_does_not_disturb_its_parent() {
 fn only(spare: usize) -> Vec<OwnedFd> {
     let limit = Rlimit { current: Some(200), maximum: Some(200) };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let (fd, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    let mut fill: Vec<OwnedFd> = std::iter::from_fn(|| fd.try_clone().ok()).collect();
+    let (first, second) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let mut fill: Vec<OwnedFd> = std::iter::from_fn(|| first.try_clone().ok()).collect();
+    fill.extend([first, second]);
     fill.truncate(fill.len() - spare);
     fill
 }
