@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import _native
+
 if TYPE_CHECKING:
     from ._future import Future
 
@@ -63,6 +65,13 @@ class SubmissionDied(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.pid, self.exitcode, self.signal, self._text)
+
+
+def advised(error: OSError, doing: str) -> OSError:
+    """The same refusal of the system's, saying what was being done and what to do about it."""
+    advice = _native.advice(error.errno or 0)
+    told = f"{doing}: {error.strerror}" + (f"; {advice}" if advice else "")
+    return OSError(error.errno, told)
 
 
 class JobTraceback(Exception):

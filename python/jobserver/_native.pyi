@@ -15,6 +15,7 @@ __all__ = [
     "Pool",
     "Server",
     "Slot",
+    "advice",
     "nullify_stdin",
     "usable_cpus",
 ]
@@ -24,6 +25,7 @@ MAX_SLOTS: int
 
 def usable_cpus() -> int: ...
 def nullify_stdin() -> None: ...
+def advice(errno: int) -> str | None: ...
 
 class ForkServerGone(RuntimeError): ...
 

@@ -24,6 +24,7 @@ from typing import Any, Callable, Iterator, List, Sequence, Union
 
 from . import _multiprocessing as mp
 from . import _native
+from ._exceptions import advised
 
 #: Buffers smaller than this are cheaper inside the pickle.
 _LARGE = 16 * 1024
@@ -178,11 +179,18 @@ def _other_way() -> str:
 
 def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:
     memory = _native.MemoryFile()
+    try:
+        _fill(memory, segments)
+    except OSError as e:
+        raise advised(e, "cannot write a memory file") from None
+    return memory
+
+
+def _fill(memory: _native.MemoryFile, segments: Sequence[memoryview]) -> None:
     header = b"".join(_U64.pack(n) for n in [len(segments), *(s.nbytes for s in segments)])
     _write(memory, memoryview(header), 0)
     for segment, offset in zip(segments, _offsets([s.nbytes for s in segments])):
         _write(memory, segment, offset)
-    return memory
 
 
 def _offsets(sizes: Sequence[int]) -> Iterator[int]:

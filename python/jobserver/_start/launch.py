@@ -14,6 +14,7 @@ from typing import Any, List, NamedTuple, NoReturn, Tuple
 from .. import _job, _native, _pickling
 from .. import _multiprocessing as mp
 from .._arguments import Changes
+from .._exceptions import advised
 from .._pickling import Message
 from .._work import Work
 
@@ -53,7 +54,10 @@ class _Tracked:
 def _preparation(method: str, name: str, env: Changes) -> Any:
     data = mp.spawn.get_preparation_data(name)
     data["start_method"] = method
-    tracker: Any = _Tracked(mp.resource_tracker.getfd())
+    try:
+        tracker: Any = _Tracked(mp.resource_tracker.getfd())
+    except OSError as e:
+        raise advised(e, "cannot start multiprocessing's resource tracker") from None
     return _Preparation(method, os.getpid(), data, env, tracker)
 
 

@@ -61,9 +61,14 @@ impl Error {
         matches!(self.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
     }
 
-    /// Which limit was met, and how to raise it.
     fn advice(&self) -> Option<&'static str> {
-        Some(match self.raw_os_error()? {
+        advice(self.raw_os_error()?)
+    }
+}
+
+/// Which limit an error number of the system means for this crate, and how to raise it.
+pub fn advice(errno: i32) -> Option<&'static str> {
+    Some(match errno {
             libc::EMFILE | libc::ETOOMANYREFS => {
                 "this process has as many descriptors open as it may: raise `ulimit -n` (RLIMIT_NOFILE), or keep fewer jobs outstanding"
             }
@@ -81,5 +86,4 @@ impl Error {
             }
             _ => return None,
         })
-    }
 }

@@ -76,7 +76,7 @@ pub mod slots;
 pub mod sys;
 
 pub use channel::{Body, Channel};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{advice, Error, ErrorKind, Result};
 pub use jobs::{JobId, Jobs, Launch, Outcome};
 pub use process::{Child, ExitStatus};
 pub use scan::Woken;

@@ -22,6 +22,12 @@ fn usable_cpus() -> usize {
     jobserver_core::usable_cpus()
 }
 
+/// Which limit an error number of the system means here, and how to raise it.
+#[pyfunction]
+fn advice(errno: i32) -> Option<&'static str> {
+    jobserver_core::advice(errno)
+}
+
 /// Makes descriptor 0 the null device.
 #[pyfunction]
 fn nullify_stdin() -> PyResult<()> {
@@ -31,6 +37,7 @@ fn nullify_stdin() -> PyResult<()> {
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Slot>()?;

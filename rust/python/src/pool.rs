@@ -3,7 +3,6 @@
 use crate::errors::to_python;
 use jobserver_core as core;
 use jobserver_core::sys;
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -12,7 +11,7 @@ pub(crate) struct Pool(pub(crate) core::Pool);
 
 pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     sys::duplicate(fd)
-        .map_err(|e| PyOSError::new_err((e.raw_os_error(), format!("descriptor {fd}: {e}"))))
+        .map_err(|e| to_python(core::Error::refused("cannot pass on a descriptor", e)))
 }
 
 #[pymethods]
