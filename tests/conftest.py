@@ -15,8 +15,6 @@ import pytest
 
 from jobserver import Jobserver
 
-#: Written, but not yet seen to pass under every start method: see the changelog's list.
-collect_ignore = ["test_forks.py", "test_interrupts.py", "test_parity.py", "test_threads.py"]
 
 METHODS = ("fork", "forkserver", "spawn")
 

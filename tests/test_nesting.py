@@ -336,7 +336,6 @@ def test_a_jobserver_works_in_a_child_of_multiprocessing(js: Jobserver, outer: s
     ours.close()
 
 
-@pytest.mark.xfail(strict=False, reason="known defect: see CHANGELOG")
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("outer", METHODS)
 def test_a_child_of_multiprocessing_waits_for_its_jobs_at_its_end(

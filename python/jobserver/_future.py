@@ -7,6 +7,7 @@ unpickling runs the user's code, and may be slow.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import deque
@@ -51,20 +52,19 @@ class Future(Generic[T]):
         "_jobserver",
         "_loaded",
         "_outcome",
+        "_owner",
         "_pid",
-        "_registered",
-        "_turn",
     )
 
     def __init__(self, jobserver: Jobserver) -> None:
         self._jobserver = jobserver
+        self._owner = jobserver._pid
         self._pid = 0
         self._job = 0
         self._outcome: Any = None
         self._loaded: list[tuple[Any, BaseException | None]] = []
-        self._callbacks: deque[tuple[int, Callable[[], Any]]] | None = None
-        self._registered = 0
-        self._turn: threading.Lock | None = None
+        #: Empty until there are any; of two threads that bring the first, one makes it.
+        self._callbacks: list[_Callbacks] = []
 
     @property
     def pid(self) -> int:
@@ -111,7 +111,7 @@ class Future(Generic[T]):
         """
         js = self._jobserver
         number = None if signal is None else _arguments.signal_number(signal)
-        if js._pid != os.getpid():
+        if self._owner != os.getpid():
             return self._wait_elsewhere()
         if number is not None:
             js._scan()
@@ -123,7 +123,7 @@ class Future(Generic[T]):
         """In a process that was forked from the owner's: what was finished by then stays so."""
         if self._outcome is None:
             raise RuntimeError(
-                f"{self!r} belongs to process {self._jobserver._pid}, which submitted the job; "
+                f"{self!r} belongs to process {self._owner}, which submitted the job; "
                 "this is another process, forked from it"
             )
         return True
@@ -184,13 +184,11 @@ class Future(Generic[T]):
             CallbackRaised: the job has finished, and a callback has raised.
         """
         _arguments.function(fn)
-        if self._jobserver._pid != os.getpid():
+        if self._owner != os.getpid():
             self._wait_elsewhere()
-        if self._callbacks is None or self._turn is None:
-            self._callbacks, self._turn = deque(), threading.Lock()
-        seqno = self._registered
-        self._registered += 1
-        self._callbacks.append((seqno, lambda: fn(*args, **kwargs)))
+        if not self._callbacks:
+            self._callbacks.append(_Callbacks())
+        seqno = self._callbacks[0].add(lambda: fn(*args, **kwargs))
         if self._outcome is not None:
             self._jobserver._own()
             self._jobserver._finished.append(self)
@@ -199,18 +197,36 @@ class Future(Generic[T]):
 
     def _issue_callbacks(self) -> None:
         """Runs the callbacks that wait, unless another call is already doing so."""
-        if self._callbacks is None or self._turn is None:
-            return
+        if self._callbacks:
+            self._callbacks[0].issue(self)
+
+
+class _Callbacks:
+    """The callbacks of one Future: numbered, in order, and run by one call at a time."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._waiting: Deque[tuple[int, Callable[[], Any]]] = deque()
+        self._turn = threading.Lock()
+
+    def add(self, callback: Callable[[], Any]) -> int:
+        seqno = next(self._numbers)
+        self._waiting.append((seqno, callback))
+        return seqno
+
+    def issue(self, future: Future[Any]) -> None:
         # Looked at again after the turn ends, for what was registered in the meantime.
-        while self._callbacks and self._turn.acquire(blocking=False):
+        while self._waiting and self._turn.acquire(blocking=False):
             try:
-                while self._callbacks:
-                    self._call(*self._callbacks.popleft())
+                while self._waiting:
+                    self._issue_next(future)
             finally:
                 self._turn.release()
 
-    def _call(self, seqno: int, callback: Callable[[], Any]) -> None:
+    def _issue_next(self, future: Future[Any]) -> None:
+        seqno = self._waiting[0][0]
         try:
-            callback()
+            # Taken and called at once, so that an interruption finds it waiting, or begun.
+            self._waiting.popleft()[1]()
         except Exception as e:
-            raise CallbackRaised(seqno, self) from e
+            raise CallbackRaised(seqno, future) from e

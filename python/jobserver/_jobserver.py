@@ -82,14 +82,15 @@ class Jobserver:
         self._finished: deque[Future[Any]] = deque()
         self._unread: WeakSet[Future[Any]] = WeakSet()
         self._jobs = _native.Jobs(self._finished)
+        if mp.process._parent_process is not None:
+            # A child of multiprocessing ends without what its parent registered with atexit.
+            mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
 
     def _own(self) -> None:
         """Makes the handle this process's own, if it came here by a fork."""
         if self._pid != os.getpid():
             self._forget()
             self._starter.after_fork()
-            # A child of multiprocessing clears what its parent had registered with atexit.
-            mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
 
     @property
     def slots(self) -> int:

@@ -31,6 +31,7 @@ class Fork(Starter):
         self.after_fork()
 
     def after_fork(self) -> None:
+        self._owner = os.getpid()
         self._identity = _job.Identity("fork")
         self._stdin = _unread_stdin()
 
@@ -43,9 +44,14 @@ class Fork(Starter):
         self._count += 1
         sys.audit("os.fork")
         _job.flush()  # or what is buffered would be printed twice
-        channel = jobs.fork(future, slot)
-        if channel is not None:
-            _job.run(channel, self._load, prepared)
+        try:
+            channel = jobs.fork(future, slot)
+            if channel is not None:
+                _job.run(channel, self._load, prepared)
+        except BaseException:
+            if os.getpid() != self._owner:
+                os._exit(1)  # interrupted before or after its work: never on into the owner's
+            raise
         if _WARNS and threading.active_count() > 1:
             warnings.warn(
                 f"this process (pid {os.getpid()}) has threads: a job forked from it may "

@@ -175,7 +175,7 @@ impl Jobs {
             let outcome = outcome_to_python(py, outcome)?;
             future.setattr(intern!(py, "_outcome"), &outcome)?;
             let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
-            if in_memory || !future.getattr(intern!(py, "_callbacks"))?.is_none() {
+            if in_memory || future.getattr(intern!(py, "_callbacks"))?.is_truthy()? {
                 self.finished.call_method1(py, intern!(py, "append"), (future,))?;
             }
         }
