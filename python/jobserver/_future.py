@@ -206,7 +206,7 @@ class _Callbacks:
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        self._waiting: Deque[tuple[int, Callable[[], Any]]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], Any]]] = deque()
         self._turn = threading.Lock()
 
     def add(self, callback: Callable[[], Any]) -> int:

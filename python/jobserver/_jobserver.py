@@ -2,13 +2,14 @@
 
 All that is shared between threads lives in the binding or is atomic in Python, so there is
 no lock here that a fork could catch. Everything that belongs to one process (its table of
-jobs, above all) is made anew by `_own` in a process that was forked from the owner's.
+jobs, above all) is made by `_own` at the handle's first use there, also after a fork.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import threading
 import time
 import uuid
 from collections import deque
@@ -74,23 +75,32 @@ class Jobserver:
         self._slots = pool.slots
         self._key = key
         self._starter = starter(context.get_start_method(), helper)
-        self._forget()
+        self._pid = 0  # of the process that it is ready for
+        self._preparing: dict[int, threading.Lock] = {}
         _everyone[key] = self
 
-    def _forget(self) -> None:
-        self._pid = _job.jobserver_pid = os.getpid()
+    def _own(self) -> None:
+        """Makes the handle this process's own at its first use there, also after a fork.
+
+        Not when the handle is made: a child of multiprocessing unpickles its arguments
+        before it forgets what its parent wanted done at its end (`Finalize`, below).
+        """
+        pid = os.getpid()
+        if self._pid != pid:
+            # A lock of this process: another thread of the parent may have had its at the fork.
+            with self._preparing.setdefault(pid, threading.Lock()):
+                if self._pid != pid:
+                    self._begin()
+                    self._pid = _job.jobserver_pid = pid
+
+    def _begin(self) -> None:
         self._finished: deque[Future[Any]] = deque()
         self._unread: WeakSet[Future[Any]] = WeakSet()
         self._jobs = _native.Jobs(self._finished)
+        self._starter.begin()
         if mp.process._parent_process is not None:
-            # A child of multiprocessing ends without what its parent registered with atexit.
+            # Such a process ends without what has been registered with atexit.
             mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
-
-    def _own(self) -> None:
-        """Makes the handle this process's own, if it came here by a fork."""
-        if self._pid != os.getpid():
-            self._forget()
-            self._starter.after_fork()
 
     @property
     def slots(self) -> int:

@@ -28,8 +28,8 @@ class Starter:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
-    def after_fork(self) -> None:
-        """In a process that was forked from the starter's: makes it this process's own."""
+    def begin(self) -> None:
+        """Before the first use in a process, made in it or come by a fork: makes it its own."""
 
     def stop(self) -> None:
         """Ends what was started beside the jobs, and waits for its end."""

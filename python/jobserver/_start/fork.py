@@ -28,9 +28,8 @@ _WARNS = sys.version_info >= (3, 12)
 class Fork(Starter):
     def __init__(self) -> None:
         self._count = 0
-        self.after_fork()
 
-    def after_fork(self) -> None:
+    def begin(self) -> None:
         self._owner = os.getpid()
         self._identity = _job.Identity("fork")
         self._stdin = _unread_stdin()

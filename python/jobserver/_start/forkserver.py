@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 class ForkServer(Starter):
     def __init__(self, helper: int | None) -> None:
         self._count = 0
-        self._changing = threading.Lock()  # of the helper
         self._helper = None if helper is None else _native.ForkServer.join(helper)
 
-    def after_fork(self) -> None:
-        self._changing = threading.Lock()  # another thread may have had it at the fork
-        # The helper is the parent's child: this process may use it, but not end it.
+    def begin(self) -> None:
+        self._changing = threading.Lock()  # of the helper; at a fork another thread may have it
+        # After a fork it is the parent's child: this process may use it, but not end it.
         if self._helper is not None:
             self._helper = _native.ForkServer.join(self._helper.fileno())
 
@@ -58,6 +57,8 @@ class ForkServer(Starter):
             # Somebody killed it, which costs its jobs nothing. A new one takes its place.
             self._give_up(helper)
             jobs.request(future, slot, self._started(), *prepared)
+        finally:
+            del helper  # a traceback that is kept must not keep its descriptors
 
     def _started(self) -> _native.ForkServer:
         with self._changing:
