@@ -15,7 +15,6 @@ import pytest
 
 from jobserver import Jobserver
 
-
 METHODS = ("fork", "forkserver", "spawn")
 
 #: No test waits longer than this for anything, in seconds; it bounds hangs, not speed.

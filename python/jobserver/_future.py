@@ -7,6 +7,7 @@ unpickling runs the user's code, and may be slow.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -186,9 +187,11 @@ class Future(Generic[T]):
         _arguments.function(fn)
         if self._owner != os.getpid():
             self._wait_elsewhere()
+        if self._callbacks and self._callbacks[0].owner != os.getpid():
+            self._callbacks.clear()  # those that wait there are for the parent to call
         if not self._callbacks:
             self._callbacks.append(_Callbacks())
-        seqno = self._callbacks[0].add(lambda: fn(*args, **kwargs))
+        seqno = self._callbacks[0].add(functools.partial(fn, *args, **kwargs))
         if self._outcome is not None:
             self._jobserver._own()
             self._jobserver._finished.append(self)
@@ -205,13 +208,14 @@ class _Callbacks:
     """The callbacks of one Future: numbered, in order, and run by one call at a time."""
 
     def __init__(self) -> None:
+        self.owner = os.getpid()
         self._numbers = itertools.count()
-        self._waiting: deque[tuple[int, Callable[[], Any]]] = deque()
+        self._waiting: deque[functools.partial[Any]] = deque()
         self._turn = threading.Lock()
 
-    def add(self, callback: Callable[[], Any]) -> int:
-        seqno = next(self._numbers)
-        self._waiting.append((seqno, callback))
+    def add(self, callback: Any) -> int:
+        seqno = callback.seqno = next(self._numbers)
+        self._waiting.append(callback)
         return seqno
 
     def issue(self, future: Future[Any]) -> None:
@@ -224,9 +228,11 @@ class _Callbacks:
                 self._turn.release()
 
     def _issue_next(self, future: Future[Any]) -> None:
-        seqno = self._waiting[0][0]
+        callback: Any = self._waiting[0]
+        taken = itertools.starmap(self._waiting.popleft, ((),))
         try:
-            # Taken and called at once, so that an interruption finds it waiting, or begun.
-            self._waiting.popleft()[1]()
+            # It is taken and called within one C call, where no signal handler can run, so
+            # that Ctrl-C finds a callback either still waiting or begun.
+            next(map(functools.partial.__call__, taken))
         except Exception as e:
-            raise CallbackRaised(seqno, future) from e
+            raise CallbackRaised(callback.seqno, future) from e

@@ -8,6 +8,7 @@ jobs, above all) is made by `_own` at the handle's first use there, also after a
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import threading
 import time
@@ -285,21 +286,19 @@ class Jobserver:
         return handled
 
     def _issue_callbacks(self) -> None:
-        while self._finished:
-            try:
-                future = self._finished[0]
-                self._finished.remove(future)
-            except (IndexError, ValueError):
-                continue  # another thread was faster
-            self._issue_callbacks_of(future)
-
-    def _issue_callbacks_of(self, future: Future[Any]) -> None:
-        if isinstance(future._outcome, _native.MemoryFile):
-            self._unread.add(future)
+        taken: list[Future[Any]] = []
         try:
-            future._issue_callbacks()
+            while self._finished:
+                # Moved within one C call, where no signal handler can run, lest Ctrl-C lose it.
+                taken.extend(itertools.starmap(self._finished.popleft, ((),)))
+                if isinstance(taken[0]._outcome, _native.MemoryFile):
+                    self._unread.add(taken[0])
+                taken[0]._issue_callbacks()
+                taken.clear()
+        except IndexError:
+            pass  # another thread was faster
         except BaseException:
-            self._finished.appendleft(future)  # the next call goes on with the rest
+            self._finished.extendleft(taken)  # the next call goes on with the rest
             raise
 
     def _wait_for(self, future: Future[Any], timeout: float | None) -> bool:

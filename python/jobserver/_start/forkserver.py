@@ -12,7 +12,6 @@ import gc
 import os
 import signal
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _multiprocessing as mp
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
 class ForkServer(Starter):
     def __init__(self, helper: int | None) -> None:
         self._count = 0
-        self._helper = None if helper is None else _native.ForkServer.join(helper)
+        self._helper = _native.ForkServer(helper)
 
     def begin(self) -> None:
-        self._changing = threading.Lock()  # of the helper; at a fork another thread may have it
         # After a fork it is the parent's child: this process may use it, but not end it.
-        if self._helper is not None:
-            self._helper = _native.ForkServer.join(self._helper.fileno())
+        if self._helper.running:
+            self._helper = _native.ForkServer(self._helper.fileno())
 
     def descriptor(self) -> int:
-        return self._started().fileno()
+        self._start_helper()
+        return self._helper.fileno()
 
     def prepare(self, work: Work) -> launch.Launch:
         self._count += 1
@@ -50,40 +49,27 @@ class ForkServer(Starter):
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
-        helper = self._started()
+        self._start_helper()
         try:
-            jobs.request(future, slot, helper, *prepared)
+            jobs.request(future, slot, self._helper, *prepared)
         except _native.ForkServerGone:
             # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-            self._give_up(helper)
-            jobs.request(future, slot, self._started(), *prepared)
-        finally:
-            del helper  # a traceback that is kept must not keep its descriptors
+            self._start_helper()
+            jobs.request(future, slot, self._helper, *prepared)
 
-    def _started(self) -> _native.ForkServer:
-        with self._changing:
-            if self._helper is None:
-                self._helper = _new_helper()
-            return self._helper
-
-    def _give_up(self, helper: _native.ForkServer) -> None:
-        """Ends a helper, unless another thread has done so already."""
-        with self._changing:
-            if self._helper is helper:
-                helper.stop()
-                self._helper = None
+    def _start_helper(self) -> None:
+        if not self._helper.running:
+            self._helper.start(_helpers_command())
 
     def stop(self) -> None:
-        if self._helper is not None:
-            self._give_up(self._helper)
+        self._helper.stop()
 
 
-def _new_helper() -> _native.ForkServer:
+def _helpers_command() -> list[str]:
     data = mp.spawn.get_preparation_data("forkserver")
     wanted = {"sys_path", "sys_argv", "dir", "init_main_from_path"}
     data = {key: value for key, value in data.items() if key in wanted}
-    statement = f"from jobserver._start.forkserver import main; main({data!r})"
-    return _native.ForkServer.start(launch.command(statement))
+    return launch.command(f"from jobserver._start.forkserver import main; main({data!r})")
 
 
 def main(data: dict[str, Any]) -> NoReturn:

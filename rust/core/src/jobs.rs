@@ -304,7 +304,8 @@ impl Jobs {
     ///
     /// None, and nothing to wait for, if a scan has changed something since `handled`: what
     /// the caller wants may have happened. So: read [`Jobs::handled`], look for
-    /// what you want, and only then wait.
+    /// what you want, and only then wait. Where another thread's scan finds what you want,
+    /// that thread must call [`Jobs::wake`] once it has put it where you look.
     pub fn begin_wait(&mut self, handled: u64) -> Result<Option<Waiting>> {
         if handled != self.handled {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! ForkServer (the client's end) and Server (the helper's).
 
 use crate::channel::Channel;
-use crate::errors::to_python;
+use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::forkserver as core;
@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A program and its arguments as a command; it must not be empty.
 pub(crate) fn command(argv: Vec<OsString>) -> PyResult<Command> {
@@ -21,41 +22,75 @@ pub(crate) fn command(argv: Vec<OsString>) -> PyResult<Command> {
     Ok(command)
 }
 
+/// The helper of a tree of jobs: running, or not (yet, or any more).
+///
+/// The lock is held neither while the GIL is let go of, nor while Python can be called, so
+/// that neither a fork by another thread nor Ctrl-C can leave it locked.
 #[pyclass(frozen, module = "jobserver._native")]
-pub(crate) struct ForkServer(pub(crate) core::ForkServer);
+pub(crate) struct ForkServer(Mutex<Option<Arc<core::ForkServer>>>);
 
 #[pymethods]
 impl ForkServer {
-    /// Starts a helper: a program that serves the socket on its standard input.
-    #[staticmethod]
-    fn start(argv: Vec<OsString>) -> PyResult<ForkServer> {
-        core::ForkServer::start(&mut command(argv)?).map(ForkServer).map_err(to_python)
+    /// Without a helper yet; or joins one by its request socket, which stays the caller's
+    /// to close.
+    #[new]
+    #[pyo3(signature = (fd = None))]
+    fn new(fd: Option<RawFd>) -> PyResult<ForkServer> {
+        let joined = fd.map(duplicate).transpose()?.map(core::ForkServer::join);
+        Ok(ForkServer(Mutex::new(joined.map(Arc::new))))
     }
 
-    /// Joins a helper by its request socket, which stays the caller's to close.
-    #[staticmethod]
-    fn join(fd: RawFd) -> PyResult<ForkServer> {
-        Ok(ForkServer(core::ForkServer::join(duplicate(fd)?)))
+    #[getter]
+    fn running(&self) -> bool {
+        self.helper().is_some()
     }
 
-    fn fileno(&self) -> RawFd {
-        self.0.as_descriptor().as_raw_fd()
+    /// Starts a helper, a program that serves the socket on its standard input, unless
+    /// there is one.
+    fn start(&self, argv: Vec<OsString>) -> PyResult<()> {
+        let mut helper = self.helper();
+        if helper.is_none() {
+            let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
+            *helper = Some(Arc::new(started));
+        }
+        Ok(())
+    }
+
+    fn fileno(&self) -> PyResult<RawFd> {
+        Ok(self.current()?.as_descriptor().as_raw_fd())
     }
 
     #[getter]
     fn pid(&self) -> Option<i32> {
-        self.0.pid().map(|pid| pid.as_raw_nonzero().get())
+        self.helper().as_ref()?.pid().map(|pid| pid.as_raw_nonzero().get())
     }
 
     /// Ends the helper, if this process started it, and waits for its end.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        if self.0.pid().is_none() {
-            return Ok(());
+        let helper = self.helper().clone();
+        helper.map_or(Ok(()), |helper| self.give_up(py, &helper))
+    }
+}
+
+impl ForkServer {
+    fn helper(&self) -> MutexGuard<'_, Option<Arc<core::ForkServer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The helper that runs now.
+    pub(crate) fn current(&self) -> PyResult<Arc<core::ForkServer>> {
+        self.helper().clone().ok_or_else(|| ForkServerGone::new_err("there is no fork server"))
+    }
+
+    /// Ends this helper and forgets it, unless another has taken its place meanwhile.
+    pub(crate) fn give_up(&self, py: Python<'_>, gone: &Arc<core::ForkServer>) -> PyResult<()> {
+        if gone.pid().is_some() {
+            gone.stop();
+            while !py.detach(|| gone.wait_stopped()).map_err(to_python)? {
+                py.check_signals()?;
+            }
         }
-        self.0.stop();
-        while !py.detach(|| self.0.wait_stopped()).map_err(to_python)? {
-            py.check_signals()?;
-        }
+        self.helper().take_if(|helper| Arc::ptr_eq(helper, gone));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
 use jobserver_core::sys::{signal_from_raw, Forked};
-use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
+use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -170,16 +170,13 @@ impl Jobs {
     /// One scan. Returns how often a scan has changed anything so far, for `wait`.
     fn scan(&self, py: Python<'_>) -> PyResult<u64> {
         let (news, handled) = self.news()?;
-        for (future, outcome) in news {
-            let future = future.into_bound(py);
-            let outcome = outcome_to_python(py, outcome)?;
-            future.setattr(intern!(py, "_outcome"), &outcome)?;
-            let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
-            if in_memory || future.getattr(intern!(py, "_callbacks"))?.is_truthy()? {
-                self.finished.call_method1(py, intern!(py, "append"), (future,))?;
-            }
+        if news.is_empty() {
+            return Ok(handled);
         }
-        Ok(handled)
+        for (future, outcome) in news {
+            self.tell(future.into_bound(py), outcome)?;
+        }
+        Ok(self.told(handled))
     }
 
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
@@ -236,6 +233,33 @@ impl Jobs {
         Ok((news.collect(), table.handled()))
     }
 
+    /// Puts what came of a job where its Future looks for it.
+    fn tell(&self, future: Bound<'_, PyAny>, outcome: Outcome) -> PyResult<()> {
+        let py = future.py();
+        let outcome =
+            outcome_to_python(py, outcome).unwrap_or_else(|e| e.into_value(py).into_any());
+        future.setattr(intern!(py, "_outcome"), &outcome)?;
+        let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
+        if in_memory || future.getattr(intern!(py, "_callbacks"))?.is_truthy()? {
+            self.finished.call_method1(py, intern!(py, "append"), (future,))?;
+        }
+        Ok(())
+    }
+
+    /// After the news of a scan have been told: wakes the threads that looked, in vain, after
+    /// the scan had taken them from the table and before they were told. (Any Python object
+    /// that is made may let another thread run: through the garbage collector, for one.)
+    /// Returns what `scan` does, which counts this too if nothing else has happened since.
+    fn told(&self, handled: u64) -> u64 {
+        let table = &mut self.state().table;
+        table.wake();
+        if table.handled() == handled + 1 {
+            handled + 1
+        } else {
+            handled
+        }
+    }
+
     fn check_open(&self) -> PyResult<()> {
         match self.state().closed {
             true => Err(closed()),
@@ -250,14 +274,23 @@ impl Jobs {
         channel: &core::Channel,
         job_end: core::Channel,
     ) -> PyResult<Child> {
-        server.get().0.request(&job_end).map_err(to_python)?;
+        let helper = server.get().current()?;
+        let asked = helper.request(&job_end);
         drop(job_end);
+        let mut answer = asked.map(|()| Answer::NothingYet);
         loop {
-            match core::forkserver::ForkServer::answer(channel).map_err(to_python)? {
-                Answer::Started(child) => return Ok(child),
-                Answer::NothingYet => {
+            match answer {
+                Ok(Answer::Started(child)) => return Ok(child),
+                Ok(Answer::NothingYet) => {
                     py.detach(|| channel.wait_readable()).map_err(to_python)?;
                     py.check_signals()?;
+                    answer = core::forkserver::ForkServer::answer(channel);
+                }
+                Err(e) => {
+                    if e.kind() == ErrorKind::ForkServerGone {
+                        server.get().give_up(py, &helper)?;
+                    }
+                    return Err(to_python(e));
                 }
             }
         }
