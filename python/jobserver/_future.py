@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import threading
 from collections import deque
 from typing import (
     TYPE_CHECKING,
@@ -211,7 +210,7 @@ class _Callbacks:
         self.owner = os.getpid()
         self._numbers = itertools.count()
         self._waiting: deque[functools.partial[Any]] = deque()
-        self._turn = threading.Lock()
+        self._turn: dict[str, object] = {}
 
     def add(self, callback: Any) -> int:
         seqno = callback.seqno = next(self._numbers)
@@ -219,13 +218,17 @@ class _Callbacks:
         return seqno
 
     def issue(self, future: Future[Any]) -> None:
-        # Looked at again after the turn ends, for what was registered in the meantime.
-        while self._waiting and self._turn.acquire(blocking=False):
-            try:
+        # A lock would stay locked if Ctrl-C came between its taking and the `try`.
+        me = object()
+        try:
+            # Looked at again after the turn ends, for what was registered in the meantime.
+            while self._waiting and self._turn.setdefault("whose", me) is me:
                 while self._waiting:
                     self._issue_next(future)
-            finally:
-                self._turn.release()
+                self._turn.clear()
+        finally:
+            if self._turn.get("whose") is me:
+                self._turn.clear()
 
     def _issue_next(self, future: Future[Any]) -> None:
         callback: Any = self._waiting[0]
