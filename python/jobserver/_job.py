@@ -24,8 +24,10 @@ from . import _native, _result
 from ._arguments import Changes
 from ._work import Work
 
-#: From CPython 3.13 on, children of multiprocessing run what they registered with atexit.
-_RUNS_ATEXIT = sys.version_info >= (3, 13)
+#: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
+#: atexit, and forget what their parent had. (A spawned one is a program and always does.)
+_CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
+runs_atexit = _CHILDREN_RUN_ATEXIT
 
 #: The pid of the last process in which a Jobserver was set up or used; see `_jobserver`.
 jobserver_pid = 0
@@ -71,7 +73,7 @@ class Identity:
         process._process_counter = self.counter
         process._children = self.children
         mp.context._default_context._actual_context = self.context
-        if _RUNS_ATEXIT:
+        if _CHILDREN_RUN_ATEXIT:
             atexit._clear()
         if util._finalizer_registry:
             util._finalizer_registry.clear()
@@ -161,7 +163,7 @@ def _wind_down() -> None:
         wait_for_own_jobs()
     if len(threading._active) > 1:  # type: ignore[attr-defined]
         threading._shutdown()  # type: ignore[attr-defined]
-    if _RUNS_ATEXIT:
+    if runs_atexit:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
         mp.util._exit_function()

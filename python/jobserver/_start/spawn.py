@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _native
+from .. import _job, _native
 from .._work import Work
 from . import launch
 from ._starter import Starter
@@ -36,4 +36,5 @@ def main() -> NoReturn:
     """In the new interpreter: its channel is its standard input."""
     channel = _native.Channel(0)
     _native.nullify_stdin()
+    _job.runs_atexit = True
     launch.run(channel)

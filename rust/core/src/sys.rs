@@ -10,6 +10,7 @@ use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use std::io;
+use std::mem::MaybeUninit;
 
 /// On which side of a fork the caller finds itself.
 #[derive(Debug)]
@@ -31,6 +32,33 @@ pub unsafe fn fork() -> io::Result<Forked> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(Pid::from_raw(pid).map_or(Forked::Child, Forked::Parent)),
+    }
+}
+
+/// Holds back this thread's signals until it is dropped, on both sides of a fork.
+#[derive(Debug)]
+pub struct SignalsHeld {
+    before: libc::sigset_t,
+}
+
+impl SignalsHeld {
+    /// Holds back all signals that can be held back.
+    pub fn begin() -> SignalsHeld {
+        let mut all = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: sigfillset initialises the set that it is given.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        // SAFETY: reads `all`, which is initialised, and writes the whole of `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
+        SignalsHeld { before: unsafe { before.assume_init() } }
+    }
+}
+
+impl Drop for SignalsHeld {
+    fn drop(&mut self) {
+        // SAFETY: reads `before`, which the kernel wrote; a null third argument is allowed.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
 }
 

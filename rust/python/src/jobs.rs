@@ -8,7 +8,7 @@ use crate::pool::{duplicate, take, Pool, Slot};
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
-use jobserver_core::sys::{signal_from_raw, Forked};
+use jobserver_core::sys::{signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -79,6 +79,10 @@ impl Jobs {
         self.check_open()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
+        // CPython's fork hooks are Python functions, and an exception of a signal handler that
+        // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
+        let _held = SignalsHeld::begin();
+        future.py().check_signals()?;
         let forked = hooks::fork(future.py())
             .map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
         match forked {
