@@ -57,7 +57,7 @@ pub(crate) struct Jobs {
 struct State {
     table: core::Jobs,
     futures: HashMap<JobId, Py<PyAny>>,
-    /// How many launches are under way that have let go of the GIL.
+    /// How many launches are under way; see [`Launching`].
     launching: usize,
     closed: bool,
 }
@@ -76,7 +76,7 @@ impl Jobs {
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
     ) -> PyResult<Option<Channel>> {
-        self.check_open()?;
+        let _launching = self.begin_launch()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
@@ -107,7 +107,7 @@ impl Jobs {
         message: Message<'_>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
-        self.check_open()?;
+        let _launching = self.begin_launch()?;
         let slot = take(slot);
         let descriptors = duplicate_all(&descriptors)?;
         let launch = Launch::new().map_err(to_python)?;
@@ -126,18 +126,12 @@ impl Jobs {
         message: Message<'_>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
-        self.check_open()?;
+        let _launching = self.begin_launch()?;
         let descriptors = duplicate_all(&descriptors)?;
         let launch = Launch::new().map_err(to_python)?;
         let channel = launch.owner_end;
-        self.state().launching += 1;
-        let answered = Jobs::ask(future.py(), server, &channel, launch.job_end);
-        {
-            let mut state = self.state();
-            state.launching -= 1;
-            state.table.wake(); // who wants to close may have waited for this
-        }
-        let child = answered?; // with the slot untouched: the caller may have to try again
+        let child = Jobs::ask(future.py(), server, &channel, launch.job_end)?;
+        // The slot was untouched until here: after an error, the caller may try again.
         self.launch(future, channel, child, take(slot), message, &descriptors)
     }
 
@@ -269,6 +263,16 @@ impl Jobs {
             true => Err(closed()),
             false => Ok(()),
         }
+    }
+
+    /// Keeps the table open until the launch, or its failure, is over.
+    fn begin_launch(&self) -> PyResult<Launching<'_>> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(closed());
+        }
+        state.launching += 1;
+        Ok(Launching(self))
     }
 
     /// Asks a fork server for a process, and waits for its answer.
@@ -403,6 +407,18 @@ impl Jobs {
         let mut state = self.state();
         state.table.abandon();
         std::mem::forget(std::mem::take(&mut state.futures));
+    }
+}
+
+/// A launch under way. Another thread may run meanwhile, and may want to close: in a fork's
+/// hooks, in a wait for the fork server, in the garbage collector.
+struct Launching<'a>(&'a Jobs);
+
+impl Drop for Launching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.launching -= 1;
+        state.table.wake(); // who wants to close may have waited for this
     }
 }
 
