@@ -21,6 +21,10 @@ WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICEN
 # The binding is a Python extension: it links only inside a Python, so cargo cannot run its tests.
 RUST_TESTS := --workspace --exclude jobserver-python
 
+# What differs on the portable path: how ends are noticed, waited for and watched.
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths futures slots close \
+	threads nesting limits)
+
 # Our tests are about MAKEFLAGS and its kin: they must not see those of the make that runs them.
 # (make sets MAKELEVEL again for each command, hence `env -u`.)
 unexport MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKE_TERMOUT MAKE_TERMERR CARGO_MAKEFLAGS
@@ -105,9 +109,10 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 
 pytest: $(VENV)/.dev ## Python: all tests, on Linux's path and on the portable one
 	$(call heading,pytest)
-	@$(RUN_PYTHON) -m pytest -m "not slow"
+	@$(RUN_PYTHON) -m pytest
 	$(call heading,pytest on the portable path)
-	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn or basics"
+	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
+		$(PORTABLE_TESTS)
 
 examples: $(VENV)/.wheel ## Python: each example, as it stands
 	$(call heading,examples)

@@ -144,7 +144,7 @@ def many_descriptors() -> Iterator[None]:
 
 @with_slow("fork", "forkserver", "spawn")
 def test_a_thousand_jobs_outstanding_at_once(method: str, many_descriptors: None) -> None:
-    count = {"fork": 1000, "forkserver": 1000, "spawn": 30}[method]
+    count = {"fork": 1000, "forkserver": 100, "spawn": 30}[method]
     hold = Hold()
     with Jobserver(method, 1) as js:
         warm_up(js)
@@ -237,7 +237,7 @@ def outcome(future: Future[int]) -> Any:
 
 @with_slow("fork", "forkserver", "spawn")
 def test_a_mixture_of_results_errors_and_deaths_is_told_exactly(method: str) -> None:
-    count = {"fork": 2000, "forkserver": 500, "spawn": 20}[method]
+    count = {"fork": 2000, "forkserver": 100, "spawn": 20}[method]
     mixture = random.Random(1)
     with Jobserver(method, 3) as js:
         warm_up(js)
