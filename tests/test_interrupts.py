@@ -346,6 +346,8 @@ def interrupted_at_each_line(
                 body(js)
             interrupted = False
         except KeyboardInterrupt:
+            # Where a `finally` begins, a trace function can raise but a signal handler cannot.
+            multiprocessing.context.set_spawning_popen(None)  # type: ignore[arg-type]
             yield js
         js.close()
         assert pool.free() == 2, f"a slot was lost at line {number}"

@@ -53,7 +53,8 @@ class SubmissionDied(Exception):
         pid: the job's process id.
         exitcode: what the process passed to ``exit``, or None.
         signal: the number of the signal that killed it, or None. Where both are None, the
-            process ended but something else in this program reaped it first.
+            process ended but nobody could say how: other code in this program reaped it, or
+            its parent, the fork server, was killed.
     """
 
     def __init__(self, pid: int, exitcode: int | None, signal: int | None, text: str) -> None:

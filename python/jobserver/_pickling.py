@@ -129,12 +129,15 @@ def _pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
 def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
     """A message to a new process, and the descriptors to pass with it."""
     descriptors = Descriptors()
-    before = mp.context.get_spawning_popen()
-    mp.context.set_spawning_popen(descriptors)
+    spawning = mp.context._tls
+    before = getattr(spawning, "spawning_popen", None)
     try:
+        # Set as an attribute, not by multiprocessing's function: no signal handler can run
+        # just before an assignment in a `finally`, whereas it can when a function is entered.
+        spawning.spawning_popen = descriptors
         return dump_each(objects), descriptors.numbers
     finally:
-        mp.context.set_spawning_popen(before)
+        spawning.spawning_popen = before
 
 
 def _pickle(pickler: Callable[..., Any], objects: Sequence[Any]) -> tuple[memoryview, Buffers]:

@@ -54,7 +54,7 @@ impl fmt::Display for ExitStatus {
                 None => write!(f, "was killed by signal {signal}"),
             },
             ExitStatus::Unknown => {
-                write!(f, "ended, but how is unknown: something else reaped it first")
+                write!(f, "ended, but how is unknown: other code reaped it, or its fork server was killed")
             }
         }
     }
