@@ -22,8 +22,7 @@ WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICEN
 RUST_TESTS := --workspace --exclude jobserver-python
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths futures slots close \
-	threads nesting limits)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths futures close threads)
 
 # Our tests are about MAKEFLAGS and its kin: they must not see those of the make that runs them.
 # (make sets MAKELEVEL again for each command, hence `env -u`.)
