@@ -354,7 +354,7 @@ def test_errors_are_told_one_at_a_time_and_calling_again_goes_on(
         first.future.when_done(raiser, name)
     second.future.when_done(raiser, "c")
     finish_unheard(js, first, second)
-    told: list[tuple[Future[Any], int, str]] = []
+    told: list[tuple[Future[Any] | None, int, str]] = []
     for _ in range(3):
         with pytest.raises(CallbackRaised) as raised:
             call(js, first.future)
@@ -500,3 +500,30 @@ def test_leaving_a_with_statement_tells_of_a_callbacks_error(method: str) -> Non
             js(nothing).when_done(fail)
     with pytest.raises(RuntimeError, match="closed"):
         js(nothing)
+
+
+def raise_in_a_callback(js: Jobserver) -> None:
+    future = js.submit(int, consume=0)
+    future.when_done(divide, 1, 0)
+    future.wait()
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+def test_a_callbacks_error_can_leave_the_job_that_met_it(js: Jobserver) -> None:
+    with pytest.raises(CallbackRaised, match=r"callback 0 of <Future.*raised ZeroDivis") as raised:
+        js(raise_in_a_callback, js).result()
+    assert raised.value.seqno == 0
+    assert raised.value.future is None
+    assert "ZeroDivisionError" in str(raised.value.__cause__)
+
+
+@pytest.mark.parametrize("callbacks", [None, 1, "no"])
+@pytest.mark.parametrize("consume", [0, 1])
+def test_what_is_no_bool_is_refused_as_callbacks(
+    js: Jobserver, callbacks: Any, consume: int
+) -> None:
+    with pytest.raises(TypeError, match="callbacks must be True or False"):
+        js.submit(int, callbacks=callbacks, consume=consume)

@@ -320,3 +320,26 @@ def test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done(
         finally:
             owner.kill()
             os.close(fifo)
+
+
+def test_a_jobserver_dropped_unclosed_leaves_no_zombies_to_gather(method: str) -> None:
+    """They are reaped as further jobs are started, by whichever Jobserver."""
+
+    def use_and_drop() -> None:
+        assert Jobserver(method, 1)(int, 7).result() == 7
+
+    before = children()
+    for _ in range(5):
+        use_and_drop()
+    with Jobserver("fork", 1) as js:
+        while True:
+            js(int).result()
+            if len(children() - before) <= 1:  # the job just run
+                break
+
+
+def test_a_closed_jobserver_cannot_be_entered(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver()
+    js.close()
+    with pytest.raises(RuntimeError, match="this Jobserver is closed"), js:
+        pass

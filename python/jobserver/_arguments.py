@@ -48,9 +48,18 @@ def context(value: Any) -> BaseContext:
     if not isinstance(value, str):
         raise TypeError(
             "context must be None, the name of a start method or a multiprocessing context, "
-            f"not {type(value).__name__}"
+            f"not {value!r}" + (f"; did you mean slots={value}?" if isinstance(value, int) else "")
         )
+    known = multiprocessing.get_all_start_methods()
+    if value not in known:
+        raise ValueError(f"context must be one of {', '.join(known)}, not {value!r}")
     return multiprocessing.get_context(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def consume(value: Any) -> int:
@@ -127,7 +136,7 @@ def environment(value: Environment) -> Changes:
 
 def _variable(pair: Any) -> tuple[str, str | None]:
     if isinstance(pair, (str, bytes)) or not hasattr(type(pair), "__len__") or len(pair) != 2:
-        raise TypeError(f"env must be a mapping or pairs of name and value, not {pair!r}")
+        raise TypeError(f"each change in env must be a pair of name and value, not {pair!r}")
     name, value = pair
     if not isinstance(name, str) or not (value is None or isinstance(value, str)):
         raise TypeError(f"env takes str names with str or None values, not {name!r}: {value!r}")
@@ -142,8 +151,8 @@ def delay(value: Any) -> float | None:
     """What a ``sleep_fn`` returned: None for go, or seconds >= 0 until it is asked again."""
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
+    if isinstance(value, float) and value >= 0:
+        return value
     try:
         seconds = _seconds(value, "the delay")
     except (TypeError, ValueError):

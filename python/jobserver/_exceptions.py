@@ -31,16 +31,17 @@ class CallbackRaised(Exception):
 
     Attributes:
         seqno: what ``when_done`` returned for this callback.
-        future: the Future that the callback was registered with.
+        future: the Future that the callback was registered with; None if the exception has
+            come from another process, where the Future has stayed.
     """
 
-    def __init__(self, seqno: int, future: Future[Any]) -> None:
-        super().__init__(seqno, future)
+    def __init__(self, seqno: int, future: Future[Any] | None, text: str) -> None:
+        super().__init__(text)
         self.seqno = seqno
         self.future = future
 
-    def __str__(self) -> str:
-        return f"callback {self.seqno} of {self.future!r} raised {self.__cause__!r}"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seqno, None, *self.args)
 
 
 class SubmissionDied(Exception):

@@ -139,7 +139,8 @@ class Future(Generic[T]):
                 traceback as its cause.
         """
         if not self.wait(timeout):
-            raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
+            within = f" within {timeout} seconds" if timeout and timeout > 0 else ""
+            raise Blocked(f"job {self._pid} has not finished{within}")
         value, error = self._load()
         if error is None:
             return cast(T, value)
@@ -238,4 +239,5 @@ class _Callbacks:
             # that Ctrl-C finds a callback either still waiting or begun.
             next(map(functools.partial.__call__, taken))
         except Exception as e:
-            raise CallbackRaised(callback.seqno, future) from e
+            text = f"callback {callback.seqno} of {future!r} raised {e!r}"
+            raise CallbackRaised(callback.seqno, future, text) from e

@@ -116,7 +116,8 @@ class Jobserver:
     def __repr__(self) -> str:
         method = self._context.get_start_method()
         state = ", closed" if self._pool is None else ""
-        return f"<Jobserver: {self.slots} slots, {method}{state}>"
+        slots = f"{self.slots} slot{'s' if self.slots > 1 else ''}"
+        return f"<Jobserver: {slots}, {method}{state}>"
 
     def __copy__(self) -> Self:
         return self
@@ -181,6 +182,8 @@ class Jobserver:
         deadline = None if timeout is None else _arguments.deadline(timeout)
         if type(consume) is not int or consume != 1:
             consume = _arguments.consume(consume)
+        if type(callbacks) is not bool:
+            _arguments.flag(callbacks, "callbacks")
         gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
         work = Work(
             _arguments.environment(env) if env != () else [],
@@ -360,6 +363,7 @@ class Jobserver:
             self._jobs.wait(handled, None, None)
 
     def __enter__(self) -> Self:
+        self._open_pool()
         return self
 
     def __exit__(

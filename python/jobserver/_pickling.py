@@ -99,13 +99,15 @@ def dump(value: Any) -> Message:
 
 def dump_each(objects: Sequence[Any]) -> Message:
     """Several objects as one message, with multiprocessing's reducers."""
-    try:
-        stream, buffers = _pickle(_pickler, objects)
-    except Exception as e:
-        stream, buffers = _pickle_otherwise(objects, e)
+    stream, buffers = _pickle_somehow(objects, apart=True)
     if not buffers and len(stream) <= _native.INLINE:
         return bytes(stream)
     return _to_memory([stream, *(buffer.raw() for buffer in buffers)])
+
+
+def dump_whole(value: Any) -> bytes:
+    """One object in one piece, large buffers and all."""
+    return bytes(_pickle_somehow([value], apart=False)[0])
 
 
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
@@ -140,16 +142,29 @@ def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
         spawning.spawning_popen = before
 
 
-def _pickle(pickler: Callable[..., Any], objects: Sequence[Any]) -> tuple[memoryview, Buffers]:
+def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Buffers]:
+    """With cloudpickle where pickle cannot. Large buffers can be kept apart from the stream."""
+    try:
+        return _pickle(_pickler, objects, apart)
+    except Exception as e:
+        return _pickle_otherwise(objects, apart, e)
+
+
+def _pickle(
+    pickler: Callable[..., Any], objects: Sequence[Any], apart: bool
+) -> tuple[memoryview, Buffers]:
     stream = io.BytesIO()
     buffers: Buffers = []
 
+    inside = _keep(buffers) if apart else None
     for each in objects:
-        pickler(stream, pickle.HIGHEST_PROTOCOL, True, _keep(buffers)).dump(each)
+        pickler(stream, pickle.HIGHEST_PROTOCOL, True, inside).dump(each)
     return stream.getbuffer(), buffers
 
 
-def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryview, Buffers]:
+def _pickle_otherwise(
+    objects: Sequence[Any], apart: bool, error: Exception
+) -> tuple[memoryview, Buffers]:
     try:
         import cloudpickle
     except ImportError:
@@ -169,15 +184,19 @@ def _pickle_otherwise(objects: Sequence[Any], error: Exception) -> tuple[memoryv
         return made(stream, protocol, buffer_callback=inside)
 
     try:
-        return _pickle(pickler, objects)
+        return _pickle(pickler, objects, apart)
     except Exception as e:
-        raise pickle.PicklingError(str(e)) from e
+        what = "the function or an argument cannot be pickled: " if _submission() else ""
+        raise pickle.PicklingError(f"{what}{e}{_other_way()}") from e
+
+
+def _submission() -> bool:
+    return isinstance(mp.context.get_spawning_popen(), Descriptors)
 
 
 def _other_way() -> str:
     """More advice, for a submission."""
-    submission = isinstance(mp.context.get_spawning_popen(), Descriptors)
-    return ', and under context="fork" nothing has to travel to a job' if submission else ""
+    return ', and under context="fork" nothing has to travel to a job' if _submission() else ""
 
 
 def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:

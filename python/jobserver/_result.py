@@ -10,7 +10,6 @@ import pickle
 import traceback
 from typing import Any, NamedTuple, cast
 
-from . import _multiprocessing as mp
 from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message
@@ -62,7 +61,7 @@ def dump_exception(error: BaseException) -> Message:
 
 def _pickled(error: BaseException) -> bytes:
     """In one piece, and only if it can be read back, which is where exceptions fail most."""
-    data = bytes(mp.reduction.ForkingPickler.dumps(error))
+    data = _pickling.dump_whole(error)
     pickle.loads(data)
     return data
 

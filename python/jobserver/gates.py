@@ -89,6 +89,10 @@ class Gate:
             raise ValueError("every must be more than 0 seconds, or waiting would spin")
         self._closed_since: float | None = None
 
+    def __repr__(self) -> str:
+        patience = "for ever" if self._patience == math.inf else f"{self._patience:g} s"
+        return f"<Gate: {self._is_open!r}, patience {patience}, asked every {self._every:g} s>"
+
     def __call__(self) -> float | None:
         """None (go), or the seconds after which to ask again."""
         is_open = self._is_open()

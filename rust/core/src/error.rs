@@ -23,7 +23,7 @@ pub enum ErrorKind {
 
 /// A failure, with what was being done and the system's own error as its source.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}{}{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default(),
+#[error("{doing}{}{}", .source.as_ref().map(|e| format!(": {}", words(e))).unwrap_or_default(),
         self.advice().map(|a| format!("; {a}")).unwrap_or_default())]
 pub struct Error {
     kind: ErrorKind,
@@ -66,6 +66,14 @@ impl Error {
     }
 }
 
+/// The system's words without Rust's "(os error 24)": who wants the number asks for it, and
+/// Python says it by itself.
+fn words(error: &io::Error) -> String {
+    let mut words = error.to_string();
+    words.truncate(words.find(" (os error").unwrap_or(words.len()));
+    words
+}
+
 /// Which limit an error number of the system means for this crate, and how to raise it.
 pub fn advice(errno: i32) -> Option<&'static str> {
     Some(match errno {
@@ -83,6 +91,12 @@ pub fn advice(errno: i32) -> Option<&'static str> {
             }
             libc::ENOSPC => {
                 "the file system for memory files is full: free space in /dev/shm or $TMPDIR, or make it larger"
+            }
+            libc::EDQUOT => {
+                "the disk quota for memory files is used up: free space in /dev/shm or $TMPDIR, or raise the quota"
+            }
+            libc::EFBIG => {
+                "a file of this process may not be so large: raise `ulimit -f` (RLIMIT_FSIZE)"
             }
             _ => return None,
         })

@@ -356,12 +356,21 @@ impl Jobs {
     /// In the child of a fork: closes all that was inherited from the parent's table, and
     /// leaves an empty one. The parent's jobs are not this process's.
     pub fn abandon(&mut self) {
+        self.jobs.clear(); // not forgotten, as a drop would have it: they are not ours
         *self = Jobs::new();
     }
 
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
         self.jobs.get(&id)?.channel.as_ref()
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        for (_, job) in self.jobs.drain() {
+            job.child.forget();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A process whose end we want to know.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Child {
 impl Child {
     /// A direct child of this process that has not been reaped yet.
     pub fn adopt(pid: Pid) -> Child {
+        reap_forgotten();
         Child { pid, watch: pidfd(pid), ours: true }
     }
 
@@ -65,6 +66,14 @@ impl Child {
         }
     }
 
+    /// Nobody will ask for this child's end any more: has it reaped all the same, when it has
+    /// ended and the next child is born, so that zombies do not gather.
+    pub(crate) fn forget(self) {
+        if self.ours && matches!(self.try_wait(), Ok(None)) {
+            forgotten().push(self);
+        }
+    }
+
     /// Ends a direct child at once and reaps it: for a birth that could not be completed.
     pub(crate) fn destroy(self) {
         let _ = self.signal(Signal::KILL);
@@ -99,6 +108,17 @@ impl Child {
             Err(e) => Err(Error::system("cannot signal a job")(e)),
         }
     }
+}
+
+/// In a forked child these are not its own, as the kernel says when they are looked at.
+static FORGOTTEN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+fn forgotten() -> std::sync::MutexGuard<'static, Vec<Child>> {
+    FORGOTTEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reap_forgotten() {
+    forgotten().retain(|child| matches!(child.try_wait(), Ok(None)));
 }
 
 /// A pidfd, unless the kernel has none, or no descriptor is left for it: the child is
