@@ -159,10 +159,10 @@ def _wind_down() -> None:
 
     In the order of CPython 3.13. What the job has not begun is not even looked for.
     """
-    if jobserver_pid == os.getpid():
-        wait_for_own_jobs()
     if len(threading._active) > 1:  # type: ignore[attr-defined]
         threading._shutdown()  # type: ignore[attr-defined]
+    if jobserver_pid == os.getpid():
+        _see_own_jobs_out()
     if runs_atexit:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
@@ -170,13 +170,28 @@ def _wind_down() -> None:
     flush()
 
 
+def _see_own_jobs_out() -> None:
+    """Waits for the job's own jobs, whatever signal handlers raise meanwhile: nobody else
+    would give their slots back."""
+    raised: BaseException | None = None
+    while True:
+        try:
+            wait_for_own_jobs()
+            break
+        except BaseException as e:
+            raised = e
+    if raised is not None:
+        raise raised
+
+
 def flush() -> None:
-    """Flushes what has been printed. Either stream can be None, closed, or without flush."""
+    """Flushes what has been printed. Either stream can be None, closed, without flush, or
+    lead to where nobody reads, or to a full disk; a job's result is not lost for that."""
     try:
         sys.stdout.flush()
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, OSError):
         pass
     try:
         sys.stderr.flush()
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, OSError):
         pass

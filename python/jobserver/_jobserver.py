@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import threading
 import time
 import uuid
 from collections import deque
@@ -63,6 +62,11 @@ class Jobserver:
     in a `with` statement, it is closed at the end.
     """
 
+    # Of the process that uses the handle; see `_own`.
+    _finished: deque[Future[Any]]
+    _unread: WeakSet[Future[Any]]
+    _jobs: _native.Jobs
+
     def __init__(self, context: None | str | BaseContext = None, slots: int | None = None) -> None:
         chosen = _arguments.context(context)
         pool = _native.Pool(_arguments.slots(slots))
@@ -77,7 +81,7 @@ class Jobserver:
         self._key = key
         self._starter = starter(context.get_start_method(), helper)
         self._pid = 0  # of the process that it is ready for
-        self._preparing: dict[int, threading.Lock] = {}
+        self._made: dict[int, dict[str, Any]] = {}
         _everyone[key] = self
 
     def _own(self) -> None:
@@ -85,23 +89,33 @@ class Jobserver:
 
         Not when the handle is made: a child of multiprocessing unpickles its arguments
         before it forgets what its parent wanted done at its end (`Finalize`, below).
+
+        Several threads may come here at once, and signal handlers in between. A lock could be
+        held by the very thread that waits for it; so all make a state, all take the one that
+        came first, and putting it into place twice does no harm.
         """
         pid = os.getpid()
-        if self._pid != pid:
-            # A lock of this process: another thread of the parent may have had its at the fork.
-            with self._preparing.setdefault(pid, threading.Lock()):
-                if self._pid != pid:
-                    self._begin()
-                    self._pid = _job.jobserver_pid = pid
-
-    def _begin(self) -> None:
-        self._finished: deque[Future[Any]] = deque()
-        self._unread: WeakSet[Future[Any]] = WeakSet()
-        self._jobs = _native.Jobs(self._finished)
-        self._starter.begin()
+        if self._pid == pid:
+            return
+        state = self._made.setdefault(pid, self._anew(pid))
+        _job.jobserver_pid = pid
         if mp.process._parent_process is not None:
             # Such a process ends without what has been registered with atexit.
             mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
+        vars(self).update(state)
+        for other in [*self._made]:
+            if other != pid:
+                self._made.pop(other, None)  # closes what was the parent's
+
+    def _anew(self, pid: int) -> dict[str, Any]:
+        finished: deque[Future[Any]] = deque()
+        return {
+            "_finished": finished,
+            "_unread": WeakSet(),
+            "_jobs": _native.Jobs(finished),
+            "_starter": self._starter.renewed(),
+            "_pid": pid,
+        }
 
     @property
     def slots(self) -> int:
@@ -198,18 +212,19 @@ class Jobserver:
             self._refuse_early(callbacks)
         prepared = self._starter.prepare(work)
         future: Future[T] = Future(self)
-        if gate is not None:
-            slot = self._admit_gated(gate, consume, callbacks, deadline)
-        elif consume:
-            slot = self._admit(callbacks, deadline)
-        else:
-            slot = None
-            self._scan(callbacks)
+        slot = None
         try:
+            if gate is not None:
+                slot = self._admit_gated(gate, consume, callbacks, deadline)
+            elif consume:
+                slot = self._admit(callbacks, deadline)
+            else:
+                self._scan(callbacks)
             self._starter.start(self._jobs, future, slot, prepared)
         finally:
-            # A job that was started has it now. Otherwise it must not stay with us for as
-            # long as somebody keeps the traceback.
+            # A job that was started has these now. Otherwise they must not stay with us for
+            # as long as somebody keeps the traceback.
+            prepared = None
             if slot is not None:
                 slot.release()
         return future
@@ -339,10 +354,10 @@ class Jobserver:
         self._own()
         raised = self._drain(callbacks=True)
         self._pool = None
+        self._starter.stop()
         for future in (*self._unread, *self._finished):
             if isinstance(future._outcome, _native.MemoryFile):
                 future._load()
-        self._starter.stop()
         if raised is not None:
             raise raised
 
@@ -358,9 +373,10 @@ class Jobserver:
             except CallbackRaised as e:
                 raised = e
                 continue
-            if self._jobs.close():
-                return raised
-            self._jobs.wait(handled, None, None)
+            if not self._jobs.close():
+                self._jobs.wait(handled, None, None)
+            elif raised is not None or not callbacks or not self._finished:
+                return raised  # else another thread has just taken in the last
 
     def __enter__(self) -> Self:
         self._open_pool()

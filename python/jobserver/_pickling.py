@@ -58,11 +58,15 @@ class Descriptors:
     DupFd = Passed
 
     def __init__(self) -> None:
-        self.numbers: list[int] = []
+        self.held = _native.Descriptors()
+        self.refused: OSError | None = None
 
     def duplicate_for_child(self, fd: int) -> int:
-        self.numbers.append(fd)
-        return len(self.numbers) - 1
+        try:
+            return self.held.add(fd)
+        except OSError as e:
+            self.refused = e
+            raise
 
 
 #: In a job: the descriptors that came with its launch.
@@ -128,7 +132,7 @@ def _pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
     return made
 
 
-def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
+def dump_launch(*objects: Any) -> tuple[Message, _native.Descriptors]:
     """A message to a new process, and the descriptors to pass with it."""
     descriptors = Descriptors()
     spawning = mp.context._tls
@@ -137,7 +141,12 @@ def dump_launch(*objects: Any) -> tuple[Message, list[int]]:
         # Set as an attribute, not by multiprocessing's function: no signal handler can run
         # just before an assignment in a `finally`, whereas it can when a function is entered.
         spawning.spawning_popen = descriptors
-        return dump_each(objects), descriptors.numbers
+        return dump_each(objects), descriptors.held
+    except BaseException:
+        descriptors.held.clear()  # even if somebody keeps the traceback
+        if descriptors.refused is not None:
+            raise descriptors.refused from None  # not pickle's fault
+        raise
     finally:
         spawning.spawning_popen = before
 
@@ -174,7 +183,7 @@ def _pickle_otherwise(
         ) from error
     spawning = mp.context.get_spawning_popen()
     if isinstance(spawning, Descriptors):
-        spawning.numbers.clear()
+        spawning.held.clear()
 
     # On the class: pickle's C code reads it there, when a pickler is made.
     table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())

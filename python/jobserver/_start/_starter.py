@@ -28,8 +28,9 @@ class Starter:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
-    def begin(self) -> None:
-        """Before the first use in a process, made in it or come by a fork: makes it its own."""
+    def renewed(self) -> Starter:
+        """One for this process, which this one has come to by a fork."""
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Ends what was started beside the jobs, and waits for its end."""

@@ -28,11 +28,11 @@ _WARNS = sys.version_info >= (3, 12)
 class Fork(Starter):
     def __init__(self) -> None:
         self._count = 0
-
-    def begin(self) -> None:
-        self._owner = os.getpid()
         self._identity = _job.Identity("fork")
         self._stdin = _unread_stdin()
+
+    def renewed(self) -> Fork:
+        return Fork()
 
     def prepare(self, work: Work) -> Work:
         return work
@@ -43,14 +43,6 @@ class Fork(Starter):
         self._count += 1
         sys.audit("os.fork")
         _job.flush()  # or what is buffered would be printed twice
-        try:
-            channel = jobs.fork(future, slot)
-            if channel is not None:
-                _job.run(channel, self._load, prepared)
-        except BaseException:
-            if os.getpid() != self._owner:
-                os._exit(1)  # interrupted before or after its work: never on into the owner's
-            raise
         if _WARNS and threading.active_count() > 1:
             warnings.warn(
                 f"this process (pid {os.getpid()}) has threads: a job forked from it may "
@@ -58,6 +50,15 @@ class Fork(Starter):
                 DeprecationWarning,
                 stacklevel=4,
             )
+        owner = os.getpid()
+        try:
+            channel = jobs.fork(future, slot)
+            if channel is not None:
+                _job.run(channel, self._load, prepared)
+        except BaseException:
+            if os.getpid() != owner:
+                os._exit(1)  # interrupted before or after its work: never on into the owner's
+            raise
 
     def _load(self, channel: _native.Channel, work: Work) -> Work:
         """In the job: makes it one. Its work is there already."""

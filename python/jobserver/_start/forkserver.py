@@ -29,10 +29,9 @@ class ForkServer(Starter):
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
-    def begin(self) -> None:
+    def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
-        if self._helper.running:
-            self._helper = _native.ForkServer(self._helper.fileno())
+        return ForkServer(self._helper.fileno() if self._helper.running else None)
 
     def descriptor(self) -> int:
         self._start_helper()
@@ -49,13 +48,17 @@ class ForkServer(Starter):
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
-        self._start_helper()
         try:
-            jobs.request(future, slot, self._helper, *prepared)
-        except _native.ForkServerGone:
-            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
             self._start_helper()
-            jobs.request(future, slot, self._helper, *prepared)
+            try:
+                jobs.request(future, slot, self._helper, *prepared)
+            except _native.ForkServerGone:
+                # Somebody killed it, which costs its jobs nothing. A new one takes its place.
+                self._start_helper()
+                jobs.request(future, slot, self._helper, *prepared)
+        finally:
+            prepared[1].clear()
+            del prepared  # a traceback that is kept must keep no descriptor
 
     def _start_helper(self) -> None:
         if not self._helper.running:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import Any, List, NamedTuple, NoReturn, Tuple
+from typing import Any, NamedTuple, NoReturn, Tuple
 
 from .. import _job, _native, _pickling
 from .. import _multiprocessing as mp
@@ -18,7 +18,7 @@ from .._exceptions import advised
 from .._pickling import Message
 from .._work import Work
 
-Launch = Tuple[Message, List[int]]
+Launch = Tuple[Message, _native.Descriptors]
 
 
 class _Preparation(NamedTuple):

@@ -18,6 +18,9 @@ class Spawn(Starter):
         self._count = 0
         self._command = launch.command("from jobserver._start.spawn import main; main()")
 
+    def renewed(self) -> Spawn:
+        return Spawn()
+
     def prepare(self, work: Work) -> launch.Launch:
         self._count += 1
         return launch.dump("spawn", f"Job-{self._count}", work)
@@ -29,7 +32,11 @@ class Spawn(Starter):
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
-        jobs.spawn(future, slot, self._command, *prepared)
+        try:
+            jobs.spawn(future, slot, self._command, *prepared)
+        finally:
+            prepared[1].clear()
+            del prepared  # a traceback that is kept must keep no descriptor
 
 
 def main() -> NoReturn:

@@ -34,6 +34,7 @@ use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ use std::time::Duration;
 pub struct ForkServer {
     requests: OwnedFd,
     process: Option<Child>,
+    reaped: AtomicBool,
 }
 
 /// Room for the helper's answers, which are short.
@@ -65,12 +67,12 @@ impl ForkServer {
             sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
         let process = Child::spawn(command.stdin(Stdio::from(theirs)));
         command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
-        Ok(ForkServer { requests: ours, process: Some(process?) })
+        Ok(ForkServer { requests: ours, process: Some(process?), reaped: AtomicBool::new(false) })
     }
 
     /// Joins a helper that another process of the tree has started.
     pub fn join(requests: OwnedFd) -> ForkServer {
-        ForkServer { requests, process: None }
+        ForkServer { requests, process: None, reaped: AtomicBool::new(false) }
     }
 
     /// The writing end of the request socket, for other processes to join by.
@@ -124,7 +126,7 @@ impl ForkServer {
     /// when a signal comes.
     pub fn wait_stopped(&self) -> Result<bool> {
         let Some(process) = &self.process else { return Ok(true) };
-        if process.try_wait()?.is_some() {
+        if self.reap(process)? {
             return Ok(true);
         }
         match process.watch() {
@@ -133,7 +135,23 @@ impl ForkServer {
             None => Wait { descriptors: vec![], look_after: Some(Duration::from_millis(1)) }
                 .block(None, None)?,
         };
-        Ok(process.try_wait()?.is_some())
+        self.reap(process)
+    }
+
+    fn reap(&self, process: &Child) -> Result<bool> {
+        if !self.reaped.load(Ordering::Relaxed) && process.try_wait()?.is_some() {
+            self.reaped.store(true, Ordering::Relaxed);
+        }
+        Ok(self.reaped.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        match self.process.take() {
+            Some(process) if !*self.reaped.get_mut() => process.forget(),
+            _ => {}
+        }
     }
 }
 

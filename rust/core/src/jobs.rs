@@ -135,8 +135,8 @@ impl Jobs {
         }
         self.next += 1;
         self.jobs.insert(id, Job { child, channel, slot, outcome_told: false });
-        if matches!(self.set, Some(ReadySet::Poll(_))) {
-            self.ring(); // those who wait must watch this one too
+        if matches!(self.set, Some(ReadySet::Poll(_))) || self.unwatched.contains(&id) {
+            self.ring(); // those who wait must watch, or look after, this one too
         }
         Ok(id)
     }
@@ -178,7 +178,10 @@ impl Jobs {
             self.buffer = vec![0; PACKET];
         }
         while let Some(set) = &mut self.set {
-            let ready = set.ready().map_err(Error::system("cannot look at the jobs"))?;
+            let ready = match set.ready() {
+                Err(_) if !news.is_empty() => break, // the next scan will meet it too
+                ready => ready.map_err(Error::system("cannot look at the jobs"))?,
+            };
             if ready.is_empty() {
                 break;
             }
@@ -249,6 +252,7 @@ impl Jobs {
         if let (Some(set), Some(exit)) = (&mut self.set, job.child.watch()) {
             if self.unwatched.insert(id) {
                 set.remove(exit, key(id, EXIT));
+                self.ring(); // who waits already must look now and then, from now on
             }
         }
     }
@@ -357,7 +361,10 @@ impl Jobs {
     /// leaves an empty one. The parent's jobs are not this process's.
     pub fn abandon(&mut self) {
         self.jobs.clear(); // not forgotten, as a drop would have it: they are not ours
+                           // The count goes on, for who has looked before this and will wait after it.
+        let handled = self.handled + 1;
         *self = Jobs::new();
+        self.handled = handled;
     }
 
     /// The owner's end of a job's channel, to send its launch on.

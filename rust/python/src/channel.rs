@@ -9,6 +9,7 @@ use jobserver_core::Body;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A nameless file for a body too large for the socket; closed when it is dropped.
 #[pyclass(frozen, module = "jobserver._native")]
@@ -41,15 +42,51 @@ impl Message<'_> {
         &self,
         channel: &core::Channel,
         kind: Kind,
-        fds: &[OwnedFd],
+        fds: &[Arc<OwnedFd>],
     ) -> core::Result<()> {
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
         match self {
             Message::Inline(bytes) => channel.send(kind, bytes.as_bytes(), &fds),
             Message::Memory(memory) => {
                 channel.send_memory(kind, memory.get().file.as_fd(), 0, &fds)
             }
         }
+    }
+}
+
+/// Descriptors to pass to a new process: duplicates of our own, since what they were made
+/// from may be closed, and its number used again, before a slot comes.
+#[pyclass(frozen, module = "jobserver._native")]
+pub(crate) struct Descriptors(Mutex<Vec<Arc<OwnedFd>>>);
+
+#[pymethods]
+impl Descriptors {
+    #[new]
+    fn new() -> Descriptors {
+        Descriptors(Mutex::default())
+    }
+
+    /// Adds a duplicate of this one. Returns its place in what the process will receive.
+    fn add(&self, fd: RawFd) -> PyResult<usize> {
+        let duplicate = Arc::new(duplicate(fd)?);
+        let mut held = self.list();
+        held.push(duplicate);
+        Ok(held.len() - 1)
+    }
+
+    /// Closes them, but for those that a launch under way still passes on.
+    fn clear(&self) {
+        self.list().clear();
+    }
+}
+
+impl Descriptors {
+    fn list(&self) -> MutexGuard<'_, Vec<Arc<OwnedFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn held(&self) -> Vec<Arc<OwnedFd>> {
+        self.list().clone()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::forkserver as core;
 use jobserver_core::process;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};
@@ -22,12 +22,19 @@ pub(crate) fn command(argv: Vec<OsString>) -> PyResult<Command> {
     Ok(command)
 }
 
-/// The helper of a tree of jobs: running, or not (yet, or any more).
+/// The helper of a tree of jobs: running, or not yet, or not any more.
 ///
 /// The lock is held neither while the GIL is let go of, nor while Python can be called, so
 /// that neither a fork by another thread nor Ctrl-C can leave it locked.
 #[pyclass(frozen, module = "jobserver._native")]
-pub(crate) struct ForkServer(Mutex<Option<Arc<core::ForkServer>>>);
+pub(crate) struct ForkServer(Mutex<Helper>);
+
+#[derive(Default)]
+struct Helper {
+    running: Option<Arc<core::ForkServer>>,
+    /// Nothing is started any more.
+    stopped: bool,
+}
 
 #[pymethods]
 impl ForkServer {
@@ -37,21 +44,25 @@ impl ForkServer {
     #[pyo3(signature = (fd = None))]
     fn new(fd: Option<RawFd>) -> PyResult<ForkServer> {
         let joined = fd.map(duplicate).transpose()?.map(core::ForkServer::join);
-        Ok(ForkServer(Mutex::new(joined.map(Arc::new))))
+        let running = joined.map(Arc::new);
+        Ok(ForkServer(Mutex::new(Helper { running, ..Helper::default() })))
     }
 
     #[getter]
     fn running(&self) -> bool {
-        self.helper().is_some()
+        self.helper().running.is_some()
     }
 
     /// Starts a helper, a program that serves the socket on its standard input, unless
     /// there is one.
     fn start(&self, argv: Vec<OsString>) -> PyResult<()> {
         let mut helper = self.helper();
-        if helper.is_none() {
+        if helper.stopped {
+            return Err(PyRuntimeError::new_err("this Jobserver is closed"));
+        }
+        if helper.running.is_none() {
             let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
-            *helper = Some(Arc::new(started));
+            helper.running = Some(Arc::new(started));
         }
         Ok(())
     }
@@ -62,35 +73,41 @@ impl ForkServer {
 
     #[getter]
     fn pid(&self) -> Option<i32> {
-        self.helper().as_ref()?.pid().map(|pid| pid.as_raw_nonzero().get())
+        self.helper().running.as_ref()?.pid().map(|pid| pid.as_raw_nonzero().get())
     }
 
-    /// Ends the helper, if this process started it, and waits for its end.
+    /// Ends the helper for good, if this process started it, and waits for its end.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        let helper = self.helper().clone();
+        let helper = {
+            let mut helper = self.helper();
+            helper.stopped = true;
+            helper.running.clone()
+        };
         helper.map_or(Ok(()), |helper| self.give_up(py, &helper))
     }
 }
 
 impl ForkServer {
-    fn helper(&self) -> MutexGuard<'_, Option<Arc<core::ForkServer>>> {
+    fn helper(&self) -> MutexGuard<'_, Helper> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The helper that runs now.
     pub(crate) fn current(&self) -> PyResult<Arc<core::ForkServer>> {
-        self.helper().clone().ok_or_else(|| ForkServerGone::new_err("there is no fork server"))
+        let running = self.helper().running.clone();
+        running.ok_or_else(|| ForkServerGone::new_err("there is no fork server"))
     }
 
     /// Ends this helper and forgets it, unless another has taken its place meanwhile.
     pub(crate) fn give_up(&self, py: Python<'_>, gone: &Arc<core::ForkServer>) -> PyResult<()> {
         if gone.pid().is_some() {
             gone.stop();
+            py.check_signals()?;
             while !py.detach(|| gone.wait_stopped()).map_err(to_python)? {
                 py.check_signals()?;
             }
         }
-        self.helper().take_if(|helper| Arc::ptr_eq(helper, gone));
+        self.helper().running.take_if(|helper| Arc::ptr_eq(helper, gone));
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! Jobs: the owner's table of what it has running.
 
-use crate::channel::{body_to_python, Channel, MemoryFile, Message};
+use crate::channel::{body_to_python, Channel, Descriptors, MemoryFile, Message};
 use crate::errors::to_python;
 use crate::forkserver::{command, ForkServer};
 use crate::hooks;
-use crate::pool::{duplicate, take, Pool, Slot};
+use crate::pool::{take, Pool, Slot};
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
@@ -13,14 +13,15 @@ use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::{OwnedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// What a scan found: what came of which Future.
-type News = Vec<(Py<PyAny>, Outcome)>;
+/// What came of which Future.
+type News = (Py<PyAny>, Outcome);
 
 /// How a job ended that sent no result.
 #[pyclass(frozen, get_all, module = "jobserver._native")]
@@ -57,8 +58,11 @@ pub(crate) struct Jobs {
 struct State {
     table: core::Jobs,
     futures: HashMap<JobId, Py<PyAny>>,
-    /// How many launches are under way; see [`Launching`].
-    launching: usize,
+    /// Taken from the table, and not told yet. Kept here, since what runs in between (the
+    /// garbage collector's finalizers, for one) may itself wait for one of these.
+    untold: VecDeque<News>,
+    /// The threads that have a launch under way; see [`Launching`].
+    launching: Vec<ThreadId>,
     closed: bool,
 }
 
@@ -81,6 +85,9 @@ impl Jobs {
         let launch = Launch::new().map_err(to_python)?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
+        // Looked at before signals are held too, lest a handler run, and start things, with
+        // all signals blocked; after that, only what came in between is left.
+        future.py().check_signals()?;
         let _held = SignalsHeld::begin();
         future.py().check_signals()?;
         let forked = hooks::fork(future.py())
@@ -105,11 +112,11 @@ impl Jobs {
         slot: Option<&Bound<'_, Slot>>,
         argv: Vec<OsString>,
         message: Message<'_>,
-        descriptors: Vec<RawFd>,
+        descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let slot = take(slot);
-        let descriptors = duplicate_all(&descriptors)?;
+        let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
@@ -124,10 +131,10 @@ impl Jobs {
         slot: Option<&Bound<'_, Slot>>,
         server: &Bound<'_, ForkServer>,
         message: Message<'_>,
-        descriptors: Vec<RawFd>,
+        descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
-        let descriptors = duplicate_all(&descriptors)?;
+        let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
         let channel = launch.owner_end;
         let child = Jobs::ask(future.py(), server, &channel, launch.job_end)?;
@@ -167,14 +174,13 @@ impl Jobs {
 
     /// One scan. Returns how often a scan has changed anything so far, for `wait`.
     fn scan(&self, py: Python<'_>) -> PyResult<u64> {
-        let (news, handled) = self.news()?;
-        if news.is_empty() {
-            return Ok(handled);
-        }
-        for (future, outcome) in news {
+        let handled = self.take_news()?;
+        let mut told = false;
+        while let Some((future, outcome)) = self.next_news() {
             self.tell(future.into_bound(py), outcome)?;
+            told = true;
         }
-        Ok(self.told(handled))
+        Ok(if told { self.told(handled) } else { handled })
     }
 
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
@@ -193,14 +199,20 @@ impl Jobs {
     }
 
     /// If nothing runs, lets nothing be started from now on: whether that is so.
-    fn close(&self) -> bool {
+    /// An error if this very thread has a launch under way.
+    fn close(&self) -> PyResult<bool> {
         let mut state = self.state();
-        if state.table.outstanding() == 0 && state.launching == 0 {
-            state.closed = true;
-            state.table.wake();
-            state.table.abandon();
+        if state.launching.contains(&thread::current().id()) {
+            return Err(PyRuntimeError::new_err(
+                "close() was called within a submission of the same thread, as by a signal \
+                 handler: it would wait for itself; raise an exception there, and close later",
+            ));
         }
-        state.closed
+        if state.table.outstanding() == 0 && state.launching.is_empty() {
+            state.closed = true;
+            state.table.abandon(); // and wake: what was looked for will not come any more
+        }
+        Ok(state.closed)
     }
 
     /// Sends a signal to a job; harmless if it has ended.
@@ -222,13 +234,18 @@ impl Jobs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Scans: what came of which Future, and how often a scan has changed anything.
-    fn news(&self) -> PyResult<(News, u64)> {
-        let State { table, futures, .. } = &mut *self.state();
+    /// Scans the table for news. Returns how often a scan has changed anything.
+    fn take_news(&self) -> PyResult<u64> {
+        let State { table, futures, untold, .. } = &mut *self.state();
         let news = table.scan().map_err(to_python)?;
-        let news =
-            news.into_iter().filter_map(|(id, outcome)| Some((futures.remove(&id)?, outcome)));
-        Ok((news.collect(), table.handled()))
+        untold.extend(
+            news.into_iter().filter_map(|(id, outcome)| Some((futures.remove(&id)?, outcome))),
+        );
+        Ok(table.handled())
+    }
+
+    fn next_news(&self) -> Option<News> {
+        self.state().untold.pop_front()
     }
 
     /// Puts what came of a job where its Future looks for it.
@@ -271,7 +288,7 @@ impl Jobs {
         if state.closed {
             return Err(closed());
         }
-        state.launching += 1;
+        state.launching.push(thread::current().id());
         Ok(Launching(self))
     }
 
@@ -290,8 +307,8 @@ impl Jobs {
             match answer {
                 Ok(Answer::Started(child)) => return Ok(child),
                 Ok(Answer::NothingYet) => {
-                    py.detach(|| channel.wait_readable()).map_err(to_python)?;
                     py.check_signals()?;
+                    py.detach(|| channel.wait_readable()).map_err(to_python)?;
                     answer = core::forkserver::ForkServer::answer(channel);
                 }
                 Err(e) => {
@@ -313,13 +330,16 @@ impl Jobs {
         deadline: Option<Instant>,
     ) -> PyResult<bool> {
         loop {
+            // Not only when a wait was interrupted: a signal that comes together with what is
+            // waited for, as Ctrl-C does that also ends a job, interrupts nothing.
+            py.check_signals()?;
             let begun = self.state().table.begin_wait(handled);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
             let also = pool.map(core::Pool::read_end);
             let woken = py.detach(|| waiting.block(also, deadline));
             self.state().table.end_wait(waiting);
             match woken.map_err(to_python)? {
-                Woken::Interrupted => py.check_signals()?,
+                Woken::Interrupted => {}
                 Woken::Ready => return Ok(true),
                 Woken::TimedOut => return Ok(false),
             }
@@ -383,7 +403,7 @@ impl Jobs {
         child: Child,
         slot: Option<core::Slot>,
         message: Message<'_>,
-        descriptors: &[OwnedFd],
+        descriptors: &[Arc<OwnedFd>],
     ) -> PyResult<()> {
         let id = self.enter(future, channel, child, slot)?;
         let mut state = self.state();
@@ -417,7 +437,10 @@ struct Launching<'a>(&'a Jobs);
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.launching -= 1;
+        let me = thread::current().id();
+        if let Some(mine) = state.launching.iter().position(|thread| *thread == me) {
+            state.launching.swap_remove(mine);
+        }
         state.table.wake(); // who wants to close may have waited for this
     }
 }
@@ -430,10 +453,6 @@ fn closed() -> PyErr {
 fn deadline(timeout: Option<f64>) -> Option<Instant> {
     let timeout = timeout.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-}
-
-fn duplicate_all(descriptors: &[RawFd]) -> PyResult<Vec<OwnedFd>> {
-    descriptors.iter().map(|fd| duplicate(*fd)).collect()
 }
 
 fn outcome_to_python(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {

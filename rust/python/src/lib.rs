@@ -43,6 +43,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Slot>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::MemoryFile>()?;
+    module.add_class::<channel::Descriptors>()?;
     module.add_class::<jobs::Jobs>()?;
     module.add_class::<jobs::Death>()?;
     module.add_class::<forkserver::ForkServer>()?;
