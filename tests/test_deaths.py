@@ -579,3 +579,18 @@ def test_each_of_many_deaths_is_reported_exactly(
         before = before or len(descriptors())
     assert len(descriptors()) == before
     assert len(children()) <= 1, "only a helper may be left"
+
+
+def use_handle(js: Jobserver) -> int:
+    return js.submit(int, args=(7,), consume=0).result()
+
+
+@with_a_helper
+def test_a_handle_can_be_an_argument_also_of_the_job_that_finds_the_helper_killed(
+    js: Jobserver,
+) -> None:
+    assert js(use_handle, js).result() == 7
+    starter: Any = js._starter
+    os.kill(starter._helper.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, starter._helper.pid, os.WEXITED | os.WNOWAIT)
+    assert js(use_handle, js).result() == 7

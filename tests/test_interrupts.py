@@ -542,3 +542,65 @@ def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
     assert "then: 7 1" in terminal.shown
     assert "left: []" in terminal.shown
     assert status == 0
+
+
+def signal_owner() -> None:
+    os.kill(os.getppid(), signal.SIGALRM)
+
+
+def test_a_signal_that_comes_together_with_a_jobs_end_interrupts_the_wait(
+    hold_on_fork: tuple[Jobserver, Hold], on_alarm: Callable[[Callable[[], object]], None]
+) -> None:
+    """As Ctrl-C at a terminal does: what it ends wakes the owner, and must not hide it."""
+    js, hold = hold_on_fork
+
+    def handle() -> None:
+        raise Alarm
+
+    on_alarm(handle)
+    slow = js(held, hold.end)
+    for _ in range(20):
+        with pytest.raises(Alarm):
+            js.submit(signal_owner, consume=0)
+            slow.wait(DEADLINE)
+    hold.let_go()
+    assert slow.result() == slow.pid
+
+
+def leave_jobs(js: Jobserver, end: Any) -> None:
+    for _ in range(2):
+        js(held, end)
+
+
+def test_an_interrupt_of_a_job_that_waits_for_its_jobs_loses_no_slot(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=3)
+    future = js(leave_jobs, js, hold.end)
+    future.result()
+    until_asleep(future.pid)
+    os.kill(future.pid, signal.SIGINT)
+    os.kill(future.pid, signal.SIGINT)
+    hold.let_go(2)
+    while js._jobs.outstanding:
+        js.reclaim_resources()
+    assert free(js) == 3
+
+
+def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
+    on_alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    js = Jobserver("forkserver", 1)
+    js(int).result()
+    starter: Any = js._starter
+    helper = starter._helper.pid
+    on_alarm(js.close)
+    os.kill(helper, signal.SIGSTOP)  # so that the submission waits
+    try:
+        with pytest.raises(RuntimeError, match="within a submission"), signal_once_asleep(
+            signal.SIGALRM
+        ):
+            js(int)
+    finally:
+        os.kill(helper, signal.SIGCONT)
+    js.close()

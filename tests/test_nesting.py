@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -358,3 +359,24 @@ def test_a_child_of_multiprocessing_waits_for_its_jobs_at_its_end(
     assert (early, process.exitcode) == (None, 0)
     assert (tmp_path / "ended").exists()
     process.close()
+
+
+def leave_a_thread_that_submits(js: Jobserver, answers: Connection, go: Any) -> None:
+    js.submit(int, consume=0).result()
+
+    def later() -> None:
+        go.acquire()
+        answers.send(js.submit(int, args=(7,), consume=0).result())
+        answers.close()
+
+    threading.Thread(target=later).start()
+
+
+def test_threads_of_a_job_may_submit_until_they_end(js: Jobserver) -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    go: Any = multiprocessing.get_context("spawn").Semaphore(0)
+    with ours, theirs:
+        js(leave_a_thread_that_submits, js, theirs, go).result()
+        go.release()
+        assert ours.poll(DEADLINE)
+        assert ours.recv() == 7

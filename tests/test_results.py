@@ -326,3 +326,15 @@ def test_an_array_argument_is_the_jobs_own(js: Jobserver) -> None:
     assert first is second, "one object must arrive as one"
     assert (first == 7).all()
     assert (array == 1).all()
+
+
+def print_where_nobody_reads() -> int:
+    read, write = os.pipe()
+    os.close(read)
+    sys.stdout = os.fdopen(write, "w")
+    print("x")
+    return 42
+
+
+def test_a_result_is_not_lost_with_the_output_that_nobody_reads(js: Jobserver) -> None:
+    assert js(print_where_nobody_reads).result() == 42

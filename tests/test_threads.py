@@ -182,6 +182,7 @@ def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
 ) -> None:
     """It began to wait when this process had nothing to watch but the slots."""
     js = make_jobserver(slots=1)
+    js.reclaim_resources()  # its starter is this process's from the first use on
     starter: Any = js._starter
     start = starter.start
     second: list[int] = []
