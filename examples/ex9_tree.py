@@ -283,6 +283,8 @@ def main() -> None:
     folder = args.folder or sysconfig.get_path("stdlib")
     if not os.path.isdir(folder):
         parser.error(f"{folder!r} is no folder")
+    if args.slots is not None and args.slots < 1:
+        parser.error(f"--slots must be at least 1, not {args.slots}")
     # Other people's packages are not the standard library, though they may live inside it.
     whole = plan(folder, () if args.folder else ("site-packages", "dist-packages"))
     top = whole.parts or [whole]
@@ -299,8 +301,8 @@ def main() -> None:
     table = summary(parallel, js.slots)
     table["nested jobs"] = f"{len(parallel.spans) - len(top):,}"
     table["changed meanwhile"] = f"{check(parallel, serial):,}"
-    table["serial run"] = f"{end - middle:.2f} s"
-    table["parallel run"] = f"{middle - start:.2f} s"
+    table["serial wall time"] = f"{end - middle:.2f} s"
+    table["wall time"] = f"{middle - start:.2f} s"
     table["speed-up"] = f"{(end - middle) / (middle - start):.2f}"
     for name, value in table.items():
         print(f"{name:<18}{value:>16}")
