@@ -8,6 +8,7 @@ __all__ = [
     "MAX_SLOTS",
     "Channel",
     "Death",
+    "Descriptors",
     "ForkServer",
     "ForkServerGone",
     "Jobs",
