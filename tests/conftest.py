@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ def descriptors() -> dict[int, str]:
     tracker: Any = multiprocessing.resource_tracker
     found.pop(tracker._resource_tracker._fd, None)
     return found
+
+
+def settle(js: Jobserver) -> None:
+    """Returns when all that has ended is reaped: a job's result comes before its end does."""
+    deadline = time.monotonic() + DEADLINE
+    while js._jobs.outstanding:
+        assert time.monotonic() < deadline, "a job has not ended"
+        js.reclaim_resources()
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, children
+from conftest import DEADLINE, children, settle
 
 import jobserver
 from jobserver import Future, Jobserver
@@ -243,8 +243,7 @@ def test_ctrl_c_while_the_fork_server_does_not_end() -> None:
     js.reclaim_resources()
     starter: Any = js._starter
     helper = starter._helper.pid
-    while js._jobs.outstanding:
-        js.reclaim_resources()
+    settle(js)
     os.kill(helper, signal.SIGSTOP)
     try:
         with pytest.raises(KeyboardInterrupt), signal_once_asleep():
@@ -582,8 +581,7 @@ def test_an_interrupt_of_a_job_that_waits_for_its_jobs_loses_no_slot(
     os.kill(future.pid, signal.SIGINT)
     os.kill(future.pid, signal.SIGINT)
     hold.let_go(2)
-    while js._jobs.outstanding:
-        js.reclaim_resources()
+    settle(js)
     assert free(js) == 3
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Callable, TypeVar, cast
 
 import pytest
-from conftest import DEADLINE, METHODS, children, descriptors
+from conftest import DEADLINE, METHODS, children, descriptors, settle
 
 from jobserver import Future, Jobserver, SubmissionDied
 
@@ -44,14 +44,6 @@ def free(js: Jobserver) -> Any:
     """How many slots are free."""
     pool: Any = js._pool
     return pool.free()
-
-
-def settle(js: Jobserver) -> None:
-    """Returns when all that has ended is reaped."""
-    deadline = time.monotonic() + DEADLINE
-    while js._jobs.outstanding:
-        assert time.monotonic() < deadline, "a job has not ended"
-        js.reclaim_resources()
 
 
 def warm_up(js: Jobserver) -> None:
