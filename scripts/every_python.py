@@ -155,7 +155,7 @@ def check(python: Python, wheel: Path) -> tuple[str | None, str]:
         # Interpreters take long to start; these files show that spawn works on this version.
         chosen = ["-m", "not slow", "-k", "not spawn or basics or parity"]
         # On the default Python all has been tested, but for the wheel without other tools.
-        default = python.version == "%d.%d" % sys.version_info[:2]
+        default = python.version == f"{sys.version_info[0]}.{sys.version_info[1]}"
         files = [f"tests/test_{name}.py" for name in (TESTED[:1] if default else TESTED)]
         run([inside, "-m", "pytest", *chosen, "-p", "no:cacheprovider", *files], log)
         run([inside, str(ROOT / "scripts" / "run_examples.py")], log)
