@@ -285,6 +285,28 @@ def test_threads_of_a_child_may_all_begin_at_once(
     assert free(js) == 4
 
 
+def test_forks_while_another_thread_submits_again_and_again(
+    make_jobserver: Callable[..., Jobserver], method: str
+) -> None:
+    """Whatever lock that thread holds at the fork, the child must not need it."""
+    js = make_jobserver(slots=1)
+    js(int, 0).result()
+    stop = threading.Event()
+
+    def submit() -> None:
+        while not stop.is_set():
+            js.submit(int, consume=0).result()
+
+    submitting = threading.Thread(target=submit, daemon=True)
+    submitting.start()
+    try:
+        for _ in range({"fork": 50, "forkserver": 200}.get(method, 3)):
+            in_fork(lambda: js.submit(int, args=(7,), consume=0).result())
+    finally:
+        stop.set()
+        submitting.join(DEADLINE)
+
+
 def test_a_child_of_a_child_uses_the_same_slots(
     make_jobserver: Callable[..., Jobserver], hold: Hold
 ) -> None:

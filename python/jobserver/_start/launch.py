@@ -54,11 +54,23 @@ class _Tracked:
 def _preparation(method: str, name: str, env: Changes) -> Any:
     data = mp.spawn.get_preparation_data(name)
     data["start_method"] = method
-    try:
-        tracker: Any = _Tracked(mp.resource_tracker.getfd())
-    except OSError as e:
-        raise advised(e, "cannot start multiprocessing's resource tracker") from None
+    tracker: Any = _Tracked(_tracker())
     return _Preparation(method, os.getpid(), data, env, tracker)
+
+
+def _tracker() -> int:
+    """The descriptor of multiprocessing's resource tracker, which is started if need be.
+
+    Once it runs, its lock is left alone: a fork by another thread, while this one held it,
+    would leave it locked in the child for ever.
+    """
+    tracker = mp.resource_tracker._resource_tracker
+    if tracker._fd is None:
+        try:
+            tracker.ensure_running()
+        except OSError as e:
+            raise advised(e, "cannot start multiprocessing's resource tracker") from None
+    return int(tracker._fd)
 
 
 def command(statement: str) -> list[str]:
