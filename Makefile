@@ -22,7 +22,7 @@ WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICEN
 RUST_TESTS := --workspace --exclude jobserver-python
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths futures close threads)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads)
 
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.

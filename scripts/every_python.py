@@ -26,7 +26,7 @@ VERSIONS = [f"3.{minor}" for minor in range(8, 15)]
 
 # Where Pythons differ: what multiprocessing, pickle, tracebacks and the fork hooks do. The rest is
 # about our own table, slots and waits, and is tested on the default Python.
-TESTED = ["basics", "results", "deaths", "pickling", "nesting", "parity", "environment", "forks"]
+TESTED = ["basics", "results", "deaths", "pickling", "nesting", "parity", "forks"]
 
 # Most of a run is waiting: for pip, and for the deaths and deadlines that the tests are about.
 SIDE_BY_SIDE = 2
