@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from holding import Hold
 
 from jobserver import Jobserver
 
@@ -70,6 +71,14 @@ def descriptors() -> dict[int, str]:
     tracker: Any = multiprocessing.resource_tracker
     found.pop(tracker._resource_tracker._fd, None)
     return found
+
+
+@pytest.fixture
+def hold(make_jobserver: Any) -> Iterator[Hold]:
+    """Torn down before the Jobserver, whose closing waits for the jobs."""
+    made = Hold()
+    yield made
+    made.close()
 
 
 def settle(js: Jobserver) -> None:

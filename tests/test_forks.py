@@ -16,49 +16,15 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import DEADLINE, METHODS
+from holding import Hold, free, held
 
 from jobserver import Blocked, Jobserver, SubmissionDied
-
-
-class Hold:
-    """Keeps jobs running until the test lets them go, or ends."""
-
-    def __init__(self) -> None:
-        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
-
-    def let_go(self, jobs: int = 1) -> None:
-        os.write(self._our_end.fileno(), b"x" * jobs)
-
-    def close(self) -> None:
-        self.let_go(1000)
-        self.end.close()
-        self._our_end.close()
-
-
-def held(end: Any) -> int:
-    """A job that runs until it is let go."""
-    os.read(end.fileno(), 1)
-    return os.getpid()
-
-
-def free(js: Jobserver) -> Any:
-    """How many slots are free."""
-    pool: Any = js._pool
-    return pool.free()
-
-
-@pytest.fixture
-def hold(make_jobserver: Any) -> Iterator[Hold]:
-    """Torn down before the Jobserver, whose closing waits for the jobs."""
-    made = Hold()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE, children, settle
+from holding import Hold, free, held
 
 import jobserver
 from jobserver import Future, Jobserver
@@ -31,35 +32,6 @@ from jobserver import Future, Jobserver
 
 class Alarm(Exception):
     """What a signal handler of the user raises."""
-
-
-class Hold:
-    """Keeps jobs running until the test lets them go, or ends."""
-
-    def __init__(self) -> None:
-        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
-
-    def let_go(self, jobs: int = 1) -> None:
-        os.write(self._our_end.fileno(), b"x" * jobs)
-
-    def close(self) -> None:
-        self.let_go(1000)
-        self.end.close()
-        self._our_end.close()
-
-
-def held(end: Any) -> int:
-    """A job that runs until it is let go."""
-    os.read(end.fileno(), 1)
-    return os.getpid()
-
-
-@pytest.fixture
-def hold(make_jobserver: Any) -> Iterator[Hold]:
-    """Torn down before the Jobserver, whose closing waits for the jobs."""
-    made = Hold()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -73,12 +45,6 @@ def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
     yield handle
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
-
-
-def free(js: Jobserver) -> Any:
-    """How many slots are free."""
-    pool: Any = js._pool
-    return pool.free()
 
 
 def until_asleep(pid: int) -> None:

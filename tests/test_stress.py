@@ -21,6 +21,7 @@ from typing import Any, Callable, TypeVar, cast
 
 import pytest
 from conftest import DEADLINE, METHODS, children, descriptors, settle
+from holding import Hold, free, held
 
 from jobserver import Future, Jobserver, SubmissionDied
 
@@ -38,12 +39,6 @@ def with_slow(*slow: str) -> Callable[[Test], Test]:
         [pytest.param(m, marks=pytest.mark.slow) if m in slow else m for m in METHODS],
     )
     return cast("Callable[[Test], Test]", mark)
-
-
-def free(js: Jobserver) -> Any:
-    """How many slots are free."""
-    pool: Any = js._pool
-    return pool.free()
 
 
 def warm_up(js: Jobserver) -> None:
@@ -102,27 +97,6 @@ def test_the_owners_memory_does_not_grow(method: str) -> None:
         settle(js)
         # A leak of a kilobyte a job would show; one page of the allocator's does not.
         assert memory() - before < 1024 * max(rounds, 1000) // 2
-
-
-class Hold:
-    """Keeps jobs running until the test lets them go, or ends."""
-
-    def __init__(self) -> None:
-        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
-
-    def let_go(self, jobs: int) -> None:
-        os.write(self._our_end.fileno(), b"x" * jobs)
-
-    def close(self) -> None:
-        self.let_go(2000)
-        self.end.close()
-        self._our_end.close()
-
-
-def held(end: Any) -> int:
-    """A job that runs until it is let go."""
-    os.read(end.fileno(), 1)
-    return os.getpid()
 
 
 @pytest.fixture

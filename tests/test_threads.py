@@ -7,7 +7,6 @@ thread that does not end is a lost wake-up. Not here: forks by the user (`test_f
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,47 +19,13 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE, children
+from holding import Hold, free, held
 
 from jobserver import CallbackRaised, Future, Jobserver
 
 #: How often a race is run, by start method: as often as a job's cost allows. The jobs are
 #: built-in functions where they can be: those of this module would import pytest each time.
 ROUNDS = {"fork": 300, "forkserver": 200, "spawn": 3}
-
-
-class Hold:
-    """Keeps jobs running until the test lets them go, or ends."""
-
-    def __init__(self) -> None:
-        self.end, self._our_end = multiprocessing.Pipe(duplex=False)
-
-    def let_go(self, jobs: int = 1) -> None:
-        os.write(self._our_end.fileno(), b"x" * jobs)
-
-    def close(self) -> None:
-        self.let_go(1000)
-        self.end.close()
-        self._our_end.close()
-
-
-def held(end: Any) -> int:
-    """A job that runs until it is let go."""
-    os.read(end.fileno(), 1)
-    return os.getpid()
-
-
-def free(js: Jobserver) -> Any:
-    """How many slots are free."""
-    pool: Any = js._pool
-    return pool.free()
-
-
-@pytest.fixture
-def hold(make_jobserver: Any) -> Iterator[Hold]:
-    """Torn down before the Jobserver, whose closing waits for the jobs."""
-    made = Hold()
-    yield made
-    made.close()
 
 
 @pytest.fixture
