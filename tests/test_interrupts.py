@@ -17,6 +17,7 @@ import pty
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from conftest import DEADLINE, children, settle
 from holding import Hold, free, held
 
 import jobserver
-from jobserver import Future, Jobserver
+from jobserver import Future, Jobserver, SubmissionDied
 
 
 class Alarm(Exception):
@@ -568,3 +569,30 @@ def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
     finally:
         os.kill(helper, signal.SIGCONT)
     js.close()
+
+
+def leave_a_job_and_a_thread(js: Jobserver, end: Any) -> None:
+    js(held, end)
+    threading.Thread(target=held, args=(end,)).start()
+
+
+def test_an_interrupt_of_a_job_that_joins_its_threads_loses_no_slot(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(slots=2)
+    future = js(leave_a_job_and_a_thread, js, hold.end)
+    future.result()
+    until_asleep(future.pid)
+    os.kill(future.pid, signal.SIGINT)
+    hold.let_go(2)
+    settle(js)
+    assert free(js) == 2
+
+
+def close_all_descriptors(js: Jobserver) -> None:
+    js.submit(int, consume=0).result()
+    os.closerange(3, 1000)
+
+
+def test_a_job_that_closes_all_descriptors_ends(js: Jobserver) -> None:
+    assert isinstance(js(close_all_descriptors, js).exception(DEADLINE), SubmissionDied)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -610,3 +610,22 @@ def test_shared_memory_that_a_job_has_made_lives_on_where_it_does_in_multiproces
     job = run_script(tmp_path, MAKES_MEMORY, method, "job")
     child = run_script(tmp_path, MAKES_MEMORY, method, "child")
     assert job == child
+
+
+def make_shared(name: str) -> None:
+    shared_memory.SharedMemory(name, create=True, size=16).close()
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_killed_resource_tracker_is_replaced_before_the_next_job(js: Jobserver) -> None:
+    js(int).result()
+    tracker: Any = resource_tracker._resource_tracker
+    os.kill(tracker._pid, signal.SIGKILL)
+    os.waitid(os.P_PID, tracker._pid, os.WEXITED | os.WNOWAIT)
+    name = f"jobserver-{os.getpid()}"
+    with pytest.warns(UserWarning, match="resource_tracker"):
+        js(make_shared, name).result()
+    js.close()
+    memory = shared_memory.SharedMemory(name)
+    memory.close()
+    memory.unlink()

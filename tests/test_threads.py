@@ -455,3 +455,25 @@ def test_a_programs_first_results_may_come_to_several_threads_at_once(
             timeout=DEADLINE,
         )
         assert (ended.stdout, ended.returncode) == ("4\n", 0), ended.stderr
+
+
+def test_closing_wakes_a_thread_that_waits_for_a_slot_which_another_process_has(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(slots=1)
+    pool: Any = js._pool
+    slot = pool.try_take()  # as if it had
+    came: list[str] = []
+
+    def submit() -> None:
+        try:
+            js(int)
+        except RuntimeError as e:
+            came.append(str(e))
+
+    waiting = in_thread(submit)
+    until_asleep(waiting)
+    js.close()
+    join(waiting)
+    slot.release()
+    assert came == ["this Jobserver is closed"]

@@ -228,7 +228,8 @@ class _Callbacks:
                     self._issue_next(future)
                 self._turn.clear()
         finally:
-            if self._turn.get("whose") is me:
+            # No call before the clearing, since a signal handler could run after it.
+            if "whose" in self._turn and self._turn["whose"] is me:
                 self._turn.clear()
 
     def _issue_next(self, future: Future[Any]) -> None:

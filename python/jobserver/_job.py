@@ -159,10 +159,12 @@ def _wind_down() -> None:
 
     In the order of CPython 3.13. What the job has not begun is not even looked for.
     """
-    if len(threading._active) > 1:  # type: ignore[attr-defined]
-        threading._shutdown()  # type: ignore[attr-defined]
-    if jobserver_pid == os.getpid():
-        _see_own_jobs_out()
+    try:
+        if len(threading._active) > 1:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
+    finally:
+        if jobserver_pid == os.getpid():
+            _see_own_jobs_out()
     if runs_atexit:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
@@ -172,13 +174,16 @@ def _wind_down() -> None:
 
 def _see_own_jobs_out() -> None:
     """Waits for the job's own jobs, whatever signal handlers raise meanwhile: nobody else
-    would give their slots back."""
+    would give their slots back. What the system refuses (to a job that has closed all
+    descriptors, say) it would refuse again, and ends the wait."""
     raised: BaseException | None = None
     while True:
         try:
             wait_for_own_jobs()
             break
         except BaseException as e:
+            if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno is not None):
+                raise
             raised = e
     if raised is not None:
         raise raised

@@ -102,10 +102,10 @@ class Jobserver:
         if mp.process._parent_process is not None:
             # Such a process ends without what has been registered with atexit.
             mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
-        vars(self).update(state)
         for other in [*self._made]:
             if other != pid:
-                self._made.pop(other, None)  # closes what was the parent's
+                self._made.pop(other, None)  # closes, with the update, what was the parent's
+        vars(self).update(state)
 
     def _anew(self, pid: int) -> dict[str, Any]:
         finished: deque[Future[Any]] = deque()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 from typing import Any, NamedTuple, NoReturn, Tuple
 
 from .. import _job, _native, _pickling
@@ -64,13 +65,20 @@ def _tracker() -> int:
     Once it runs, its lock is left alone: a fork by another thread, while this one held it,
     would leave it locked in the child for ever.
     """
-    tracker = mp.resource_tracker._resource_tracker
-    if tracker._fd is None:
+    fd: int | None = mp.resource_tracker._resource_tracker._fd
+    if fd is None or _nobody_reads(fd):
         try:
-            tracker.ensure_running()
+            fd = mp.resource_tracker.getfd()
         except OSError as e:
             raise advised(e, "cannot start multiprocessing's resource tracker") from None
-    return int(tracker._fd)
+    return int(fd)
+
+
+def _nobody_reads(fd: int) -> bool:
+    """Whether a pipe has lost its reader."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def command(statement: str) -> list[str]:

@@ -85,6 +85,8 @@ impl Jobs {
         let launch = Launch::new().map_err(to_python)?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
+        // (With several threads another one may take the signal, and this still happen, as
+        // it may around os.fork.)
         // Looked at before signals are held too, lest a handler run, and start things, with
         // all signals blocked; after that, only what came in between is left.
         future.py().check_signals()?;
@@ -210,7 +212,8 @@ impl Jobs {
         }
         if state.table.outstanding() == 0 && state.launching.is_empty() {
             state.closed = true;
-            state.table.abandon(); // and wake: what was looked for will not come any more
+            state.table.wake(); // what was waited for will not come any more
+            state.table.abandon();
         }
         Ok(state.closed)
     }

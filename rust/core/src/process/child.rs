@@ -25,7 +25,7 @@ pub struct Child {
 impl Child {
     /// A direct child of this process that has not been reaped yet.
     pub fn adopt(pid: Pid) -> Child {
-        reap_forgotten();
+        reap_forgotten(pid);
         Child { pid, watch: pidfd(pid), ours: true }
     }
 
@@ -117,8 +117,9 @@ fn forgotten() -> std::sync::MutexGuard<'static, Vec<Child>> {
     FORGOTTEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn reap_forgotten() {
-    forgotten().retain(|child| matches!(child.try_wait(), Ok(None)));
+/// Not the newborn: should a forgotten child have had its pid, somebody else has reaped that.
+fn reap_forgotten(newborn: Pid) {
+    forgotten().retain(|child| child.pid != newborn && matches!(child.try_wait(), Ok(None)));
 }
 
 /// A pidfd, unless the kernel has none, or no descriptor is left for it: the child is
