@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Tuple
 
 import pytest
-from conftest import DEADLINE, children, descriptors
+from conftest import DEADLINE, children, descriptors, settle
 
 from jobserver import Future, Jobserver, SubmissionDied
 
@@ -576,6 +576,7 @@ def test_each_of_many_deaths_is_reported_exactly(
         pair = [js.submit(fn, args=(number,), preexec_fn=faulthandler.disable) for _ in "12"]
         deaths = [death_of(future) for future in pair]
         assert [(death.exitcode, death.signal) for death in deaths] == [expected] * 2
+        settle(js)
         before = before or len(descriptors())
     assert len(descriptors()) == before
     assert len(children()) <= 1, "only a helper may be left"
