@@ -15,11 +15,21 @@ MATURIN := $(VENV)/bin/python -m maturin
 
 WHEEL := dist/*-cp38-abi3-*.whl
 WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICENSE-*) \
-	$(shell find rust python \( -name __pycache__ -o -name tests -o -name benches -o -name examples \) \
+	$(shell find rust python \
+		\( -name __pycache__ -o -name tests -o -name benches -o -name examples -o -name fuzz \) \
 		-prune -o \( -type d -o -type f \) -print)
 
 # The binding is a Python extension: it links only inside a Python, so cargo cannot run its tests.
 RUST_TESTS := --workspace --exclude jobserver-python
+
+# How long to fuzz, and how to build for it: with what `cargo fuzz` passes to rustc so that the
+# fuzzer sees which code its inputs reach, but without the sanitizers, which only a nightly Rust
+# has. (A target is named so that cargo spares its build scripts these flags.)
+FUZZ_SECONDS ?= 60
+FUZZ_RUSTFLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
+	$(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
+FUZZ_CORPUS := rust/fuzz/corpus/makeflags
+FUZZ_ARTIFACTS := rust/fuzz/artifacts/makeflags
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads)
@@ -46,7 +56,7 @@ heading = @printf '\n== %s ==\n' "$(1)"
 .DEFAULT_GOAL := help
 # The steps are in order, cheapest first, and each is parallel in itself.
 .NOTPARALLEL:
-.PHONY: help demo test lint bench wheel clean \
+.PHONY: help demo test lint bench fuzz wheel clean \
 	tools fmt clippy rust-test doc ruff types pytest examples every-python
 
 help: ## show this list
@@ -65,11 +75,21 @@ bench: $(VENV)/.wheel ## measure a release build
 	$(call heading,benchmarks/bench.py)
 	@$(RUN_PYTHON) benchmarks/bench.py
 
+fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECONDS (60)
+	@sh scripts/check_tools.sh fuzz
+	$(call heading,fuzzing MAKEFLAGS for $(FUZZ_SECONDS) s)
+	@mkdir -p $(FUZZ_CORPUS) $(FUZZ_ARTIFACTS)
+	@RUSTFLAGS="$(FUZZ_RUSTFLAGS)" $(RUN) cargo run --release --target "$$(rustc --print host-tuple)" \
+		--manifest-path rust/fuzz/Cargo.toml --target-dir target/fuzz --bin makeflags -- \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=256 -dict=rust/fuzz/makeflags.dict \
+		-artifact_prefix=$(FUZZ_ARTIFACTS)/ $(FUZZ_CORPUS)
+
 wheel: dist/.built ## build the one abi3 wheel, in dist/
 	@ls $(WHEEL)
 
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache
+	cd rust/fuzz && rm -rf target corpus artifacts coverage
 	find python tests examples benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # The steps of `make test`, each of which can be asked for alone.
@@ -81,6 +101,7 @@ fmt: tools ## Rust: formatting
 	$(call heading,cargo fmt)
 	@sh scripts/check_tools.sh lint
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 
 clippy: tools ## Rust: lints
 	$(call heading,cargo clippy)

@@ -3,6 +3,7 @@
 #
 #   check_tools.sh build PYTHON    what building and running need
 #   check_tools.sh lint            what `cargo fmt` and `cargo clippy` need besides
+#   check_tools.sh fuzz            what the fuzzer needs besides
 #
 # A shell script, since Python is one of the things that may be missing. Each tool is run, not
 # looked up: a shim of a version manager exists whether or not there is anything behind it.
@@ -60,8 +61,12 @@ lint)
     runs cargo clippy --version ||
         missing "clippy: run 'rustup component add clippy' (Debian, Ubuntu: apt install rust-clippy)"
     ;;
+fuzz)
+    runs "${CXX:-c++}" --version ||
+        missing "a C++ compiler ('${CXX:-c++}', for the fuzzer's runtime): install it (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
+    ;;
 *)
-    echo "usage: check_tools.sh build PYTHON | lint" >&2
+    echo "usage: check_tools.sh build PYTHON | lint | fuzz" >&2
     exit 2
     ;;
 esac

@@ -6,6 +6,7 @@
 //! whether the machine is fit for one more job (that is the caller's admission).
 
 mod cpus;
+pub mod makeflags;
 mod pool;
 
 pub use cpus::usable_cpus;
