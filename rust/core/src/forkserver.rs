@@ -130,10 +130,10 @@ impl ForkServer {
             return Ok(true);
         }
         match process.watch() {
-            Some(exit) => Wait::on(exit).block(None, None)?,
+            Some(exit) => Wait::on(exit).block(None)?,
             // Its end of the socket closes as it ends; the exit itself follows at once.
             None => Wait { descriptors: vec![], look_after: Some(Duration::from_millis(1)) }
-                .block(None, None)?,
+                .block(None)?,
         };
         self.reap(process)
     }
@@ -216,7 +216,7 @@ impl Server {
             .map(|(key, _)| *key)
             .collect();
         let look_after = (!unwatched.is_empty()).then_some(LOOK_AFTER);
-        let woken = Wait { descriptors: self.set.watched(), look_after }.block(None, None)?;
+        let woken = Wait { descriptors: self.set.watched(), look_after }.block(None)?;
         if woken == Woken::Interrupted {
             return Ok(Vec::new());
         }

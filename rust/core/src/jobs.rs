@@ -12,8 +12,7 @@ use crate::channel::{Body, Channel, Frame, Kind, Received, PACKET};
 use crate::error::{Error, Result};
 use crate::process::{Child, ExitStatus};
 use crate::scan::{Bell, ReadySet, Wait, Woken, LOOK_AFTER};
-use crate::slots::{Pool, Slot};
-use rustix::fd::BorrowedFd;
+use crate::slots::{Launched, Pool, PoolWait, Slot};
 use rustix::process::{Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
@@ -56,7 +55,7 @@ impl Launch {
 struct Job {
     child: Child,
     channel: Option<Channel>,
-    slot: Option<Slot>,
+    slot: Option<Launched>,
     outcome_told: bool,
 }
 
@@ -73,13 +72,14 @@ fn key(id: JobId, which: u64) -> u64 {
 pub struct Waiting {
     wait: Wait,
     bell: Option<Arc<Bell>>,
+    _pool: Option<PoolWait>,
 }
 
 impl Waiting {
-    /// Sleeps until a job or `also` is ready, another thread has handled something, a
-    /// signal comes, or `deadline`.
-    pub fn block(&self, also: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> Result<Woken> {
-        self.wait.block(also, deadline)
+    /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
+    /// comes, or `deadline`.
+    pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
+        self.wait.block(deadline)
     }
 }
 
@@ -111,7 +111,14 @@ impl Jobs {
 
     /// Starts a command under `slot`; its outcome will be [`Outcome::Ended`].
     pub fn spawn(&mut self, command: &mut Command, slot: Option<Slot>) -> Result<JobId> {
+        if let Some(slot) = &slot {
+            slot.launch();
+        }
         let child = Child::spawn(command)?;
+        let slot = slot.map(Slot::launched);
+        if let Some(slot) = &slot {
+            slot.hand_to(child.pid());
+        }
         self.enter(child, None, slot)
     }
 
@@ -119,18 +126,22 @@ impl Jobs {
     ///
     /// If the system refuses to watch it, the process is ended and the error returned.
     pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
-        self.enter(child, Some(channel), slot)
+        self.enter(child, Some(channel), slot.map(Slot::launched))
     }
 
     fn enter(
         &mut self,
         child: Child,
         channel: Option<Channel>,
-        slot: Option<Slot>,
+        slot: Option<Launched>,
     ) -> Result<JobId> {
         let id = JobId(self.next);
         if let Err(e) = self.watch(id, &child, channel.as_ref()) {
+            let pid = child.pid();
             child.destroy();
+            if let Some(slot) = slot {
+                slot.settle(Some(pid));
+            }
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
@@ -260,6 +271,9 @@ impl Jobs {
     fn ended(&mut self, id: JobId, status: ExitStatus, news: &mut Vec<(JobId, Outcome)>) {
         self.close_channel(id);
         let Some(mut job) = self.jobs.remove(&id) else { return };
+        if let Some(slot) = &job.slot {
+            slot.settle(Some(job.child.pid()));
+        }
         job.tell(id, Outcome::Ended(status), news);
         let looked_after = self.unwatched.remove(&id) || !job.child.is_ours();
         if let (Some(set), Some(exit), false) = (&mut self.set, job.child.watch(), looked_after) {
@@ -291,7 +305,9 @@ impl Jobs {
     pub fn cancel(&mut self, id: JobId) {
         self.close_channel(id);
         if let Some(job) = self.jobs.get_mut(&id) {
-            job.slot = None;
+            if let Some(slot) = job.slot.take() {
+                slot.settle(None);
+            }
             job.outcome_told = true;
             if !job.child.is_ours() {
                 self.jobs.remove(&id);
@@ -310,7 +326,9 @@ impl Jobs {
     /// the caller wants may have happened. So: read [`Jobs::handled`], look for
     /// what you want, and only then wait. Where another thread's scan finds what you want,
     /// that thread must call [`Jobs::wake`] once it has put it where you look.
-    pub fn begin_wait(&mut self, handled: u64) -> Result<Option<Waiting>> {
+    ///
+    /// With a `pool`, the wait ends also when a slot of it may be free.
+    pub fn begin_wait(&mut self, handled: u64, pool: Option<&Pool>) -> Result<Option<Waiting>> {
         if handled != self.handled {
             return Ok(None);
         }
@@ -321,9 +339,14 @@ impl Jobs {
         let mut descriptors = set.watched();
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
-        let look_after = must_look.then_some(LOOK_AFTER);
+        let mut look_after = must_look.then_some(LOOK_AFTER);
+        let pool = pool.map(Pool::begin_wait);
+        if let Some(pool) = &pool {
+            descriptors.extend(pool.descriptors.iter().cloned());
+            look_after = look_after.or(pool.look_after);
+        }
         self.waiting.extend(bell.clone());
-        Ok(Some(Waiting { wait: Wait { descriptors, look_after }, bell }))
+        Ok(Some(Waiting { wait: Wait { descriptors, look_after }, bell, _pool: pool }))
     }
 
     /// Ends a wait.
@@ -339,8 +362,8 @@ impl Jobs {
     /// Waits for something to be ready: a job, a free slot of `pool` if given, `deadline`.
     /// For a table that no other thread uses.
     pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
-        let Some(waiting) = self.begin_wait(self.handled)? else { return Ok(Woken::Ready) };
-        let woken = waiting.block(pool.map(Pool::read_end), deadline);
+        let Some(waiting) = self.begin_wait(self.handled, pool)? else { return Ok(Woken::Ready) };
+        let woken = waiting.block(deadline);
         self.end_wait(waiting);
         woken
     }
@@ -376,6 +399,9 @@ impl Jobs {
 impl Drop for Jobs {
     fn drop(&mut self) {
         for (_, job) in self.jobs.drain() {
+            if let Some(slot) = &job.slot {
+                slot.disown();
+            }
             job.child.forget();
         }
     }
@@ -393,7 +419,9 @@ impl Job {
     /// Tells a job's outcome, once, and gives its slot back.
     fn tell(&mut self, id: JobId, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
         if !std::mem::replace(&mut self.outcome_told, true) {
-            self.slot = None;
+            if let Some(slot) = &self.slot {
+                slot.settle(None);
+            }
             news.push((id, outcome));
         }
     }

@@ -497,9 +497,9 @@ fn nothing_is_waited_for_when_an_outcome_has_been_told_meanwhile() {
     jobs.spawn(&mut Command::new("true"), None).unwrap();
     outcomes(&mut jobs, 1);
     assert_ne!(jobs.handled(), handled);
-    assert!(jobs.begin_wait(handled).unwrap().is_none());
-    let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
-    assert_eq!(waiting.block(None, Some(Instant::now())).unwrap(), Woken::TimedOut);
+    assert!(jobs.begin_wait(handled, None).unwrap().is_none());
+    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    assert_eq!(waiting.block(Some(Instant::now())).unwrap(), Woken::TimedOut);
     jobs.end_wait(waiting);
 }
 
@@ -508,10 +508,10 @@ fn a_wait_ends_when_another_thread_takes_the_news() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
-    let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
     outcomes(&mut jobs, 1);
     // The set is silent by now: only the bell can end this wait.
-    assert_eq!(waiting.block(None, Some(soon())).unwrap(), Woken::Ready);
+    assert_eq!(waiting.block(Some(soon())).unwrap(), Woken::Ready);
     jobs.end_wait(waiting);
 }
 
@@ -520,7 +520,7 @@ fn a_bell_rung_for_one_wait_does_not_end_the_next() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
-    let rung = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
+    let rung = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
     outcomes(&mut jobs, 1);
     jobs.end_wait(rung);
     assert_eq!(jobs.wait(None, Some(Instant::now())).unwrap(), Woken::TimedOut);
@@ -530,9 +530,9 @@ fn a_bell_rung_for_one_wait_does_not_end_the_next() {
 fn a_wait_begun_before_the_first_job_was_started_ends_with_it() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
-    let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
-    let woken = waiting.block(None, Some(soon())).unwrap();
+    let woken = waiting.block(Some(soon())).unwrap();
     jobs.end_wait(waiting);
     outcomes(&mut jobs, 1);
     assert_eq!(woken, Woken::Ready);
@@ -551,10 +551,10 @@ fn a_wait_for_the_last_process_ends_when_another_thread_reaps_it() {
     });
     outcomes(&mut jobs, 1);
     // One thread waits until nothing is outstanding; another scans, and reaps.
-    let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
     drop(open);
     drain(&mut jobs);
-    let woken = waiting.block(None, Some(soon())).unwrap();
+    let woken = waiting.block(Some(soon())).unwrap();
     jobs.end_wait(waiting);
     assert_eq!(woken, Woken::Ready);
 }
@@ -575,9 +575,9 @@ impl Shared {
 }
 
 fn wait_until_rung(shared: &Mutex<Shared>, handled: u64, pool: Option<&Pool>) {
-    let begun = shared.lock().unwrap().jobs.begin_wait(handled).unwrap();
+    let begun = shared.lock().unwrap().jobs.begin_wait(handled, pool).unwrap();
     let Some(waiting) = begun else { return };
-    let woken = waiting.block(pool.map(Pool::read_end), Some(soon())).unwrap();
+    let woken = waiting.block(Some(soon())).unwrap();
     shared.lock().unwrap().jobs.end_wait(waiting);
     assert_ne!(woken, Woken::TimedOut, "a wake-up was lost");
 }
@@ -777,7 +777,7 @@ fn at_the_limit_of_descriptors_what_runs_can_still_be_waited_for() {
         jobs.spawn(&mut Command::new("true"), None).unwrap();
         let fill = only(0);
         outcomes(&mut jobs, 1);
-        let waiting = jobs.begin_wait(jobs.handled()).unwrap().unwrap();
+        let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
         jobs.end_wait(waiting);
         drop(fill);
         0

@@ -89,7 +89,7 @@ impl Channel {
 
     /// Waits until there is something to receive, or a signal comes.
     pub fn wait_readable(&self) -> Result<()> {
-        Wait::on(&self.socket).block(None, None).map(|_| ())
+        Wait::on(&self.socket).block(None).map(|_| ())
     }
 
     /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
@@ -168,7 +168,7 @@ impl Channel {
         let mut wait = Wait::on(&self.socket);
         wait.look_after = Some(LOOK_AFTER);
         loop {
-            wait.block(None, None)?;
+            wait.block(None)?;
             match self.receive_packet(&mut vec![0; PACKET], RecvFlags::DONTWAIT)? {
                 Received::Frame(frame) => return Ok(Some(frame)),
                 Received::EndOfFile => return Ok(None),

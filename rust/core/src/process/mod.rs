@@ -6,6 +6,7 @@
 
 mod child;
 mod exit;
+pub(crate) mod other;
 
 pub use child::Child;
 pub use exit::ExitStatus;

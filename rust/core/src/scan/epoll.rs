@@ -28,6 +28,12 @@ impl Set {
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
     }
 
+    /// Told of once for each thing that comes, though nobody takes it away.
+    pub(crate) fn add_edge(&mut self, fd: &OwnedFd, key: u64) -> Result<()> {
+        let data = epoll::EventData::new_u64(key);
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)
+    }
+
     pub(crate) fn remove(&mut self, fd: &OwnedFd) {
         // It was added, and is open: the kernel has no reason to refuse.
         let _ = epoll::delete(&self.epoll, fd);

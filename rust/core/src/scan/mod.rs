@@ -53,6 +53,17 @@ impl ReadySet {
         }
     }
 
+    /// Adds a descriptor that is to be told of whenever more input comes, whether or not the
+    /// last was read: false where that cannot be.
+    pub(crate) fn add_edge(&mut self, fd: &Arc<OwnedFd>, key: u64) -> bool {
+        let _ = (fd, key); // only epoll wants them
+        match self {
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+            ReadySet::Epoll(set) => set.add_edge(fd, key).is_ok(),
+            ReadySet::Poll(_) => false,
+        }
+    }
+
     pub(crate) fn remove(&mut self, fd: &Arc<OwnedFd>, key: u64) {
         let _ = fd; // only epoll wants it
         match self {

@@ -5,7 +5,7 @@
 //! again) rings our bell. A signal ends the wait early: its handlers are the caller's.
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,11 +37,10 @@ impl Wait {
         Wait { descriptors: vec![Arc::clone(descriptor)], look_after: None }
     }
 
-    /// Sleeps until something is ready (`also` included), a signal comes, or `deadline`.
-    pub fn block(&self, also: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> Result<Woken> {
+    /// Sleeps until something is ready, a signal comes, or `deadline`.
+    pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
         let mut fds: Vec<_> =
             self.descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        fds.extend(also.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let look = self.look_after.filter(|look| left.is_none_or(|left| *look < left));
         let timeout = look.or(left).and_then(|left| Timespec::try_from(left).ok());

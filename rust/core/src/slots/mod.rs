@@ -2,12 +2,22 @@
 //!
 //! A slot is the right to run one job. The free ones of a [`Pool`] are bytes in a pipe,
 //! GNU Make's protocol ("Integrating GNU make" in its manual): reading a byte takes a
-//! slot, writing the same byte gives it back. Not here: who runs what (`Jobs`), and
-//! whether the machine is fit for one more job (that is the caller's admission).
+//! slot, writing the same byte gives it back. Beside the pipe, a ledger says which live
+//! process holds which slot, so that none is lost, whoever is killed. Not here: who runs
+//! what (`Jobs`), and whether the machine is fit for one more job (that is the caller's
+//! admission).
 
 mod cpus;
+mod home;
+mod ledger;
 pub mod makeflags;
+mod own;
+mod pipe;
 mod pool;
+mod watch;
 
 pub use cpus::usable_cpus;
+pub use ledger::Held;
+pub use own::OwnSlot;
+pub(crate) use pool::{Launched, PoolWait};
 pub use pool::{Pool, Slot, MAX_SLOTS};

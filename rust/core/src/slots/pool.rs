@@ -1,41 +1,45 @@
-//! The pool: N tokens in a pipe, taken by reading a byte and given back by writing it.
-//!
-//! Reads never block: a process must never hang on an empty pool while its own jobs end,
-//! so it waits with poll on the read end *and* its jobs (see `scan`), then tries. A
-//! non-blocking read end normally belongs to everyone who shares its description; on
-//! Linux we therefore open a description of our own through /proc. Where that cannot be
-//! done the flag is set on the shared description, which is sound as long as every
-//! process of the pool is one of ours.
+//! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{fcntl_getfl, fcntl_setfl, Mode, OFlags};
+use crate::slots::home::Home;
+use crate::slots::ledger::{Held, Ledger, Tenure};
+use crate::slots::pipe::TokenPipe;
+use crate::slots::watch::Watch;
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::process::{getpid, Pid};
 use std::fmt;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::sys::shared::IN_ORDER;
 
 /// The most slots a pool may have: every token must fit into the pipe at once, and this
 /// many fit into a pipe of the default size everywhere.
 pub const MAX_SLOTS: usize = 16 * 1024;
 
-/// What a new pool's tokens are; GNU Make uses the same byte.
-const TOKEN: u8 = b'+';
-
-/// A pool of slots, shared by every process that has its two descriptors. Cheap to clone.
+/// A pool of slots, shared by every process that has opened it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    pipe: Arc<Pipe>,
+    pub(crate) part: Arc<Part>,
 }
 
+/// One token pipe with its ledger.
 #[derive(Debug)]
-struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
+pub(crate) struct Part {
+    pipe: TokenPipe,
+    ledger: Ledger,
+    /// Of the process whose pid stands beside it; a forked child makes its own.
+    watch: Mutex<Option<(Pid, Watch)>>,
+    bell: OnceLock<Option<Arc<OwnedFd>>>,
     slots: usize,
+    home: Home,
 }
+
+const MAKING: &str = "cannot make a pool of slots";
+const JOINING: &str = "cannot join a pool";
 
 impl Pool {
     /// A new pool with `slots` free slots, 1 to [`MAX_SLOTS`].
@@ -46,71 +50,187 @@ impl Pool {
                 "the number of slots must be between 1 and 16384",
             ));
         }
-        let (read, write) = sys::pipe().map_err(Error::system("cannot make a pool of slots"))?;
-        let pool = Pool::join(read, write, slots)?;
-        pool.fill().map_err(Error::system("cannot fill a pool of slots"))?;
-        Ok(pool)
+        let home = Home::create().map_err(Error::system(MAKING))?;
+        crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
+        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
+        pipe.fill(slots).map_err(Error::system("cannot fill a pool of slots"))?;
+        Pool::with_new_ledger(pipe, slots, home)
     }
 
-    /// Joins a pool of `slots` slots by the two ends of its pipe.
+    /// Opens a pool that [`Pool::new`] has made, in this process or another, by its home.
+    pub fn open(home: &Path) -> Result<Pool> {
+        let home = Home::of(home);
+        let file = home.open_ledger().map_err(Error::system(JOINING))?;
+        let ledger = Ledger::open(file)?;
+        let slots = ledger.slots();
+        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(JOINING))?;
+        Ok(Pool::of(pipe, ledger, slots, home))
+    }
+
+    /// Joins a pool of `slots` slots, such as make's, by the two ends of its pipe. Processes
+    /// that this one forks share what it knows of who holds which slot; others do not.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
-        if !may(&read, OFlags::WRONLY) || !may(&write, OFlags::RDONLY) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "a pool is joined by a readable and a writable end, in this order",
-            ));
-        }
-        let read = private_nonblocking(read).map_err(Error::system("cannot join a pool"))?;
-        Ok(Pool { pipe: Arc::new(Pipe { read, write, slots }) })
+        let pipe = TokenPipe::of_ends(read, write, slots)?;
+        let home = Home::create().map_err(Error::system(JOINING))?;
+        Pool::with_new_ledger(pipe, slots, home)
     }
 
-    fn fill(&self) -> rustix::io::Result<()> {
-        // A user with many pipes gets small ones, and a full pipe would block us.
-        #[cfg(target_os = "linux")]
-        if rustix::pipe::fcntl_getpipe_size(&self.pipe.write)? < self.pipe.slots {
-            rustix::pipe::fcntl_setpipe_size(&self.pipe.write, self.pipe.slots)?;
-        }
-        let mut tokens = vec![TOKEN; self.pipe.slots];
-        while !tokens.is_empty() {
-            let written = retry_on_intr(|| rustix::io::write(&self.pipe.write, &tokens))?;
-            tokens.truncate(tokens.len() - written);
-        }
-        Ok(())
+    fn with_new_ledger(pipe: TokenPipe, slots: usize, home: Home) -> Result<Pool> {
+        let file = home.create_ledger().map_err(Error::system(MAKING))?;
+        let ledger = Ledger::create(file, slots).map_err(Error::system(MAKING))?;
+        Ok(Pool::of(pipe, ledger, slots, home))
     }
 
-    /// Takes a slot if one is free at this moment; never waits.
+    fn of(pipe: TokenPipe, ledger: Ledger, slots: usize, home: Home) -> Pool {
+        let (watch, bell) = (Mutex::default(), OnceLock::new());
+        Pool { part: Arc::new(Part { pipe, ledger, watch, bell, slots, home }) }
+    }
+
+    /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been
+    /// killed is free.
     pub fn try_take(&self) -> Result<Option<Slot>> {
-        let mut token = [0u8];
-        match retry_on_intr(|| rustix::io::read(&self.pipe.read, &mut token)) {
-            Ok(0) | Err(Errno::AGAIN) => Ok(None),
-            Ok(_) => {
-                let pipe = Arc::clone(&self.pipe);
-                Ok(Some(Slot { pipe, token: token[0], taker: getpid() }))
-            }
-            Err(e) => Err(Error::system("cannot take a slot")(e)),
+        let taken = match self.take()? {
+            None if self.reclaim() => self.take()?,
+            taken => taken,
+        };
+        if taken.is_some() {
+            self.part.ring();
         }
+        Ok(taken)
+    }
+
+    fn take(&self) -> Result<Option<Slot>> {
+        let taken = self.part.ledger.take(&self.part.pipe);
+        let tenure = taken.map_err(Error::system("cannot take a slot"))?;
+        Ok(tenure.map(|tenure| Slot::ours(&self.part, tenure)))
+    }
+
+    /// Puts back the slots of holders that have been killed: whether there were any.
+    pub fn reclaim(&self) -> bool {
+        self.part.reclaim()
+    }
+
+    /// In a job: takes over the slot that its owner launched it on, named by
+    /// [`Slot::to_word`]. None if the owner has died or given up: then nothing may run.
+    pub fn adopt(&self, word: u64) -> Option<Slot> {
+        let tenure = Tenure::from_word(word)?;
+        let adopted = self.part.ledger.adopt(tenure);
+        self.part.ring();
+        adopted.then(|| Slot::ours(&self.part, tenure))
     }
 
     /// How many slots the pool has, free or not.
     pub fn slots(&self) -> usize {
-        self.pipe.slots
+        self.part.slots
     }
 
     /// How many slots are free at this moment (FIONREAD: nobody starves while we count).
     pub fn free(&self) -> Result<usize> {
-        let bytes = rustix::io::ioctl_fionread(&self.pipe.read)
-            .map_err(Error::system("cannot count the free slots"))?;
-        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+        self.part.pipe.free().map_err(Error::system("cannot count the free slots"))
+    }
+
+    /// Who holds slots now, as far as they are processes that use this crate.
+    pub fn held(&self) -> Vec<Held> {
+        self.part.ledger.held()
+    }
+
+    /// The folder by which other processes can [`Pool::open`] it.
+    pub fn home(&self) -> &Path {
+        self.part.home.path()
     }
 
     /// The read end, which polls as readable while a slot is free.
     pub fn read_end(&self) -> BorrowedFd<'_> {
-        self.pipe.read.as_fd()
+        self.part.pipe.read_end()
     }
 
     /// The write end.
     pub fn write_end(&self) -> BorrowedFd<'_> {
-        self.pipe.write.as_fd()
+        self.part.pipe.write_end()
+    }
+
+    /// Prepares to sleep until a slot may be free.
+    pub(crate) fn begin_wait(&self) -> PoolWait {
+        PoolWait::begin(&self.part)
+    }
+}
+
+impl Part {
+    fn reclaim(&self) -> bool {
+        let dead = match &mut *self.watch() {
+            Some((_, watch)) => watch.look(&self.ledger),
+            None => Vec::new(),
+        };
+        for index in &dead {
+            self.ledger.reclaim(*index, &self.pipe);
+        }
+        !dead.is_empty()
+    }
+
+    /// The watch of this process; None if the system has no descriptor left for one.
+    fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = getpid();
+        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
+            *watch = Watch::new(self.bell()).ok().map(|watch| (me, watch));
+        }
+        watch
+    }
+
+    fn bell(&self) -> Option<&Arc<OwnedFd>> {
+        let open = || {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::open(self.home.bell(), flags, Mode::empty()).ok().map(Arc::new)
+        };
+        self.bell.get_or_init(open).as_ref()
+    }
+
+    /// Tells all who wait that a slot has another holder.
+    fn ring(&self) {
+        if self.ledger.waiters().load(IN_ORDER) == 0 {
+            return;
+        }
+        let Some(bell) = self.bell() else { return };
+        let ring = || retry_on_intr(|| rustix::io::write(bell, b"!"));
+        if ring() == Err(Errno::AGAIN) {
+            // Nobody reads what is rung: that it was rung is what counts.
+            let _ = rustix::io::read(bell, &mut [0u8; 4096]);
+            let _ = ring();
+        }
+    }
+}
+
+/// A sleep of one thread until a slot may be free; over when it is dropped.
+#[derive(Debug)]
+pub(crate) struct PoolWait {
+    part: Arc<Part>,
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    pub(crate) look_after: Option<Duration>,
+}
+
+impl PoolWait {
+    fn begin(part: &Arc<Part>) -> PoolWait {
+        drop(part.watch()); // so that the bell is heard from now on
+        part.ledger.waiters().fetch_add(1, IN_ORDER);
+        part.reclaim(); // who holds a slot by now is watched; who will, rings
+        let mut wait =
+            PoolWait { part: Arc::clone(part), descriptors: Vec::new(), look_after: None };
+        wait.descriptors.push(part.pipe.shared_read_end());
+        match &*part.watch() {
+            Some((_, watch)) => {
+                let (watched, look_after) = watch.watched();
+                wait.descriptors.extend(watched);
+                wait.look_after = look_after;
+            }
+            None => wait.look_after = Some(crate::scan::LOOK_AFTER),
+        }
+        wait
+    }
+}
+
+impl Drop for PoolWait {
+    fn drop(&mut self) {
+        self.part.ledger.waiters().fetch_sub(1, IN_ORDER);
     }
 }
 
@@ -118,46 +238,99 @@ impl Pool {
 ///
 /// Only the process that took a slot gives it back: a copy that a fork made is inert.
 pub struct Slot {
-    pipe: Arc<Pipe>,
-    token: u8,
-    taker: Pid,
+    part: Arc<Part>,
+    tenure: Tenure,
+    /// The process that gives it back; none if that is for somebody else.
+    taker: Option<Pid>,
+}
+
+impl Slot {
+    fn ours(part: &Arc<Part>, tenure: Tenure) -> Slot {
+        Slot { part: Arc::clone(part), tenure, taker: Some(getpid()) }
+    }
+
+    /// Lends the slot that this process runs on: a slot for a job of this process, which
+    /// itself must not run until the slot has come back. None if it is lent already.
+    pub fn lend(&self) -> Option<Slot> {
+        if self.is_lent() {
+            return None;
+        }
+        let loan = self.part.ledger.lend(self.tenure)?;
+        Some(Slot::ours(&self.part, loan))
+    }
+
+    /// Whether it is lent, and has not come back.
+    pub fn is_lent(&self) -> bool {
+        self.part.ledger.is_lent(self.tenure)
+    }
+
+    /// Leaves it for good to the job that has borrowed it. False if it has just come back.
+    pub(crate) fn pass_on(&self) -> bool {
+        self.part.ledger.pass_on(self.tenure)
+    }
+
+    /// What names the slot to the job that is launched on it: see [`Pool::adopt`].
+    pub fn to_word(&self) -> u64 {
+        self.tenure.to_word()
+    }
+
+    /// Says that a job is about to be born that will adopt the slot.
+    pub fn launch(&self) {
+        self.part.ledger.launch(self.tenure);
+    }
+
+    /// In a forked job: takes over the slot that its owner launched it on. None if the owner
+    /// has died or given up: then nothing may run.
+    pub fn adopt(&self) -> Option<Slot> {
+        let adopted = self.part.ledger.adopt(self.tenure);
+        self.part.ring();
+        adopted.then(|| Slot::ours(&self.part, self.tenure))
+    }
+
+    /// The job is born: from now on the slot is its own, or comes back at its end.
+    pub(crate) fn launched(mut self) -> Launched {
+        self.launch();
+        self.taker = None;
+        Launched { part: Arc::clone(&self.part), tenure: self.tenure }
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if getpid() != self.taker {
-            return;
+        if self.taker == Some(getpid()) {
+            self.part.ledger.give_back(self.tenure, &self.part.pipe);
         }
-        // The pipe cannot be full (it held this byte before) nor widowed (we hold its read
-        // end), so only a signal can get in the way; an error has nobody to be told to.
-        let _ = retry_on_intr(|| rustix::io::write(&self.pipe.write, &[self.token]));
     }
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("taker", &self.taker).finish_non_exhaustive()
+        f.debug_struct("Slot").field("tenure", &self.tenure).field("taker", &self.taker).finish()
     }
 }
 
-/// Whether a descriptor is not limited to the other direction (`only`).
-fn may(end: &OwnedFd, only: OFlags) -> bool {
-    fcntl_getfl(end).is_ok_and(|flags| flags & OFlags::RWMODE != only)
+/// The slot of a job that is running, as its owner knows it.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    part: Arc<Part>,
+    tenure: Tenure,
 }
 
-/// A non-blocking read end, with a description of its own where the system can give one.
-fn private_nonblocking(read: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
-        return Ok(read);
+impl Launched {
+    /// For a process that knows nothing of slots: it holds this one until its end.
+    pub(crate) fn hand_to(&self, pid: Pid) {
+        self.part.ledger.hand_to(self.tenure, pid);
+        self.part.ring();
     }
-    #[cfg(target_os = "linux")]
-    if let Ok(own) =
-        rustix::fs::open(format!("/proc/self/fd/{}", read.as_raw_fd()), flags, Mode::empty())
-    {
-        return Ok(own);
+
+    /// Puts the slot back if the job never took it over, though it should have by now; or if
+    /// it had, and its process, `ended`, is dead.
+    pub(crate) fn settle(&self, ended: Option<Pid>) {
+        self.part.ledger.settle(self.tenure, ended, &self.part.pipe);
     }
-    let _ = (flags, Mode::empty(), read.as_raw_fd());
-    fcntl_setfl(&read, fcntl_getfl(&read)? | OFlags::NONBLOCK)?;
-    Ok(read)
+
+    /// Its owner will hear no more of it: its death is for everybody to see.
+    pub(crate) fn disown(&self) {
+        self.part.ledger.disown(self.tenure);
+    }
 }

@@ -6,6 +6,8 @@
 //! system can do that; on Apple's systems, which cannot, there is a gap of two calls.
 #![allow(unsafe_code)]
 
+pub(crate) mod shared;
+
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
@@ -161,4 +163,15 @@ pub(crate) fn linux() -> bool {
     use std::sync::OnceLock;
     static LINUX: OnceLock<bool> = OnceLock::new();
     *LINUX.get_or_init(|| std::env::var_os("JOBSERVER_PORTABLE").is_none_or(|v| v != "1"))
+}
+
+/// Makes a named pipe that only this user may open.
+pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: reads a string that ends with NUL and lives through the call.
+    match unsafe { libc::mkfifo(path.as_ptr(), 0o600) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

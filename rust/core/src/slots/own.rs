@@ -1,0 +1,61 @@
+//! The slot that this process itself runs on, if it is a job: lending it, and yielding it.
+//!
+//! A job that waits needs no slot. One that must wait for a slot for a job of its own lets
+//! that job run on its own slot, and goes on when it has one again: so nested work ends
+//! however few slots there are. Two ways: *lending*, where the slot comes back to the lender;
+//! and *yielding*, where it goes to whoever is next, the waiting job being one of many.
+//! Not here: when a job waits (that is for the caller of this).
+
+use crate::error::Result;
+use crate::slots::{Pool, Slot};
+
+/// The slot that this process runs on, or none.
+#[derive(Debug, Default)]
+pub struct OwnSlot {
+    slot: Option<Slot>,
+}
+
+impl OwnSlot {
+    /// In a job: it runs on this slot.
+    pub fn new(slot: Slot) -> OwnSlot {
+        OwnSlot { slot: Some(slot) }
+    }
+
+    /// Whether this process has a slot to run on now.
+    pub fn runs(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| !slot.is_lent())
+    }
+
+    /// Lends it to a job of this process. None if there is nothing to lend.
+    pub fn lend(&mut self) -> Option<Slot> {
+        self.slot.as_ref()?.lend()
+    }
+
+    /// Hands it over for good. None if there is none, or it is lent.
+    pub fn hand_over(&mut self) -> Option<Slot> {
+        if self.runs() {
+            self.slot.take()
+        } else {
+            None
+        }
+    }
+
+    /// Sees to a slot to go on with: the own one if it is here, or a free one of `pool`.
+    /// Whether there is one now; never waits.
+    pub fn resume(&mut self, pool: &Pool) -> Result<bool> {
+        if self.runs() {
+            return Ok(true);
+        }
+        let Some(free) = pool.try_take()? else { return Ok(self.runs()) };
+        match &self.slot {
+            Some(lent) if !lent.pass_on() => {} // it has just come back: the free one is too many
+            _ => self.slot = Some(free),
+        }
+        Ok(true)
+    }
+
+    /// Gives it back, or leaves it to who has borrowed it.
+    pub fn release(&mut self) {
+        self.slot = None;
+    }
+}

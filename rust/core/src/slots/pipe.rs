@@ -1,0 +1,156 @@
+//! The token pipe: a byte for each free slot, GNU Make's protocol.
+//!
+//! Reads never block: a process must never hang on an empty pool while its own jobs end, so
+//! it waits with poll on the pipe *and* its jobs (see `scan`), then tries. But O_NONBLOCK
+//! belongs to the open description, and setting it on one that others share (make, above
+//! all) breaks them. A fifo is opened anew anyway; for an inherited pipe, Linux gives a
+//! description of our own through /proc. Elsewhere we poll, and accept that a sibling may
+//! take the byte before us, when the read waits for the next.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::shared::Shared;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{fcntl_getfl, fstat, open, FileType, Mode, OFlags};
+use rustix::io::{retry_on_intr, Errno};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a new pool's tokens are; GNU Make uses the same byte.
+const TOKEN: u8 = b'+';
+
+/// The two ends of a pool's pipe.
+#[derive(Debug)]
+pub(crate) struct TokenPipe {
+    read: Arc<OwnedFd>,
+    write: OwnedFd,
+    /// Whether the read end is non-blocking.
+    nonblocking: bool,
+    /// Whether bytes can be put back by `splice`: see `enlarge`.
+    splices: bool,
+}
+
+impl TokenPipe {
+    /// By the name of a fifo.
+    pub(crate) fn open(path: &Path, slots: usize) -> rustix::io::Result<TokenPipe> {
+        // To read and write: the opening does not wait, and no reader sees an end of file.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let read = open(path, flags, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&read)?.st_mode) != FileType::Fifo {
+            return Err(Errno::INVAL);
+        }
+        let write = rustix::io::fcntl_dupfd_cloexec(&read, 3)?;
+        let splices = enlarge(&read, slots);
+        Ok(TokenPipe { read: Arc::new(read), write, nonblocking: true, splices })
+    }
+
+    /// By its two ends, which must be those of a pipe.
+    pub(crate) fn of_ends(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<TokenPipe> {
+        let doing = "cannot join a pool";
+        for (end, only) in [(&read, OFlags::WRONLY), (&write, OFlags::RDONLY)] {
+            let mode = fstat(end).map_err(Error::system(doing))?.st_mode;
+            let direction = fcntl_getfl(end).map_err(Error::system(doing))? & OFlags::RWMODE;
+            if FileType::from_raw_mode(mode) != FileType::Fifo || direction == only {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    "a pool is joined by the readable and the writable end of a pipe, in this order",
+                ));
+            }
+        }
+        let (read, nonblocking) = private(read).map_err(Error::system(doing))?;
+        let splices = enlarge(&write, slots);
+        Ok(TokenPipe { read: Arc::new(read), write, nonblocking, splices })
+    }
+
+    /// Puts the tokens of a new pool in.
+    pub(crate) fn fill(&self, slots: usize) -> rustix::io::Result<()> {
+        // A user with many pipes gets small ones, and a full pipe would block us.
+        #[cfg(target_os = "linux")]
+        if rustix::pipe::fcntl_getpipe_size(&self.write)? < slots {
+            rustix::pipe::fcntl_setpipe_size(&self.write, slots)?;
+        }
+        let mut tokens = vec![TOKEN; slots];
+        while !tokens.is_empty() {
+            let written = retry_on_intr(|| rustix::io::write(&self.write, &tokens))?;
+            tokens.truncate(tokens.len() - written);
+        }
+        Ok(())
+    }
+
+    /// Reads a byte into a word of shared memory: how many were read. AGAIN if none is there.
+    pub(crate) fn take_into(&self, memory: &Shared, word: usize) -> rustix::io::Result<usize> {
+        if !self.nonblocking && self.free()? == 0 {
+            return Err(Errno::AGAIN);
+        }
+        memory.read_into(word, self.read.as_fd())
+    }
+
+    /// Sends the byte at the file offset that the word holds, in one step with the word's
+    /// advance. False if that cannot be done, when nothing has been.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn send_from(&self, memory: &Shared, offset: usize) -> bool {
+        self.splices && matches!(memory.send(offset, self.write.as_fd()), Ok(true))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn send_from(&self, _memory: &Shared, _offset: usize) -> bool {
+        false
+    }
+
+    pub(crate) fn put_back(&self, byte: u8) {
+        // The pipe cannot be full (it held this byte before) nor widowed (we hold its read
+        // end), so only a signal can get in the way; an error has nobody to be told to.
+        let _ = retry_on_intr(|| rustix::io::write(&self.write, &[byte]));
+    }
+
+    /// How many bytes are in it (FIONREAD: nobody starves while we count).
+    pub(crate) fn free(&self) -> rustix::io::Result<usize> {
+        let bytes = rustix::io::ioctl_fionread(&self.read)?;
+        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn read_end(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+
+    pub(crate) fn shared_read_end(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.read)
+    }
+
+    pub(crate) fn write_end(&self) -> BorrowedFd<'_> {
+        self.write.as_fd()
+    }
+}
+
+/// Whether the pipe has, or could be given, a buffer for each slot. A byte that is spliced
+/// occupies a whole one; a pipe has 16 from the start, and the system's limit is 256 for most
+/// users (the sysctl fs.pipe-max-size). Never made smaller: others know what they have.
+#[cfg(target_os = "linux")]
+fn enlarge(pipe: &OwnedFd, slots: usize) -> bool {
+    use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
+    let wanted = slots.saturating_mul(rustix::param::page_size());
+    let enough = |size: rustix::io::Result<usize>| size.is_ok_and(|size| size >= wanted);
+    crate::sys::linux()
+        && (enough(fcntl_getpipe_size(pipe)) || enough(fcntl_setpipe_size(pipe, wanted)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn enlarge(_pipe: &OwnedFd, _slots: usize) -> bool {
+    false
+}
+
+/// A non-blocking read end with a description of its own, where the system can give one; and
+/// whether it is non-blocking.
+fn private(read: OwnedFd) -> rustix::io::Result<(OwnedFd, bool)> {
+    if fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
+        return Ok((read, true));
+    }
+    if cfg!(target_os = "linux") {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+        if let Ok(own) = open(path, flags, Mode::empty()) {
+            return Ok((own, true));
+        }
+    }
+    Ok((read, false))
+}
