@@ -56,6 +56,15 @@ def context(value: Any) -> BaseContext:
     return multiprocessing.get_context(value)
 
 
+def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}")
+    if value not in choices:
+        known = " or ".join(repr(one) for one in choices)
+        raise ValueError(f"{name} must be {known}, not {value!r}")
+    return value
+
+
 def flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Callable, NoReturn
 
 from . import _multiprocessing as mp
-from . import _native, _result
+from . import _native, _pools, _result
 from ._arguments import Changes
 from ._work import Work
 
@@ -112,7 +112,7 @@ def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ..
     # Who has the result can expect to see what was printed before it.
     flush()
     try:
-        channel.send_result(message)
+        channel.send_result(message, _pools.own)
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody is left to hear it
     return 0
@@ -159,6 +159,8 @@ def _wind_down() -> None:
 
     In the order of CPython 3.13. What the job has not begun is not even looked for.
     """
+    if _pools.own is not None:
+        _pools.own.release_own()  # a job that sends no result has it still
     try:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]

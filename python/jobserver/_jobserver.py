@@ -20,12 +20,11 @@ from typing import (
     Callable,
     Iterable,
     Mapping,
-    Sequence,
     TypeVar,
 )
 from weakref import WeakSet, WeakValueDictionary
 
-from . import _arguments, _job, _native
+from . import _arguments, _job, _native, _pools
 from . import _multiprocessing as mp
 from ._arguments import Environment
 from ._exceptions import Blocked, CallbackRaised
@@ -52,6 +51,9 @@ class Jobserver:
         slots: how many jobs may run at once, in this process and in all the jobs below it
             together; None means the CPUs that this process may really use (affinity and
             cgroup quota considered).
+        waiting: what becomes of a job's slot while the job waits for jobs of its own: with
+            "hold" it keeps it, with "yield" it gives it to whoever is next, and takes one
+            again before it goes on.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
@@ -67,14 +69,27 @@ class Jobserver:
     _unread: WeakSet[Future[Any]]
     _jobs: _native.Jobs
 
-    def __init__(self, context: None | str | BaseContext = None, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        context: None | str | BaseContext = None,
+        slots: int | None = None,
+        *,
+        waiting: str = "hold",
+    ) -> None:
         chosen = _arguments.context(context)
+        yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         pool = _native.Pool(_arguments.slots(slots))
-        self._set_up(chosen, pool, uuid.uuid4().hex, None)
+        self._set_up(chosen, pool, uuid.uuid4().hex, None, yields)
 
     def _set_up(
-        self, context: BaseContext, pool: _native.Pool, key: str, helper: int | None
+        self,
+        context: BaseContext,
+        pool: _native.Pool,
+        key: str,
+        helper: int | None,
+        yields: bool,
     ) -> None:
+        self._yields = yields
         self._context = context
         self._pool: _native.Pool | None = pool  # None once closed
         self._slots = pool.slots
@@ -144,14 +159,13 @@ class Jobserver:
             raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
         pool = self._open_pool()
         method = self._context.get_start_method()
-        helper = self._starter.descriptor()
-        ends = [mp.reduction.DupFd(fd) for fd in pool.descriptors()]
+        helper = self._starter.descriptor(pool)
         return _rebuild, (
             self._key,
             method,
-            self.slots,
-            ends,
+            pool.home,
             None if helper is None else mp.reduction.DupFd(helper),
+            self._yields,
         )
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
@@ -210,7 +224,7 @@ class Jobserver:
             self._open_pool()
         if timeout is not None and timeout <= 0 and consume:
             self._refuse_early(callbacks)
-        prepared = self._starter.prepare(work)
+        prepared = self._starter.prepare(work, self._open_pool())
         future: Future[T] = Future(self)
         slot = None
         try:
@@ -220,13 +234,15 @@ class Jobserver:
                 slot = self._admit(callbacks, deadline)
             else:
                 self._scan(callbacks)
-            self._starter.start(self._jobs, future, slot, prepared)
+            self._starter.start(self._jobs, self._open_pool(), future, slot, prepared)
         finally:
             # A job that was started has these now. Otherwise they must not stay with us for
             # as long as somebody keeps the traceback.
             prepared = None
             if slot is not None:
                 slot.release()
+                if slot.own:
+                    self._jobs.resume(self._pool)
         return future
 
     def _open_pool(self) -> _native.Pool:
@@ -245,6 +261,7 @@ class Jobserver:
         if self._open_pool().free():
             return
         self._scan(callbacks)
+        self._open_pool().reclaim()
         if not self._open_pool().free():
             raise Blocked("no slot is free")
 
@@ -254,7 +271,7 @@ class Jobserver:
         while True:
             if deadline is not None:
                 left = deadline - time.monotonic()
-            slot = self._jobs.admit(self._pool, left, callbacks)
+            slot = self._jobs.admit(self._pool, left, callbacks, self._yields)
             if slot is not None:
                 return slot
             if callbacks and self._finished:
@@ -275,7 +292,7 @@ class Jobserver:
             if consume and not self._open_pool().free():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
-                self._jobs.wait(handled, self._pool, left)
+                self._jobs.wait(handled, self._pool, left, self._yield_to())
                 continue
             delay = _arguments.delay(gate())
             if delay is not None:
@@ -294,7 +311,12 @@ class Jobserver:
             if left <= 0 and (deadline is None or until < deadline):
                 return
             remaining = _left(deadline, "sleep_fn did not let the job go in time")
-            self._jobs.wait(handled, None, left if remaining is None else min(left, remaining))
+            left = left if remaining is None else min(left, remaining)
+            self._jobs.wait(handled, None, left, self._yield_to())
+
+    def _yield_to(self) -> _native.Pool | None:
+        """The pool to give this process's own slot to while it waits, if it is to do so."""
+        return self._pool if self._yields else None
 
     def _scan(self, callbacks: bool = False) -> int:
         """Looks at all that has finished. Returns what `_native.Jobs.wait` wants to know."""
@@ -323,7 +345,7 @@ class Jobserver:
         """Whether a job has finished within `timeout` seconds; callbacks come first."""
         left = timeout
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        while not self._jobs.wait_for(future, left):
+        while not self._jobs.wait_for(future, left, self._yield_to()):
             if self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
@@ -340,6 +362,8 @@ class Jobserver:
             CallbackRaised: a callback has raised; call again to go on with the rest.
         """
         self._own()
+        if self._pool is not None:
+            self._pool.reclaim()
         self._scan(callbacks=True)
 
     def close(self) -> None:
@@ -374,7 +398,7 @@ class Jobserver:
                 raised = e
                 continue
             if not self._jobs.close():
-                self._jobs.wait(handled, None, None)
+                self._jobs.wait(handled, None, None, self._yield_to())
             elif raised is not None or not callbacks or not self._finished:
                 return raised  # else another thread has just taken in the last
 
@@ -402,20 +426,19 @@ def _left(deadline: float | None, complaint: str) -> float | None:
 
 
 def _rebuild(
-    key: str, method: str, slots: int, ends: Sequence[Any], helper: Any | None
+    key: str, method: str, home: str, helper: Any | None, yields: bool
 ) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
-    fds = [end.detach() for end in (*ends, *([] if helper is None else [helper]))]
+    fd = None if helper is None else helper.detach()
     try:
         known = _everyone.get(key)
         if known is not None:
             return known
         made = Jobserver.__new__(Jobserver)
-        pool = _native.Pool.join(fds[0], fds[1], slots)
-        made._set_up(_arguments.context(method), pool, key, *fds[2:] or [None])
+        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, yields)
         return made
     finally:
-        for fd in fds:
+        if fd is not None:
             os.close(fd)
 
 

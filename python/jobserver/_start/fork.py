@@ -14,7 +14,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native
+from .. import _job, _native, _pools
 from .._work import Work
 from ._starter import Starter
 
@@ -34,11 +34,16 @@ class Fork(Starter):
     def renewed(self) -> Fork:
         return Fork()
 
-    def prepare(self, work: Work) -> Work:
+    def prepare(self, work: Work, pool: _native.Pool) -> Work:
         return work
 
     def start(
-        self, jobs: _native.Jobs, future: Future[Any], slot: _native.Slot | None, prepared: Work
+        self,
+        jobs: _native.Jobs,
+        pool: _native.Pool,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: Work,
     ) -> None:
         self._count += 1
         sys.audit("os.fork")
@@ -52,21 +57,22 @@ class Fork(Starter):
             )
         owner = os.getpid()
         try:
-            channel = jobs.fork(future, slot)
+            channel = jobs.fork(future, slot, pool)
             if channel is not None:
-                _job.run(channel, self._load, prepared)
+                _job.run(channel, self._load, pool, prepared)
         except BaseException:
             if os.getpid() != owner:
                 os._exit(1)  # interrupted before or after its work: never on into the owner's
             raise
 
-    def _load(self, channel: _native.Channel, work: Work) -> Work:
+    def _load(self, channel: _native.Channel, pool: _native.Pool, work: Work) -> Work:
         """In the job: makes it one. Its work is there already."""
         self._identity.assume(f"Job-{self._count}", channel)
         if self._stdin is not None:
             # Two readers of one input would get half each.
             _native.nullify_stdin()
             sys.stdin = self._stdin
+        _pools.run_in(pool)
         if work.env:
             _job.apply_environment(work.env)
         return work

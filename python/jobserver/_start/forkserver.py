@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _multiprocessing as mp
-from .. import _native
+from .. import _native, _pools
 from .._work import Work
 from . import launch
 from ._starter import Starter
@@ -33,49 +33,50 @@ class ForkServer(Starter):
         # After a fork it is the parent's child: this process may use it, but not end it.
         return ForkServer(self._helper.fileno() if self._helper.running else None)
 
-    def descriptor(self) -> int:
-        self._start_helper()
+    def descriptor(self, pool: _native.Pool) -> int:
+        self._start_helper(pool)
         return self._helper.fileno()
 
-    def prepare(self, work: Work) -> launch.Launch:
+    def prepare(self, work: Work, pool: _native.Pool) -> launch.Launch:
         self._count += 1
-        return launch.dump("forkserver", f"Job-{self._count}", work)
+        return launch.dump("forkserver", f"Job-{self._count}", work, pool.home)
 
     def start(
         self,
         jobs: _native.Jobs,
+        pool: _native.Pool,
         future: Future[Any],
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
         try:
-            self._start_helper()
+            self._start_helper(pool)
             try:
                 jobs.request(future, slot, self._helper, *prepared)
             except _native.ForkServerGone:
                 # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-                self._start_helper()
+                self._start_helper(pool)
                 jobs.request(future, slot, self._helper, *prepared)
         finally:
             prepared[1].clear()
             del prepared  # a traceback that is kept must keep no descriptor
 
-    def _start_helper(self) -> None:
+    def _start_helper(self, pool: _native.Pool) -> None:
         if not self._helper.running:
-            self._helper.start(_helpers_command())
+            self._helper.start(_helpers_command(pool.home))
 
     def stop(self) -> None:
         self._helper.stop()
 
 
-def _helpers_command() -> list[str]:
+def _helpers_command(home: str) -> list[str]:
     data = mp.spawn.get_preparation_data("forkserver")
     wanted = {"sys_path", "sys_argv", "dir", "init_main_from_path"}
     data = {key: value for key, value in data.items() if key in wanted}
-    return launch.command(f"from jobserver._start.forkserver import main; main({data!r})")
+    return launch.command(f"from jobserver._start.forkserver import main; main({home!r}, {data!r})")
 
 
-def main(data: dict[str, Any]) -> NoReturn:
+def main(home: str, data: dict[str, Any]) -> NoReturn:
     """In the helper: its request socket is its standard input."""
     server = _native.Server(0)
     _native.nullify_stdin()
@@ -83,6 +84,7 @@ def main(data: dict[str, Any]) -> NoReturn:
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _pools.opened(home)
     _load_main(data)
     gc.collect()
     gc.freeze()

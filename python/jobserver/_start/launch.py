@@ -12,7 +12,7 @@ import pickle
 import select
 from typing import Any, NamedTuple, NoReturn, Tuple
 
-from .. import _job, _native, _pickling
+from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
@@ -24,15 +24,17 @@ Launch = Tuple[Message, _native.Descriptors]
 
 class _Preparation(NamedTuple):
     method: str
+    home: str
     owner: int
     data: dict[str, Any]
     env: Changes
     tracker: _pickling.Passed | None
 
 
-def dump(method: str, name: str, work: Work) -> Launch:
-    """The message that launches a job, and the descriptors to send with it."""
-    preparation = _preparation(method, name, work.env)
+def dump(method: str, name: str, work: Work, home: str) -> Launch:
+    """The message that launches a job of the pool with this home, and the descriptors to
+    send with it."""
+    preparation = _preparation(method, name, work.env, home)
     rest = (work.preexec_fn, work.fn, work.args, work.kwargs)
     return _pickling.dump_launch(preparation, rest)
 
@@ -52,11 +54,11 @@ class _Tracked:
         return _pickling.Passed, (index,)
 
 
-def _preparation(method: str, name: str, env: Changes) -> Any:
+def _preparation(method: str, name: str, env: Changes, home: str) -> Any:
     data = mp.spawn.get_preparation_data(name)
     data["start_method"] = method
     tracker: Any = _Tracked(_tracker())
-    return _Preparation(method, os.getpid(), data, env, tracker)
+    return _Preparation(method, home, os.getpid(), data, env, tracker)
 
 
 def _tracker() -> int:
@@ -94,24 +96,28 @@ def run(channel: _native.Channel) -> NoReturn:
     launch = channel.receive_launch()
     if launch is None:
         os._exit(0)  # the owner gave up, or is gone
-    message, descriptors = launch
+    message, descriptors, slot = launch
     _pickling.received = descriptors
 
-    _job.run(channel, _load, message)
+    _job.run(channel, _load, message, slot)
 
 
-def _load(channel: _native.Channel, message: Message) -> Work:
+def _load(channel: _native.Channel, message: Message, slot: int) -> Work:
     try:
-        return _prepare_and_load(channel, message)
+        return _prepare_and_load(channel, message, slot)
     except Exception as e:
         raise pickle.UnpicklingError(
             f"the job could not load what it was to run: {type(e).__name__}: {e}"
         ) from e
 
 
-def _prepare_and_load(channel: _native.Channel, message: Message) -> Work:
+def _prepare_and_load(channel: _native.Channel, message: Message, slot: int) -> Work:
     objects = _pickling.load_each(message)
     preparation: _Preparation = next(objects)
+    pool = _pools.opened(preparation.home)
+    if not pool.adopt(slot):
+        os._exit(0)  # the owner is gone, and the slot with it
+    _pools.run_in(pool)
     if preparation.tracker is not None:
         mp.resource_tracker._resource_tracker._fd = preparation.tracker.detach()
     identity = _job.Identity(preparation.method, preparation.owner)

@@ -390,6 +390,12 @@ impl Jobs {
         self.handled = handled;
     }
 
+    /// What names the slot of a job to the job itself; 0 if it runs without one.
+    pub fn slot_word(&self, id: JobId) -> u64 {
+        let slot = self.jobs.get(&id).and_then(|job| job.slot.as_ref());
+        slot.map_or(0, Launched::to_word)
+    }
+
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
         self.jobs.get(&id)?.channel.as_ref()

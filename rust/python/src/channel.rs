@@ -1,7 +1,7 @@
 //! Channel (the job's end) and MemoryFile.
 
 use crate::errors::to_python;
-use crate::pool::duplicate;
+use crate::pool::{duplicate, Pool};
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Kind};
 use jobserver_core::process::Pid;
@@ -123,19 +123,33 @@ impl Channel {
         self.channel.as_descriptor().as_raw_fd()
     }
 
-    /// Waits for the launch: (what to run, the descriptors passed). None if the owner is
-    /// gone, or gave up.
-    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<RawFd>)>> {
-        let frame = py.detach(|| match self.helper {
-            Some(helper) => self.channel.receive_from_owner(helper),
-            None => self.channel.receive(),
-        });
-        let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
-        let body = body_to_python(py, frame.body)?;
-        Ok(Some((body, frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect())))
+    /// Waits for the launch: (what to run, the descriptors passed, the slot to adopt). None
+    /// if the owner is gone, or gave up.
+    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<RawFd>, u64)>> {
+        let mut slot = 0;
+        loop {
+            let frame = py.detach(|| match self.helper {
+                Some(helper) => self.channel.receive_from_owner(helper),
+                None => self.channel.receive(),
+            });
+            let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
+            if frame.kind == Kind::Slot {
+                let word = frame.body.into_bytes().map_err(to_python)?.try_into();
+                slot = word.map_or(0, u64::from_ne_bytes);
+                continue;
+            }
+            let body = body_to_python(py, frame.body)?;
+            let fds = frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
+            return Ok(Some((body, fds, slot)));
+        }
     }
 
-    fn send_result(&self, message: Message<'_>) -> PyResult<()> {
+    /// Sends what came of the job. First its slot goes back: who has the result can count on
+    /// the slot being free.
+    fn send_result(&self, message: Message<'_>, pool: Option<&Bound<'_, Pool>>) -> PyResult<()> {
+        if let Some(pool) = pool {
+            pool.get().own().release();
+        }
         message.send(&self.channel, Kind::Result, &[]).map_err(to_python)
     }
 }

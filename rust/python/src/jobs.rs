@@ -73,12 +73,14 @@ impl Jobs {
         Jobs { state: Mutex::default(), finished }
     }
 
-    /// Forks a job. Returns None in the owner, and the job's channel in the job.
-    #[pyo3(signature = (future, slot))]
+    /// Forks a job. Returns None in the owner, and the job's channel in the job, which then
+    /// runs on this slot of `pool`.
+    #[pyo3(signature = (future, slot, pool))]
     fn fork(
         &self,
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
+        pool: &Bound<'_, Pool>,
     ) -> PyResult<Option<Channel>> {
         let _launching = self.begin_launch()?;
         let slot = take(slot);
@@ -92,11 +94,18 @@ impl Jobs {
         future.py().check_signals()?;
         let _held = SignalsHeld::begin();
         future.py().check_signals()?;
+        if let Some(slot) = &slot {
+            slot.launch();
+        }
         let forked = hooks::fork(future.py())
             .map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
         match forked {
             Forked::Child => {
                 self.abandon();
+                pool.get().set_own(match &slot {
+                    Some(slot) => Some(slot.adopt().ok_or_else(owner_gone)?),
+                    None => None,
+                });
                 Ok(Some(launch.job_end.into()))
             }
             Forked::Parent(pid) => {
@@ -147,31 +156,62 @@ impl Jobs {
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
     /// `timeout` seconds are over; or, if `callbacks`, when some are due. There is no pool
     /// once the Jobserver is closed, which is an error.
-    #[pyo3(signature = (pool, timeout, callbacks))]
+    ///
+    /// A job that would have to wait gets its own slot instead, to lend or, if it `yields`,
+    /// to hand over; it must not go on before `resume` says so.
+    #[pyo3(signature = (pool, timeout, callbacks, yields))]
     fn admit(
         &self,
         py: Python<'_>,
         pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
         callbacks: bool,
+        yields: bool,
     ) -> PyResult<Option<Slot>> {
-        let Some(pool) = pool else { return Err(closed()) };
-        let pool = &pool.get().0;
-        self.until(py, timeout, Some(pool), callbacks, || {
+        let Some(pool) = pool.map(Bound::get) else { return Err(closed()) };
+        let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
+        self.until(py, timeout, Some(&pool.pool), callbacks, || {
             self.check_open()?;
-            Ok(pool.try_take().map_err(to_python)?.map(|slot| Slot(Some(slot))))
+            if let Some(slot) = pool.pool.try_take().map_err(to_python)? {
+                return Ok(Some(Slot::free(slot)));
+            }
+            let own = match yields {
+                _ if !may_wait => None,
+                true => pool.own().hand_over(),
+                false => pool.own().lend(),
+            };
+            Ok(own.map(Slot::own))
         })
     }
 
-    /// Scans, and waits if need be, until the job of `future` has finished: whether it has.
-    /// False when `timeout` seconds are over, or when callbacks are due.
-    #[pyo3(signature = (future, timeout))]
-    fn wait_for(&self, future: Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
-        let finished = self.until(future.py(), timeout, None, true, || {
-            let outcome = future.getattr(intern!(future.py(), "_outcome"))?;
-            Ok((!outcome.is_none()).then_some(()))
+    /// After a job was started on this process's own slot: waits until there is a slot to go
+    /// on with, the own one or another.
+    fn resume(&self, py: Python<'_>, pool: Option<&Bound<'_, Pool>>) -> PyResult<()> {
+        let Some(pool) = pool.map(Bound::get) else { return Ok(()) };
+        self.until(py, None, Some(&pool.pool), false, || {
+            Ok(pool.own().resume(&pool.pool).map_err(to_python)?.then_some(()))
         })?;
-        Ok(finished.is_some())
+        Ok(())
+    }
+
+    /// Scans, and waits if need be, until the job of `future` has finished: whether it has.
+    /// False when `timeout` seconds are over, or when callbacks are due. While it waits, a
+    /// job's slot is given to `pool`, if there is one here.
+    #[pyo3(signature = (future, timeout, pool))]
+    fn wait_for(
+        &self,
+        future: Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        pool: Option<&Bound<'_, Pool>>,
+    ) -> PyResult<bool> {
+        let py = future.py();
+        self.yielding(py, pool, |release| {
+            let finished = self.until_releasing(py, timeout, None, true, release, || {
+                let outcome = future.getattr(intern!(py, "_outcome"))?;
+                Ok((!outcome.is_none()).then_some(()))
+            })?;
+            Ok(finished.is_some())
+        })
     }
 
     /// One scan. Returns how often a scan has changed anything so far, for `wait`.
@@ -188,16 +228,21 @@ impl Jobs {
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
     /// `pool` if given, the end of `timeout` seconds. Returns at once if
     /// a scan has changed something since `handled`. Signal handlers run, and may raise.
-    #[pyo3(signature = (handled, pool, timeout))]
+    /// While it waits, a job's slot is given to `yield_to`, if there is one here.
+    #[pyo3(signature = (handled, pool, timeout, yield_to))]
     fn wait(
         &self,
         py: Python<'_>,
         handled: u64,
         pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
+        yield_to: Option<&Bound<'_, Pool>>,
     ) -> PyResult<()> {
-        let pool = pool.map(|pool| pool.get().0.clone());
-        self.sleep(py, handled, pool.as_ref(), deadline(timeout)).map(|_| ())
+        let pool = pool.map(|pool| &pool.get().pool);
+        self.yielding(py, yield_to, |release| {
+            release();
+            self.sleep(py, handled, pool, deadline(timeout)).map(|_| ())
+        })
     }
 
     /// If nothing runs, lets nothing be started from now on: whether that is so.
@@ -336,10 +381,9 @@ impl Jobs {
             // Not only when a wait was interrupted: a signal that comes together with what is
             // waited for, as Ctrl-C does that also ends a job, interrupts nothing.
             py.check_signals()?;
-            let begun = self.state().table.begin_wait(handled);
+            let begun = self.state().table.begin_wait(handled, pool);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
-            let also = pool.map(core::Pool::read_end);
-            let woken = py.detach(|| waiting.block(also, deadline));
+            let woken = py.detach(|| waiting.block(deadline));
             self.state().table.end_wait(waiting);
             match woken.map_err(to_python)? {
                 Woken::Interrupted => {}
@@ -358,6 +402,19 @@ impl Jobs {
         timeout: Option<f64>,
         pool: Option<&core::Pool>,
         callbacks: bool,
+        look: impl FnMut() -> PyResult<Option<T>>,
+    ) -> PyResult<Option<T>> {
+        self.until_releasing(py, timeout, pool, callbacks, &mut || (), look)
+    }
+
+    /// The same, with something to be done before each sleep.
+    fn until_releasing<T>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        pool: Option<&core::Pool>,
+        callbacks: bool,
+        release: &mut dyn FnMut(),
         mut look: impl FnMut() -> PyResult<Option<T>>,
     ) -> PyResult<Option<T>> {
         let deadline = deadline(timeout);
@@ -373,8 +430,30 @@ impl Jobs {
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
                 return Ok(None);
             }
+            release();
             more_time = self.sleep(py, handled, pool, deadline)?;
         }
+    }
+
+    /// Waits, where a job's own slot is given to `pool` for as long as it sleeps, and one is
+    /// there again afterwards. An exception goes on without: Ctrl-C must work at once.
+    fn yielding<T>(
+        &self,
+        py: Python<'_>,
+        pool: Option<&Bound<'_, Pool>>,
+        wait: impl FnOnce(&mut dyn FnMut()) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let mut yielded = false;
+        let waited = wait(&mut || {
+            if let Some(slot) = pool.and_then(|pool| pool.get().own().hand_over()) {
+                yielded = true;
+                drop(slot);
+            }
+        })?;
+        if yielded {
+            self.resume(py, pool)?;
+        }
+        Ok(waited)
     }
 
     fn enter(
@@ -410,8 +489,10 @@ impl Jobs {
     ) -> PyResult<()> {
         let id = self.enter(future, channel, child, slot)?;
         let mut state = self.state();
+        let slot = state.table.slot_word(id).to_ne_bytes();
         let Some(channel) = state.table.channel(id) else { return Ok(()) };
-        match message.send(channel, Kind::Launch, descriptors) {
+        let told = channel.send(Kind::Slot, &slot, &[]);
+        match told.and_then(|()| message.send(channel, Kind::Launch, descriptors)) {
             // A job that is gone already will be told of as a death.
             Err(e) if !e.is_hang_up() => {
                 state.table.cancel(id);
@@ -446,6 +527,10 @@ impl Drop for Launching<'_> {
         }
         state.table.wake(); // who wants to close may have waited for this
     }
+}
+
+fn owner_gone() -> PyErr {
+    PyRuntimeError::new_err("the owner of this job died before the job had begun")
 }
 
 fn closed() -> PyErr {

@@ -2,12 +2,40 @@
 
 use crate::errors::to_python;
 use jobserver_core as core;
+use jobserver_core::slots::makeflags::export;
+use jobserver_core::slots::OwnSlot;
 use jobserver_core::sys;
 use pyo3::prelude::*;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// A pool, and the slot of it that this process itself runs on, if it is a job.
+///
+/// The lock is held neither while the GIL is let go of, nor while Python can be called.
 #[pyclass(frozen, module = "jobserver._native")]
-pub(crate) struct Pool(pub(crate) core::Pool);
+pub(crate) struct Pool {
+    pub(crate) pool: core::Pool,
+    own: Mutex<OwnSlot>,
+}
+
+impl From<core::Pool> for Pool {
+    fn from(pool: core::Pool) -> Pool {
+        Pool { pool, own: Mutex::default() }
+    }
+}
+
+impl Pool {
+    pub(crate) fn own(&self) -> MutexGuard<'_, OwnSlot> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In a new job: this is the slot that it runs on, or it runs without one.
+    pub(crate) fn set_own(&self, slot: Option<core::Slot>) {
+        *self.own() = slot.map(OwnSlot::new).unwrap_or_default();
+    }
+}
 
 pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     sys::duplicate(fd)
@@ -18,45 +46,86 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
 impl Pool {
     #[new]
     fn new(slots: usize) -> PyResult<Pool> {
-        core::Pool::new(slots).map(Pool).map_err(to_python)
+        core::Pool::new(slots).map(Pool::from).map_err(to_python)
     }
 
-    /// The pool whose pipe's ends are these descriptors, which stay the caller's.
+    /// The pool that another process has made, by its home.
     #[staticmethod]
-    fn join(read: RawFd, write: RawFd, slots: usize) -> PyResult<Pool> {
-        core::Pool::join(duplicate(read)?, duplicate(write)?, slots).map(Pool).map_err(to_python)
+    fn open(home: PathBuf) -> PyResult<Pool> {
+        core::Pool::open(&home).map(Pool::from).map_err(to_python)
+    }
+
+    /// The folder by which other processes can open it.
+    #[getter]
+    fn home(&self) -> &OsStr {
+        self.pool.home().as_os_str()
+    }
+
+    /// MAKEFLAGS for a job, by what it is so far.
+    fn makeflags(&self, existing: OsString) -> OsString {
+        export(Some(&existing), &self.pool.auth(), self.pool.slots())
+    }
+
+    /// In a job: takes over the slot that it was launched on, by the word that came with its
+    /// launch (0: none). False if it is no longer for us, when nothing may run.
+    fn adopt(&self, word: u64) -> bool {
+        let slot = self.pool.adopt(word);
+        let adopted = word == 0 || slot.is_some();
+        self.set_own(slot);
+        adopted
+    }
+
+    /// Gives the slot back that this process runs on, if any.
+    fn release_own(&self) {
+        self.own().release();
+    }
+
+    /// Puts back the slots of processes that have been killed: whether there were any.
+    fn reclaim(&self) -> bool {
+        self.pool.reclaim()
     }
 
     #[getter]
     fn slots(&self) -> usize {
-        self.0.slots()
+        self.pool.slots()
     }
 
     fn free(&self) -> PyResult<usize> {
-        self.0.free().map_err(to_python)
-    }
-
-    fn descriptors(&self) -> (RawFd, RawFd) {
-        (self.0.read_end().as_raw_fd(), self.0.write_end().as_raw_fd())
+        self.pool.free().map_err(to_python)
     }
 
     fn try_take(&self) -> PyResult<Option<Slot>> {
-        Ok(self.0.try_take().map_err(to_python)?.map(|slot| Slot(Some(slot))))
+        Ok(self.pool.try_take().map_err(to_python)?.map(Slot::free))
     }
 }
 
 /// A slot on its way from the pool to a job; launching empties it, dropping gives it back.
 #[pyclass(module = "jobserver._native")]
-pub(crate) struct Slot(pub(crate) Option<core::Slot>);
+pub(crate) struct Slot {
+    slot: Option<core::Slot>,
+    /// It was this process's own: see `Jobs.resume`.
+    #[pyo3(get)]
+    own: bool,
+}
+
+impl Slot {
+    pub(crate) fn free(slot: core::Slot) -> Slot {
+        Slot { slot: Some(slot), own: false }
+    }
+
+    pub(crate) fn own(slot: core::Slot) -> Slot {
+        Slot { slot: Some(slot), own: true }
+    }
+}
 
 #[pymethods]
 impl Slot {
     /// Gives it back now, unless a job has it.
     fn release(&mut self) {
-        self.0 = None;
+        self.slot = None;
     }
 }
 
 pub(crate) fn take(slot: Option<&Bound<'_, Slot>>) -> Option<core::Slot> {
-    slot.and_then(|slot| slot.borrow_mut().0.take())
+    slot.and_then(|slot| slot.borrow_mut().slot.take())
 }

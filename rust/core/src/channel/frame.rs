@@ -23,11 +23,15 @@ pub enum Kind {
     Refused = 4,
     /// Fork server to owner: how the job ended (two i32).
     Exited = 5,
+    /// Owner to job, before the launch: the slot that it is to adopt (u64, as
+    /// `Slot::to_word` has it).
+    Slot = 6,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::Launch, Kind::Result, Kind::Started, Kind::Refused, Kind::Exited]
+        use Kind::{Exited, Launch, Refused, Result, Slot, Started};
+        [Launch, Result, Started, Refused, Exited, Slot]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

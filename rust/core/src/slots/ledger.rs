@@ -319,9 +319,7 @@ impl Ledger {
         // Only we set this, and only the borrower clears it: it fails if it has just ended.
         lent != 0
             && (lent & PASSED_ON != 0
-                || borrower
-                    .compare_exchange(lent, lent | PASSED_ON, IN_ORDER, IN_ORDER)
-                    .is_ok())
+                || borrower.compare_exchange(lent, lent | PASSED_ON, IN_ORDER, IN_ORDER).is_ok())
     }
 
     /// Puts the byte back, unless that has been done: in one step with the note of it where
@@ -353,8 +351,7 @@ impl Ledger {
             return false;
         }
         // Nobody else touches an entry that was passed on to us.
-        self.field(lender.index, HOLDER)
-            .store(Holder::me(lender.generation).to_word(), IN_ORDER);
+        self.field(lender.index, HOLDER).store(Holder::me(lender.generation).to_word(), IN_ORDER);
         borrower.store(0, IN_ORDER);
         true
     }

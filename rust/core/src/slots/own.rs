@@ -9,7 +9,8 @@
 use crate::error::Result;
 use crate::slots::{Pool, Slot};
 
-/// The slot that this process runs on, or none.
+/// The slot that this process runs on, or none. In a forked child it is that of its parent,
+/// and of no use here.
 #[derive(Debug, Default)]
 pub struct OwnSlot {
     slot: Option<Slot>,
@@ -23,12 +24,12 @@ impl OwnSlot {
 
     /// Whether this process has a slot to run on now.
     pub fn runs(&self) -> bool {
-        self.slot.as_ref().is_some_and(|slot| !slot.is_lent())
+        self.slot.as_ref().is_some_and(|slot| slot.is_ours() && !slot.is_lent())
     }
 
     /// Lends it to a job of this process. None if there is nothing to lend.
     pub fn lend(&mut self) -> Option<Slot> {
-        self.slot.as_ref()?.lend()
+        self.slot.as_ref().filter(|slot| slot.is_ours())?.lend()
     }
 
     /// Hands it over for good. None if there is none, or it is lent.
@@ -48,7 +49,7 @@ impl OwnSlot {
         }
         let Some(free) = pool.try_take()? else { return Ok(self.runs()) };
         match &self.slot {
-            Some(lent) if !lent.pass_on() => {} // it has just come back: the free one is too many
+            Some(lent) if lent.is_ours() && !lent.pass_on() => {} // it has just come back: the free one is too many
             _ => self.slot = Some(free),
         }
         Ok(true)

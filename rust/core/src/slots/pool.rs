@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::slots::home::Home;
 use crate::slots::ledger::{Held, Ledger, Tenure};
+use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -139,6 +140,11 @@ impl Pool {
         self.part.home.path()
     }
 
+    /// How MAKEFLAGS names it.
+    pub fn auth(&self) -> Auth {
+        Auth::Fifo(self.part.home.fifo())
+    }
+
     /// The read end, which polls as readable while a slot is free.
     pub fn read_end(&self) -> BorrowedFd<'_> {
         self.part.pipe.read_end()
@@ -259,6 +265,11 @@ impl Slot {
         Some(Slot::ours(&self.part, loan))
     }
 
+    /// Whether it is this process that holds it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.taker == Some(getpid())
+    }
+
     /// Whether it is lent, and has not come back.
     pub fn is_lent(&self) -> bool {
         self.part.ledger.is_lent(self.tenure)
@@ -297,7 +308,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.taker == Some(getpid()) {
+        if self.is_ours() {
             self.part.ledger.give_back(self.tenure, &self.part.pipe);
         }
     }
@@ -327,6 +338,10 @@ impl Launched {
     /// it had, and its process, `ended`, is dead.
     pub(crate) fn settle(&self, ended: Option<Pid>) {
         self.part.ledger.settle(self.tenure, ended, &self.part.pipe);
+    }
+
+    pub(crate) fn to_word(&self) -> u64 {
+        self.tenure.to_word()
     }
 
     /// Its owner will hear no more of it: its death is for everybody to see.

@@ -36,9 +36,8 @@ impl Shared {
         use rustix::mm::{mmap, MapFlags, ProtFlags};
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let start = unsafe {
-            mmap(std::ptr::null_mut(), words * WORD, access, flags, file.as_fd(), 0)
-        }?;
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), words * WORD, access, flags, file.as_fd(), 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Shared { file, start, words })
     }
