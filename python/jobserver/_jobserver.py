@@ -54,6 +54,7 @@ class Jobserver:
         waiting: what becomes of a job's slot while the job waits for jobs of its own: with
             "hold" it keeps it, with "yield" it gives it to whoever is next, and takes one
             again before it goes on.
+        orphans: what becomes of jobs whose owner is killed: they "end" too, or are to "keep" running.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
@@ -75,11 +76,13 @@ class Jobserver:
         slots: int | None = None,
         *,
         waiting: str = "hold",
+        orphans: str = "end",
     ) -> None:
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
+        stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
         pool = _native.Pool(_arguments.slots(slots))
-        self._set_up(chosen, pool, uuid.uuid4().hex, None, yields)
+        self._set_up(chosen, pool, uuid.uuid4().hex, None, yields, stay)
 
     def _set_up(
         self,
@@ -88,8 +91,10 @@ class Jobserver:
         key: str,
         helper: int | None,
         yields: bool,
+        orphans_stay: bool,
     ) -> None:
         self._yields = yields
+        self._orphans_stay = orphans_stay
         self._context = context
         self._pool: _native.Pool | None = pool  # None once closed
         self._slots = pool.slots
@@ -127,7 +132,7 @@ class Jobserver:
         return {
             "_finished": finished,
             "_unread": WeakSet(),
-            "_jobs": _native.Jobs(finished),
+            "_jobs": _native.Jobs(finished, self._orphans_stay),
             "_starter": self._starter.renewed(),
             "_pid": pid,
         }
@@ -166,6 +171,7 @@ class Jobserver:
             pool.home,
             None if helper is None else mp.reduction.DupFd(helper),
             self._yields,
+            self._orphans_stay,
         )
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
@@ -426,7 +432,7 @@ def _left(deadline: float | None, complaint: str) -> float | None:
 
 
 def _rebuild(
-    key: str, method: str, home: str, helper: Any | None, yields: bool
+    key: str, method: str, home: str, helper: Any | None, *ways: bool
 ) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
     fd = None if helper is None else helper.detach()
@@ -435,7 +441,7 @@ def _rebuild(
         if known is not None:
             return known
         made = Jobserver.__new__(Jobserver)
-        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, yields)
+        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, *ways)
         return made
     finally:
         if fd is not None:
@@ -444,6 +450,9 @@ def _rebuild(
 
 #: Every Jobserver of this process, by a key that is the same in all processes.
 _everyone: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()
+
+
+os.register_at_fork(after_in_child=_native.forget_lifeline)
 
 
 @atexit.register

@@ -4,7 +4,7 @@ use crate::errors::to_python;
 use crate::pool::{duplicate, Pool};
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Kind};
-use jobserver_core::process::Pid;
+use jobserver_core::process::{Lifeline, Pid};
 use jobserver_core::Body;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -134,6 +134,9 @@ impl Channel {
             });
             let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
             if frame.kind == Kind::Slot {
+                if let Some(lifeline) = frame.descriptors.first() {
+                    Lifeline::hang_on(lifeline.as_fd()).map_err(to_python)?;
+                }
                 let word = frame.body.into_bytes().map_err(to_python)?.try_into();
                 slot = word.map_or(0, u64::from_ne_bytes);
                 continue;

@@ -8,6 +8,7 @@ use crate::pool::{take, Pool, Slot};
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
+use jobserver_core::process::Lifeline;
 use jobserver_core::sys::{signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -52,6 +53,8 @@ impl From<ExitStatus> for Death {
 pub(crate) struct Jobs {
     state: Mutex<State>,
     finished: Py<PyAny>,
+    /// Whether jobs go on when this process is killed.
+    orphans_stay: bool,
 }
 
 #[derive(Default)]
@@ -69,13 +72,12 @@ struct State {
 #[pymethods]
 impl Jobs {
     #[new]
-    fn new(finished: Py<PyAny>) -> Jobs {
-        Jobs { state: Mutex::default(), finished }
+    fn new(finished: Py<PyAny>, orphans_stay: bool) -> Jobs {
+        Jobs { state: Mutex::default(), finished, orphans_stay }
     }
 
     /// Forks a job. Returns None in the owner, and the job's channel in the job, which then
     /// runs on this slot of `pool`.
-    #[pyo3(signature = (future, slot, pool))]
     fn fork(
         &self,
         future: Bound<'_, PyAny>,
@@ -85,6 +87,7 @@ impl Jobs {
         let _launching = self.begin_launch()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
+        let lifeline = self.lifeline()?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
         // (With several threads another one may take the signal, and this still happen, as
@@ -101,6 +104,9 @@ impl Jobs {
             .map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
         match forked {
             Forked::Child => {
+                if let Some(lifeline) = lifeline {
+                    Lifeline::hang_on(lifeline.as_descriptor()).map_err(to_python)?;
+                }
                 self.abandon();
                 pool.get().set_own(match &slot {
                     Some(slot) => Some(slot.adopt().ok_or_else(owner_gone)?),
@@ -488,10 +494,12 @@ impl Jobs {
         descriptors: &[Arc<OwnedFd>],
     ) -> PyResult<()> {
         let id = self.enter(future, channel, child, slot)?;
+        let lifeline = self.lifeline()?;
+        let lifeline: Vec<_> = lifeline.iter().map(Lifeline::as_descriptor).collect();
         let mut state = self.state();
         let slot = state.table.slot_word(id).to_ne_bytes();
         let Some(channel) = state.table.channel(id) else { return Ok(()) };
-        let told = channel.send(Kind::Slot, &slot, &[]);
+        let told = channel.send(Kind::Slot, &slot, &lifeline);
         match told.and_then(|()| message.send(channel, Kind::Launch, descriptors)) {
             // A job that is gone already will be told of as a death.
             Err(e) if !e.is_hang_up() => {
@@ -503,6 +511,12 @@ impl Jobs {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What a new job is to hang on to, if it is to.
+    fn lifeline(&self) -> PyResult<Option<Lifeline>> {
+        let wanted = !self.orphans_stay;
+        wanted.then(Lifeline::of_this_process).transpose().map_err(to_python)
     }
 
     /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to

@@ -34,11 +34,18 @@ fn nullify_stdin() -> PyResult<()> {
     jobserver_core::sys::nullify_stdin().map_err(errors::to_python)
 }
 
+/// In a forked child: lets go of what its parent's jobs hang on.
+#[pyfunction]
+fn forget_lifeline() {
+    jobserver_core::process::Lifeline::forget_parents();
+}
+
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
+    module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Slot>()?;
     module.add_class::<channel::Channel>()?;

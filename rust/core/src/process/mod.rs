@@ -6,8 +6,10 @@
 
 mod child;
 mod exit;
+mod lifeline;
 pub(crate) mod other;
 
 pub use child::Child;
 pub use exit::ExitStatus;
+pub use lifeline::Lifeline;
 pub use rustix::process::{getpid, Pid};

@@ -175,3 +175,34 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
+/// gone already. The descriptor that serves for it stays open for good.
+#[cfg(target_os = "linux")]
+pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Result<()> {
+    use rustix::event::{poll, PollFd, PollFlags, Timespec};
+    use rustix::fd::{AsRawFd, IntoRawFd};
+    use rustix::fs::{open, Mode, OFlags};
+    let path = format!("/proc/self/fd/{}", read_end.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let own = open(path, flags, Mode::empty())?;
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    let status = libc::O_ASYNC | libc::O_NONBLOCK;
+    let requests = [(libc::F_SETOWN, me), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, status)];
+    for (request, argument) in requests {
+        // SAFETY: these requests take a number and touch no memory of ours.
+        if unsafe { libc::fcntl(own.as_raw_fd(), request, argument) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let mut fds = [PollFd::new(&own, PollFlags::IN)];
+    if poll(&mut fds, Some(&Timespec::default()))? > 0 {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    }
+    let _ = own.into_raw_fd();
+    Ok(())
+}
+
+/// Linux's number for it, which libc leaves out for some targets.
+#[cfg(target_os = "linux")]
+const F_SETSIG: libc::c_int = 10;
