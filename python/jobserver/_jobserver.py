@@ -49,8 +49,9 @@ class Jobserver:
         context: how a job's process starts: "fork", "forkserver", "spawn", a
             multiprocessing context, or None for multiprocessing's default.
         slots: how many jobs may run at once, in this process and in all the jobs below it
-            together; None means the CPUs that this process may really use (affinity and
-            cgroup quota considered).
+            together. None joins the pool in force, that of the job or the make recipe that
+            this program was started by (MAKEFLAGS names it); without one, it means the CPUs
+            that this process may really use (affinity and cgroup quota considered).
         waiting: what becomes of a job's slot while the job waits for jobs of its own: with
             "hold" it keeps it, with "yield" it gives it to whoever is next, and takes one
             again before it goes on.
@@ -81,7 +82,10 @@ class Jobserver:
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
-        pool = _native.Pool(_arguments.slots(slots))
+        pool = _pools.in_force() if slots is None else None
+        if pool is None:
+            pool = _native.Pool(_arguments.slots(slots))
+        _job.jobserver_pid = os.getpid()  # which has homes to remove at its end
         self._set_up(chosen, pool, uuid.uuid4().hex, None, yields, stay)
 
     def _set_up(
@@ -460,9 +464,13 @@ def _wait_for_own_jobs() -> None:
     """At the end of a process: waits for what it has running, so that nothing outlives it."""
     pid = os.getpid()
     for js in tuple(_everyone.values()):
+        if js._pool is not None and js._pid == 0:
+            js._pool.remove_home()
         if js._pid == pid and js._pool is not None:
             js._drain(callbacks=False)
             js._starter.stop()
+            js._pool.remove_home()
+    _pools.remove_homes()
 
 
 _job.wait_for_own_jobs = _wait_for_own_jobs

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from . import _native
+
+#: The variables that can name a pool; the first that does counts.
+_VARIABLES = ("CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS")
+
+#: By their names in MAKEFLAGS. They stay joined: the implicit slot is this process's.
+_joined: dict[str, _native.Pool] = {}
 
 _opened: dict[str, _native.Pool] = {}
 
@@ -18,6 +25,31 @@ def opened(home: str) -> _native.Pool:
     if pool is None:
         pool = _opened.setdefault(home, _native.Pool.open(home))
     return pool
+
+
+def in_force() -> _native.Pool | None:
+    """The pool that the environment names, joined once for all that use it here; None, after
+    a warning, if it cannot be."""
+    values = [os.environ[name] for name in _VARIABLES if name in os.environ]
+    auth, jobs, why = _native.pool_in_force(values)
+    if auth is not None:
+        if own is not None and own.auth == auth:
+            return own
+        try:
+            if auth not in _joined:
+                _joined[auth] = _native.Pool.join(auth, jobs)
+            return _joined[auth]
+        except (OSError, ValueError) as e:
+            why = f"{why} ({e})"
+    if why is not None:
+        warnings.warn(f"{why}; going on with a pool of our own", RuntimeWarning, stacklevel=3)
+    return None
+
+
+def remove_homes() -> None:
+    """At the end of this process."""
+    for pool in _joined.values():
+        pool.remove_home()
 
 
 def run_in(pool: _native.Pool) -> None:

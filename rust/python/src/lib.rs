@@ -46,6 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Slot>()?;
     module.add_class::<channel::Channel>()?;

@@ -2,9 +2,11 @@
 
 use crate::errors::to_python;
 use jobserver_core as core;
-use jobserver_core::slots::makeflags::export;
+use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::slots::OwnSlot;
+use jobserver_core::slots::{InForce, NotJoined};
 use jobserver_core::sys;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{OwnedFd, RawFd};
@@ -55,6 +57,25 @@ impl Pool {
         core::Pool::open(&home).map(Pool::from).map_err(to_python)
     }
 
+    /// Joins the pool that MAKEFLAGS names in this way, of so many slots as far as it says.
+    #[staticmethod]
+    #[pyo3(signature = (auth, jobs))]
+    fn join(auth: OsString, jobs: Option<usize>) -> PyResult<Pool> {
+        let auth = Auth::parse(&auth).ok_or_else(|| PyValueError::new_err("no pool's name"))?;
+        core::Pool::join_in_force(&auth, jobs).map(Pool::from).map_err(to_python)
+    }
+
+    /// How MAKEFLAGS names it.
+    #[getter]
+    fn auth(&self) -> OsString {
+        self.pool.auth().to_os_string()
+    }
+
+    /// Removes its home, if this process made it: for the end of a process.
+    fn remove_home(&self) {
+        self.pool.remove_home();
+    }
+
     /// The folder by which other processes can open it.
     #[getter]
     fn home(&self) -> &OsStr {
@@ -63,7 +84,7 @@ impl Pool {
 
     /// MAKEFLAGS for a job, by what it is so far.
     fn makeflags(&self, existing: OsString) -> OsString {
-        export(Some(&existing), &self.pool.auth(), self.pool.slots())
+        export(Some(&existing), self.pool.auth(), self.pool.slots())
     }
 
     /// In a job: takes over the slot that it was launched on, by the word that came with its
@@ -96,6 +117,22 @@ impl Pool {
 
     fn try_take(&self) -> PyResult<Option<Slot>> {
         Ok(self.pool.try_take().map_err(to_python)?.map(Slot::free))
+    }
+}
+
+/// The pool in force by these values of the variables that can name one: its name, how many
+/// slots it has if that is said, and why it cannot be joined if that is clear.
+#[pyfunction]
+pub(crate) fn pool_in_force(
+    values: Vec<OsString>,
+) -> (Option<OsString>, Option<usize>, Option<String>) {
+    match InForce::by(values) {
+        InForce::Nothing => (None, None, None),
+        InForce::Closed(why) => (None, None, Some(why.to_string())),
+        InForce::Pool(auth, jobs) => {
+            let name = auth.to_os_string();
+            (Some(name), jobs, Some(NotJoined::Stale(auth).to_string()))
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! ```text
 //! jobserver-pool-PID-N/    private to the user
 //!     fifo             the token pipe, which MAKEFLAGS names; not in one made for make's pool
+//!     auth             instead: how MAKEFLAGS names make's pool
 //!     ledger           who holds which slot
 //!     bell             a fifo: rung when a slot has a new holder
+//!     pool             in the home of a program's implicit slot: a link to its pool's home
 //! ```
 //!
 //! It lies in memory (/dev/shm) where there is such a place, and goes with the pool. If its
@@ -63,8 +65,23 @@ impl Home {
         self.path.join("fifo")
     }
 
+    pub(crate) fn auth(&self) -> PathBuf {
+        self.path.join("auth")
+    }
+
+    pub(crate) fn pool(&self) -> PathBuf {
+        self.path.join("pool")
+    }
+
     pub(crate) fn bell(&self) -> PathBuf {
         self.path.join("bell")
+    }
+
+    /// Removes it, if this process has made it.
+    pub(crate) fn remove(&self) {
+        if self.maker == Some(getpid()) {
+            remove(&self.path);
+        }
     }
 
     /// A new file for the ledger, with the lock that keeps the home.
@@ -87,9 +104,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        if self.maker == Some(getpid()) {
-            remove(&self.path);
-        }
+        self.remove();
     }
 }
 
@@ -104,7 +119,7 @@ fn place() -> PathBuf {
 
 /// Only what we put there: no folder of another's making is emptied by accident.
 fn remove(path: &Path) {
-    for file in ["fifo", "bell", "ledger"] {
+    for file in ["fifo", "auth", "bell", "ledger", "pool"] {
         let _ = std::fs::remove_file(path.join(file));
     }
     let _ = std::fs::remove_dir(path);

@@ -188,6 +188,28 @@ impl<'t> Asked<'t> {
     }
 }
 
+impl Auth {
+    /// As the value of a jobserver option.
+    pub fn to_os_string(&self) -> OsString {
+        match self {
+            Auth::Fifo(path) => {
+                let mut name = OsString::from("fifo:");
+                name.push(path);
+                name
+            }
+            Auth::Pipe { read, write } => format!("{read},{write}").into(),
+        }
+    }
+
+    /// From the value of a jobserver option; None if that names no pool that can be joined.
+    pub fn parse(name: &OsStr) -> Option<Auth> {
+        match Named::by(name.as_bytes().to_vec()) {
+            Named::Pool(auth) => Some(auth),
+            _ => None,
+        }
+    }
+}
+
 impl Named {
     /// What the value of a jobserver option names.
     fn by(name: Vec<u8>) -> Named {

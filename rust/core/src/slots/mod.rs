@@ -9,6 +9,7 @@
 
 mod cpus;
 mod home;
+mod join;
 mod ledger;
 pub mod makeflags;
 mod own;
@@ -17,6 +18,7 @@ mod pool;
 mod watch;
 
 pub use cpus::usable_cpus;
+pub use join::{InForce, NotJoined};
 pub use ledger::Held;
 pub use own::OwnSlot;
 pub(crate) use pool::{Launched, PoolWait};

@@ -8,11 +8,12 @@
 //! take the byte before us, when the read waits for the next.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::shared::Shared;
+use crate::slots::makeflags::Auth;
+use crate::sys::{self, shared::Shared};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{fcntl_getfl, fstat, open, FileType, Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +32,20 @@ pub(crate) struct TokenPipe {
 }
 
 impl TokenPipe {
+    /// As MAKEFLAGS names it.
+    pub(crate) fn named(auth: &Auth, slots: usize) -> Result<TokenPipe> {
+        match auth {
+            Auth::Fifo(path) => {
+                TokenPipe::open(path, slots).map_err(Error::system("cannot join a pool"))
+            }
+            Auth::Pipe { read, write } => {
+                let end =
+                    |raw: &RawFd| sys::duplicate(*raw).map_err(Error::system("cannot join a pool"));
+                TokenPipe::of_ends(end(read)?, end(write)?, slots)
+            }
+        }
+    }
+
     /// By the name of a fifo.
     pub(crate) fn open(path: &Path, slots: usize) -> rustix::io::Result<TokenPipe> {
         // To read and write: the opening does not wait, and no reader sees an end of file.

@@ -6,11 +6,13 @@ use crate::slots::ledger::{Held, Ledger, Tenure};
 use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::process::{getpid, Pid};
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -24,7 +26,9 @@ pub const MAX_SLOTS: usize = 16 * 1024;
 /// A pool of slots, shared by every process that has opened it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    pub(crate) part: Arc<Part>,
+    part: Arc<Part>,
+    /// The slot that whoever started this program has left to it: see `slots::join`.
+    implicit: Option<Arc<Part>>,
 }
 
 /// One token pipe with its ledger.
@@ -36,8 +40,14 @@ pub(crate) struct Part {
     watch: Mutex<Option<(Pid, Watch)>>,
     bell: OnceLock<Option<Arc<OwnedFd>>>,
     slots: usize,
+    auth: Auth,
+    /// Whether its one slot is the implicit slot of a program.
+    implicit: bool,
     home: Home,
 }
+
+/// On the word that names a slot: it is the implicit one.
+const IMPLICIT: u64 = 1 << 61;
 
 const MAKING: &str = "cannot make a pool of slots";
 const JOINING: &str = "cannot join a pool";
@@ -51,40 +61,51 @@ impl Pool {
                 "the number of slots must be between 1 and 16384",
             ));
         }
-        let home = Home::create().map_err(Error::system(MAKING))?;
-        crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
-        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
-        pipe.fill(slots).map_err(Error::system("cannot fill a pool of slots"))?;
-        Pool::with_new_ledger(pipe, slots, home)
+        Ok(Pool { part: Part::new(slots, false)?, implicit: None })
     }
 
-    /// Opens a pool that [`Pool::new`] has made, in this process or another, by its home.
+    /// Opens a pool that another process has made or joined, by its [`Pool::home`].
     pub fn open(home: &Path) -> Result<Pool> {
         let home = Home::of(home);
-        let file = home.open_ledger().map_err(Error::system(JOINING))?;
-        let ledger = Ledger::open(file)?;
-        let slots = ledger.slots();
-        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(JOINING))?;
-        Ok(Pool::of(pipe, ledger, slots, home))
+        let Ok(pool) = std::fs::read_link(home.pool()) else {
+            return Ok(Pool { part: Part::open(home, false)?, implicit: None });
+        };
+        let part = Part::open(Home::of(&pool), false)?;
+        Ok(Pool { part, implicit: Some(Part::open(home, true)?) })
     }
 
-    /// Joins a pool of `slots` slots, such as make's, by the two ends of its pipe. Processes
-    /// that this one forks share what it knows of who holds which slot; others do not.
+    /// Joins a pool of `slots` slots, such as make's, by the two ends of its pipe, without an
+    /// implicit slot. Processes that this one forks share what it knows of who holds which
+    /// slot; others do not.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
+        let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
         let pipe = TokenPipe::of_ends(read, write, slots)?;
         let home = Home::create().map_err(Error::system(JOINING))?;
-        Pool::with_new_ledger(pipe, slots, home)
+        let part = Part::with_new_ledger(pipe, auth, slots, home, false)?;
+        Ok(Pool { part, implicit: None })
     }
 
-    fn with_new_ledger(pipe: TokenPipe, slots: usize, home: Home) -> Result<Pool> {
-        let file = home.create_ledger().map_err(Error::system(MAKING))?;
-        let ledger = Ledger::create(file, slots).map_err(Error::system(MAKING))?;
-        Ok(Pool::of(pipe, ledger, slots, home))
+    /// Joins the pool that MAKEFLAGS names in this way, as a program that was started on one
+    /// of its slots: that one is the *implicit* slot, which has no byte in the pipe. `slots`
+    /// is used where the pool itself does not say how many it has.
+    pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
+        let ours = match auth {
+            Auth::Fifo(fifo) => fifo.parent().filter(|home| home.join("ledger").exists()),
+            Auth::Pipe { .. } => None,
+        };
+        let part = match ours {
+            Some(home) => Part::open(Home::of(home), false)?,
+            None => Part::foreign(auth, slots)?,
+        };
+        let implicit = Part::new(1, true)?;
+        std::os::unix::fs::symlink(part.home.path(), implicit.home.pool())
+            .map_err(Error::system(JOINING))?;
+        Ok(Pool { part, implicit: Some(implicit) })
     }
 
-    fn of(pipe: TokenPipe, ledger: Ledger, slots: usize, home: Home) -> Pool {
-        let (watch, bell) = (Mutex::default(), OnceLock::new());
-        Pool { part: Arc::new(Part { pipe, ledger, watch, bell, slots, home }) }
+    fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        // The implicit slot first: it is nobody else's.
+        self.implicit.iter().chain([&self.part])
     }
 
     /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been
@@ -94,30 +115,36 @@ impl Pool {
             None if self.reclaim() => self.take()?,
             taken => taken,
         };
-        if taken.is_some() {
-            self.part.ring();
+        if let Some(slot) = &taken {
+            slot.part.ring();
         }
         Ok(taken)
     }
 
     fn take(&self) -> Result<Option<Slot>> {
-        let taken = self.part.ledger.take(&self.part.pipe);
-        let tenure = taken.map_err(Error::system("cannot take a slot"))?;
-        Ok(tenure.map(|tenure| Slot::ours(&self.part, tenure)))
+        for part in self.parts() {
+            let taken = part.ledger.take(&part.pipe);
+            if let Some(tenure) = taken.map_err(Error::system("cannot take a slot"))? {
+                return Ok(Some(Slot::ours(part, tenure)));
+            }
+        }
+        Ok(None)
     }
 
     /// Puts back the slots of holders that have been killed: whether there were any.
     pub fn reclaim(&self) -> bool {
-        self.part.reclaim()
+        self.parts().filter(|part| part.reclaim()).count() > 0
     }
 
     /// In a job: takes over the slot that its owner launched it on, named by
     /// [`Slot::to_word`]. None if the owner has died or given up: then nothing may run.
     pub fn adopt(&self, word: u64) -> Option<Slot> {
         let tenure = Tenure::from_word(word)?;
-        let adopted = self.part.ledger.adopt(tenure);
-        self.part.ring();
-        adopted.then(|| Slot::ours(&self.part, tenure))
+        let part = match &self.implicit {
+            Some(implicit) if word & IMPLICIT != 0 => implicit,
+            _ => &self.part,
+        };
+        Slot { part: Arc::clone(part), tenure, taker: None }.adopt()
     }
 
     /// How many slots the pool has, free or not.
@@ -127,22 +154,29 @@ impl Pool {
 
     /// How many slots are free at this moment (FIONREAD: nobody starves while we count).
     pub fn free(&self) -> Result<usize> {
-        self.part.pipe.free().map_err(Error::system("cannot count the free slots"))
+        let free = self.parts().map(|part| part.pipe.free()).sum::<rustix::io::Result<usize>>();
+        free.map_err(Error::system("cannot count the free slots"))
     }
 
     /// Who holds slots now, as far as they are processes that use this crate.
     pub fn held(&self) -> Vec<Held> {
-        self.part.ledger.held()
+        self.parts().flat_map(|part| part.ledger.held()).collect()
     }
 
     /// The folder by which other processes can [`Pool::open`] it.
     pub fn home(&self) -> &Path {
-        self.part.home.path()
+        self.implicit.as_ref().unwrap_or(&self.part).home.path()
+    }
+
+    /// Removes its home, if this process made it: no more programs can open it, while those
+    /// that have go on. For a process that is about to end without dropping everything.
+    pub fn remove_home(&self) {
+        self.parts().for_each(|part| part.home.remove());
     }
 
     /// How MAKEFLAGS names it.
-    pub fn auth(&self) -> Auth {
-        Auth::Fifo(self.part.home.fifo())
+    pub fn auth(&self) -> &Auth {
+        &self.part.auth
     }
 
     /// The read end, which polls as readable while a slot is free.
@@ -157,11 +191,70 @@ impl Pool {
 
     /// Prepares to sleep until a slot may be free.
     pub(crate) fn begin_wait(&self) -> PoolWait {
-        PoolWait::begin(&self.part)
+        let mut wait = PoolWait::default();
+        self.parts().for_each(|part| wait.add(part));
+        wait
     }
 }
 
 impl Part {
+    /// What names a slot of ours to a process that has opened the same pool.
+    fn word(&self, tenure: Tenure) -> u64 {
+        tenure.to_word() | if self.implicit { IMPLICIT } else { 0 }
+    }
+
+    fn new(slots: usize, implicit: bool) -> Result<Arc<Part>> {
+        let home = Home::create().map_err(Error::system(MAKING))?;
+        let auth = Auth::Fifo(home.fifo());
+        crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
+        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
+        pipe.fill(slots).map_err(Error::system("cannot fill a pool of slots"))?;
+        Part::with_new_ledger(pipe, auth, slots, home, implicit)
+    }
+
+    fn open(home: Home, implicit: bool) -> Result<Arc<Part>> {
+        let ledger = Ledger::open(home.open_ledger().map_err(Error::system(JOINING))?)?;
+        let slots = ledger.slots();
+        let named = std::fs::read(home.auth()).ok();
+        let named = named.and_then(|named| Auth::parse(OsStr::from_bytes(&named)));
+        let auth = named.unwrap_or_else(|| Auth::Fifo(home.fifo()));
+        let pipe = TokenPipe::named(&auth, slots)?;
+        Ok(Part::of(pipe, auth, ledger, slots, home, implicit))
+    }
+
+    /// A pool that is not ours, with a ledger for what our own processes hold of it.
+    fn foreign(auth: &Auth, slots: usize) -> Result<Arc<Part>> {
+        let pipe = TokenPipe::named(auth, slots)?;
+        let home = Home::create().map_err(Error::system(JOINING))?;
+        std::fs::write(home.auth(), auth.to_os_string().as_bytes())
+            .map_err(Error::system(JOINING))?;
+        Part::with_new_ledger(pipe, auth.clone(), slots, home, false)
+    }
+
+    fn with_new_ledger(
+        pipe: TokenPipe,
+        auth: Auth,
+        slots: usize,
+        home: Home,
+        implicit: bool,
+    ) -> Result<Arc<Part>> {
+        let file = home.create_ledger().map_err(Error::system(MAKING))?;
+        let ledger = Ledger::create(file, slots).map_err(Error::system(MAKING))?;
+        Ok(Part::of(pipe, auth, ledger, slots, home, implicit))
+    }
+
+    fn of(
+        pipe: TokenPipe,
+        auth: Auth,
+        ledger: Ledger,
+        slots: usize,
+        home: Home,
+        implicit: bool,
+    ) -> Arc<Part> {
+        let (watch, bell) = (Mutex::default(), OnceLock::new());
+        Arc::new(Part { pipe, ledger, watch, bell, slots, auth, implicit, home })
+    }
+
     fn reclaim(&self) -> bool {
         let dead = match &mut *self.watch() {
             Some((_, watch)) => watch.look(&self.ledger),
@@ -207,36 +300,36 @@ impl Part {
 }
 
 /// A sleep of one thread until a slot may be free; over when it is dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct PoolWait {
-    part: Arc<Part>,
+    parts: Vec<Arc<Part>>,
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) look_after: Option<Duration>,
 }
 
 impl PoolWait {
-    fn begin(part: &Arc<Part>) -> PoolWait {
+    fn add(&mut self, part: &Arc<Part>) {
         drop(part.watch()); // so that the bell is heard from now on
         part.ledger.waiters().fetch_add(1, IN_ORDER);
         part.reclaim(); // who holds a slot by now is watched; who will, rings
-        let mut wait =
-            PoolWait { part: Arc::clone(part), descriptors: Vec::new(), look_after: None };
-        wait.descriptors.push(part.pipe.shared_read_end());
+        self.parts.push(Arc::clone(part));
+        self.descriptors.push(part.pipe.shared_read_end());
         match &*part.watch() {
             Some((_, watch)) => {
                 let (watched, look_after) = watch.watched();
-                wait.descriptors.extend(watched);
-                wait.look_after = look_after;
+                self.descriptors.extend(watched);
+                self.look_after = self.look_after.or(look_after);
             }
-            None => wait.look_after = Some(crate::scan::LOOK_AFTER),
+            None => self.look_after = Some(crate::scan::LOOK_AFTER),
         }
-        wait
     }
 }
 
 impl Drop for PoolWait {
     fn drop(&mut self) {
-        self.part.ledger.waiters().fetch_sub(1, IN_ORDER);
+        for part in &self.parts {
+            part.ledger.waiters().fetch_sub(1, IN_ORDER);
+        }
     }
 }
 
@@ -282,7 +375,7 @@ impl Slot {
 
     /// What names the slot to the job that is launched on it: see [`Pool::adopt`].
     pub fn to_word(&self) -> u64 {
-        self.tenure.to_word()
+        self.part.word(self.tenure)
     }
 
     /// Says that a job is about to be born that will adopt the slot.
@@ -341,7 +434,7 @@ impl Launched {
     }
 
     pub(crate) fn to_word(&self) -> u64 {
-        self.tenure.to_word()
+        self.part.word(self.tenure)
     }
 
     /// Its owner will hear no more of it: its death is for everybody to see.
