@@ -174,7 +174,7 @@ def test_every_waiting_call_issues_the_callbacks_of_other_jobs(
     job.future.when_done(other.let_go)
     job.let_go()
     call(js, other.future)
-    assert noticed(other.future)
+    assert other.future.done(DEADLINE)
 
 
 LOOKS: dict[str, Callable[[Jobserver, Future[Any]], Any]] = {
@@ -376,6 +376,8 @@ def test_a_submission_that_tells_of_a_callbacks_error_starts_nothing(
     held = Held(js, consume=1)
     held.future.when_done(fail)
     held.let_go()
+    while not noticed(held.future):
+        js._jobs.scan()
     asked: list[None] = []
     with pytest.raises(CallbackRaised):
         js.submit(nothing, sleep_fn=lambda: asked.append(None))

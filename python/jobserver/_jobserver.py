@@ -136,7 +136,7 @@ class Jobserver:
         return {
             "_finished": finished,
             "_unread": WeakSet(),
-            "_jobs": _native.Jobs(finished, self._orphans_stay),
+            "_jobs": _native.Jobs(finished, self._pool, self._orphans_stay),
             "_starter": self._starter.renewed(),
             "_pid": pid,
         }
@@ -168,7 +168,7 @@ class Jobserver:
             raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
         pool = self._open_pool()
         method = self._context.get_start_method()
-        helper = self._starter.descriptor(pool)
+        helper = self._starter.descriptor(pool.home)
         return _rebuild, (
             self._key,
             method,
@@ -234,7 +234,7 @@ class Jobserver:
             self._open_pool()
         if timeout is not None and timeout <= 0 and consume:
             self._refuse_early(callbacks)
-        prepared = self._starter.prepare(work, self._open_pool())
+        prepared = self._starter.prepare(work, self._open_pool().home)
         future: Future[T] = Future(self)
         slot = None
         try:
@@ -244,7 +244,7 @@ class Jobserver:
                 slot = self._admit(callbacks, deadline)
             else:
                 self._scan(callbacks)
-            self._starter.start(self._jobs, self._open_pool(), future, slot, prepared)
+            self._starter.start(self._jobs, future, slot, prepared)
         finally:
             # A job that was started has these now. Otherwise they must not stay with us for
             # as long as somebody keeps the traceback.

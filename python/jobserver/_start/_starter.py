@@ -14,23 +14,22 @@ if TYPE_CHECKING:
 class Starter:
     """Starts jobs by one method, for one Jobserver in one process."""
 
-    def prepare(self, work: Work, pool: _native.Pool) -> Any:
-        """Does all that can be done, and fail, before a slot is taken."""
+    def prepare(self, work: Work, home: str) -> Any:
+        """Does all that can be done, and fail, before a slot is taken. `home` is the pool's."""
         raise NotImplementedError
 
     def start(
         self,
         jobs: _native.Jobs,
-        pool: _native.Pool,
         future: Future[Any],
         slot: _native.Slot | None,
         prepared: Any,
     ) -> None:
-        """Starts a job on what `prepare` returned, and on this slot of the pool. In the job
-        itself, never returns."""
+        """Starts a job on what `prepare` returned, and on this slot. In the job itself,
+        never returns."""
         raise NotImplementedError
 
-    def descriptor(self, pool: _native.Pool) -> int | None:
+    def descriptor(self, home: str) -> int | None:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 

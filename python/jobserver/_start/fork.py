@@ -34,13 +34,12 @@ class Fork(Starter):
     def renewed(self) -> Fork:
         return Fork()
 
-    def prepare(self, work: Work, pool: _native.Pool) -> Work:
+    def prepare(self, work: Work, home: str) -> Work:
         return work
 
     def start(
         self,
         jobs: _native.Jobs,
-        pool: _native.Pool,
         future: Future[Any],
         slot: _native.Slot | None,
         prepared: Work,
@@ -57,22 +56,22 @@ class Fork(Starter):
             )
         owner = os.getpid()
         try:
-            channel = jobs.fork(future, slot, pool)
+            channel = jobs.fork(future, slot)
             if channel is not None:
-                _job.run(channel, self._load, pool, prepared)
+                _job.run(channel, self._load, jobs, prepared)
         except BaseException:
             if os.getpid() != owner:
                 os._exit(1)  # interrupted before or after its work: never on into the owner's
             raise
 
-    def _load(self, channel: _native.Channel, pool: _native.Pool, work: Work) -> Work:
+    def _load(self, channel: _native.Channel, jobs: _native.Jobs, work: Work) -> Work:
         """In the job: makes it one. Its work is there already."""
         self._identity.assume(f"Job-{self._count}", channel)
         if self._stdin is not None:
             # Two readers of one input would get half each.
             _native.nullify_stdin()
             sys.stdin = self._stdin
-        _pools.run_in(pool)
+        _pools.run_in(jobs.pool)
         if work.env:
             _job.apply_environment(work.env)
         return work

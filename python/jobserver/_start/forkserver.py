@@ -33,37 +33,36 @@ class ForkServer(Starter):
         # After a fork it is the parent's child: this process may use it, but not end it.
         return ForkServer(self._helper.fileno() if self._helper.running else None)
 
-    def descriptor(self, pool: _native.Pool) -> int:
-        self._start_helper(pool)
+    def descriptor(self, home: str) -> int:
+        self._start_helper(home)
         return self._helper.fileno()
 
-    def prepare(self, work: Work, pool: _native.Pool) -> launch.Launch:
+    def prepare(self, work: Work, home: str) -> launch.Launch:
         self._count += 1
-        return launch.dump("forkserver", f"Job-{self._count}", work, pool.home)
+        return launch.dump("forkserver", f"Job-{self._count}", work, home)
 
     def start(
         self,
         jobs: _native.Jobs,
-        pool: _native.Pool,
         future: Future[Any],
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
         try:
-            self._start_helper(pool)
+            self._start_helper(jobs.pool.home)
             try:
                 jobs.request(future, slot, self._helper, *prepared)
             except _native.ForkServerGone:
                 # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-                self._start_helper(pool)
+                self._start_helper(jobs.pool.home)
                 jobs.request(future, slot, self._helper, *prepared)
         finally:
             prepared[1].clear()
             del prepared  # a traceback that is kept must keep no descriptor
 
-    def _start_helper(self, pool: _native.Pool) -> None:
+    def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            self._helper.start(_helpers_command(pool.home))
+            self._helper.start(_helpers_command(home))
 
     def stop(self) -> None:
         self._helper.stop()

@@ -21,14 +21,13 @@ class Spawn(Starter):
     def renewed(self) -> Spawn:
         return Spawn()
 
-    def prepare(self, work: Work, pool: _native.Pool) -> launch.Launch:
+    def prepare(self, work: Work, home: str) -> launch.Launch:
         self._count += 1
-        return launch.dump("spawn", f"Job-{self._count}", work, pool.home)
+        return launch.dump("spawn", f"Job-{self._count}", work, home)
 
     def start(
         self,
         jobs: _native.Jobs,
-        pool: _native.Pool,
         future: Future[Any],
         slot: _native.Slot | None,
         prepared: launch.Launch,

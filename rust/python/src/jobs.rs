@@ -53,6 +53,8 @@ impl From<ExitStatus> for Death {
 pub(crate) struct Jobs {
     state: Mutex<State>,
     finished: Py<PyAny>,
+    /// The pool that its jobs run in; none once closed.
+    pool: Mutex<Option<Py<Pool>>>,
     /// Whether jobs go on when this process is killed.
     orphans_stay: bool,
 }
@@ -72,22 +74,31 @@ struct State {
 #[pymethods]
 impl Jobs {
     #[new]
-    fn new(finished: Py<PyAny>, orphans_stay: bool) -> Jobs {
-        Jobs { state: Mutex::default(), finished, orphans_stay }
+    fn new(finished: Py<PyAny>, pool: Py<Pool>, orphans_stay: bool) -> Jobs {
+        Jobs { state: Mutex::default(), finished, pool: Mutex::new(Some(pool)), orphans_stay }
+    }
+
+    /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody
+    /// keeps would keep the pool's descriptors open.
+    #[getter]
+    fn pool(&self, py: Python<'_>) -> PyResult<Py<Pool>> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
     }
 
     /// Forks a job. Returns None in the owner, and the job's channel in the job, which then
-    /// runs on this slot of `pool`.
+    /// runs on this slot.
+    #[pyo3(signature = (future, slot))]
     fn fork(
         &self,
         future: Bound<'_, PyAny>,
         slot: Option<&Bound<'_, Slot>>,
-        pool: &Bound<'_, Pool>,
     ) -> PyResult<Option<Channel>> {
         let _launching = self.begin_launch()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
         let lifeline = self.lifeline()?;
+        let pool = self.pool(future.py())?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
         // (With several threads another one may take the signal, and this still happen, as
@@ -266,7 +277,13 @@ impl Jobs {
             state.table.wake(); // what was waited for will not come any more
             state.table.abandon();
         }
-        Ok(state.closed)
+        let closed = state.closed;
+        drop(state); // before the pool, which is a Python object
+        if closed {
+            let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(pool);
+        }
+        Ok(closed)
     }
 
     /// Sends a signal to a job; harmless if it has ended.

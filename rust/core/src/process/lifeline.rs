@@ -25,6 +25,10 @@ struct Ends {
     _write: OwnedFd,
 }
 
+/// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
+/// has inherited it, and puts its own in its place.
+static HELD: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
 static ENDS: Mutex<Option<Ends>> = Mutex::new(None);
 
 fn ends() -> MutexGuard<'static, Option<Ends>> {
@@ -62,7 +66,9 @@ impl Lifeline {
     pub fn hang_on(lifeline: BorrowedFd<'_>) -> Result<()> {
         #[cfg(target_os = "linux")]
         if sys::linux() {
-            sys::kill_at_hang_up(lifeline).map_err(Error::system("cannot watch a job's owner"))?;
+            let held = sys::kill_at_hang_up(lifeline)
+                .map_err(Error::system("cannot watch a job's owner"))?;
+            *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
         }
         let _ = lifeline;
         Ok(())

@@ -177,11 +177,11 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
 }
 
 /// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
-/// gone already. The descriptor that serves for it stays open for good.
+/// gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]
-pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
     use rustix::event::{poll, PollFd, PollFlags, Timespec};
-    use rustix::fd::{AsRawFd, IntoRawFd};
+    use rustix::fd::AsRawFd;
     use rustix::fs::{open, Mode, OFlags};
     let path = format!("/proc/self/fd/{}", read_end.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -199,8 +199,7 @@ pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Resul
     if poll(&mut fds, Some(&Timespec::default()))? > 0 {
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
     }
-    let _ = own.into_raw_fd();
-    Ok(())
+    Ok(own)
 }
 
 /// Linux's number for it, which libc leaves out for some targets.
