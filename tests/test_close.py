@@ -127,7 +127,7 @@ def test_an_error_that_is_kept_keeps_no_descriptor_of_a_closed_jobserver(method:
         kept.append(blocked.value)
     go.release()
     with pytest.raises(CallbackRaised) as raised:
-        js.submit(nothing)
+        running.wait()
     kept.append(raised.value)
     js.close()
     assert (children(), descriptors()) == before

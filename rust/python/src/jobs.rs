@@ -68,6 +68,8 @@ struct State {
     untold: VecDeque<News>,
     /// The threads that have a launch under way; see [`Launching`].
     launching: Vec<ThreadId>,
+    /// What the jobs hang on, once there have been any.
+    lifeline: Option<Lifeline>,
     closed: bool,
 }
 
@@ -276,6 +278,7 @@ impl Jobs {
             state.closed = true;
             state.table.wake(); // what was waited for will not come any more
             state.table.abandon();
+            state.lifeline = None;
         }
         let closed = state.closed;
         drop(state); // before the pool, which is a Python object
@@ -532,8 +535,12 @@ impl Jobs {
 
     /// What a new job is to hang on to, if it is to.
     fn lifeline(&self) -> PyResult<Option<Lifeline>> {
-        let wanted = !self.orphans_stay;
-        wanted.then(Lifeline::of_this_process).transpose().map_err(to_python)
+        if self.orphans_stay {
+            return Ok(None);
+        }
+        let lifeline = Lifeline::of_this_process().map_err(to_python)?;
+        self.state().lifeline = Some(lifeline.clone());
+        Ok(Some(lifeline))
     }
 
     /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to
@@ -541,6 +548,7 @@ impl Jobs {
     fn abandon(&self) {
         let mut state = self.state();
         state.table.abandon();
+        state.lifeline = None;
         std::mem::forget(std::mem::take(&mut state.futures));
     }
 }

@@ -12,54 +12,55 @@ use crate::error::{Error, Result};
 use crate::sys;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{getpid, Pid};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The reading end of a lifeline, for jobs to hang on to.
+/// The lifeline of a process. It lasts for as long as somebody has it, so that a process
+/// without jobs need have none.
 #[derive(Debug, Clone)]
-pub struct Lifeline(Arc<OwnedFd>);
+pub struct Lifeline(Arc<Ends>);
 
 #[derive(Debug)]
 struct Ends {
     owner: Pid,
-    lifeline: Lifeline,
-    _write: OwnedFd,
+    read: OwnedFd,
+    /// None in a forked child.
+    write: Mutex<Option<OwnedFd>>,
 }
 
 /// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
 /// has inherited it, and puts its own in its place.
 static HELD: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
-static ENDS: Mutex<Option<Ends>> = Mutex::new(None);
+static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());
 
-fn ends() -> MutexGuard<'static, Option<Ends>> {
-    ENDS.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lifeline {
-    /// This process's own, made when it is first wanted.
+    /// This process's own: there is at most one at a time.
     pub fn of_this_process() -> Result<Lifeline> {
-        let mut ends = ends();
-        if let Some(ends) = ends.as_ref().filter(|ends| ends.owner == getpid()) {
-            return Ok(ends.lifeline.clone());
+        let mut current = lock(&CURRENT);
+        if let Some(ends) = current.upgrade().filter(|ends| ends.owner == getpid()) {
+            return Ok(Lifeline(ends));
         }
         let (read, write) = sys::pipe().map_err(Error::system("cannot start a job"))?;
-        let lifeline = Lifeline(Arc::new(read));
-        *ends = Some(Ends { owner: getpid(), lifeline: lifeline.clone(), _write: write });
-        Ok(lifeline)
+        let ends = Arc::new(Ends { owner: getpid(), read, write: Mutex::new(Some(write)) });
+        *current = Arc::downgrade(&ends);
+        Ok(Lifeline(ends))
     }
 
     /// In a forked child, as soon as may be: lets go of what it has of its parent's lifeline,
     /// which would otherwise outlast the parent.
     pub fn forget_parents() {
-        let mut ends = ends();
-        if ends.as_ref().is_some_and(|ends| ends.owner != getpid()) {
-            *ends = None;
+        if let Some(ends) = lock(&CURRENT).upgrade().filter(|ends| ends.owner != getpid()) {
+            *lock(&ends.write) = None;
         }
     }
 
     /// The descriptor, to be sent to a job.
     pub fn as_descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.read.as_fd()
     }
 
     /// In a job: from now on, this process ends when its owner does.
@@ -68,7 +69,7 @@ impl Lifeline {
         if sys::linux() {
             let held = sys::kill_at_hang_up(lifeline)
                 .map_err(Error::system("cannot watch a job's owner"))?;
-            *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+            *lock(&HELD) = Some(held);
         }
         let _ = lifeline;
         Ok(())
