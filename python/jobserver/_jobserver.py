@@ -55,7 +55,8 @@ class Jobserver:
         waiting: what becomes of a job's slot while the job waits for jobs of its own: with
             "hold" it keeps it, with "yield" it gives it to whoever is next, and takes one
             again before it goes on.
-        orphans: what becomes of jobs whose owner is killed: they "end" too, or are to "keep" running.
+        orphans: what becomes of jobs whose owner is killed: "end" ends them too, "keep"
+            lets them run on.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
@@ -435,9 +436,7 @@ def _left(deadline: float | None, complaint: str) -> float | None:
     return left
 
 
-def _rebuild(
-    key: str, method: str, home: str, helper: Any | None, *ways: bool
-) -> Jobserver:
+def _rebuild(key: str, method: str, home: str, helper: Any | None, *ways: bool) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
     fd = None if helper is None else helper.detach()
     try:

@@ -97,6 +97,9 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
     })
 }
 
+/// What to run, the descriptors passed, the slot to adopt.
+type ToldToRun = (Py<PyAny>, Vec<RawFd>, u64);
+
 /// The job's end of its channel.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Channel {
@@ -123,9 +126,8 @@ impl Channel {
         self.channel.as_descriptor().as_raw_fd()
     }
 
-    /// Waits for the launch: (what to run, the descriptors passed, the slot to adopt). None
-    /// if the owner is gone, or gave up.
-    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Vec<RawFd>, u64)>> {
+    /// Waits for the launch. None if the owner is gone, or gave up.
+    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<ToldToRun>> {
         let mut slot = 0;
         loop {
             let frame = py.detach(|| match self.helper {

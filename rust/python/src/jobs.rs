@@ -76,8 +76,9 @@ struct State {
 #[pymethods]
 impl Jobs {
     #[new]
-    fn new(finished: Py<PyAny>, pool: Py<Pool>, orphans_stay: bool) -> Jobs {
-        Jobs { state: Mutex::default(), finished, pool: Mutex::new(Some(pool)), orphans_stay }
+    #[pyo3(signature = (finished, pool, orphans_stay))]
+    fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool) -> Jobs {
+        Jobs { state: Mutex::default(), finished, pool: Mutex::new(pool), orphans_stay }
     }
 
     /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody

@@ -29,6 +29,7 @@ struct Ends {
 
 /// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
 /// has inherited it, and puts its own in its place.
+#[cfg(target_os = "linux")]
 static HELD: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());

@@ -165,6 +165,11 @@ pub(crate) fn linux() -> bool {
     *LINUX.get_or_init(|| std::env::var_os("JOBSERVER_PORTABLE").is_none_or(|v| v != "1"))
 }
 
+#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
+pub(crate) const fn linux() -> bool {
+    false
+}
+
 /// Makes a named pipe that only this user may open.
 pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;

@@ -19,6 +19,7 @@ pub(crate) const WORD: usize = 8;
 /// A file mapped into this process, seen as words that change under everybody's eyes.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     file: OwnedFd,
     start: NonNull<AtomicU64>,
     words: usize,
