@@ -1,0 +1,283 @@
+"""Slots shared with GNU Make: as its client in a recipe, and as its server in a job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from conftest import DEADLINE
+from spans import RECORD, most_at_once
+
+from jobserver import Jobserver
+
+TESTS = str(Path(__file__).parent)
+
+
+def found() -> dict[str, str]:
+    """The makes of this machine by version: the system's, and that of the package gnumake."""
+    places = [shutil.which("make", path="/usr/bin:/bin:/usr/local/bin")]
+    places.append(shutil.which("make", path=str(Path(sys.executable).parent)))
+    makes = {}
+    for make in filter(None, places):
+        words = subprocess.run([make, "--version"], capture_output=True, text=True).stdout.split()
+        makes[words[2]] = make
+    return makes
+
+
+MAKES = found()
+#: From 4.4 on, make has two styles.
+WAYS = [(version, []) for version in MAKES] + [
+    (version, ["--jobserver-style=pipe"]) for version in MAKES if version >= "4.4"
+]
+
+
+@pytest.fixture(autouse=True)
+def not_below_another_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: " ".join([way[0], *way[1]]))
+def make(request: pytest.FixtureRequest) -> list[str]:
+    """A make with its style."""
+    version, style = request.param
+    return [MAKES[version], *style]
+
+
+RECIPE = f"""
+import os, sys
+sys.path.insert(0, {TESTS!r})
+import spans
+from jobserver import Jobserver
+
+def main(method):
+    with Jobserver(method) as js:
+        for future in [js(spans.record, os.environ["LOG"]) for _ in range(4)]:
+            future.result()
+"""
+
+
+def run_make(
+    tmp_path: Path, make: list[str], recipe: str, *argv: str, targets: str = "a b", plus: str = "+"
+) -> str:
+    """Runs a recipe's program for each target. What make and the recipes complained of."""
+    program = f'{recipe}\nif __name__ == "__main__":\n    main(*sys.argv[1:])\n'
+    (tmp_path / "recipe.py").write_text(program)
+    makefile = f"all: {targets}\n.PHONY: all {targets}\n{targets}:\n\t{plus}@$(RECIPE)\n"
+    (tmp_path / "Makefile").write_text(makefile)
+    command = f"RECIPE={sys.executable} {tmp_path / 'recipe.py'} {' '.join(argv)}"
+    done = subprocess.run(
+        [*make, "-C", str(tmp_path), "--no-print-directory", command, "-j2"],
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_recipes_share_the_slots_of_make_and_give_them_back(
+    tmp_path: Path, log: Path, make: list[str], method: str
+) -> None:
+    # make itself complains at its end if a token is missing or there is one too many.
+    assert run_make(tmp_path, make, RECIPE, method) == ""
+    most, count = most_at_once(log)
+    assert (most <= 2, count) == (True, 8)
+
+
+NESTED = f"""
+import os, sys
+sys.path.insert(0, {TESTS!r})
+import spans
+from jobserver import Jobserver
+
+def tree(js, depth):
+    if depth == 0:
+        return spans.record(os.environ["LOG"])
+    for future in [js(tree, js, depth - 1) for _ in range(2)]:
+        future.result()
+
+def main(waiting):
+    with Jobserver("fork", waiting=waiting) as js:
+        tree(js, 3)
+"""
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+def test_nested_work_in_recipes_ends_and_keeps_to_the_slots_of_make(
+    tmp_path: Path, log: Path, make: list[str], waiting: str
+) -> None:
+    assert run_make(tmp_path, make, NESTED, waiting) == ""
+    most, count = most_at_once(log)
+    assert (most <= 2, count) == (True, 16)
+
+
+FAILING = f"""
+import os, sys
+sys.path.insert(0, {TESTS!r})
+import spans
+from jobserver import Jobserver
+
+def main():
+    js = Jobserver("fork")
+    js(spans.record, os.environ["LOG"])
+    js(spans.record, os.environ["LOG"])
+    raise SystemExit(3)
+"""
+
+
+def test_a_recipe_that_fails_gives_back_what_it_has(
+    tmp_path: Path, log: Path, make: list[str]
+) -> None:
+    complaints = run_make(tmp_path, make, FAILING, targets="a")
+    assert "Error 3" in complaints
+    assert "token" not in complaints
+
+
+FLAGS = """
+import fcntl, os, sys
+from jobserver import Jobserver
+from jobserver._native import pool_in_force
+
+def main():
+    auth, _, _ = pool_in_force([os.environ["MAKEFLAGS"]])
+    fds = [] if auth.startswith("fifo:") else [int(fd) for fd in auth.split(",")]
+    before = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds]
+    with Jobserver("fork") as js:
+        js(int).result()
+        assert [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds] == before
+"""
+
+
+def test_the_ends_of_makes_pipe_stay_as_they_are(tmp_path: Path, make: list[str]) -> None:
+    assert run_make(tmp_path, make, FLAGS) == ""
+
+
+ALONE = """
+import sys
+from jobserver import Jobserver
+
+def main():
+    with Jobserver("fork") as js:
+        print(js(int, "7").result() + js(int, "7").result(), file=sys.stderr)
+"""
+
+
+def test_a_recipe_that_make_has_not_opened_its_pool_to_is_warned_and_works(
+    tmp_path: Path,
+) -> None:
+    complaints = run_make(tmp_path, [MAKES[min(MAKES)]], ALONE, targets="a", plus="")
+    assert complaints.count("RuntimeWarning") == 1
+    assert "put `+` before the command" in complaints
+    assert complaints.splitlines()[-1] == "14"
+
+
+def tell(directory: Path, **pipes: int) -> Iterator[tuple[str, str]]:
+    yield "--jobserver-auth=3,4 --jobserver-auth=-2,-2", "make has a pool of slots but"
+    yield "--jobserver-auth=sem:what", "unknown way"
+    yield f"--jobserver-auth=fifo:{directory}/none", "not there"
+    yield f"--jobserver-auth=fifo:{directory}", "not there"
+    yield "--jobserver-auth=1000,1001", "are closed"
+    yield f"--jobserver-fds={pipes['file']},{pipes['file']}", "something else"
+    yield f"--jobserver-auth={pipes['write']},{pipes['read']}", "something else"
+
+
+def test_a_pool_that_is_not_there_is_told_of_once_and_one_of_our_own_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (read, write), file = os.pipe(), os.open(__file__, os.O_RDONLY)
+    try:
+        for flags, complaint in tell(tmp_path, read=read, write=write, file=file):
+            monkeypatch.setenv("MAKEFLAGS", f" -j9 {flags}")
+            with pytest.warns(RuntimeWarning, match=complaint) as warned, Jobserver("fork") as js:
+                assert js.slots != 9
+                assert js(int, 7).result() == 7
+            assert [warning.filename for warning in warned] == [__file__]
+    finally:
+        for fd in (read, write, file):
+            os.close(fd)
+
+
+def test_no_other_options_of_make_are_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "kn -j9 -- X=--jobserver-auth=3,4")
+    with Jobserver("fork") as js:
+        assert js.slots == os.cpu_count() or js.slots < 9
+
+
+# Below a job of ours
+
+
+def join() -> tuple[int, str]:
+    js = Jobserver()
+    return js.slots, js(os.getcwd).result()
+
+
+def test_a_library_deep_in_a_job_joins_the_pool_without_a_handle(
+    method: str, make_jobserver: Any
+) -> None:
+    js = make_jobserver(slots=1)
+    assert js(join).result() == (1, os.getcwd())
+    assert js._pool.free() == 1
+
+
+def test_a_pool_of_its_own_is_made_when_a_job_asks_for_so_many_slots(js: Jobserver) -> None:
+    def own() -> int:
+        with Jobserver("fork", slots=5) as other:
+            return other.slots
+
+    if js.context.get_start_method() == "fork":
+        assert js(own).result() == 5
+
+
+def run_program(text: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=DEADLINE
+    )
+    return done.stdout + done.stderr
+
+
+BELOW = """
+from jobserver import Jobserver
+with Jobserver("fork") as js:
+    print(js.slots, [js(int, n).result() for n in range(3)])
+"""
+
+
+def test_a_program_below_a_job_shares_the_slots_and_uses_the_jobs_own_first(
+    make_jobserver: Any,
+) -> None:
+    js = make_jobserver(slots=1)
+    assert js(run_program, BELOW).result() == "1 [0, 1, 2]\n"
+    assert js._pool.free() == 1
+
+
+def make_all(make: str, directory: str) -> str:
+    """Runs make without a number of jobs of its own. What it complained of."""
+    return subprocess.run(
+        [make, "-C", directory, "-s"], capture_output=True, text=True, timeout=DEADLINE
+    ).stderr
+
+
+@pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
+def test_makes_below_jobs_never_run_more_than_there_are_slots(
+    tmp_path: Path, log: Path, version: str, make_jobserver: Any
+) -> None:
+    targets = " ".join("abcdef")
+    (tmp_path / "Makefile").write_text(f"all: {targets}\n{targets}:\n\t@{RECORD}\n")
+    js = make_jobserver(slots=3)
+    makes = [js(make_all, MAKES[version], str(tmp_path)) for _ in range(2)]
+    assert [future.result() for future in makes] == ["", ""]
+    most, count = most_at_once(log)
+    assert (most <= 3, count) == (True, 12)
+    assert js._pool.free() == 3
