@@ -260,6 +260,8 @@ impl Ledger {
     pub(crate) fn launch(&self, tenure: Tenure) {
         let ours = self.holder(tenure.index);
         if ours.generation == tenure.generation && ours.is(getpid()) {
+            // Not who claimed the entry, if that was handed over to us with its slot.
+            self.field(tenure.index, OWNER).store(Named::me().pid_bits().into(), IN_ORDER);
             self.change_holder(tenure.index, ours, Holder { launching: true, ..ours });
         }
     }
@@ -371,6 +373,8 @@ impl Ledger {
         let never_adopted = holder.launching && holder.is(getpid());
         let died = ended.is_some_and(|job| holder.is(job));
         if holder.generation == tenure.generation && (never_adopted || died) {
+            // If it is lent and cannot be taken over yet, we shall hear no more of it.
+            self.field(tenure.index, OWNER).store(0, IN_ORDER);
             self.take_over(tenure.index, holder, pipe);
         }
     }
