@@ -292,6 +292,10 @@ impl Ledger {
 
     /// Gives one entry back. Returns the lender's, if that is now for us to give back.
     fn give_back_one(&self, tenure: Tenure, pipe: &TokenPipe) -> Option<Tenure> {
+        let holder = self.holder(tenure.index);
+        if holder.generation != tenure.generation || !holder.is(getpid()) {
+            return None; // whoever has it now, it is theirs
+        }
         if self.pass_on(tenure) {
             return None;
         }

@@ -48,10 +48,10 @@ impl OwnSlot {
             return Ok(true);
         }
         let Some(free) = pool.try_take()? else { return Ok(self.runs()) };
-        match &self.slot {
-            Some(lent) if lent.is_ours() && !lent.pass_on() => {} // it has just come back: the free one is too many
-            _ => self.slot = Some(free),
-        }
+        let came_back = self.slot.as_mut().is_some_and(|lent| lent.is_ours() && !lent.pass_on());
+        if !came_back {
+            self.slot = Some(free);
+        } // else it has done so this very moment, and the free one is too many
         Ok(true)
     }
 

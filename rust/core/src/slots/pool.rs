@@ -369,8 +369,12 @@ impl Slot {
     }
 
     /// Leaves it for good to the job that has borrowed it. False if it has just come back.
-    pub(crate) fn pass_on(&self) -> bool {
-        self.part.ledger.pass_on(self.tenure)
+    pub(crate) fn pass_on(&mut self) -> bool {
+        let passed_on = self.part.ledger.pass_on(self.tenure);
+        if passed_on {
+            self.taker = None; // by the time of our drop, the entry may be another's
+        }
+        passed_on
     }
 
     /// What names the slot to the job that is launched on it: see [`Pool::adopt`].
