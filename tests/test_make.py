@@ -31,7 +31,7 @@ def found() -> dict[str, str]:
 
 MAKES = found()
 #: From 4.4 on, make has two styles.
-WAYS = [(version, []) for version in MAKES] + [
+WAYS: list[tuple[str, list[str]]] = [(version, []) for version in MAKES] + [
     (version, ["--jobserver-style=pipe"]) for version in MAKES if version >= "4.4"
 ]
 
@@ -267,6 +267,40 @@ def make_all(make: str, directory: str) -> str:
     return subprocess.run(
         [make, "-C", directory, "-s"], capture_output=True, text=True, timeout=DEADLINE
     ).stderr
+
+
+def make_all_with(js: Jobserver, make: str, directory: str) -> str:
+    """The same, for a make that shares slots only by descriptors that it inherits."""
+    return subprocess.run(
+        [make, "-C", directory, "-s"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        pass_fds=js.pass_fds,
+    ).stderr
+
+
+@pytest.mark.parametrize("version", MAKES)
+def test_any_make_shares_the_slots_of_a_pool_in_pipe_style(
+    tmp_path: Path, log: Path, version: str, method: str
+) -> None:
+    targets = " ".join("abcdef")
+    (tmp_path / "Makefile").write_text(f"all: {targets}\n{targets}:\n\t@{RECORD}\n")
+    with Jobserver(method, 3, style="pipe") as js:
+        makes = [js(make_all_with, js, MAKES[version], str(tmp_path)) for _ in range(2)]
+        assert [future.result() for future in makes] == ["", ""]
+        most, count = most_at_once(log)
+        assert (most <= 3, count) == (True, 12)
+        assert js(run_program_with, js, BELOW).result() == "3 [0, 1, 2]\n"
+        assert js._pool is not None and js._pool.free() == 3
+
+
+def run_program_with(js: Jobserver, text: str) -> str:
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, pass_fds=js.pass_fds
+    )
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])

@@ -57,6 +57,8 @@ class Jobserver:
             again before it goes on.
         orphans: what becomes of jobs whose owner is killed: "end" ends them too, "keep"
             lets them run on.
+        style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo" or, for make before
+            4.4, as a "pipe", whose descriptors programs below must inherit: see `pass_fds`.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
@@ -79,13 +81,17 @@ class Jobserver:
         *,
         waiting: str = "hold",
         orphans: str = "end",
+        style: str = "fifo",
     ) -> None:
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
+        by_pipe = _arguments.choice(style, "style", ("fifo", "pipe")) == "pipe"
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots))
+            if by_pipe:
+                pool.set_pipe_style()
         _job.jobserver_pid = os.getpid()  # which has homes to remove at its end
         self._set_up(chosen, pool, uuid.uuid4().hex, None, yields, stay)
 
@@ -151,6 +157,12 @@ class Jobserver:
     def context(self) -> BaseContext:
         """The multiprocessing context: its locks and queues suit this Jobserver's jobs."""
         return self._context
+
+    @property
+    def pass_fds(self) -> tuple[int, ...]:
+        """In a job: what a program below must inherit to share the slots, for `pass_fds` of
+        :class:`subprocess.Popen`. Empty where the pool is a fifo."""
+        return () if _pools.own_fds is None else _pools.own_fds
 
     def __repr__(self) -> str:
         method = self._context.get_start_method()

@@ -18,6 +18,9 @@ _opened: dict[str, _native.Pool] = {}
 #: In a job: the pool that it was started in, and runs on a slot of (or, with `consume=0`, not).
 own: _native.Pool | None = None
 
+#: Its descriptors for programs below, where MAKEFLAGS names descriptors.
+own_fds: tuple[int, int] | None = None
+
 
 def opened(home: str) -> _native.Pool:
     """The pool with this home. One object for a process: it knows the slot that we run on."""
@@ -33,7 +36,7 @@ def in_force() -> _native.Pool | None:
     values = [os.environ[name] for name in _VARIABLES if name in os.environ]
     auth, jobs, why = _native.pool_in_force(values)
     if auth is not None:
-        if own is not None and own.auth == auth:
+        if own is not None and auth in (own.auth, ",".join(map(str, own_fds or ()))):
             return own
         try:
             if auth not in _joined:
@@ -54,9 +57,9 @@ def remove_homes() -> None:
 
 def run_in(pool: _native.Pool) -> None:
     """In a new job: this is the pool in force, for us and for every program below."""
-    global own
-    own = pool
+    global own, own_fds
+    own, own_fds = pool, pool.inheritable()
     for name in ("MAKEFLAGS", "CARGO_MAKEFLAGS"):
         # cargo's own comes before make's, wherever there is one.
         if name == "MAKEFLAGS" or name in os.environ:
-            os.environ[name] = pool.makeflags(os.environ.get(name, ""))
+            os.environ[name] = pool.makeflags(os.environ.get(name, ""), own_fds)

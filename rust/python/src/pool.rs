@@ -82,9 +82,21 @@ impl Pool {
         self.pool.home().as_os_str()
     }
 
-    /// MAKEFLAGS for a job, by what it is so far.
-    fn makeflags(&self, existing: OsString) -> OsString {
-        export(Some(&existing), self.pool.auth(), self.pool.slots())
+    /// Has MAKEFLAGS name descriptors in jobs, not the fifo.
+    fn set_pipe_style(&self) {
+        self.pool.set_pipe_style();
+    }
+
+    /// The descriptors for MAKEFLAGS to name, if it is to name any; opened for that.
+    fn inheritable(&self) -> PyResult<Option<(RawFd, RawFd)>> {
+        self.pool.inheritable().map_err(to_python)
+    }
+
+    /// MAKEFLAGS for a job, by what it is so far, naming these descriptors if there are any.
+    #[pyo3(signature = (existing, fds))]
+    fn makeflags(&self, existing: OsString, fds: Option<(RawFd, RawFd)>) -> OsString {
+        let by_fds = fds.map(|(read, write)| Auth::Pipe { read, write });
+        export(Some(&existing), by_fds.as_ref().unwrap_or(self.pool.auth()), self.pool.slots())
     }
 
     /// In a job: takes over the slot that it was launched on, by the word that came with its

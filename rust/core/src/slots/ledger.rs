@@ -10,7 +10,7 @@
 //! Not here: who runs on which slot and why (`slots::pool`, `slots::own`).
 //!
 //! ```text
-//! file   = magic slots waiters used ... table entry*          (words of 8 bytes)
+//! file   = magic slots waiters used style ... table entry*          (words of 8 bytes)
 //! table  = the 256 possible bytes of a token, at offset 256; never changed
 //! entry  = holder token sending lender borrower owner - -
 //! ```
@@ -34,6 +34,7 @@ const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x01");
 const SLOTS: usize = 1;
 const WAITERS: usize = 2;
 const USED: usize = 3;
+const STYLE: usize = 4;
 const TABLE: usize = 256 / WORD;
 const FIRST_ENTRY: usize = 512 / WORD;
 const WORDS: usize = FIRST_ENTRY + ENTRIES * ENTRY;
@@ -168,6 +169,11 @@ impl Ledger {
 
     pub(crate) fn slots(&self) -> usize {
         self.memory.word(SLOTS).load(IN_ORDER) as usize
+    }
+
+    /// 1 if MAKEFLAGS is to name the pool's pipe by descriptors.
+    pub(crate) fn style(&self) -> &AtomicU64 {
+        self.memory.word(STYLE)
     }
 
     /// How many processes are asleep until a slot is free; they want to hear of new holders.

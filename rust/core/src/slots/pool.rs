@@ -6,14 +6,14 @@ use crate::slots::ledger::{Held, Ledger, Tenure};
 use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
-use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::process::{getpid, Pid};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -89,12 +89,8 @@ impl Pool {
     /// of its slots: that one is the *implicit* slot, which has no byte in the pipe. `slots`
     /// is used where the pool itself does not say how many it has.
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
-        let ours = match auth {
-            Auth::Fifo(fifo) => fifo.parent().filter(|home| home.join("ledger").exists()),
-            Auth::Pipe { .. } => None,
-        };
-        let part = match ours {
-            Some(home) => Part::open(Home::of(home), false)?,
+        let part = match home_of(auth) {
+            Some(home) => Part::open(Home::of(&home), false)?,
             None => Part::foreign(auth, slots)?,
         };
         let implicit = Part::new(1, true)?;
@@ -174,7 +170,31 @@ impl Pool {
         self.parts().for_each(|part| part.home.remove());
     }
 
-    /// How MAKEFLAGS names it.
+    /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
+    /// inherit, for programs that know no fifo (make before 4.4).
+    pub fn set_pipe_style(&self) {
+        self.part.ledger.style().store(1, IN_ORDER);
+    }
+
+    /// The two ends for MAKEFLAGS to name, if it is to name descriptors: (read, write). For a
+    /// pool of ours they are opened for that, and left open for every program below.
+    pub fn inheritable(&self) -> Result<Option<(RawFd, RawFd)>> {
+        if let Auth::Pipe { read, write } = self.part.auth {
+            return Ok(Some((read, write)));
+        }
+        if self.part.ledger.style().load(IN_ORDER) == 0 {
+            return Ok(None);
+        }
+        // Blocking, as make wants it. To read and write, or the opening would wait.
+        let end = || {
+            rustix::fs::open(self.part.home.fifo(), OFlags::RDWR, Mode::empty())
+                .map(IntoRawFd::into_raw_fd)
+                .map_err(Error::system("cannot open the pool to programs below"))
+        };
+        Ok(Some((end()?, end()?)))
+    }
+
+    /// How MAKEFLAGS names it to those who know a fifo.
     pub fn auth(&self) -> &Auth {
         &self.part.auth
     }
@@ -297,6 +317,17 @@ impl Part {
             let _ = ring();
         }
     }
+}
+
+/// The home of the pool that is named in this way, if it is one of ours.
+fn home_of(auth: &Auth) -> Option<PathBuf> {
+    let fifo = match auth {
+        Auth::Fifo(fifo) => fifo.clone(),
+        // Only Linux tells what an open fifo's name is.
+        Auth::Pipe { read, .. } => std::fs::read_link(format!("/proc/self/fd/{read}")).ok()?,
+    };
+    let home = fifo.parent()?;
+    home.join("ledger").exists().then(|| home.to_owned())
 }
 
 /// A sleep of one thread until a slot may be free; over when it is dropped.
