@@ -11,8 +11,15 @@ noticed, and callbacks issued, inside the calls that the caller makes.
 Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
 """
 
-from ._exceptions import Blocked, CallbackRaised, SubmissionDied
+from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 from ._future import Future
 from ._jobserver import Jobserver
 
-__all__ = ["Blocked", "CallbackRaised", "Future", "Jobserver", "SubmissionDied"]
+__all__ = [
+    "Blocked",
+    "CallbackRaised",
+    "Future",
+    "Jobserver",
+    "SubmissionDied",
+    "TimeLimitExceeded",
+]

@@ -103,6 +103,20 @@ def deadline(timeout: Any) -> float | None:
     return time.monotonic() + max(0.0, _seconds(timeout, "timeout"))
 
 
+def seconds(value: Any, name: str) -> float:
+    number = _seconds(value, name)
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+    return number
+
+
+def time_limit(value: Any) -> float:
+    seconds = _seconds(value, "time_limit")
+    if not seconds > 0:
+        raise ValueError(f"time_limit must be greater than 0, not {value!r}")
+    return seconds
+
+
 def function(value: Any, name: str = "fn") -> Callable[..., Any]:
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")

@@ -69,6 +69,21 @@ class SubmissionDied(Exception):
         return type(self), (self.pid, self.exitcode, self.signal, self._text)
 
 
+class TimeLimitExceeded(SubmissionDied):
+    """A job was ended because it ran for longer than its ``time_limit``.
+
+    Attributes:
+        time_limit: the limit, in seconds.
+    """
+
+    def __init__(self, pid: int, signal: int, time_limit: float) -> None:
+        super().__init__(pid, None, signal, f"ran for longer than its {time_limit:g} seconds")
+        self.time_limit = time_limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.pid, self.signal, self.time_limit)
+
+
 def advised(error: OSError, doing: str) -> OSError:
     """The same refusal of the system's, saying what was being done and what to do about it."""
     advice = _native.advice(error.errno or 0)

@@ -22,7 +22,7 @@ from typing import (
 )
 
 from . import _arguments, _native, _result
-from ._exceptions import Blocked, CallbackRaised, SubmissionDied
+from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -54,10 +54,12 @@ class Future(Generic[T]):
         "_outcome",
         "_owner",
         "_pid",
+        "_time_limit",
     )
 
-    def __init__(self, jobserver: Jobserver) -> None:
+    def __init__(self, jobserver: Jobserver, time_limit: float | None) -> None:
         self._jobserver = jobserver
+        self._time_limit = time_limit
         self._owner = jobserver._pid
         self._pid = 0
         self._job = 0
@@ -119,6 +121,27 @@ class Future(Generic[T]):
                 js._jobs.signal(self._job, number)
         return js._wait_for(self, timeout)
 
+    def kill(self, *, grace: float = 5.0) -> None:
+        """Ends the job and everything that it has started, programs of its shells included.
+
+        All of them are asked first, by SIGTERM; what has not ended `grace` seconds later is
+        killed. Returns when the job has finished, which is mostly as SubmissionDied: a job
+        that handles SIGTERM may still send its result. Harmless if it has finished already.
+
+        Args:
+            grace: seconds; 0 kills at once.
+
+        Raises:
+            CallbackRaised: a callback that was due has raised.
+        """
+        seconds = _arguments.seconds(grace, "grace")
+        if self._owner != os.getpid():
+            self._wait_elsewhere()
+        self._jobserver._scan()
+        if self._outcome is None:
+            self._jobserver._jobs.kill(self._job, seconds)
+        self._jobserver._wait_for(self, None)
+
     def _wait_elsewhere(self) -> bool:
         """In a process that was forked from the owner's: what was finished by then stays so."""
         if self._outcome is None:
@@ -166,6 +189,8 @@ class Future(Generic[T]):
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
         if isinstance(outcome, _native.Death):
+            if self._time_limit is not None and outcome.signal == _native.TIME_LIMIT:
+                return None, TimeLimitExceeded(self._pid, outcome.signal, self._time_limit)
             died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, outcome.text)
             return None, died
         if isinstance(outcome, BaseException):

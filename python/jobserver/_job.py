@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import signal
 import sys
 import threading
 from multiprocessing.process import BaseProcess
@@ -100,6 +101,10 @@ def run(channel: _native.Channel, load: Callable[..., Work], *how: Any) -> NoRet
 def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ...]) -> int:
     try:
         work = load(channel, *how)
+        if work.time_limit is not None:
+            # What the owner does at this signal is not for us.
+            signal.signal(_native.TIME_LIMIT, signal.SIG_DFL)
+            _native.end_after(work.time_limit)
         if work.preexec_fn is None:
             value = work.fn(*work.args, **work.kwargs)
         else:

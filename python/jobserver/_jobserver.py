@@ -206,6 +206,7 @@ class Jobserver:
         env: Environment = (),
         preexec_fn: Callable[[], Any] | None = None,
         sleep_fn: Callable[[], float | None] | None = None,
+        time_limit: float | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Runs ``fn(*args, **kwargs)`` in a process of its own, as soon as there is a slot.
@@ -219,6 +220,9 @@ class Jobserver:
                 `fn` runs within it.
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
                 be asked again after that many seconds. No slot is held meanwhile.
+            time_limit: after how many seconds of running the job is ended, though its owner
+                may be busy; its Future then has TimeLimitExceeded. Programs that the job has
+                started go on.
             timeout: how many seconds to wait for a slot; None waits for ever.
 
         Raises:
@@ -242,13 +246,14 @@ class Jobserver:
             fn if callable(fn) else _arguments.function(fn),
             args if type(args) is tuple else _arguments.positional(args),
             kwargs if kwargs == {} else _arguments.keywords(kwargs),
+            None if time_limit is None else _arguments.time_limit(time_limit),
         )
         if self._pool is None or self._pid != os.getpid():
             self._open_pool()
         if timeout is not None and timeout <= 0 and consume:
             self._refuse_early(callbacks)
         prepared = self._starter.prepare(work, self._open_pool().home)
-        future: Future[T] = Future(self)
+        future: Future[T] = Future(self, work.time_limit)
         slot = None
         try:
             if gate is not None:

@@ -6,6 +6,7 @@ from typing import Any, Sequence, final
 __all__ = [
     "INLINE",
     "MAX_SLOTS",
+    "TIME_LIMIT",
     "Channel",
     "Death",
     "Descriptors",
@@ -17,7 +18,9 @@ __all__ = [
     "Server",
     "Slot",
     "advice",
+    "end_after",
     "forget_lifeline",
+    "gather",
     "nullify_stdin",
     "pool_in_force",
     "usable_cpus",
@@ -25,9 +28,12 @@ __all__ = [
 
 INLINE: int
 MAX_SLOTS: int
+TIME_LIMIT: int
 
 def usable_cpus() -> int: ...
 def nullify_stdin() -> None: ...
+def end_after(seconds: float) -> None: ...
+def gather() -> None: ...
 def forget_lifeline() -> None: ...
 def pool_in_force(values: Sequence[str]) -> tuple[str | None, int | None, str | None]: ...
 def advice(errno: int) -> str | None: ...
@@ -124,6 +130,7 @@ class Jobs:
     def wait(
         self, handled: int, pool: Pool | None, timeout: float | None, yield_to: Pool | None
     ) -> None: ...
+    def kill(self, job: int, grace: float) -> None: ...
     def signal(self, job: int, signal: int) -> None: ...
 
 @final

@@ -59,6 +59,7 @@ def run_in(pool: _native.Pool) -> None:
     """In a new job: this is the pool in force, for us and for every program below."""
     global own, own_fds
     own, own_fds = pool, pool.inheritable()
+    _native.gather()  # so that Future.kill finds all that we shall have started
     for name in ("MAKEFLAGS", "CARGO_MAKEFLAGS"):
         # cargo's own comes before make's, wherever there is one.
         if name == "MAKEFLAGS" or name in os.environ:

@@ -14,7 +14,7 @@ from ._arguments import Changes
 class Work:
     """Everything about one submission that concerns its job."""
 
-    __slots__ = ("args", "env", "fn", "kwargs", "preexec_fn")
+    __slots__ = ("args", "env", "fn", "kwargs", "preexec_fn", "time_limit")
 
     def __init__(
         self,
@@ -23,9 +23,11 @@ class Work:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        time_limit: float | None,
     ) -> None:
         self.env = env
         self.preexec_fn = preexec_fn
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
+        self.time_limit = time_limit

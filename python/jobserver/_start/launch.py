@@ -35,7 +35,7 @@ def dump(method: str, name: str, work: Work, home: str) -> Launch:
     """The message that launches a job of the pool with this home, and the descriptors to
     send with it."""
     preparation = _preparation(method, name, work.env, home)
-    rest = (work.preexec_fn, work.fn, work.args, work.kwargs)
+    rest = (work.preexec_fn, work.fn, work.args, work.kwargs, work.time_limit)
     return _pickling.dump_launch(preparation, rest)
 
 

@@ -34,6 +34,21 @@ fn nullify_stdin() -> PyResult<()> {
     jobserver_core::sys::nullify_stdin().map_err(errors::to_python)
 }
 
+/// In a job: has the kernel end it after so many seconds.
+#[pyfunction]
+fn end_after(seconds: f64) -> PyResult<()> {
+    let Ok(limit) = std::time::Duration::try_from_secs_f64(seconds) else { return Ok(()) };
+    jobserver_core::sys::end_after(limit).map_err(|e| {
+        errors::to_python(jobserver_core::Error::refused("cannot limit a job's time", e))
+    })
+}
+
+/// In a job: what its descendants leave behind becomes its own child.
+#[pyfunction]
+fn gather() -> PyResult<()> {
+    jobserver_core::process::Family::gather().map_err(errors::to_python)
+}
+
 /// In a forked child: lets go of what its parent's jobs hang on.
 #[pyfunction]
 fn forget_lifeline() {
@@ -45,6 +60,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
+    module.add_function(wrap_pyfunction!(end_after, module)?)?;
+    module.add_function(wrap_pyfunction!(gather, module)?)?;
+    module.add("TIME_LIMIT", jobserver_core::sys::TIME_LIMIT)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_class::<pool::Pool>()?;

@@ -6,10 +6,12 @@
 
 mod child;
 mod exit;
+mod family;
 mod lifeline;
 pub(crate) mod other;
 
 pub use child::Child;
 pub use exit::ExitStatus;
+pub use family::Family;
 pub use lifeline::Lifeline;
-pub use rustix::process::{getpid, Pid};
+pub use rustix::process::{getpid, Pid, Signal};

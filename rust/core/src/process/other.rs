@@ -124,6 +124,12 @@ fn birth(pid: Pid) -> Option<u32> {
     Some((ticks / rustix::param::clock_ticks_per_second()) as u32 & SECONDS)
 }
 
+/// The pid of a process's parent.
+#[cfg(target_os = "linux")]
+pub(crate) fn parent(pid: Pid) -> Option<i32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
 #[cfg(target_os = "linux")]
 fn is_zombie(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "Z"))
@@ -139,6 +145,11 @@ fn now() -> u32 {
 
 #[cfg(not(target_os = "linux"))]
 fn birth(_pid: Pid) -> Option<u32> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn parent(_pid: Pid) -> Option<i32> {
     None
 }
 

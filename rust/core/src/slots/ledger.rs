@@ -417,6 +417,13 @@ impl Ledger {
         })
     }
 
+    /// The processes that hold slots as jobs of this owner.
+    pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Pid> {
+        let owner = owner.as_raw_nonzero().get().unsigned_abs();
+        let jobs = self.in_use().filter(|(_, named, of)| *of == owner && named.pid_bits() != owner);
+        jobs.map(|(_, named, _)| named.pid).collect()
+    }
+
     fn used(&self) -> u32 {
         self.memory.word(USED).load(IN_ORDER).min(ENTRIES as u64) as u32
     }

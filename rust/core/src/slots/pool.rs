@@ -159,6 +159,11 @@ impl Pool {
         self.parts().flat_map(|part| part.ledger.held()).collect()
     }
 
+    /// The processes that hold slots as jobs of this owner.
+    pub fn jobs_of(&self, owner: Pid) -> Vec<Pid> {
+        self.parts().flat_map(|part| part.ledger.jobs_of(owner)).collect()
+    }
+
     /// The folder by which other processes can [`Pool::open`] it.
     pub fn home(&self) -> &Path {
         self.implicit.as_ref().unwrap_or(&self.part).home.path()

@@ -181,6 +181,42 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
+/// Has the kernel end this process after `limit`: by SIGPROF, whose default is to end it and
+/// by which its owner knows why; a second later, should that be handled, by SIGKILL. It does
+/// so though the process never looks up, and its owner does not look either.
+#[cfg(target_os = "linux")]
+pub fn end_after(limit: std::time::Duration) -> io::Result<()> {
+    let backstop = limit.saturating_add(std::time::Duration::from_secs(1));
+    for (after, signal) in [(limit, TIME_LIMIT), (backstop, libc::SIGKILL)] {
+        // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal;
+        let mut timer = MaybeUninit::uninit();
+        // SAFETY: reads `event`, and writes `timer` if it succeeds.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) } != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: timer_create has succeeded, and so has written it.
+        let timer = unsafe { timer.assume_init() };
+        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = libc::timespec {
+            tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: after.subsec_nanos().into(),
+        };
+        let once = libc::itimerspec { it_interval: none, it_value: value };
+        // SAFETY: reads `once`; no old value is asked for.
+        if unsafe { libc::timer_settime(timer, 0, &once, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The signal that says that a job has run for longer than it may.
+pub const TIME_LIMIT: libc::c_int = libc::SIGPROF;
+
 /// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
 /// gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]

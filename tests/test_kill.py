@@ -1,0 +1,194 @@
+"""Stopping work: Future.kill, and time_limit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from conftest import DEADLINE
+
+from jobserver import Future, Jobserver, SubmissionDied, TimeLimitExceeded
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def wait_until(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE
+    while not (seen := what()):
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.001)
+    return seen
+
+
+def say_pid(path: Path) -> None:
+    path.write_text(f"{os.getpid()} ")
+
+
+def pids(*paths: Path) -> list[int]:
+    """The pids that were written there, each followed by a blank."""
+
+    def written() -> list[int] | None:
+        texts = [path.read_text() if path.exists() else "" for path in paths]
+        return [int(text) for text in texts] if all(text.endswith(" ") for text in texts) else None
+
+    found: list[int] = wait_until(written)
+    return found
+
+
+def hang(path: Path) -> None:
+    say_pid(path)
+    while True:
+        signal.pause()
+
+
+def ignore_and_hang(path: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang(path)
+
+
+def finish_when_asked(path: Path) -> str:
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        hang(path)
+    except InterruptedError:
+        pass
+    return "finished"
+
+
+def family(js: Jobserver, path: Path) -> None:
+    """A shell that leaves a program behind, a job, and a program of that job."""
+    shell = f"(echo $$ >/dev/null; exec sh -c 'printf \"%s \" $$ >{path}.left; sleep 1000') &"
+    subprocess.run(["sh", "-c", shell], check=True)
+    job = js.submit(hang_with_program, args=(Path(f"{path}.job"), Path(f"{path}.program")))
+    hang(path)
+    job.result()
+
+
+def hang_with_program(path: Path, program: Path) -> None:
+    command = f"import os, time; open({str(program)!r}, 'w').write(f'{{os.getpid()}} '); "
+    subprocess.Popen([sys.executable, "-c", command + "time.sleep(1000)"])
+    hang(path)
+
+
+def death_of(future: Future[Any]) -> SubmissionDied:
+    with pytest.raises(SubmissionDied) as died:
+        future.result(DEADLINE)
+    return died.value
+
+
+def test_a_job_that_is_killed_dies_by_sigterm_and_its_slot_is_free(
+    tmp_path: Path, make_jobserver: Any
+) -> None:
+    js = make_jobserver(slots=1)
+    future = js(hang, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    future.kill()
+    assert future.done()
+    assert death_of(future).signal == signal.SIGTERM
+    assert js._pool.free() == 1
+    assert js(int, 7).result() == 7
+
+
+def test_a_job_that_does_not_heed_is_killed_when_its_grace_is_over(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js(ignore_and_hang, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    future.kill(grace=0.05)
+    assert death_of(future).signal == signal.SIGKILL
+
+
+def test_no_grace_kills_at_once(tmp_path: Path, js: Jobserver) -> None:
+    future = js(finish_when_asked, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    future.kill(grace=0)
+    assert death_of(future).signal == signal.SIGKILL
+
+
+def test_a_job_may_still_send_its_result_when_it_is_asked_to_end(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js(finish_when_asked, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    future.kill(grace=DEADLINE)
+    assert future.result() == "finished"
+
+
+def test_everything_that_a_job_has_started_ends_with_it(
+    tmp_path: Path, make_jobserver: Any
+) -> None:
+    js = make_jobserver(slots=3)
+    future = js(family, js, tmp_path / "pid")
+    path = tmp_path / "pid"
+    everyone = pids(path, *(Path(f"{path}.{name}") for name in ("left", "job", "program")))
+    assert all(map(lives, everyone))
+    future.kill(grace=0)
+    assert death_of(future).signal == signal.SIGKILL
+    wait_until(lambda: not any(map(lives, everyone)))
+    js.reclaim_resources()
+    assert js._pool.free() == 3
+
+
+def test_killing_what_has_finished_is_harmless(js: Jobserver) -> None:
+    future = js(int, 7)
+    assert future.result() == 7
+    future.kill()
+    assert future.result() == 7
+
+
+@pytest.mark.parametrize("grace, error", [(-1, ValueError), ("1", TypeError), (None, TypeError)])
+def test_a_bad_grace_is_refused(js: Jobserver, grace: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="grace"):
+        js(int).kill(grace=grace)
+
+
+def test_a_job_that_runs_too_long_is_ended_though_its_owner_is_busy(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js.submit(hang, args=(tmp_path / "pid",), time_limit=0.05)
+    wait_until(lambda: not lives(future.pid))  # without a call into the library
+    with pytest.raises(TimeLimitExceeded, match=r"ran for longer than its 0\.05 seconds") as raised:
+        future.result(DEADLINE)
+    assert raised.value.time_limit == 0.05
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (str(copy), copy.time_limit) == (str(raised.value), 0.05)
+
+
+def handle_and_hang(path: Path) -> None:
+    signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    hang(path)
+
+
+def test_a_job_that_handles_the_signal_of_its_time_limit_is_killed(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js.submit(handle_and_hang, args=(tmp_path / "pid",), time_limit=0.2)
+    assert death_of(future).signal == signal.SIGKILL
+
+
+def test_a_job_within_its_time_limit_is_left_alone(js: Jobserver) -> None:
+    assert js.submit(int, args=(7,), time_limit=1000).result() == 7
+    assert js.submit(int, args=(7,), time_limit=float("inf")).result() == 7
+
+
+@pytest.mark.parametrize("limit, error", [(0, ValueError), (-1, ValueError), ("1", TypeError)])
+def test_a_bad_time_limit_is_refused(js: Jobserver, limit: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="time_limit"):
+        js.submit(int, time_limit=limit)
