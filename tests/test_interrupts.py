@@ -155,7 +155,7 @@ def test_signal_handlers_run_during_a_wait_and_it_goes_on(
     future = js(held, hold.end)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     WAITS[wait](js, future)  # returns only because the handler has run three times
-    assert future.done()
+    assert future.done(DEADLINE)
 
 
 def test_signal_handlers_run_during_a_pause_and_it_goes_on(

@@ -33,7 +33,8 @@ def settle(js):
 
 def warm_up(js):
     """Has everything made that is made once, what waits need included."""
-    js(time.sleep, 0.1).result()
+    for future in [js(time.sleep, 0.1) for _ in range(js.slots + 1)]:
+        future.result()
     settle(js)
 
 def told(call, *args):

@@ -337,11 +337,17 @@ def test_a_jobserver_says_how_many_slots_it_has() -> None:
             assert js.slots == slots
 
 
+#: For a job that is to have nothing to do with the pool that it runs in.
+NO_POOL = {"MAKEFLAGS": None}
+
+
 def test_by_default_there_are_no_more_slots_than_the_affinity_mask_has_cpus() -> None:
     cpus = os.sched_getaffinity(0)
     with Jobserver("fork", 1) as js:
-        assert js(slots_by_default_with_affinity, {min(cpus)}).result() == 1
-        assert 1 <= js(slots_by_default_with_affinity, cpus).result() <= len(cpus)
+        alone = js.submit(slots_by_default_with_affinity, args=({min(cpus)},), env=NO_POOL)
+        assert alone.result() == 1
+        every = js.submit(slots_by_default_with_affinity, args=(cpus,), env=NO_POOL)
+        assert 1 <= every.result() <= len(cpus)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
@@ -351,5 +357,5 @@ def test_by_default_there_are_no_more_slots_than_the_cgroup_has_cpu_time(
 ) -> None:
     (quota.folder / quota.file).write_text(quota.limit.format(int(cpus * 100000)))
     with Jobserver("fork", 1) as js:
-        slots = js(slots_by_default_in_cgroup, quota.folder).result()
+        slots = js.submit(slots_by_default_in_cgroup, args=(quota.folder,), env=NO_POOL).result()
     assert slots == (expected or len(os.sched_getaffinity(0)))

@@ -43,7 +43,8 @@ def with_slow(*slow: str) -> Callable[[Test], Test]:
 
 def warm_up(js: Jobserver) -> None:
     """Has everything made that is made once, what waits need included."""
-    js(time.sleep, 0.1).result()
+    for future in [js(time.sleep, 0.1) for _ in range(js.slots + 1)]:
+        future.result()
     settle(js)
 
 

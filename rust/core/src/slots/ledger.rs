@@ -24,9 +24,9 @@ use rustix::io::Errno;
 use rustix::process::{getpid, Pid};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// How many entries there are. More than slots, since whoever tries to take one has an entry
-/// for a moment, and each loan has one. The file has holes where none has been used.
-const ENTRIES: usize = 32 * 1024;
+/// How many entries there are beside two for each slot: whoever tries to take one has an entry
+/// for a moment, and each loan has one. So deep can jobs wait in `submit` for each other.
+const SPARE: usize = 2048;
 
 /// Says what the file is, and in which version. (The bytes "jobserv" and a number.)
 const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x01");
@@ -37,7 +37,6 @@ const USED: usize = 3;
 const STYLE: usize = 4;
 const TABLE: usize = 256 / WORD;
 const FIRST_ENTRY: usize = 512 / WORD;
-const WORDS: usize = FIRST_ENTRY + ENTRIES * ENTRY;
 
 /// The fields of an entry, in words from its start.
 const HOLDER: usize = 0;
@@ -70,11 +69,10 @@ impl Tenure {
         NAMED | u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// What [`Tenure::to_word`] made; None if that is 0 or strange.
+    /// What [`Tenure::to_word`] made; None if that is 0.
     pub fn from_word(word: u64) -> Option<Tenure> {
-        let index = word as u32;
-        let known = word & NAMED != 0 && (index as usize) < ENTRIES;
-        known.then_some(Tenure { index, generation: (word >> 32) as u16 & GENERATIONS })
+        let (index, generation) = (word as u32, (word >> 32) as u16 & GENERATIONS);
+        (word & NAMED != 0).then_some(Tenure { index, generation })
     }
 }
 
@@ -130,10 +128,26 @@ pub struct Held {
     pub loan: bool,
 }
 
+/// Makes a file so large, with all its blocks.
+fn occupy(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        done => return done,
+    }
+    let mut written = 0;
+    while written < size {
+        let zeroes = vec![0; size - written];
+        written += rustix::io::pwrite(file, &zeroes, written as u64)?;
+    }
+    Ok(())
+}
+
 /// The ledger of one pool.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     memory: Shared,
+    entries: usize,
     /// Where to look for a free entry first.
     hint: AtomicUsize,
 }
@@ -141,10 +155,15 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Makes an empty file the ledger of a pool of `slots` slots.
     pub(crate) fn create(file: OwnedFd, slots: usize) -> rustix::io::Result<Ledger> {
-        rustix::fs::ftruncate(&file, (WORDS * WORD) as u64)?;
+        let entries = 2 * slots + SPARE;
+        let words = FIRST_ENTRY + entries * ENTRY;
+        // All of it now: where the file system is full later, a write to a page of the mapping
+        // would kill its writer.
+        occupy(&file, words * WORD)?;
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
-        let ledger = Ledger { memory: Shared::map(file, WORDS)?, hint: AtomicUsize::new(0) };
+        let memory = Shared::map(file, words)?;
+        let ledger = Ledger { memory, entries, hint: AtomicUsize::new(0) };
         ledger.memory.word(SLOTS).store(slots as u64, IN_ORDER);
         ledger.memory.word(0).store(MAGIC, IN_ORDER);
         Ok(ledger)
@@ -154,17 +173,19 @@ impl Ledger {
     pub(crate) fn open(file: OwnedFd) -> Result<Ledger> {
         let doing = "cannot open the ledger of a pool";
         let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
-        if size != (WORDS * WORD) as _ {
+        let words = usize::try_from(size).unwrap_or(0) / WORD;
+        if words < FIRST_ENTRY {
             return Err(Error::new(ErrorKind::Protocol, "this is not the ledger of a pool"));
         }
-        let memory = Shared::map(file, WORDS).map_err(Error::system(doing))?;
+        let entries = (words - FIRST_ENTRY) / ENTRY;
+        let memory = Shared::map(file, words).map_err(Error::system(doing))?;
         if memory.word(0).load(IN_ORDER) != MAGIC {
             return Err(Error::new(
                 ErrorKind::Protocol,
                 "the pool's ledger is of another version of jobserver",
             ));
         }
-        Ok(Ledger { memory, hint: AtomicUsize::new(0) })
+        Ok(Ledger { memory, entries, hint: AtomicUsize::new(0) })
     }
 
     pub(crate) fn slots(&self) -> usize {
@@ -203,7 +224,7 @@ impl Ledger {
     /// Makes a free entry ours.
     fn claim(&self) -> Option<Tenure> {
         let hint = self.hint.load(Ordering::Relaxed);
-        let index = (hint..ENTRIES).chain(0..hint).find(|index| {
+        let index = (hint..self.entries).chain(0..hint).find(|index| {
             let free = self.holder(*index as u32);
             let generation = (free.generation + 1) & GENERATIONS;
             free.process.is_none()
@@ -425,7 +446,7 @@ impl Ledger {
     }
 
     fn used(&self) -> u32 {
-        self.memory.word(USED).load(IN_ORDER).min(ENTRIES as u64) as u32
+        self.memory.word(USED).load(IN_ORDER).min(self.entries as u64) as u32
     }
 
     /// Lets everybody, and not only this process, look after the entries of jobs whose

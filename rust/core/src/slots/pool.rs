@@ -136,6 +136,7 @@ impl Pool {
     /// [`Slot::to_word`]. None if the owner has died or given up: then nothing may run.
     pub fn adopt(&self, word: u64) -> Option<Slot> {
         let tenure = Tenure::from_word(word)?;
+        // What names a slot comes from our owner, in the same pool: its index is within it.
         let part = match &self.implicit {
             Some(implicit) if word & IMPLICIT != 0 => implicit,
             _ => &self.part,
