@@ -482,7 +482,9 @@ impl Jobs {
                 return Ok(None);
             }
             release();
-            more_time = self.sleep(py, handled, pool, deadline)?;
+            // What wakes us may do so for ever, without being what we wait for.
+            more_time = self.sleep(py, handled, pool, deadline)?
+                && deadline.is_none_or(|deadline| Instant::now() < deadline);
         }
     }
 

@@ -389,12 +389,12 @@ impl Ledger {
         true
     }
 
-    /// Takes back a slot whose holder is dead, loans of it included.
-    pub(crate) fn reclaim(&self, index: u32, pipe: &TokenPipe) {
+    /// Takes back a slot whose holder is dead, loans of it included. False if it is lent to
+    /// somebody who lives, and will come back at their end.
+    pub(crate) fn reclaim(&self, index: u32, pipe: &TokenPipe) -> bool {
         let holder = self.holder(index);
-        if holder.process.is_some_and(|named| !other::is_alive(named)) {
-            self.take_over(index, holder, pipe);
-        }
+        let dead = holder.process.is_some_and(|named| !other::is_alive(named));
+        !dead || self.take_over(index, holder, pipe)
     }
 
     /// Takes a slot back on which we launched a job: if the job never took it over, or if it
@@ -410,24 +410,26 @@ impl Ledger {
         }
     }
 
-    /// Takes over from a holder that is known to be dead, and gives back.
-    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) {
+    /// Takes over from a holder that is known to be dead, and gives back. False if it is lent
+    /// to somebody who lives.
+    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) -> bool {
         // Read only now, when the holder can change it no more.
         let borrower = self.field(index, BORROWER).load(IN_ORDER);
         if let Some(loan) = Tenure::from_word(borrower) {
             let holder = self.holder(loan.index);
             let there = holder.generation == loan.generation && holder.process.is_some();
             if there && holder.process.is_some_and(other::is_alive) {
-                return; // its end will bring this one back
+                return false; // its end will bring this one back
             }
             self.reclaim(loan.index, pipe);
             if borrower & PASSED_ON != 0 || self.field(index, BORROWER).load(IN_ORDER) != 0 {
-                return; // that has finished this one too, or somebody else does
+                return true; // that has finished this one too, or somebody else does
             }
         }
         if self.change_holder(index, dead, Holder::me(dead.generation)) {
             self.give_back(Tenure { index, generation: dead.generation }, pipe);
         }
+        true
     }
 
     /// The places of all entries in use, with their holders and their owners' pids.

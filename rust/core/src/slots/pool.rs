@@ -282,12 +282,13 @@ impl Part {
     }
 
     fn reclaim(&self) -> bool {
-        let dead = match &mut *self.watch() {
-            Some((_, watch)) => watch.look(&self.ledger),
-            None => Vec::new(),
-        };
+        let mut watch = self.watch();
+        let Some((_, watch)) = &mut *watch else { return false };
+        let dead = watch.look(&self.ledger);
         for index in &dead {
-            self.ledger.reclaim(*index, &self.pipe);
+            if !self.ledger.reclaim(*index, &self.pipe) {
+                watch.leave(*index);
+            }
         }
         !dead.is_empty()
     }

@@ -17,10 +17,20 @@ use std::time::Duration;
 /// The bell's key in the set; the others are places in the ledger.
 const BELL: u64 = u64::MAX;
 
+/// How we hear of a holder's death.
+#[derive(Debug)]
+enum Watched {
+    By(Arc<OwnedFd>),
+    /// By looking now and then.
+    Blindly,
+    /// It is dead, and its slot is lent to somebody who is watched instead.
+    Left,
+}
+
 #[derive(Debug)]
 pub(crate) struct Watch {
     set: ReadySet,
-    holders: HashMap<u32, (Named, Option<Arc<OwnedFd>>)>,
+    holders: HashMap<u32, (Named, Watched)>,
     /// Some news come by no descriptor.
     must_look: bool,
 }
@@ -48,8 +58,12 @@ impl Watch {
                 continue;
             }
             match self.holders.remove(&index) {
-                Some((known, Some(pidfd))) if known == named => {
-                    present.insert(index, (known, Some(pidfd)));
+                Some((known, watched @ Watched::By(_))) if known == named => {
+                    present.insert(index, (known, watched));
+                }
+                Some((known, Watched::Left)) if known == named => {
+                    dead.push(index);
+                    present.insert(index, (known, Watched::Left));
                 }
                 other => {
                     self.forget(index, other);
@@ -68,19 +82,28 @@ impl Watch {
         dead
     }
 
-    fn watch(&mut self, index: u32, pidfd: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
-        pidfd.filter(|pidfd| self.set.add(pidfd, index.into()).is_ok())
+    fn watch(&mut self, index: u32, pidfd: Option<Arc<OwnedFd>>) -> Watched {
+        let watched = pidfd.filter(|pidfd| self.set.add(pidfd, index.into()).is_ok());
+        watched.map_or(Watched::Blindly, Watched::By)
     }
 
-    fn forget(&mut self, index: u32, holder: Option<(Named, Option<Arc<OwnedFd>>)>) {
-        if let Some((_, Some(pidfd))) = holder {
+    /// This holder is dead, and its slot stays with it for now: its death wakes nobody any
+    /// more. (Its pidfd would be ready for good, and no wait would ever sleep.)
+    pub(crate) fn leave(&mut self, index: u32) {
+        let Some((named, watched)) = self.holders.remove(&index) else { return };
+        self.forget(index, Some((named, watched)));
+        self.holders.insert(index, (named, Watched::Left));
+    }
+
+    fn forget(&mut self, index: u32, holder: Option<(Named, Watched)>) {
+        if let Some((_, Watched::By(pidfd))) = holder {
             self.set.remove(&pidfd, index.into());
         }
     }
 
     /// What to poll, and how long to sleep at most.
     pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
-        let blind = self.holders.values().any(|(_, pidfd)| pidfd.is_none());
+        let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || blind).then_some(LOOK_AFTER))
     }
 }
