@@ -320,14 +320,20 @@ class Jobserver:
             if consume and not self._open_pool().free():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
-                self._jobs.wait(handled, self._pool, left, self._yield_to())
-                continue
+                if not self._open_pool().runs:
+                    self._jobs.wait(handled, self._pool, left, None)
+                    continue
+                # A job's own slot will do.
             delay = _arguments.delay(gate())
             if delay is not None:
                 self._pause(delay, callbacks, deadline)
                 continue
-            slot = self._open_pool().try_take() if consume else None
-            if slot is not None or not consume:
+            if not consume:
+                return None
+            slot = self._open_pool().try_take()
+            if slot is None and (deadline is None or time.monotonic() < deadline):
+                slot = self._open_pool().own_slot(self._yields)
+            if slot is not None:
                 return slot
 
     def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:

@@ -195,12 +195,7 @@ impl Jobs {
             if let Some(slot) = pool.pool.try_take().map_err(to_python)? {
                 return Ok(Some(Slot::free(slot)));
             }
-            let own = match yields {
-                _ if !may_wait => None,
-                true => pool.own().hand_over(),
-                false => pool.own().lend(),
-            };
-            Ok(own.map(Slot::own))
+            Ok(if may_wait { pool.own_slot(yields) } else { None })
         })
     }
 

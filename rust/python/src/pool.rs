@@ -108,6 +108,19 @@ impl Pool {
         adopted
     }
 
+    /// Whether this process is a job with a slot that it could lend or hand over.
+    #[getter]
+    fn runs(&self) -> bool {
+        self.own().runs()
+    }
+
+    /// Its own slot for a job of its own: on loan or, if it `yields`, for good. It must not
+    /// go on before `Jobs.resume` says so.
+    pub(crate) fn own_slot(&self, yields: bool) -> Option<Slot> {
+        let slot = if yields { self.own().hand_over() } else { self.own().lend() };
+        slot.map(Slot::own)
+    }
+
     /// Gives the slot back that this process runs on, if any.
     fn release_own(&self) {
         self.own().release();
