@@ -1,11 +1,10 @@
 """Hash and compress every file under a folder, with nested jobs, and compare with a serial run.
 
 The main example: real input, uneven work. The tree is planned first, as a Part made of smaller
-parts: subfolders, and files in chunks. Each part of the top is a job. Every few milliseconds a
-job offers the largest part that it has not begun to a job inside it: submit(..., timeout=0)
-starts that if a slot is free this very moment; if not, Blocked says so and the work goes on in
-place. So no job ever waits for a slot, slots stay busy, and nobody has to guess how deep to nest:
-the last large folder is shared out as soon as others are done.
+parts: subfolders, and files in chunks. Each part is a job, which submits a job for each part in
+it, does its own files, and gathers. With waiting="yield" a job that waits, for a slot or for a
+result, needs no slot: only what computes counts, so all slots are busy until the last file, and
+nobody has to guess how deep to nest.
 
 Nothing is written: compressed data is only counted. Symbolic links are not followed. What cannot
 be read, or vanishes meanwhile, is counted as unreadable and does no further harm.
@@ -26,12 +25,11 @@ import time
 import zlib
 from typing import Any, ContextManager, NamedTuple
 
-from jobserver import Blocked, Future, Jobserver
+from jobserver import Jobserver
 
 CHUNK = 4_000_000  # bytes: work for some 50 ms, many times what it costs to start a job
 BLOCK = 1_000_000  # bytes read at a time, so that a large file needs no large memory
 LEVEL = 1  # zlib's fastest
-OFFER_EVERY = 0.005  # seconds: seldom enough to cost nothing, though each offer is pickled anew
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -116,7 +114,7 @@ class Report(NamedTuple):
     """What one job, with the jobs inside it, has to tell."""
 
     measures: dict[str, Measure | None]  # by path; None: could not be read
-    spans: list[tuple[float, float]]  # when each job started and ended, on the monotonic clock
+    spans: list[tuple[float, float]]  # when each job did its files, on the monotonic clock
 
 
 def measure(path: str) -> Measure | None:
@@ -136,40 +134,16 @@ def measure(path: str) -> Measure | None:
 
 
 def work(js: Jobserver | None, part: Part) -> Report:
-    """Do a part: in place, and in jobs inside this one when a slot is free (without js: never)."""
+    """Do a part: its files here, and what is in it in jobs inside this one (without js: here)."""
+    inner = [js.submit(work, args=(js, inside)) for inside in part.parts] if js else []
     start = time.monotonic()
-    report = Report({}, [])
-    inner: list[Future[Report]] = []
-    files: list[str] = []
-    parts = [part]
-    while files or parts:
-        # The last piece is never given away: this job would only sit on its slot and wait for it.
-        if js is not None and parts and (files or len(parts) > 1):
-            future = offer(js, parts[-1])
-            if future is not None:
-                inner.append(future)
-                parts.pop()
-                continue
-        if not files:
-            part = parts.pop()
-            files += part.files
-            parts += sorted(part.parts, key=lambda inside: inside.size)  # the largest is next
-        next_offer = time.monotonic() + OFFER_EVERY
-        while files and time.monotonic() < next_offer:
-            path = files.pop()
-            report.measures[path] = measure(path)
+    report = Report({path: measure(path) for path in part.files}, [])
+    report.spans.append((start, time.monotonic()))
     for future in inner:
         merge(report, future.result())
-    report.spans.append((start, time.monotonic()))
+    for inside in () if js else part.parts:
+        merge(report, work(None, inside))
     return report
-
-
-def offer(js: Jobserver, part: Part) -> Future[Report] | None:
-    """Start a job for the part if a slot is free now."""
-    try:
-        return js.submit(work, args=(js, part), timeout=0)
-    except Blocked:
-        return None
 
 
 def merge(report: Report, other: Report) -> None:
@@ -292,7 +266,7 @@ def main() -> None:
 
     read_ahead(whole)
     start = time.monotonic()
-    with Jobserver(context=args.context, slots=args.slots) as js:
+    with Jobserver(context=args.context, slots=args.slots, waiting="yield") as js:
         parallel = in_parallel(js, top)
     middle = time.monotonic()
     serial = work(None, whole)
