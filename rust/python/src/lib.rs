@@ -34,6 +34,12 @@ fn nullify_stdin() -> PyResult<()> {
     jobserver_core::sys::nullify_stdin().map_err(errors::to_python)
 }
 
+/// The `jobserver` command, with these words, the program's name first: its exit code.
+#[pyfunction]
+fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> i32 {
+    py.detach(|| jobserver_cli::main(words))
+}
+
 /// In a job: has the kernel end it after so many seconds.
 #[pyfunction]
 fn end_after(seconds: f64) -> PyResult<()> {
@@ -60,6 +66,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
+    module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(end_after, module)?)?;
     module.add_function(wrap_pyfunction!(gather, module)?)?;
     module.add("TIME_LIMIT", jobserver_core::sys::TIME_LIMIT)?;

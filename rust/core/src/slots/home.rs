@@ -108,6 +108,20 @@ impl Drop for Home {
     }
 }
 
+/// The homes of all pools of this user that are in use.
+pub fn homes() -> Vec<PathBuf> {
+    let mut homes: Vec<PathBuf> = std::fs::read_dir(place())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
+        .map(|entry| entry.path())
+        .filter(|home| is_in_use(home))
+        .collect();
+    homes.sort();
+    homes
+}
+
 fn place() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let usable = rustix::fs::access(&memory, rustix::fs::Access::WRITE_OK).is_ok();

@@ -85,6 +85,21 @@ impl InForce {
 }
 
 impl Pool {
+    /// Joins the pool that MAKEFLAGS names in this way, to take slots beside the others that do:
+    /// in a pool of ours without an implicit slot, since there the program that started this
+    /// one may have started many. In make's pool, where it would hang if all recipes waited, a
+    /// recipe's own slot is used first.
+    ///
+    /// # Errors
+    ///
+    /// The pool is not there, or the system refuses.
+    pub fn take_part(auth: &Auth, jobs: Option<usize>) -> Result<Pool> {
+        match crate::slots::pool::home_of(auth) {
+            Some(home) => Pool::open(&home),
+            None => Pool::join_in_force(auth, jobs),
+        }
+    }
+
     /// Joins the pool that MAKEFLAGS names in this way, as the program that was started on
     /// one of its slots. `jobs` is how many MAKEFLAGS says it has, if it says.
     ///

@@ -18,6 +18,7 @@ mod pool;
 mod watch;
 
 pub use cpus::usable_cpus;
+pub use home::homes;
 pub use join::{InForce, NotJoined};
 pub use ledger::Held;
 pub use own::OwnSlot;

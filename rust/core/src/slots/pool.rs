@@ -327,7 +327,7 @@ impl Part {
 }
 
 /// The home of the pool that is named in this way, if it is one of ours.
-fn home_of(auth: &Auth) -> Option<PathBuf> {
+pub(crate) fn home_of(auth: &Auth) -> Option<PathBuf> {
     let fifo = match auth {
         Auth::Fifo(fifo) => fifo.clone(),
         // Only Linux tells what an open fifo's name is.

@@ -1,0 +1,34 @@
+//! `jobserver exec`: one slot of the pool in force, for one command.
+
+use crate::child;
+use jobserver_core::slots::InForce;
+use jobserver_core::{Jobs, Pool, Result, Slot};
+use std::ffi::OsString;
+
+pub(crate) fn exec(words: &[OsString]) -> Result<i32> {
+    let pool = match InForce::of_environment() {
+        InForce::Pool(auth, jobs) => Some(Pool::take_part(&auth, jobs)?),
+        InForce::Closed(why) => {
+            eprintln!("jobserver: {why}; running the command without a slot");
+            None
+        }
+        InForce::Nothing => {
+            eprintln!("jobserver: there is no pool in force; running the command without a slot");
+            None
+        }
+    };
+    let slot = pool.as_ref().map(wait_for_a_slot).transpose()?;
+    let end = child::run(child::command(words), slot)?;
+    drop(pool);
+    Ok(child::end_like(end))
+}
+
+fn wait_for_a_slot(pool: &Pool) -> Result<Slot> {
+    let mut none = Jobs::new();
+    loop {
+        if let Some(slot) = pool.try_take()? {
+            return Ok(slot);
+        }
+        none.wait(Some(pool), None)?;
+    }
+}

@@ -1,0 +1,78 @@
+//! The `jobserver` command: a pool of slots for any program (`run`), one slot for one command
+//! (`exec`), and who holds what (`status`).
+//!
+//! For shells, makefiles and programs in any language. What a pool is, and how it is joined,
+//! stands in `jobserver-core`; here are only the words on the command line, and the passing
+//! on of signals and exit codes.
+
+mod child;
+mod exec;
+mod run;
+mod status;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+
+/// The exit code of a failure of ours, and not of the command's; as env and nohup have it.
+const FAILED: i32 = 125;
+
+/// Share a pool of slots among make, cargo, ninja, Python programs and others, so that
+/// together they never run more jobs than it has slots.
+#[derive(Parser)]
+#[command(name = "jobserver", version)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run a command with a new pool, which it and all programs below it find in MAKEFLAGS
+    Run {
+        /// How many slots [default: the CPUs that this process may use]
+        #[arg(short, long, value_name = "N")]
+        jobs: Option<usize>,
+        /// How MAKEFLAGS names the pool: "pipe" is for make before 4.4
+        #[arg(long, value_enum, default_value_t = Style::Fifo)]
+        style: Style,
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Wait for a slot of the pool in force, run a command on it, and give it back
+    Exec {
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Show the slots of the pool in force, or of all pools of this user: free, and held by whom
+    Status,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Style {
+    Fifo,
+    Pipe,
+}
+
+/// Runs the command that these arguments, the program's name first, ask for. Returns the exit
+/// code: that of the command that was run, or 125 for a failure of ours, 126 or 127 for a
+/// command that cannot be run or is not there, 2 for arguments that make no sense.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            let _ = told.print();
+            return told.exit_code();
+        }
+    };
+    let done = match arguments.action {
+        Action::Run { jobs, style, command } => run::run(jobs, style == Style::Pipe, &command),
+        Action::Exec { command } => exec::exec(&command),
+        Action::Status => status::status(),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("jobserver: {e}");
+        FAILED
+    })
+}

@@ -1,0 +1,47 @@
+//! `jobserver run`: a new pool for a command and all that is below it.
+
+use crate::child;
+use jobserver_core::slots::makeflags::{export, Auth};
+use jobserver_core::{usable_cpus, Pool, Result};
+use std::ffi::OsString;
+
+pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Result<i32> {
+    let pool = Pool::new(jobs.unwrap_or_else(usable_cpus))?;
+    if by_pipe {
+        pool.set_pipe_style();
+    }
+    let fds = pool.inheritable()?.map(|(read, write)| Auth::Pipe { read, write });
+    let auth = fds.as_ref().unwrap_or(pool.auth());
+    let mut command = child::command(words);
+    for name in ["MAKEFLAGS", "CARGO_MAKEFLAGS"] {
+        let existing = std::env::var_os(name);
+        // cargo's own comes before make's, wherever there is one.
+        if name == "MAKEFLAGS" || existing.is_some() {
+            command.env(name, export(existing.as_deref(), auth, pool.slots()));
+        }
+    }
+    let end = child::run(command, None)?;
+    report(&pool)?;
+    drop(pool); // its home goes, which it would not if a signal ended us
+    Ok(child::end_like(end))
+}
+
+/// Says so if the slots are not all there again, or more.
+fn report(pool: &Pool) -> Result<()> {
+    pool.reclaim();
+    let (slots, free) = (pool.slots(), pool.free()?);
+    let running: Vec<_> = pool.held().iter().map(|held| held.pid.to_string()).collect();
+    if !running.is_empty() {
+        eprintln!("jobserver: still running on slots of the pool: {}", running.join(", "));
+    }
+    let there = free + running.len();
+    if there < slots {
+        let lost = slots - there;
+        eprintln!("jobserver: {lost} of {slots} slots were taken and not given back");
+    }
+    if there > slots {
+        let added = there - slots;
+        eprintln!("jobserver: {added} slots were given back that had not been taken");
+    }
+    Ok(())
+}
