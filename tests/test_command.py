@@ -1,0 +1,152 @@
+"""The `jobserver` command, as `python -m jobserver`: run, exec, status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE
+from spans import RECORD, most_at_once
+
+COMMAND = [sys.executable, "-m", "jobserver"]
+
+Done = subprocess.CompletedProcess
+
+
+@pytest.fixture(autouse=True)
+def not_below_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JOBSERVER", " ".join(COMMAND))
+
+
+def jobserver(*words: str) -> Done[str]:
+    return subprocess.run(
+        [*COMMAND, *words], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+
+
+def shell(script: str, *words: str) -> Done[str]:
+    """Runs a shell's script with a new pool."""
+    return jobserver("run", *words, "--", "sh", "-c", script)
+
+
+def test_a_command_finds_the_new_pool_in_makeflags() -> None:
+    done = shell("echo $MAKEFLAGS", "-j3")
+    assert done.stdout.startswith("-j3 --jobserver-auth=fifo:/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not Path(done.stdout.split("fifo:")[1].strip()).exists()
+
+
+def test_a_pool_can_be_named_by_descriptors() -> None:
+    done = shell('echo "$MAKEFLAGS"; $JOBSERVER status', "-j3", "--style", "pipe")
+    assert "--jobserver-auth=fifo" not in done.stdout.splitlines()[0]
+    assert "3 of 3 slots free" in done.stdout
+
+
+@pytest.mark.parametrize("what, code", [("exit 3", 3), ("true", 0), ("exec /nowhere/none", 127)])
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_the_exit_code_of_the_command_is_passed_on(how: list[str], what: str, code: int) -> None:
+    assert jobserver(*how, "--", "sh", "-c", what).returncode == code
+
+
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_a_command_that_is_killed_kills_us_by_the_same_signal(how: list[str]) -> None:
+    for name in ("TERM", "KILL", "INT"):
+        number = getattr(signal, f"SIG{name}")
+        assert jobserver(*how, "--", "sh", "-c", f"kill -{name} $$").returncode == -number
+
+
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_a_command_that_cannot_be_run_is_told_of(how: list[str], tmp_path: Path) -> None:
+    done = jobserver(*how, "--", "no-such-command")
+    assert (done.returncode, "no-such-command" in done.stderr) == (127, True)
+    done = jobserver(*how, "--", str(tmp_path))
+    assert done.returncode == 126
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["run"], "CMD"),
+        (["run", "-jx", "--", "true"], "invalid value 'x'"),
+        (["run", "--style", "queue", "--", "true"], "fifo, pipe"),
+        (["walk"], "walk"),
+        ([], "Usage"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(words: list[str], told: str) -> None:
+    done = jobserver(*words)
+    assert (done.returncode, told in done.stderr) == (2, True)
+
+
+def test_no_slots_are_too_few() -> None:
+    done = jobserver("run", "-j0", "--", "true")
+    assert (done.returncode, "between 1 and" in done.stderr) == (125, True)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["exec", "--help"]])
+def test_help_is_given(words: list[str]) -> None:
+    done = jobserver(*words)
+    assert (done.returncode, "Usage: jobserver" in done.stdout) == (0, True)
+
+
+def test_commands_that_wait_for_slots_never_run_more_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    record = RECORD.replace("$$", "$")
+    script = f"for i in 1 2 3 4 5 6; do $JOBSERVER exec -- sh -c '{record}' & done; wait"
+    done = shell(script, "-j2")
+    assert (done.returncode, done.stderr) == (0, "")
+    most, count = most_at_once(tmp_path / "log")
+    assert (most <= 2, count) == (True, 6)
+
+
+def test_a_slot_comes_back_however_its_command_or_its_keeper_ends() -> None:
+    script = """
+        $JOBSERVER exec -- sh -c 'exit 1'
+        $JOBSERVER exec -- sh -c 'kill -KILL $$'
+        $JOBSERVER exec -- sh -c 'kill -KILL $PPID'
+        $JOBSERVER status
+    """
+    done = shell(script, "-j1")
+    assert "1 of 1 slots free" in done.stdout
+    assert "slots were" not in done.stderr
+
+
+def test_status_tells_who_holds_a_slot() -> None:
+    script = "$JOBSERVER exec -- sh -c 'echo $$; $JOBSERVER status'"
+    pid, summary, _, holder = shell(script, "-j2").stdout.splitlines()
+    assert summary.endswith("/fifo: 1 of 2 slots free")
+    assert holder.split()[:3] == [pid, "0", "sh"]
+
+
+def test_run_tells_of_slots_that_a_client_has_lost_or_added() -> None:
+    lose = "head -c1 ${MAKEFLAGS##*fifo:} >/dev/null"
+    assert "1 of 2 slots were taken and not given back" in shell(lose, "-j2").stderr
+    add = "printf + > ${MAKEFLAGS##*fifo:}"
+    assert "1 slots were given back that had not been taken" in shell(add, "-j2").stderr
+
+
+def test_exec_without_a_pool_says_so_and_runs_the_command() -> None:
+    done = jobserver("exec", "--", "echo", "done")
+    assert done.stdout == "done\n"
+    assert "there is no pool in force" in done.stderr
+
+
+def test_sigterm_is_passed_on_and_the_pool_goes() -> None:
+    script = "trap 'exit 7' TERM; echo ${MAKEFLAGS##*fifo:}; while :; do sleep 0.01; done"
+    running = subprocess.Popen(
+        [*COMMAND, "run", "-j1", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    with running, running.stdout as said:
+        fifo = said.readline().strip()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(DEADLINE) == 7
+    assert not os.path.exists(fifo)
