@@ -31,6 +31,10 @@ FUZZ_RUSTFLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
 FUZZ_CORPUS := rust/fuzz/corpus/makeflags
 FUZZ_ARTIFACTS := rust/fuzz/artifacts/makeflags
 
+# How many processes to kill by each start method, and where to begin.
+CHAOS_KILLS ?= 1200
+CHAOS_SEED ?= 1
+
 # What differs on the portable path: how ends are noticed, waited for and watched.
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads)
 
@@ -56,7 +60,7 @@ heading = @printf '\n== %s ==\n' "$(1)"
 .DEFAULT_GOAL := help
 # The steps are in order, cheapest first, and each is parallel in itself.
 .NOTPARALLEL:
-.PHONY: help demo test lint bench fuzz wheel clean \
+.PHONY: help demo test lint bench chaos fuzz wheel clean \
 	tools fmt clippy rust-test doc ruff types pytest examples every-python
 
 help: ## show this list
@@ -74,6 +78,11 @@ lint: fmt clippy doc ruff types ## the checks that run none of our code
 bench: $(VENV)/.wheel ## measure a release build
 	$(call heading,benchmarks/bench.py)
 	@$(RUN_PYTHON) benchmarks/bench.py
+
+chaos: $(VENV)/.dev ## kill processes of trees of jobs at random, CHAOS_KILLS (1200) each way
+	$(call heading,chaos)
+	@$(RUN_PYTHON) tests/chaos.py --method fork --kills $(CHAOS_KILLS) --seed $(CHAOS_SEED)
+	@$(RUN_PYTHON) tests/chaos.py --method forkserver --kills $(CHAOS_KILLS) --seed $(CHAOS_SEED)
 
 fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECONDS (60)
 	@sh scripts/check_tools.sh fuzz

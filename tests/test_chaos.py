@@ -1,0 +1,12 @@
+"""Chaos, in short: see chaos.py, of which `make chaos` runs more."""
+
+from __future__ import annotations
+
+import chaos
+import pytest
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_no_slot_is_lost_and_nothing_hangs_whichever_processes_are_killed(method: str) -> None:
+    seen = chaos.run(method, seed=1, kills=15)
+    assert seen.kills >= 15
