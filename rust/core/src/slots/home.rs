@@ -159,7 +159,9 @@ fn is_gone(pid: Pid) -> bool {
 
 fn is_in_use(home: &Path) -> bool {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    open(home.join("ledger"), flags, Mode::empty()).is_ok_and(|ledger| {
-        flock(&ledger, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
-    })
+    match open(home.join("ledger"), flags, Mode::empty()) {
+        Ok(ledger) => flock(&ledger, FlockOperation::NonBlockingLockExclusive).is_err(),
+        // Whatever else keeps us from looking (no descriptor left, say): it may be in use.
+        Err(e) => e != Errno::NOENT,
+    }
 }
