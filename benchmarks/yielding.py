@@ -7,15 +7,14 @@ they wait leave a part of them idle; jobs that yield should not.
 from __future__ import annotations
 
 import time
-from typing import Tuple
 
 from jobserver import Jobserver
 
-LEAF = 0.02
+LEAF = 0.1
 SLOTS = 2
 
 
-def tree(js: Jobserver, depth: int) -> list[Tuple[float, float]]:
+def tree(js: Jobserver, depth: int) -> list[tuple[float, float]]:
     """When each leaf below began and ended."""
     if depth == 0:
         begun, cpu = time.monotonic(), time.process_time()
@@ -29,7 +28,7 @@ def tree(js: Jobserver, depth: int) -> list[Tuple[float, float]]:
 def main() -> None:
     for waiting in ("hold", "yield"):
         with Jobserver("fork", SLOTS, waiting=waiting) as js:
-            spans = js(tree, js, 4).result()
+            spans = js(tree, js, 3).result()
         busy = sum(ended - begun for begun, ended in spans)
         wall = max(ended for _, ended in spans) - min(begun for begun, _ in spans)
         share = f"{busy / wall / SLOTS:.0%} of slot-time"
