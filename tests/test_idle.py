@@ -38,8 +38,7 @@ def wait_for_a_result(js: Jobserver, end: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("waiting", ["hold", "yield"])
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize(("method", "waiting"), [("fork", "hold"), ("forkserver", "yield")])
 def test_nothing_wakes_those_who_wait_on_a_full_pool(method: str, waiting: str) -> None:
     hold = Hold()
     with Jobserver(method, 2, waiting=waiting) as js:
