@@ -117,7 +117,7 @@ impl Jobs {
         let child = Child::spawn(command)?;
         let slot = slot.map(Slot::launched);
         if let Some(slot) = &slot {
-            slot.hand_to(child.pid());
+            slot.born(child.pid(), false);
         }
         self.enter(child, None, slot)
     }
@@ -126,7 +126,11 @@ impl Jobs {
     ///
     /// If the system refuses to watch it, the process is ended and the error returned.
     pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
-        self.enter(child, Some(channel), slot.map(Slot::launched))
+        let slot = slot.map(Slot::launched);
+        if let Some(slot) = &slot {
+            slot.born(child.pid(), true);
+        }
+        self.enter(child, Some(channel), slot)
     }
 
     fn enter(

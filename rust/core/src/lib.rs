@@ -2,9 +2,10 @@
 //!
 //! A program that runs many jobs at once needs four things, and this crate is those four:
 //!
-//! * **slots** ([`slots`]): a [`Pool`] of N tokens in a pipe, which any process that
-//!   inherits the pipe can take from and give back to, so that a tree of processes,
-//!   however deep, never runs more than N jobs;
+//! * **slots** ([`slots`]): a [`Pool`] of N tokens in a pipe, which any process below can
+//!   take from and give back to, so that a tree of processes, however deep, never runs more
+//!   than N jobs. It speaks GNU Make's protocol, so make, cargo, ninja and gcc share it; and
+//!   a ledger beside it sees to it that no slot is lost, whichever process is killed;
 //! * **processes** ([`process`]): how one is born, how its end is noticed, and what
 //!   exactly that end was;
 //! * **channels** ([`channel`]): how a job sends back one result, of any size, without
@@ -48,10 +49,17 @@
 //! # }
 //! ```
 //!
+//! `examples/build_tool.rs` joins the pool that it was started in, or makes one.
+//!
 //! # Caveats
 //!
-//! * A slot is given back by the process that took it. If that process is killed while
-//!   its job runs, the slot is lost to the pool.
+//! * Tokens that programs which do not use this crate have taken are theirs to give back: if
+//!   such a program is killed, they are lost. `jobserver run` tells of it.
+//! * A pool of more than 256 slots (fs.pipe-max-size in pages), and any pool on other Unixes
+//!   than Linux, gives slots back in two steps: a kill in the few instructions between them
+//!   loses a slot.
+//! * `slots::makeflags` reads and writes MAKEFLAGS; nothing here changes this process's
+//!   environment. Set it on each [`std::process::Command`] whose program is to find the pool.
 //! * Where the kernel has no pidfds (Linux before 5.3, other Unixes) a death that no
 //!   channel tells of is noticed by looking every 20 ms while a wait lasts.
 //! * If something else in the process reaps our children (`waitpid(-1)`, an ignored

@@ -302,11 +302,16 @@ impl Ledger {
             && self.change_holder(tenure.index, launching, Holder::me(tenure.generation))
     }
 
-    /// Gives a slot that we launch on to a process that does not adopt it itself.
-    pub(crate) fn hand_to(&self, tenure: Tenure, pid: Pid) {
+    /// Says that the process is born that we launch on this slot: from now on its death frees
+    /// the slot, and not only ours. It `adopts` the slot itself when it begins, or else knows
+    /// nothing of slots.
+    pub(crate) fn born(&self, tenure: Tenure, pid: Pid, adopts: bool) {
         let holder = self.holder(tenure.index);
-        let named = Holder { process: Some(Named::now(pid)), launching: false, ..holder };
-        self.change_holder(tenure.index, holder, named);
+        if holder.generation == tenure.generation && holder.launching {
+            let process = Some(Named::now(pid));
+            let born = Holder { process, launching: adopts, ..holder };
+            self.change_holder(tenure.index, holder, born); // unless it has just adopted it
+        }
     }
 
     /// Gives a slot back that is ours. If it is lent, its borrower will do so at its end.
@@ -401,7 +406,7 @@ impl Ledger {
     /// did, is dead (`ended` then), and had not given it back.
     pub(crate) fn settle(&self, tenure: Tenure, ended: Option<Pid>, pipe: &TokenPipe) {
         let holder = self.holder(tenure.index);
-        let never_adopted = holder.launching && holder.is(getpid());
+        let never_adopted = holder.launching;
         let died = ended.is_some_and(|job| holder.is(job));
         if holder.generation == tenure.generation && (never_adopted || died) {
             // If it is lent and cannot be taken over yet, we shall hear no more of it.

@@ -463,9 +463,10 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    /// For a process that knows nothing of slots: it holds this one until its end.
-    pub(crate) fn hand_to(&self, pid: Pid) {
-        self.part.ledger.hand_to(self.tenure, pid);
+    /// Says which process is the job. It `adopts` the slot itself when it begins; or it knows
+    /// nothing of slots, and holds this one until its end.
+    pub(crate) fn born(&self, pid: Pid, adopts: bool) {
+        self.part.ledger.born(self.tenure, pid, adopts);
         self.part.ring();
     }
 

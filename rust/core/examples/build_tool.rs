@@ -1,0 +1,60 @@
+//! A build tool that shares slots: started by make, by a job or by `jobserver run` it takes
+//! part in their pool, and otherwise makes one of its own.
+//!
+//! It "builds" the targets named on the command line by sleeping, which is all that a real
+//! tool would do differently. Try it in a recipe, `+build_tool a b c`, under `make -j2`.
+
+use jobserver_core::slots::InForce;
+use jobserver_core::{usable_cpus, ExitStatus, Jobs, Outcome, Pool, Result};
+use std::process::{Command, ExitCode};
+
+/// The pool to take slots from. In a program that make started, one slot is there from the
+/// start: the one that make has given to the recipe.
+fn pool() -> Result<Pool> {
+    match InForce::of_environment() {
+        InForce::Pool(auth, jobs) => Pool::join_in_force(&auth, jobs),
+        InForce::Closed(why) => {
+            eprintln!("build_tool: {why}; using slots of my own");
+            Pool::new(usable_cpus())
+        }
+        InForce::Nothing => Pool::new(usable_cpus()),
+    }
+}
+
+fn build(targets: &[String]) -> Result<bool> {
+    let (pool, mut jobs) = (pool()?, Jobs::new());
+    let mut waiting = targets.iter().rev().collect::<Vec<_>>();
+    let mut well = true;
+    loop {
+        // Whatever has ended has given its slot back by the time that we hear of it.
+        for (_, outcome) in jobs.scan()? {
+            well &= matches!(outcome, Outcome::Ended(ExitStatus::Code(0)));
+        }
+        if waiting.is_empty() && jobs.outstanding() == 0 {
+            return Ok(well);
+        }
+        if !waiting.is_empty() {
+            if let Some(slot) = pool.try_take()? {
+                let target = waiting.pop().map_or("", String::as_str);
+                println!("building {target}");
+                jobs.spawn(Command::new("sleep").arg("0.1"), Some(slot))?;
+                continue;
+            }
+        }
+        // One sleep on everything that may come: a slot, the end of a job, the death of
+        // whoever else holds a slot.
+        jobs.wait((!waiting.is_empty()).then_some(&pool), None)?;
+    }
+}
+
+fn main() -> ExitCode {
+    let targets: Vec<String> = std::env::args().skip(1).collect();
+    match build(&targets) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("build_tool: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
