@@ -213,7 +213,7 @@ def test_a_submission_without_callbacks_issues_none(
     job.let_go()
     slot_holder.let_go()
     js.submit(nothing, callbacks=False)  # waits for the slot
-    finish_unheard(js, job)
+    finish_unheard(js, job, slot_holder)
     for future in (job.future, slot_holder.future):
         with pytest.raises(CallbackRaised):
             js.reclaim_resources()
