@@ -289,8 +289,10 @@ impl Jobs {
     /// seconds, or at once if they are 0, kills what is left.
     fn kill(&self, py: Python<'_>, job: u64, grace: f64) -> PyResult<()> {
         let Some(pid) = self.state().table.pid(JobId(job)) else { return Ok(()) };
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pool.as_ref().map(|pool| pool.get().pool.clone());
+        let pool = {
+            let known = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            known.as_ref().map(|pool| pool.get().pool.clone())
+        };
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
         let mut family = Family::of(pid, kin);
         let forever = Duration::from_secs(1 << 30);
