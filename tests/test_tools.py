@@ -1,4 +1,4 @@
-"""Other programs that share slots with jobs: ninja and cargo, two of each kind at a time."""
+"""Other programs that share slots with jobs: ninja, cargo and gcc, two of each kind at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import DEADLINE
 from spans import RECORD, most_at_once
+
+from jobserver import Jobserver
 
 NINJA = shutil.which("ninja", path=str(Path(sys.executable).parent))
 CARGO = shutil.which("cargo")
@@ -90,3 +92,55 @@ def test_cargos_in_jobs_never_run_more_compilers_than_there_are_slots(
     both_at_once(make_jobserver(slots=3), [CARGO, "build", "--offline", "-q"], directories)
     most, count = most_at_once(log)
     assert (most <= 3, count) == (True, 8)
+
+
+GCC = shutil.which("gcc", path="/usr/bin:/usr/local/bin")
+
+MAKE_WRAPPER = """#!/bin/sh
+exec make SHELL={shell} "$@"
+"""
+
+SHELL_WRAPPER = """#!/bin/sh
+echo + $(date +%s%N) >> $LOG
+sleep 0.05
+/bin/sh "$@"
+code=$?
+echo - $(date +%s%N) >> $LOG
+exit $code
+"""
+
+
+def link(js: Jobserver, directory: str, output: str) -> None:
+    command = [str(GCC), "-O1", "-flto=jobserver", "-flto-partition=1to1", "-o", output]
+    objects = sorted(str(path) for path in Path(directory).glob("*.o"))
+    done = subprocess.run(
+        [*command, *objects], capture_output=True, text=True, check=False, pass_fds=js.pass_fds
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(GCC is None, reason="gcc is not installed")
+def test_links_of_gcc_in_jobs_never_run_more_compilers_than_there_are_slots(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    # gcc has make run its compilers, which takes a shell that records them.
+    for name, text in (("make", MAKE_WRAPPER), ("shell", SHELL_WRAPPER)):
+        (tmp_path / name).write_text(text.format(shell=tmp_path / "shell"))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("MAKE", str(tmp_path / "make"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    numbers = range(4)
+    for number in numbers:
+        (tmp_path / f"f{number}.c").write_text(f"int f{number}(int x) {{ return x + {number}; }}")
+    calls = " + ".join(f"f{number}(x)" for number in numbers)
+    declared = "".join(f"int f{number}(int); " for number in numbers)
+    (tmp_path / "main.c").write_text(f"{declared} int main(int x, char **y) {{ return {calls}; }}")
+    sources = [f"f{number}.c" for number in numbers] + ["main.c"]
+    subprocess.run([str(GCC), "-O1", "-flto", "-c", *sources], cwd=tmp_path, check=True)
+    with Jobserver(method, 3, style="pipe") as js:
+        links = [js(link, js, str(tmp_path), str(tmp_path / f"out{n}")) for n in range(2)]
+        for future in links:
+            future.result()
+        assert js._pool is not None and js._pool.free() == 3
+    most, count = most_at_once(log)
+    assert (most <= 3, count >= 2) == (True, True)
