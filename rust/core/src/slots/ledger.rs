@@ -296,10 +296,15 @@ impl Ledger {
     /// In a job: takes over the slot that its owner launched it on. False if the owner has
     /// died or given up, and the slot is no longer for us: then nothing may run.
     pub(crate) fn adopt(&self, tenure: Tenure) -> bool {
-        let launching = self.holder(tenure.index);
-        launching.launching
-            && launching.generation == tenure.generation
-            && self.change_holder(tenure.index, launching, Holder::me(tenure.generation))
+        loop {
+            let launching = self.holder(tenure.index);
+            if !launching.launching || launching.generation != tenure.generation {
+                return false;
+            }
+            if self.change_holder(tenure.index, launching, Holder::me(tenure.generation)) {
+                return true;
+            } // else the owner may just have said who we are: see `born`
+        }
     }
 
     /// Says that the process is born that we launch on this slot: from now on its death frees
