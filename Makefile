@@ -61,7 +61,7 @@ heading = @printf '\n== %s ==\n' "$(1)"
 # The steps are in order, cheapest first, and each is parallel in itself.
 .NOTPARALLEL:
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy rust-test doc ruff types pytest examples every-python
+	tools fmt clippy rust-test doc ruff types pytest examples every-python model
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -95,6 +95,10 @@ fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECO
 
 wheel: dist/.built ## build the one abi3 wheel, in dist/
 	@ls $(WHEEL)
+
+model: ## verify the slot protocol with the SPIN model checker (its own needs: spin and cc)
+	$(call heading,model/run.py)
+	@$(PYTHON) model/run.py
 
 clean: ## remove everything that these commands made
 	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache

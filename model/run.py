@@ -1,0 +1,209 @@
+"""Verify the slot protocol with the SPIN model checker, and that it finds planted flaws.
+
+    run.py [NAME ...]       all, or those whose names contain one of the NAMEs
+
+slots.pml is the protocol; here is what it is run with: trees of processes, modes, numbers of slots
+and of kills. Each flaw is the protocol broken on purpose, in one place. SPIN must find all of them:
+a model in which nothing can go wrong would prove nothing.
+
+It needs spin and a C compiler. What it builds, and the trail of an error that it finds, is left in
+target/model/NAME.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+MODEL = Path(__file__).resolve().parent / "slots.pml"
+BUILT = MODEL.parent.parent / "target" / "model"
+
+# A verifier that wants more of either is ended, and that is a failure.
+MEGABYTES = 2400
+SECONDS = 240
+
+# The owner of each process from the second on; the first is the root.
+PAIR = (1, 1)  # two jobs of the root
+LINE = (1, 2)  # a job of a job
+LONG = (1, 2, 3)  # and one of that
+FORK = (1, 2, 2)  # a job with two jobs
+HOOK = (1, 1, 2)  # two jobs, the first with one of its own
+TREE = (1, 1, 2, 3)  # two jobs with one each
+
+
+class Run(NamedTuple):
+    """One search. `partial`: a minute of one that is too large to be completed, with a bit for each
+    state (so that it may also take some states for others), in random order."""
+
+    name: str
+    mode: str
+    owners: tuple[int, ...]
+    slots: int = 1
+    kills: int = 0
+    client: int = 0
+    options: tuple[str, ...] = ()
+    partial: bool = False
+
+
+PROTOCOL = [
+    Run("hold-line", "HOLD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
+    Run("hold-long", "HOLD", LONG, kills=1),
+    Run("hold-fork", "HOLD", FORK, kills=1),
+    Run("hold-pass", "HOLD", LINE, slots=2, kills=2, client=1),
+    Run("hold-hook", "HOLD", HOOK, slots=2, kills=1),
+    Run("hold-timeout-0", "HOLD", FORK, slots=2, kills=1, options=("TIMEOUT_0",)),
+    Run("yield-line", "YIELD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
+    Run("yield-pair", "YIELD", PAIR, kills=1, client=1, options=("LEAVES_YIELD",)),
+    Run("yield-long", "YIELD", LONG),
+    Run("yield-fork", "YIELD", FORK, kills=1),
+    Run("yield-hook", "YIELD", HOOK, slots=2, kills=1),
+    Run("yield-timeout-0", "YIELD", FORK, slots=2, kills=1, options=("TIMEOUT_0",)),
+    Run("hold-tree", "HOLD", TREE, slots=3, kills=2, partial=True),
+    Run("yield-tree", "YIELD", TREE, slots=3, kills=2, partial=True),
+]
+
+PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
+ONE = Run("", "HOLD", LINE, kills=1)
+
+FLAWS: dict[str, Run] = {
+    "WRITE_THEN_MARK": ONE,
+    "READ_THEN_RECORD": ONE,
+    "ADOPT_STORES": ONE,
+    "NO_LOOK_AT_BORROWER": ONE,
+    "TAKE_OVER_PASSED": PASS,
+    "BORROWER_READ_EARLY": PASS._replace(owners=HOOK, slots=1, kills=1),
+    "PASS_STORES": PASS._replace(kills=0),
+    "GO_ON_WITHOUT_SLOT": Run("", "YIELD", FORK),
+    "NO_LENDING": ONE._replace(kills=0),
+    "CLEAR_CURSOR_FIRST": ONE,
+    "BORROWER_BEFORE_LENDER": ONE,
+    "END_PASS_FIRST": PASS,
+    "OWNER_IGNORES_GEN": Run("", "HOLD", PAIR),
+    "OWNER_FORGETS_UNADOPTED": ONE,
+    "RING_AFTER_READ": Run("", "YIELD", PAIR, kills=1, client=1, options=("LEAVES_YIELD",)),
+}
+
+
+class Found(NamedTuple):
+    """What a search came to: `error` is SPIN's word for it, empty if there is none."""
+
+    error: str
+    states: int
+    seconds: float
+    complete: bool
+
+
+def search(run: Run) -> Found:
+    """Build the verifier of a run and let it search."""
+    folder = BUILT / run.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    owners = ",".join(map(str, (0, 0, *run.owners)))
+    defines = {
+        run.mode: 1,
+        "SLOTS": run.slots,
+        "PROCESSES": 1 + len(run.owners),
+        "OWNERS": "{" + owners + "}",
+        "KILLS": run.kills,
+        "CLIENT": run.client,
+        **dict.fromkeys(run.options, 1),
+    }
+    flags = [f"-D{name}={value}" for name, value in defines.items()]
+    (folder / "flags").write_text(" ".join(flags) + "\n")
+    # A flaw is found soon: then it is compiling that takes the time.
+    planted = any(option.startswith("BREAK_") for option in run.options)
+    compiler = ["cc", "-w", "-O0" if planted else "-O1", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
+    # Escapes by rendezvous (`kill`) and partial order reduction do not go together.
+    compiler += ["-DNOREDUCE", *(["-DBITSTATE", "-DT_RAND", "-DP_RAND"] if run.partial else [])]
+    verifier = ["./pan", "-m200000", *(["-w30", "-Q1"] if run.partial else ["-w24"])]
+    begun = time.monotonic()
+    output = ""
+    for command in (
+        ["spin", "-a", *flags, str(MODEL)],
+        [*compiler, "-o", "pan", "pan.c"],
+        verifier,
+    ):
+        begun = time.monotonic()
+        process = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+        )
+        output = process.stdout
+        if process.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
+    seconds = time.monotonic() - begun
+    (folder / "output").write_text(output)
+    errors = re.search(r"errors: (\d+)", output)
+    states = re.search(r"(\d+(?:\.\d*e\+\d+)?) states, stored", output)
+    if not errors or not states:
+        raise RuntimeError(f"{run.name}: the verifier's output is not as expected\n{output}")
+    error = re.search(r"^pan:1: (.*) \(at depth", output, re.MULTILINE)
+    complete = not re.search("not completed|too small|out of memory", output)
+    word = ""
+    if errors.group(1) != "0":
+        word = error.group(1).replace("\n", " ") if error else "an error"
+    return Found(word, int(float(states.group(1))), seconds, complete)
+
+
+def verify(run: Run) -> bool:
+    """Search for an error where there must be none."""
+    found = search(run)
+    good = not found.error and (found.complete or run.partial)
+    ending = found.error or ("" if good else "the search is not complete")
+    how = "exhaustive" if found.complete and not run.partial else "partial"
+    print(
+        f"{'ok' if good else 'FAILED':7} {run.name:24} {found.states:>10,} states"
+        f" {found.seconds:6.1f} s  {how}{'  ' + ending if ending else ''}",
+        flush=True,
+    )
+    return good
+
+
+def plant(flaw: str) -> bool:
+    """Search for an error where there must be one."""
+    run = FLAWS[flaw]._replace(name=flaw.lower().replace("_", "-"))
+    found = search(run._replace(options=(*run.options, f"BREAK_{flaw}")))
+    error = re.sub(r"assertion violated.*", "assertion violated", found.error)
+    print(
+        f"{'ok' if error else 'FAILED':7} {run.name:24} {found.states:>10,} states"
+        f" {found.seconds:6.1f} s  {'found: ' + error if error else 'NOT FOUND'}",
+        flush=True,
+    )
+    return bool(error)
+
+
+def main(names: list[str]) -> int:
+    """Run everything, two at a time if there are two CPUs; 0 if all is as it must be."""
+    missing = [tool for tool in ("spin", "cc") if shutil.which(tool) is None]
+    if missing:
+        print(
+            f"Missing: {' and '.join(missing)}: install SPIN 6.5 and a C compiler"
+            " (Debian, Ubuntu: apt install spin gcc libc6-dev; or see https://spinroot.com)",
+            file=sys.stderr,
+        )
+        return 1
+
+    def chosen(name: str) -> bool:
+        return not names or any(part in name for part in names)
+
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        tasks = [pool.submit(verify, run) for run in PROTOCOL if chosen(run.name)]
+        tasks += [pool.submit(plant, flaw) for flaw in FLAWS if chosen(flaw.lower())]
+        results = [task.result() for task in tasks]
+    print(f"{results.count(True)} as expected, {results.count(False)} not")
+    return 0 if results and all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
