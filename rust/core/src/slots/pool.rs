@@ -266,7 +266,11 @@ impl Part {
     ) -> Result<Arc<Part>> {
         let file = home.create_ledger().map_err(Error::system(MAKING))?;
         let ledger = Ledger::create(file, slots).map_err(Error::system(MAKING))?;
-        Ok(Part::of(pipe, auth, ledger, slots, home, implicit))
+        let part = Part::of(pipe, auth, ledger, slots, home, implicit);
+        // All that a pool ever opens here is open from the start, and not when it first runs
+        // out of slots, which may be when descriptors have become scarce.
+        drop(part.watch());
+        Ok(part)
     }
 
     fn of(
