@@ -55,17 +55,23 @@ def make(request: pytest.FixtureRequest) -> list[str]:
     return [MAKES[version], *style]
 
 
-RECIPE = f"""
+#: What every recipe of these tests begins with.
+PRELUDE = f"""
 import os, sys
 sys.path.insert(0, {TESTS!r})
 import spans
 from jobserver import Jobserver
+"""
 
+RECIPE = (
+    PRELUDE
+    + """
 def main(method):
     with Jobserver(method) as js:
         for future in [js(spans.record, os.environ["LOG"]) for _ in range(4)]:
             future.result()
 """
+)
 
 
 def run_make(
@@ -96,12 +102,9 @@ def test_recipes_share_the_slots_of_make_and_give_them_back(
     assert (most <= 2, count) == (True, 8)
 
 
-NESTED = f"""
-import os, sys
-sys.path.insert(0, {TESTS!r})
-import spans
-from jobserver import Jobserver
-
+NESTED = (
+    PRELUDE
+    + """
 def tree(js, depth):
     if depth == 0:
         return spans.record(os.environ["LOG"])
@@ -112,6 +115,7 @@ def main(waiting):
     with Jobserver("fork", waiting=waiting) as js:
         tree(js, 3)
 """
+)
 
 
 @pytest.mark.parametrize("waiting", ["hold", "yield"])
@@ -123,18 +127,16 @@ def test_nested_work_in_recipes_ends_and_keeps_to_the_slots_of_make(
     assert (most <= 2, count) == (True, 16)
 
 
-FAILING = f"""
-import os, sys
-sys.path.insert(0, {TESTS!r})
-import spans
-from jobserver import Jobserver
-
+FAILING = (
+    PRELUDE
+    + """
 def main():
     js = Jobserver("fork")
     js(spans.record, os.environ["LOG"])
     js(spans.record, os.environ["LOG"])
     raise SystemExit(3)
 """
+)
 
 
 def test_a_recipe_that_fails_gives_back_what_it_has(
