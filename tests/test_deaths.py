@@ -577,8 +577,8 @@ def test_each_of_many_deaths_is_reported_exactly(
         deaths = [death_of(future) for future in pair]
         assert [(death.exitcode, death.signal) for death in deaths] == [expected] * 2
         settle(js)
-        before = before or len(descriptors())
-    assert len(descriptors()) == before
+        before = before or descriptors()
+    assert descriptors() == before
     assert len(children()) <= 1, "only a helper may be left"
 
 

@@ -162,7 +162,7 @@ impl Jobs {
         child: &Child,
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
-        let set = made(&mut self.set)?;
+        let set = made(&mut self.set, &mut self.idle)?;
         if let Some(channel) = channel {
             set.add(channel.socket(), key(id, CHANNEL))?;
         }
@@ -336,11 +336,11 @@ impl Jobs {
         if handled != self.handled {
             return Ok(None);
         }
+        // Made now if it has not been: what another thread starts meanwhile must wake us.
+        let set = made(&mut self.set, &mut self.idle);
+        let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
         // At the limit of descriptors we do without, and look now and then instead.
         let bell = self.idle.pop().or_else(|| Bell::new().ok().map(Arc::new));
-        // Made now if it has not been: what another thread starts meanwhile must wake us.
-        let set = made(&mut self.set).map_err(Error::system("cannot wait for jobs"))?;
-        let mut descriptors = set.watched();
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
         let mut look_after = must_look.then_some(LOOK_AFTER);
@@ -417,11 +417,19 @@ impl Drop for Jobs {
     }
 }
 
-/// The table's ready set, made when it is first needed.
-fn made(set: &mut Option<ReadySet>) -> rustix::io::Result<&mut ReadySet> {
+/// The table's ready set, made when it is first needed, and with it the bell of a first wait:
+/// all that one thread's jobs ever need open beside their own is open from the first of them.
+fn made<'a>(
+    set: &'a mut Option<ReadySet>,
+    idle: &mut Vec<Arc<Bell>>,
+) -> rustix::io::Result<&'a mut ReadySet> {
     match set {
         Some(set) => Ok(set),
-        none => Ok(none.insert(ReadySet::new()?)),
+        none => {
+            let made = none.insert(ReadySet::new()?);
+            idle.extend(Bell::new().ok().map(Arc::new));
+            Ok(made)
+        }
     }
 }
 
