@@ -73,8 +73,8 @@ inline claim(e) {
     ledger[e].holder = me; ledger[e].gen = ledger[e].gen + 1
 }
 
-/* The bell: a holder has changed, and all who sleep look again, since they watch the old one. To
-   ring is a step of its own, before which the new holder may be killed. */
+/* The bell: an entry is about to have another holder, and all who sleep look again, since they
+   watch the old one. To ring is a step of its own, after which we may be killed. */
 inline ring_bell() {
     i = 0;
     do
@@ -121,8 +121,8 @@ inline read_token(e) {
 #define CLEAR_CURSOR 13
 #define CLEAR_LENDER 14
 #define LEAVE 15
-#define RING_FOR_X 16           /* and then give it back */
-#define RING_FOR_LENDER 17      /* and then end its pass */
+#define RING_FOR_X 16           /* and then take it over */
+#define RING_FOR_LENDER 17      /* and then finish for it */
 
 #define AFTER_BORROWER (HOLDS(x) -> RETURN : AFTER_RETURN)
 #define AFTER_RETURN (ledger[x].lender -> RELEASE : AFTER_RELEASE)
@@ -141,7 +141,7 @@ inline settle() {
 #ifndef BREAK_BORROWER_READ_EARLY
            b = ledger[x].borrower; bg = ledger[x].borrower_gen; passed = ledger[x].pass;
 #endif
-           todo = (b == NONE -> TAKE_OVER : LOOK_AT_ITS_HOLDER);
+           todo = (b == NONE -> RING_FOR_X : LOOK_AT_ITS_HOLDER);
 #ifdef BREAK_NO_LOOK_AT_BORROWER
            todo = TAKE_OVER
 #endif
@@ -165,12 +165,12 @@ inline settle() {
     :: d_step { todo == TAKE_OVER ->
            if
            :: ledger[x].holder == h && ledger[x].gen == hg ->
-              ledger[x].holder = me; todo = RING_FOR_X
+              ledger[x].holder = me; todo = GIVE_BACK
            :: else -> todo = NONE; x = NONE
            fi;
 #ifdef BREAK_NO_LOOK_AT_BORROWER
            if
-           :: todo == RING_FOR_X -> todo = AFTER_BORROWER
+           :: todo == GIVE_BACK -> todo = AFTER_BORROWER
            :: else -> skip
            fi;
 #endif
@@ -206,7 +206,7 @@ inline settle() {
 #ifdef BREAK_END_PASS_FIRST
               todo = END_PASS
 #else
-              todo = FINISH_FOR_LENDER
+              todo = RING_FOR_LENDER
 #endif
            :: else -> b = NONE; todo = AFTER_RELEASE                                        /* c */
            fi
@@ -222,7 +222,7 @@ inline settle() {
     :: d_step { todo == FINISH_FOR_LENDER ->                                                /* b */
            if
            :: ledger[b].holder != FREE && ledger[b].gen == ledger[x].lender_gen ->
-              ledger[b].holder = me; todo = RING_FOR_LENDER
+              ledger[b].holder = me; todo = END_PASS
            :: else -> b = NONE; todo = AFTER_RELEASE
            fi;
 #ifdef BREAK_END_PASS_FIRST
@@ -255,8 +255,8 @@ inline settle() {
            todo = (x == NONE -> NONE : (h == 0 -> GIVE_BACK : LOOK_AT_BORROWER))
        }
 
-    :: d_step { todo == RING_FOR_X -> ring_bell(); todo = GIVE_BACK }
-    :: d_step { todo == RING_FOR_LENDER -> ring_bell(); todo = END_PASS }
+    :: d_step { todo == RING_FOR_X -> ring_bell(); todo = TAKE_OVER }
+    :: d_step { todo == RING_FOR_LENDER -> ring_bell(); todo = FINISH_FOR_LENDER }
     od
 }
 
@@ -389,9 +389,9 @@ inline watch_holders() {
     watch[me] = 1;
     i = 1;
     do
-    :: i <= ENTRIES && ledger[i].holder != FREE ->
+    :: i <= ENTRIES && ledger[i].holder != FREE && !dead[ledger[i].holder] ->
        watch[me] = watch[me] | (1 << ledger[i].holder); i++
-    :: i <= ENTRIES && ledger[i].holder == FREE -> i++
+    :: i <= ENTRIES && (ledger[i].holder == FREE || dead[ledger[i].holder]) -> i++
     :: else -> i = 0; break
     od
 }
@@ -562,13 +562,12 @@ end_unborn:
     {
         atomic { forked[me]; n = me; next_job() };
         if
-        :: me != ROOT -> adopt()
+        :: me != ROOT -> RING; adopt()
         :: me == ROOT -> skip
         fi;
         if
         :: me != ROOT && slot == NONE -> skip
         :: else ->
-           RING;
            do
            :: n <= PROCESSES -> submit()
            :: n > PROCESSES -> break

@@ -147,6 +147,53 @@ def test_a_recipe_that_fails_gives_back_what_it_has(
     assert "token" not in complaints
 
 
+ENDING = (
+    PRELUDE
+    + """
+import signal
+
+def hold(begun):
+    begun.release()
+    signal.pause()
+
+def meet(barrier):
+    barrier.wait(30)
+
+def main(how):
+    js = Jobserver("fork")
+    if how == "meet":
+        barrier = js.context.Barrier(2)
+        for future in [js(meet, barrier), js(meet, barrier)]:
+            future.result()
+        open(os.environ["LOG"], "w").write("all slots are there")
+        return
+    os.setpgid(0, 0)
+    begun = js.context.Semaphore(0)
+    held = [js(hold, begun), js(hold, begun)]
+    for _ in held:
+        begun.acquire()
+    whom, number = how.split("-")
+    if whom == "all":
+        os.killpg(0, int(number))
+    elif whom == "root":
+        os.kill(os.getpid(), int(number))
+    else:
+        os._exit(int(number))
+    held[0].result()
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["all-9", "all-15", "all-2", "root-9", "root-15", "exit-3"])
+def test_a_recipe_that_ends_while_its_jobs_run_leaves_make_all_its_slots(
+    tmp_path: Path, log: Path, make: list[str], how: str
+) -> None:
+    then = ["||", sys.executable, str(tmp_path / "recipe.py"), "meet"]
+    complaints = run_make(tmp_path, make, ENDING, how, *then, targets="a")
+    assert log.read_text() == "all slots are there"
+    assert "token" not in complaints
+
+
 FLAGS = """
 import fcntl, os, sys
 from jobserver import Jobserver

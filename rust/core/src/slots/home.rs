@@ -95,11 +95,20 @@ impl Home {
     }
 
     fn locked_ledger(&self, how: OFlags) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | how;
-        let file = open(self.path.join("ledger"), flags, Mode::RUSR | Mode::WUSR)?;
+        let file = open_ledger(&self.path, how)?;
         flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
+
+    /// The ledger's file, for who waits until nobody locks it any more.
+    pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<OwnedFd> {
+        open_ledger(&self.path, OFlags::empty())
+    }
+}
+
+fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | how;
+    open(home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)
 }
 
 impl Drop for Home {
@@ -158,8 +167,7 @@ fn is_gone(pid: Pid) -> bool {
 }
 
 fn is_in_use(home: &Path) -> bool {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match open(home.join("ledger"), flags, Mode::empty()) {
+    match open_ledger(home, OFlags::empty()) {
         Ok(ledger) => flock(&ledger, FlockOperation::NonBlockingLockExclusive).is_err(),
         // Whatever else keeps us from looking (no descriptor left, say): it may be in use.
         Err(e) => e != Errno::NOENT,

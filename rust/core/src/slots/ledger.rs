@@ -17,6 +17,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::other::{self, Named};
+use crate::slots::bell::PoolBell;
 use crate::slots::pipe::TokenPipe;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
 use rustix::fd::OwnedFd;
@@ -115,6 +116,34 @@ impl Holder {
     }
 }
 
+/// An entry in use: who holds it, and as whose job.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tenant {
+    pub(crate) tenure: Tenure,
+    pub(crate) process: Named,
+    /// The pid of the process that will hear of the holder's end; 0 for none.
+    pub(crate) owner: u32,
+}
+
+impl Tenant {
+    /// Whether the entry has had no other holder meanwhile.
+    pub(crate) fn is_same(&self, other: &Tenant) -> bool {
+        self.tenure == other.tenure && self.process == other.process
+    }
+}
+
+/// What came of an attempt to take back the slot of a dead holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reclaimed {
+    /// It is back.
+    Done,
+    /// It is lent to somebody who lives, and comes back at their end.
+    Lent,
+    /// Another process is about to give it back. Whoever relies on that must watch that one
+    /// too, since it may be killed: look again.
+    ByAnother,
+}
+
 /// An entry in use, as `status` tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
@@ -147,6 +176,7 @@ fn occupy(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     memory: Shared,
+    bell: PoolBell,
     entries: usize,
     /// Where to look for a free entry first.
     hint: AtomicUsize,
@@ -154,7 +184,11 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Makes an empty file the ledger of a pool of `slots` slots.
-    pub(crate) fn create(file: OwnedFd, slots: usize) -> rustix::io::Result<Ledger> {
+    pub(crate) fn create(
+        file: OwnedFd,
+        bell: PoolBell,
+        slots: usize,
+    ) -> rustix::io::Result<Ledger> {
         let entries = 2 * slots + SPARE;
         let words = FIRST_ENTRY + entries * ENTRY;
         // All of it now: where the file system is full later, a write to a page of the mapping
@@ -163,14 +197,14 @@ impl Ledger {
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
         let memory = Shared::map(file, words)?;
-        let ledger = Ledger { memory, entries, hint: AtomicUsize::new(0) };
+        let ledger = Ledger { memory, bell, entries, hint: AtomicUsize::new(0) };
         ledger.memory.word(SLOTS).store(slots as u64, IN_ORDER);
         ledger.memory.word(0).store(MAGIC, IN_ORDER);
         Ok(ledger)
     }
 
     /// Opens a ledger that another process has made.
-    pub(crate) fn open(file: OwnedFd) -> Result<Ledger> {
+    pub(crate) fn open(file: OwnedFd, bell: PoolBell) -> Result<Ledger> {
         let doing = "cannot open the ledger of a pool";
         let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
         let words = usize::try_from(size).unwrap_or(0) / WORD;
@@ -185,7 +219,7 @@ impl Ledger {
                 "the pool's ledger is of another version of jobserver",
             ));
         }
-        Ok(Ledger { memory, entries, hint: AtomicUsize::new(0) })
+        Ok(Ledger { memory, bell, entries, hint: AtomicUsize::new(0) })
     }
 
     pub(crate) fn slots(&self) -> usize {
@@ -201,6 +235,18 @@ impl Ledger {
     /// One that was killed in its sleep counts for ever, which costs others a ring a launch.
     pub(crate) fn waiters(&self) -> &AtomicU64 {
         self.memory.word(WAITERS)
+    }
+
+    pub(crate) fn bell(&self) -> &PoolBell {
+        &self.bell
+    }
+
+    /// Tells all who wait to look again who holds what. Always *before* an entry with a slot
+    /// in it has another holder, who may be killed at once: they must be awake by then.
+    fn ring(&self) {
+        if self.waiters().load(IN_ORDER) > 0 {
+            self.bell.ring();
+        }
     }
 
     fn field(&self, index: u32, field: usize) -> &AtomicU64 {
@@ -245,7 +291,12 @@ impl Ledger {
 
     /// Takes a slot if one is free at this moment; never waits.
     pub(crate) fn take(&self, pipe: &TokenPipe) -> rustix::io::Result<Option<Tenure>> {
+        // First, lest those who wait wake each other for ever by trying in vain.
+        if pipe.free()? == 0 {
+            return Ok(None);
+        }
         let Some(tenure) = self.claim() else { return Ok(None) };
+        self.ring();
         let read = loop {
             match pipe.take_into(&self.memory, self.offset(tenure.index, TOKEN)) {
                 Err(Errno::INTR) => {}
@@ -301,6 +352,7 @@ impl Ledger {
             if !launching.launching || launching.generation != tenure.generation {
                 return false;
             }
+            self.ring();
             if self.change_holder(tenure.index, launching, Holder::me(tenure.generation)) {
                 return true;
             } // else the owner may just have said who we are: see `born`
@@ -315,6 +367,7 @@ impl Ledger {
         if holder.generation == tenure.generation && holder.launching {
             let process = Some(Named::now(pid));
             let born = Holder { process, launching: adopts, ..holder };
+            self.ring();
             self.change_holder(tenure.index, holder, born); // unless it has just adopted it
         }
     }
@@ -393,18 +446,31 @@ impl Ledger {
         {
             return false;
         }
+        self.ring();
         // Nobody else touches an entry that was passed on to us.
         self.field(lender.index, HOLDER).store(Holder::me(lender.generation).to_word(), IN_ORDER);
         borrower.store(0, IN_ORDER);
         true
     }
 
-    /// Takes back a slot whose holder is dead, loans of it included. False if it is lent to
-    /// somebody who lives, and will come back at their end.
-    pub(crate) fn reclaim(&self, index: u32, pipe: &TokenPipe) -> bool {
+    /// Takes back a slot, loans of it included, if its holder is dead.
+    pub(crate) fn reclaim(&self, index: u32, pipe: &TokenPipe) -> Reclaimed {
         let holder = self.holder(index);
-        let dead = holder.process.is_some_and(|named| !other::is_alive(named));
-        !dead || self.take_over(index, holder, pipe)
+        match holder.process {
+            Some(named) if other::is_alive(named) => Reclaimed::ByAnother,
+            Some(_) => self.take_over(index, holder, pipe),
+            None => Reclaimed::Done,
+        }
+    }
+
+    /// The same, where the holder is known to be dead.
+    pub(crate) fn reclaim_from(&self, dead: Tenant, pipe: &TokenPipe) -> Reclaimed {
+        let Tenant { tenure, process, .. } = dead;
+        let holder = self.holder(tenure.index);
+        if holder.process != Some(process) || holder.generation != tenure.generation {
+            return Reclaimed::ByAnother;
+        }
+        self.take_over(tenure.index, holder, pipe)
     }
 
     /// Takes a slot back on which we launched a job: if the job never took it over, or if it
@@ -413,48 +479,55 @@ impl Ledger {
         let holder = self.holder(tenure.index);
         let never_adopted = holder.launching;
         let died = ended.is_some_and(|job| holder.is(job));
-        if holder.generation == tenure.generation && (never_adopted || died) {
-            // If it is lent and cannot be taken over yet, we shall hear no more of it.
-            self.field(tenure.index, OWNER).store(0, IN_ORDER);
-            self.take_over(tenure.index, holder, pipe);
+        let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
+        if to_come_back && self.take_over(tenure.index, holder, pipe) == Reclaimed::Lent {
+            self.disown(tenure);
         }
     }
 
-    /// Takes over from a holder that is known to be dead, and gives back. False if it is lent
-    /// to somebody who lives.
-    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) -> bool {
+    /// Takes over from a holder that is known to be dead, and gives back.
+    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) -> Reclaimed {
         // Read only now, when the holder can change it no more.
         let borrower = self.field(index, BORROWER).load(IN_ORDER);
         if let Some(loan) = Tenure::from_word(borrower) {
             let holder = self.holder(loan.index);
             let there = holder.generation == loan.generation && holder.process.is_some();
             if there && holder.process.is_some_and(other::is_alive) {
-                return false; // its end will bring this one back
+                return Reclaimed::Lent;
             }
-            self.reclaim(loan.index, pipe);
-            if borrower & PASSED_ON != 0 || self.field(index, BORROWER).load(IN_ORDER) != 0 {
-                return true; // that has finished this one too, or somebody else does
+            let reclaimed = self.reclaim(loan.index, pipe);
+            if borrower & PASSED_ON != 0 {
+                return reclaimed; // with the loan
+            }
+            if self.field(index, BORROWER).load(IN_ORDER) != 0 {
+                return Reclaimed::ByAnother;
             }
         }
-        if self.change_holder(index, dead, Holder::me(dead.generation)) {
-            self.give_back(Tenure { index, generation: dead.generation }, pipe);
+        self.ring();
+        if !self.change_holder(index, dead, Holder::me(dead.generation)) {
+            return Reclaimed::ByAnother;
         }
-        true
+        self.give_back(Tenure { index, generation: dead.generation }, pipe);
+        Reclaimed::Done
     }
 
-    /// The places of all entries in use, with their holders and their owners' pids.
-    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, Named, u32)> + '_ {
+    /// All entries in use, with their holders.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = Tenant> + '_ {
         (0..self.used()).filter_map(|index| {
             let owner = self.field(index, OWNER).load(IN_ORDER) as u32;
-            self.holder(index).process.map(|named| (index, named, owner))
+            let Holder { process, generation, .. } = self.holder(index);
+            process.map(|process| Tenant { tenure: Tenure { index, generation }, process, owner })
         })
     }
 
     /// The processes that hold slots as jobs of this owner.
     pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Pid> {
         let owner = owner.as_raw_nonzero().get().unsigned_abs();
-        let jobs = self.in_use().filter(|(_, named, of)| *of == owner && named.pid_bits() != owner);
-        jobs.map(|(_, named, _)| named.pid).collect()
+        let jobs = self.in_use().filter(|entry| entry.owner == owner);
+        jobs.map(|entry| entry.process)
+            .filter(|job| job.pid_bits() != owner)
+            .map(|job| job.pid)
+            .collect()
     }
 
     fn used(&self) -> u32 {
@@ -466,21 +539,23 @@ impl Ledger {
     pub(crate) fn disown(&self, tenure: Tenure) {
         if self.holder(tenure.index).generation == tenure.generation {
             self.field(tenure.index, OWNER).store(0, IN_ORDER);
+            self.ring();
         }
     }
 
     /// All slots and loans held now.
     pub(crate) fn held(&self) -> Vec<Held> {
         self.in_use()
-            .filter(|(index, _, _)| {
-                self.field(*index, TOKEN).load(IN_ORDER) != NONE
-                    || self.field(*index, LENDER).load(IN_ORDER) != 0
+            .map(|entry| {
+                let field = |field| self.field(entry.tenure.index, field).load(IN_ORDER);
+                (entry.process, field(TOKEN), field(BORROWER) != 0, field(LENDER) != 0)
             })
-            .map(|(index, named, _)| Held {
-                pid: named.pid,
-                seconds: named.seconds(),
-                lent: self.field(index, BORROWER).load(IN_ORDER) != 0,
-                loan: self.field(index, LENDER).load(IN_ORDER) != 0,
+            .filter(|(_, token, _, loan)| *token != NONE || *loan)
+            .map(|(process, _, lent, loan)| Held {
+                pid: process.pid,
+                seconds: process.seconds(),
+                lent,
+                loan,
             })
             .collect()
     }

@@ -7,6 +7,7 @@
 //! what (`Jobs`), and whether the machine is fit for one more job (that is the caller's
 //! admission).
 
+mod bell;
 mod cpus;
 mod home;
 mod join;
@@ -15,6 +16,7 @@ pub mod makeflags;
 mod own;
 mod pipe;
 mod pool;
+mod warden;
 mod watch;
 
 pub use cpus::usable_cpus;

@@ -25,8 +25,6 @@ const TOKEN: u8 = b'+';
 pub(crate) struct TokenPipe {
     read: Arc<OwnedFd>,
     write: OwnedFd,
-    /// Whether the read end is non-blocking.
-    nonblocking: bool,
     /// Whether bytes can be put back by `splice`: see `enlarge`.
     splices: bool,
 }
@@ -56,7 +54,7 @@ impl TokenPipe {
         }
         let write = rustix::io::fcntl_dupfd_cloexec(&read, 3)?;
         let splices = enlarge(&read, slots);
-        Ok(TokenPipe { read: Arc::new(read), write, nonblocking: true, splices })
+        Ok(TokenPipe { read: Arc::new(read), write, splices })
     }
 
     /// By its two ends, which must be those of a pipe.
@@ -72,9 +70,9 @@ impl TokenPipe {
                 ));
             }
         }
-        let (read, nonblocking) = private(read).map_err(Error::system(doing))?;
+        let read = private(read).map_err(Error::system(doing))?;
         let splices = enlarge(&write, slots);
-        Ok(TokenPipe { read: Arc::new(read), write, nonblocking, splices })
+        Ok(TokenPipe { read: Arc::new(read), write, splices })
     }
 
     /// Puts the tokens of a new pool in.
@@ -92,11 +90,9 @@ impl TokenPipe {
         Ok(())
     }
 
-    /// Reads a byte into a word of shared memory: how many were read. AGAIN if none is there.
+    /// Reads a byte into a word of shared memory: how many were read. Only where one is free:
+    /// if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
     pub(crate) fn take_into(&self, memory: &Shared, word: usize) -> rustix::io::Result<usize> {
-        if !self.nonblocking && self.free()? == 0 {
-            return Err(Errno::AGAIN);
-        }
         memory.read_into(word, self.read.as_fd())
     }
 
@@ -154,18 +150,13 @@ fn enlarge(_pipe: &OwnedFd, _slots: usize) -> bool {
     false
 }
 
-/// A non-blocking read end with a description of its own, where the system can give one; and
-/// whether it is non-blocking.
-fn private(read: OwnedFd) -> rustix::io::Result<(OwnedFd, bool)> {
-    if fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
-        return Ok((read, true));
-    }
-    if cfg!(target_os = "linux") {
+/// A non-blocking read end with a description of its own, where the system can give one.
+fn private(read: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    if cfg!(target_os = "linux") && !fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let path = format!("/proc/self/fd/{}", read.as_raw_fd());
-        if let Ok(own) = open(path, flags, Mode::empty()) {
-            return Ok((own, true));
+        if let Ok(own) = open(format!("/proc/self/fd/{}", read.as_raw_fd()), flags, Mode::empty()) {
+            return Ok(own);
         }
     }
-    Ok((read, false))
+    Ok(read)
 }

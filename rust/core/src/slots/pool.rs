@@ -1,20 +1,21 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::slots::bell::PoolBell;
 use crate::slots::home::Home;
 use crate::slots::ledger::{Held, Ledger, Tenure};
 use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
+use crate::slots::warden;
 use crate::slots::watch::Watch;
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{retry_on_intr, Errno};
 use rustix::process::{getpid, Pid};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::sys::shared::IN_ORDER;
@@ -38,7 +39,6 @@ pub(crate) struct Part {
     ledger: Ledger,
     /// Of the process whose pid stands beside it; a forked child makes its own.
     watch: Mutex<Option<(Pid, Watch)>>,
-    bell: OnceLock<Option<Arc<OwnedFd>>>,
     slots: usize,
     auth: Auth,
     /// Whether its one slot is the implicit slot of a program.
@@ -80,9 +80,7 @@ impl Pool {
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
         let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
         let pipe = TokenPipe::of_ends(read, write, slots)?;
-        let home = Home::create().map_err(Error::system(JOINING))?;
-        let part = Part::with_new_ledger(pipe, auth, slots, home, false)?;
-        Ok(Pool { part, implicit: None })
+        Ok(Pool { part: Part::of_others(pipe, auth, slots)?, implicit: None })
     }
 
     /// Joins the pool that MAKEFLAGS names in this way, as a program that was started on one
@@ -91,7 +89,7 @@ impl Pool {
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
         let part = match home_of(auth) {
             Some(home) => Part::open(Home::of(&home), false)?,
-            None => Part::foreign(auth, slots)?,
+            None => Part::of_others(TokenPipe::named(auth, slots)?, auth.clone(), slots)?,
         };
         let implicit = Part::new(1, true)?;
         std::os::unix::fs::symlink(part.home.path(), implicit.home.pool())
@@ -107,14 +105,10 @@ impl Pool {
     /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been
     /// killed is free.
     pub fn try_take(&self) -> Result<Option<Slot>> {
-        let taken = match self.take()? {
-            None if self.reclaim() => self.take()?,
-            taken => taken,
-        };
-        if let Some(slot) = &taken {
-            slot.part.ring();
+        match self.take()? {
+            None if self.reclaim() => self.take(),
+            taken => Ok(taken),
         }
-        Ok(taken)
     }
 
     fn take(&self) -> Result<Option<Slot>> {
@@ -235,11 +229,13 @@ impl Part {
         crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
         let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
         pipe.fill(slots).map_err(Error::system("cannot fill a pool of slots"))?;
-        Part::with_new_ledger(pipe, auth, slots, home, implicit)
+        let file = home.create_ledger().map_err(Error::system(MAKING))?;
+        Part::with_new_ledger(pipe, auth, slots, home, file, implicit)
     }
 
     fn open(home: Home, implicit: bool) -> Result<Arc<Part>> {
-        let ledger = Ledger::open(home.open_ledger().map_err(Error::system(JOINING))?)?;
+        let file = home.open_ledger().map_err(Error::system(JOINING))?;
+        let ledger = Ledger::open(file, PoolBell::at(home.bell()))?;
         let slots = ledger.slots();
         let named = std::fs::read(home.auth()).ok();
         let named = named.and_then(|named| Auth::parse(OsStr::from_bytes(&named)));
@@ -249,12 +245,13 @@ impl Part {
     }
 
     /// A pool that is not ours, with a ledger for what our own processes hold of it.
-    fn foreign(auth: &Auth, slots: usize) -> Result<Arc<Part>> {
-        let pipe = TokenPipe::named(auth, slots)?;
+    fn of_others(pipe: TokenPipe, auth: Auth, slots: usize) -> Result<Arc<Part>> {
         let home = Home::create().map_err(Error::system(JOINING))?;
         std::fs::write(home.auth(), auth.to_os_string().as_bytes())
             .map_err(Error::system(JOINING))?;
-        Part::with_new_ledger(pipe, auth.clone(), slots, home, false)
+        let file = home.create_ledger().map_err(Error::system(JOINING))?;
+        warden::post(&home, &pipe)?;
+        Part::with_new_ledger(pipe, auth, slots, home, file, false)
     }
 
     fn with_new_ledger(
@@ -262,10 +259,11 @@ impl Part {
         auth: Auth,
         slots: usize,
         home: Home,
+        file: OwnedFd,
         implicit: bool,
     ) -> Result<Arc<Part>> {
-        let file = home.create_ledger().map_err(Error::system(MAKING))?;
-        let ledger = Ledger::create(file, slots).map_err(Error::system(MAKING))?;
+        let ledger = Ledger::create(file, PoolBell::at(home.bell()), slots)
+            .map_err(Error::system(MAKING))?;
         let part = Part::of(pipe, auth, ledger, slots, home, implicit);
         // All that a pool ever opens here is open from the start, and not when it first runs
         // out of slots, which may be when descriptors have become scarce.
@@ -281,20 +279,13 @@ impl Part {
         home: Home,
         implicit: bool,
     ) -> Arc<Part> {
-        let (watch, bell) = (Mutex::default(), OnceLock::new());
-        Arc::new(Part { pipe, ledger, watch, bell, slots, auth, implicit, home })
+        Arc::new(Part { pipe, ledger, watch: Mutex::default(), slots, auth, implicit, home })
     }
 
     fn reclaim(&self) -> bool {
         let mut watch = self.watch();
         let Some((_, watch)) = &mut *watch else { return false };
-        let dead = watch.look(&self.ledger);
-        for index in &dead {
-            if !self.ledger.reclaim(*index, &self.pipe) {
-                watch.leave(*index);
-            }
-        }
-        !dead.is_empty()
+        watch.reclaim(&self.ledger, &self.pipe)
     }
 
     /// The watch of this process; None if the system has no descriptor left for one.
@@ -302,31 +293,9 @@ impl Part {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let me = getpid();
         if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
-            *watch = Watch::new(self.bell()).ok().map(|watch| (me, watch));
+            *watch = Watch::new(self.ledger.bell().descriptor()).ok().map(|watch| (me, watch));
         }
         watch
-    }
-
-    fn bell(&self) -> Option<&Arc<OwnedFd>> {
-        let open = || {
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            rustix::fs::open(self.home.bell(), flags, Mode::empty()).ok().map(Arc::new)
-        };
-        self.bell.get_or_init(open).as_ref()
-    }
-
-    /// Tells all who wait that a slot has another holder.
-    fn ring(&self) {
-        if self.ledger.waiters().load(IN_ORDER) == 0 {
-            return;
-        }
-        let Some(bell) = self.bell() else { return };
-        let ring = || retry_on_intr(|| rustix::io::write(bell, b"!"));
-        if ring() == Err(Errno::AGAIN) {
-            // Nobody reads what is rung: that it was rung is what counts.
-            let _ = rustix::io::read(bell, &mut [0u8; 4096]);
-            let _ = ring();
-        }
     }
 }
 
@@ -433,7 +402,6 @@ impl Slot {
     /// has died or given up: then nothing may run.
     pub fn adopt(&self) -> Option<Slot> {
         let adopted = self.part.ledger.adopt(self.tenure);
-        self.part.ring();
         adopted.then(|| Slot::ours(&self.part, self.tenure))
     }
 
@@ -471,7 +439,6 @@ impl Launched {
     /// nothing of slots, and holds this one until its end.
     pub(crate) fn born(&self, pid: Pid, adopts: bool) {
         self.part.ledger.born(self.tenure, pid, adopts);
-        self.part.ring();
     }
 
     /// Puts the slot back if the job never took it over, though it should have by now; or if

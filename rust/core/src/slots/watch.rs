@@ -5,12 +5,13 @@
 //! when there is a new one. All of it is one descriptor to poll, and nothing is done while
 //! nothing happens. Where there are no pidfds, who waits looks now and then.
 
-use crate::process::other::{look, Life, Named};
+use crate::process::other::{look, Life};
 use crate::scan::{ReadySet, LOOK_AFTER};
-use crate::slots::ledger::Ledger;
+use crate::slots::ledger::{Ledger, Reclaimed, Tenant};
+use crate::slots::pipe::TokenPipe;
 use rustix::fd::OwnedFd;
 use rustix::process::getpid;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ enum Watched {
 #[derive(Debug)]
 pub(crate) struct Watch {
     set: ReadySet,
-    holders: HashMap<u32, (Named, Watched)>,
+    /// By their entries' places.
+    holders: HashMap<u32, (Tenant, Watched)>,
     /// Some news come by no descriptor.
     must_look: bool,
 }
@@ -42,41 +44,60 @@ impl Watch {
         Ok(Watch { set, holders: HashMap::new(), must_look: !heard })
     }
 
-    /// The places of entries whose holders are dead.
-    pub(crate) fn look(&mut self, ledger: &Ledger) -> Vec<u32> {
-        let mut dead = Vec::new();
-        // A pidfd stays ready for good, and so is told of at the next look too.
-        for key in self.set.ready().unwrap_or_default() {
-            if key != BELL {
-                dead.push(key as u32);
+    /// Puts the slots of the dead back: whether there were any. Those who live are watched
+    /// from now on.
+    pub(crate) fn reclaim(&mut self, ledger: &Ledger, pipe: &TokenPipe) -> bool {
+        let mut any = false;
+        loop {
+            let dead = self.look(ledger);
+            any |= !dead.is_empty();
+            let mut look_again = false;
+            for entry in dead {
+                match ledger.reclaim_from(entry, pipe) {
+                    Reclaimed::Done => {}
+                    Reclaimed::Lent => self.leave(entry.tenure.index),
+                    Reclaimed::ByAnother => look_again = true,
+                }
+            }
+            if !look_again {
+                return any;
             }
         }
+    }
+
+    /// The entries whose holders are dead; those of all others are watched from now on.
+    fn look(&mut self, ledger: &Ledger) -> Vec<Tenant> {
+        // A pidfd stays ready for good, and so is told of at the next look too.
+        let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
         let me = getpid().as_raw_nonzero().get().unsigned_abs();
-        let mut present = HashMap::with_capacity(self.holders.len());
-        for (index, named, owner) in ledger.in_use() {
-            if owner == me || named.pid_bits() == me {
-                continue;
-            }
-            match self.holders.remove(&index) {
-                Some((known, watched @ Watched::By(_))) if known == named => {
-                    present.insert(index, (known, watched));
+        let mut before = std::mem::take(&mut self.holders);
+        let mut dead = Vec::new();
+        let of_others = |entry: &Tenant| entry.owner != me && entry.process.pid_bits() != me;
+        for entry in ledger.in_use().filter(of_others) {
+            let index = entry.tenure.index;
+            let how = match before.remove(&index) {
+                Some((known, Watched::Left)) if known.is_same(&entry) => {
+                    dead.push(entry);
+                    Watched::Left
                 }
-                Some((known, Watched::Left)) if known == named => {
-                    dead.push(index);
-                    present.insert(index, (known, Watched::Left));
+                Some((known, watched @ Watched::By(_))) if known.is_same(&entry) => {
+                    dead.extend(ready.contains(&index.into()).then_some(entry));
+                    watched
                 }
                 other => {
                     self.forget(index, other);
-                    match look(named) {
-                        Life::Dead => dead.push(index),
-                        Life::Alive(pidfd) => {
-                            present.insert(index, (named, self.watch(index, pidfd)));
+                    match look(entry.process) {
+                        Life::Alive(pidfd) => self.watch(index, pidfd),
+                        Life::Dead => {
+                            dead.push(entry);
+                            continue;
                         }
                     }
                 }
-            }
+            };
+            self.holders.insert(index, (entry, how));
         }
-        for (index, gone) in std::mem::replace(&mut self.holders, present) {
+        for (index, gone) in before {
             self.forget(index, Some(gone));
         }
         dead
@@ -89,13 +110,13 @@ impl Watch {
 
     /// This holder is dead, and its slot stays with it for now: its death wakes nobody any
     /// more. (Its pidfd would be ready for good, and no wait would ever sleep.)
-    pub(crate) fn leave(&mut self, index: u32) {
-        let Some((named, watched)) = self.holders.remove(&index) else { return };
-        self.forget(index, Some((named, watched)));
-        self.holders.insert(index, (named, Watched::Left));
+    fn leave(&mut self, index: u32) {
+        let Some((entry, watched)) = self.holders.remove(&index) else { return };
+        self.forget(index, Some((entry, watched)));
+        self.holders.insert(index, (entry, Watched::Left));
     }
 
-    fn forget(&mut self, index: u32, holder: Option<(Named, Watched)>) {
+    fn forget(&mut self, index: u32, holder: Option<(Tenant, Watched)>) {
         if let Some((_, Watched::By(pidfd))) = holder {
             self.set.remove(&pidfd, index.into());
         }

@@ -1,0 +1,51 @@
+//! The warden: gives make's tokens back when a whole program that had joined its pool is gone.
+//!
+//! In a pool of ours a slot of the dead is put back by whoever wants one next. Make knows no
+//! ledger: when a recipe and all its jobs are killed at once, nobody is left who does. So the
+//! program that joins a pool of others leaves a process behind that sleeps until nobody has
+//! the ledger open any more, puts back what it says is held, and ends.
+//!
+//! It is a fork, whose memory stays shared with the program but for what that writes to; so
+//! it is made once, early, and never in a pool of ours.
+
+use crate::error::{Error, Result};
+use crate::scan::Wait;
+use crate::slots::bell::PoolBell;
+use crate::slots::home::Home;
+use crate::slots::ledger::Ledger;
+use crate::slots::pipe::TokenPipe;
+use crate::slots::watch::Watch;
+use crate::sys;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::retry_on_intr;
+
+/// Leaves a warden behind for a pool that is not ours. The ledger's file must be there, and
+/// locked by us, but not be mapped yet: the mapping, inherited, would hold that lock.
+pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
+    let doing = "cannot leave somebody to look after make's slots";
+    let file = home.open_ledger_unlocked().map_err(Error::system(doing))?;
+    let keep = [file.as_raw_fd(), pipe.read_end().as_raw_fd(), pipe.write_end().as_raw_fd()];
+    let bell = PoolBell::at(home.bell());
+    sys::detach(&keep, || {
+        let _ = keep_watch(file, bell, pipe); // nobody is left to be told
+    })
+    .map_err(Error::system(doing))
+}
+
+fn keep_watch(file: OwnedFd, bell: PoolBell, pipe: &TokenPipe) -> Result<()> {
+    let doing = "cannot watch the processes of a pool";
+    // Everybody else shares it, and the dead let go of it.
+    retry_on_intr(|| flock(&file, FlockOperation::LockExclusive)).map_err(Error::system(doing))?;
+    let ledger = Ledger::open(file, bell)?;
+    let mut watch = Watch::new(None).map_err(Error::system(doing))?;
+    loop {
+        watch.reclaim(&ledger, pipe);
+        if ledger.in_use().next().is_none() {
+            return Ok(());
+        }
+        // Programs of others, that were started on a slot and live on.
+        let (descriptors, look_after) = watch.watched();
+        Wait { descriptors, look_after }.block(None)?;
+    }
+}
