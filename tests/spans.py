@@ -1,18 +1,24 @@
 """Which jobs ran when: each writes a line when it begins and ends, and this reads them.
 
-For tests of how many run at once, whatever program started them.
+For tests and benchmarks of how many run at once, whatever program started them.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Iterable, Tuple
 
 #: How long a recorded piece of work takes, in seconds: long enough to overlap with others.
 WORK = 0.05
 
-#: The same as `record`, for recipes: a shell command, with the log in $LOG.
-RECORD = f"echo + $$(date +%s%N) >> $$LOG; sleep {WORK}; echo - $$(date +%s%N) >> $$LOG"
+#: When a piece of work began and ended.
+Span = Tuple[float, float]
+
+
+def command(seconds: float = WORK) -> str:
+    """The same as `record`, for a shell, with the log in $LOG."""
+    return f"echo + $(date +%s%N) >> $LOG; sleep {seconds}; echo - $(date +%s%N) >> $LOG"
 
 
 def record(log: str) -> None:
@@ -24,14 +30,41 @@ def record(log: str) -> None:
         file.write(f"+ {begin}\n- {time.time_ns()}\n")
 
 
-def most_at_once(log: Path) -> tuple[int, int]:
-    """The greatest number of pieces of work that ran at once, and how many there were."""
-    events = sorted(
-        (int(when), what == "+") for what, when in map(str.split, log.read_text().splitlines())
-    )
-    running = most = 0
-    for _, begins in events:
-        running += 1 if begins else -1
-        most = max(most, running)
-    assert running == 0
-    return most, len(events) // 2
+class Recorded:
+    """What ran when. Times have one unit; whoever began at another's end began after it."""
+
+    def __init__(self, changes: Iterable[tuple[float, int]]) -> None:
+        self.changes = sorted(changes)
+        running = 0
+        #: How many ran from each change on.
+        self.running = [running := running + change for _, change in self.changes]
+        assert running == 0
+
+    @staticmethod
+    def in_log(log: Path) -> Recorded:
+        lines = map(str.split, log.read_text().splitlines())
+        return Recorded((int(when), 1 if what == "+" else -1) for what, when in lines)
+
+    @staticmethod
+    def of(spans: Iterable[Span]) -> Recorded:
+        return Recorded(change for begun, ended in spans for change in ((begun, 1), (ended, -1)))
+
+    @property
+    def count(self) -> int:
+        return len(self.changes) // 2
+
+    @property
+    def most(self) -> int:
+        """How many ran at once, at most."""
+        return max(self.running, default=0)
+
+    def in_use(self, slots: int) -> float:
+        """The share of slot-time in use while there was more to begin: from the first beginning
+        to the last."""
+        begun = [when for when, change in self.changes if change == 1]
+        until = [min(when, begun[-1]) for when, _ in self.changes]
+        used = sum(
+            running * (after - before)
+            for running, before, after in zip(self.running, until, until[1:])
+        )
+        return used / (begun[-1] - begun[0]) / slots

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import spans
 from conftest import DEADLINE
-from spans import RECORD, most_at_once
+from spans import Recorded
 
 COMMAND = [sys.executable, "-m", "jobserver"]
 
@@ -99,12 +100,12 @@ def test_commands_that_wait_for_slots_never_run_more_than_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
-    record = RECORD.replace("$$", "$")
+    record = spans.command()
     script = f"for i in 1 2 3 4 5 6; do $JOBSERVER exec -- sh -c '{record}' & done; wait"
     done = shell(script, "-j2")
     assert (done.returncode, done.stderr) == (0, "")
-    most, count = most_at_once(tmp_path / "log")
-    assert (most <= 2, count) == (True, 6)
+    ran = Recorded.in_log(tmp_path / "log")
+    assert (ran.most <= 2, ran.count) == (True, 6)
 
 
 def test_a_slot_comes_back_however_its_command_or_its_keeper_ends() -> None:

@@ -2,7 +2,7 @@
 
 Pipes say that something has begun, and that it may end; what the kernel does of its own (ending
 the jobs of an owner that was killed) is looked for until a deadline. Not here: many kills at
-random moments (test_chaos), and how well yielding uses the slots (benchmarks/yielding.py).
+random moments (test_chaos), and how well yielding uses the slots (benchmarks/slot_use.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 import pytest
 from conftest import DEADLINE, METHODS, settle
 from holding import Hold, free, held
-from trees import Span, recurse, recurse_in_turn, timed
+from spans import Recorded
+from trees import recurse, recurse_in_turn, timed
 
 from jobserver import Blocked, Future, Jobserver, SubmissionDied
 
@@ -387,17 +388,7 @@ def test_jobs_that_yield_never_run_more_at_once_than_there_are_slots(
 ) -> None:
     js = made(slots, waiting="yield")
     spans = js(timed, js, 4).result(DEADLINE)
-    assert most_at_once(spans) <= slots
-
-
-def most_at_once(spans: list[Span]) -> int:
-    # An end comes before a beginning of the same moment.
-    changes = sorted([(begun, 1) for begun, _ in spans] + [(ended, -1) for _, ended in spans])
-    most = now = 0
-    for _, change in changes:
-        now += change
-        most = max(most, now)
-    return most
+    assert Recorded.of(spans).most <= slots
 
 
 # What is refused

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator
 
+import projects
 import pytest
 from conftest import DEADLINE
-from spans import RECORD, most_at_once
+from spans import Recorded
 
 from jobserver import Jobserver
 
@@ -98,8 +99,8 @@ def test_recipes_share_the_slots_of_make_and_give_them_back(
 ) -> None:
     # make itself complains at its end if a token is missing or there is one too many.
     assert run_make(tmp_path, make, RECIPE, method) == ""
-    most, count = most_at_once(log)
-    assert (most <= 2, count) == (True, 8)
+    ran = Recorded.in_log(log)
+    assert (ran.most <= 2, ran.count) == (True, 8)
 
 
 NESTED = (
@@ -123,8 +124,8 @@ def test_nested_work_in_recipes_ends_and_keeps_to_the_slots_of_make(
     tmp_path: Path, log: Path, make: list[str], waiting: str
 ) -> None:
     assert run_make(tmp_path, make, NESTED, waiting) == ""
-    most, count = most_at_once(log)
-    assert (most <= 2, count) == (True, 16)
+    ran = Recorded.in_log(log)
+    assert (ran.most <= 2, ran.count) == (True, 16)
 
 
 FAILING = (
@@ -333,13 +334,12 @@ def make_all_with(js: Jobserver, make: str, directory: str) -> str:
 def test_any_make_shares_the_slots_of_a_pool_in_pipe_style(
     tmp_path: Path, log: Path, version: str, method: str
 ) -> None:
-    targets = " ".join("abcdef")
-    (tmp_path / "Makefile").write_text(f"all: {targets}\n{targets}:\n\t@{RECORD}\n")
+    projects.for_make(tmp_path, 6)
     with Jobserver(method, 3, style="pipe") as js:
         makes = [js(make_all_with, js, MAKES[version], str(tmp_path)) for _ in range(2)]
         assert [future.result() for future in makes] == ["", ""]
-        most, count = most_at_once(log)
-        assert (most <= 3, count) == (True, 12)
+        ran = Recorded.in_log(log)
+        assert (ran.most <= 3, ran.count) == (True, 12)
         assert js(run_program_with, js, BELOW).result() == "3 [0, 1, 2]\n"
         assert js._pool is not None and js._pool.free() == 3
 
@@ -356,11 +356,10 @@ def run_program_with(js: Jobserver, text: str) -> str:
 def test_makes_below_jobs_never_run_more_than_there_are_slots(
     tmp_path: Path, log: Path, version: str, make_jobserver: Any
 ) -> None:
-    targets = " ".join("abcdef")
-    (tmp_path / "Makefile").write_text(f"all: {targets}\n{targets}:\n\t@{RECORD}\n")
+    projects.for_make(tmp_path, 6)
     js = make_jobserver(slots=3)
     makes = [js(make_all, MAKES[version], str(tmp_path)) for _ in range(2)]
     assert [future.result() for future in makes] == ["", ""]
-    most, count = most_at_once(log)
-    assert (most <= 3, count) == (True, 12)
+    ran = Recorded.in_log(log)
+    assert (ran.most <= 3, ran.count) == (True, 12)
     assert js._pool.free() == 3

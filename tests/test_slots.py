@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import DEADLINE
+from spans import Recorded
 
 from jobserver import Blocked, Future, Jobserver
 
@@ -54,16 +55,6 @@ def tree(js: Jobserver, depth: int, seconds: float) -> list[Span]:
     for future in futures:
         spans += future.result()
     return [*spans, Span(begun, time.monotonic())]
-
-
-def peak(spans: list[Span]) -> int:
-    """How many ran at once, at most."""
-    changes = [(span.begun, 1) for span in spans] + [(span.ended, -1) for span in spans]
-    running = most = 0
-    for _, change in sorted(changes):
-        running += change
-        most = max(most, running)
-    return most
 
 
 def hold(begun: Any, go: Any) -> Span:
@@ -205,7 +196,7 @@ def quota() -> Iterator[Quota]:
 def test_never_more_jobs_at_once_than_slots(make_jobserver: Callable[..., Jobserver]) -> None:
     js = make_jobserver(slots=3)
     spans = [future.result() for future in [js(work, 0.05) for _ in range(9)]]
-    assert peak(spans) <= 3
+    assert Recorded.of(spans).most <= 3
 
 
 def test_a_nested_tree_never_runs_more_at_once_than_slots(
@@ -215,7 +206,7 @@ def test_a_nested_tree_never_runs_more_at_once_than_slots(
     roots = [js(tree, js, 2, 0.02) for _ in range(3)]
     spans = [span for root in roots for span in root.result()]
     assert len(spans) >= 3
-    assert peak(spans) <= 3
+    assert Recorded.of(spans).most <= 3
 
 
 def test_as_many_jobs_run_at_once_as_there_are_slots(
