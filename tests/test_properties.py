@@ -36,10 +36,10 @@ def parent(js: Jobserver, begun: int, end: Any) -> None:
 
 
 class Started:
-    """A job that runs until it is let go, or its own job does, and the slots that they have."""
+    """A job that runs until it is let go, or has a job of its own that does."""
 
-    def __init__(self, js: Jobserver, nested: bool, slots: int) -> None:
-        self.hold, self.slots = Hold(), slots
+    def __init__(self, js: Jobserver, nested: bool) -> None:
+        self.hold, self.nested = Hold(), nested
         ours, theirs = os.pipe()
         with open(ours, "rb") as begun:
             try:
@@ -72,14 +72,14 @@ class Slots(stateful.RuleBasedStateMachine):
         self.waiting = waiting
 
     def free(self) -> int:
-        return self.js.slots - sum(job.slots for job in self.started)
+        # Who waits keeps its slot in hold mode, or takes one again as soon as one is free.
+        waiting = sum(job.nested for job in self.started) if self.waiting == "hold" else 0
+        return max(0, self.js.slots - len(self.started) - waiting)
 
     @stateful.rule(nested=st.booleans())
     def start(self, nested: bool) -> None:
-        # Who waits needs a slot only in hold mode, and there only while one is free for its job.
-        slots = 2 if nested and self.waiting == "hold" and self.free() > 1 else 1
         try:
-            job = Started(self.js, nested, slots)
+            job = Started(self.js, nested)
         except Blocked:
             assert self.free() == 0
         else:
