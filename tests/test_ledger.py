@@ -378,6 +378,23 @@ def test_a_submission_that_does_not_wait_is_not_lent_a_slot(
     assert js(submit_at_once, js, 9, gated).result(DEADLINE) == slots - 1
 
 
+def submit_without_a_slot(js: Jobserver, wait: bool) -> int:
+    future = js.submit(recurse, args=(js, 2, 2), consume=0)
+    if wait:
+        return future.result()
+    js.close()
+    return future.result(0)
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["in result", "in close"])
+def test_whoever_waits_for_a_job_without_a_slot_leaves_its_own_to_the_jobs_of_that_one(
+    made: Make, wait: bool
+) -> None:
+    js = made(1)
+    assert js(submit_without_a_slot, js, wait).result(DEADLINE) == 3
+    assert_soon(lambda: free(js) == 1)
+
+
 # Only what runs counts
 
 

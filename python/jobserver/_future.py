@@ -48,6 +48,7 @@ class Future(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_callbacks",
+        "_consume",
         "_job",
         "_jobserver",
         "_loaded",
@@ -57,9 +58,10 @@ class Future(Generic[T]):
         "_time_limit",
     )
 
-    def __init__(self, jobserver: Jobserver, time_limit: float | None) -> None:
+    def __init__(self, jobserver: Jobserver, time_limit: float | None, consume: int) -> None:
         self._jobserver = jobserver
         self._time_limit = time_limit
+        self._consume = consume
         self._owner = jobserver._pid
         self._pid = 0
         self._job = 0

@@ -213,7 +213,8 @@ class Jobserver:
 
         Args:
             callbacks: whether this call issues callbacks of finished jobs.
-            consume: how many slots the job takes: 1, or 0 for one that hardly computes.
+            consume: how many slots the job takes: 1, or 0 for one that hardly computes. A job
+                that waits for such a one leaves it its own slot meanwhile, as with "yield".
             env: changes to the job's environment, a mapping or pairs; None unsets. Applied
                 before `fn` is unpickled, so that its imports see them.
             preexec_fn: called in the job just before `fn`. If it returns a context manager,
@@ -253,7 +254,7 @@ class Jobserver:
         if timeout is not None and timeout <= 0 and consume:
             self._refuse_early(callbacks)
         prepared = self._starter.prepare(work, self._open_pool().home)
-        future: Future[T] = Future(self, work.time_limit)
+        future: Future[T] = Future(self, work.time_limit, consume)
         slot = None
         try:
             if gate is not None:
@@ -346,11 +347,11 @@ class Jobserver:
                 return
             remaining = _left(deadline, "sleep_fn did not let the job go in time")
             left = left if remaining is None else min(left, remaining)
-            self._jobs.wait(handled, None, left, self._yield_to())
+            self._jobs.wait(handled, None, left, self._yield_to(self._yields))
 
-    def _yield_to(self) -> _native.Pool | None:
+    def _yield_to(self, yields: bool) -> _native.Pool | None:
         """The pool to give this process's own slot to while it waits, if it is to do so."""
-        return self._pool if self._yields else None
+        return self._pool if yields else None
 
     def _scan(self, callbacks: bool = False) -> int:
         """Looks at all that has finished. Returns what `_native.Jobs.wait` wants to know."""
@@ -379,7 +380,9 @@ class Jobserver:
         """Whether a job has finished within `timeout` seconds; callbacks come first."""
         left = timeout
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        while not self._jobs.wait_for(future, left, self._yield_to()):
+        # A job without a slot has none to lend to jobs of its own: they may need ours.
+        yields = self._yields or not future._consume
+        while not self._jobs.wait_for(future, left, self._yield_to(yields)):
             if self._finished:
                 self._issue_callbacks()
             elif left is not None and left <= 0:
@@ -432,7 +435,8 @@ class Jobserver:
                 raised = e
                 continue
             if not self._jobs.close():
-                self._jobs.wait(handled, None, None, self._yield_to())
+                # As whoever waits for a job without a slot: see `_wait_for`.
+                self._jobs.wait(handled, None, None, self._yield_to(True))
             elif raised is not None or not callbacks or not self._finished:
                 return raised  # else another thread has just taken in the last
 
