@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -146,6 +147,80 @@ def test_everything_that_a_job_has_started_ends_with_it(
     assert js._pool.free() == 3
 
 
+def say_when_asked(path: Path, name: str) -> None:
+    def stop(*_: object) -> None:
+        with (path / "log").open("a") as log:
+            log.write(f"{name} ")
+        os._exit(3)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def asked(js: Jobserver, path: Path) -> None:
+    """A job whose own job, like itself, wants to do something before it ends."""
+    say_when_asked(path, "owner")
+    js(ask_and_hang, path).result()
+
+
+def ask_and_hang(path: Path) -> None:
+    say_when_asked(path, "job")
+    hang(path / "pid")
+
+
+def test_a_job_that_is_killed_is_asked_after_its_own_jobs_have_ended(
+    tmp_path: Path, make_jobserver: Any
+) -> None:
+    js = make_jobserver(slots=2)
+    future = js(asked, js, tmp_path)
+    pids(tmp_path / "pid")
+    future.kill(grace=DEADLINE)
+    assert death_of(future).exitcode == 3
+    assert (tmp_path / "log").read_text() == "job owner "
+
+
+def start_when_asked(path: Path) -> None:
+    """As a shell script does that has its own way of ending."""
+    late = path.with_name("late")
+    (path.with_name("end")).write_text(f"printf '%s ' $$ > {late}; exec sleep 1000")
+    trap = f"trap 'sh {path.with_name('end')} & exit' TERM; printf '%s ' $$ > {path}"
+    subprocess.Popen(["sh", "-c", f"{trap}; while :; do sleep 0.01; done"]).wait()
+
+
+def test_what_a_program_of_a_job_starts_when_it_is_asked_to_end_is_ended_too(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js(start_when_asked, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    future.kill(grace=DEADLINE)
+    assert future.done()
+    # Killed before it could say so, or after.
+    assert not (tmp_path / "late").exists() or not any(map(lives, pids(tmp_path / "late")))
+
+
+def test_a_job_that_is_stopped_is_killed_like_any_other(tmp_path: Path, js: Jobserver) -> None:
+    future = js(hang, tmp_path / "pid")
+    pids(tmp_path / "pid")
+    os.kill(future.pid, signal.SIGSTOP)
+    future.kill(grace=DEADLINE)
+    assert death_of(future).signal == signal.SIGTERM
+
+
+def leave_a_thread(path: Path) -> int:
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    say_pid(path)
+    return 7
+
+
+def test_what_is_left_of_a_job_whose_result_is_there_can_be_killed(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    future = js(leave_a_thread, tmp_path / "pid")
+    assert future.result() == 7
+    future.kill(grace=0)
+    assert not any(map(lives, pids(tmp_path / "pid")))
+    assert future.result() == 7
+
+
 def test_killing_what_has_finished_is_harmless(js: Jobserver) -> None:
     future = js(int, 7)
     assert future.result() == 7
@@ -171,16 +246,33 @@ def test_a_job_that_runs_too_long_is_ended_though_its_owner_is_busy(
     assert (str(copy), copy.time_limit) == (str(raised.value), 0.05)
 
 
-def handle_and_hang(path: Path) -> None:
-    signal.signal(signal.SIGPROF, signal.SIG_IGN)
+def ignore_all_and_hang(path: Path) -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        signal.signal(number, signal.SIG_IGN)
     hang(path)
 
 
-def test_a_job_that_handles_the_signal_of_its_time_limit_is_killed(
+def test_a_job_that_ignores_the_signal_of_its_time_limit_is_killed(
     tmp_path: Path, js: Jobserver
 ) -> None:
-    future = js.submit(handle_and_hang, args=(tmp_path / "pid",), time_limit=0.2)
+    future = js.submit(ignore_all_and_hang, args=(tmp_path / "pid",), time_limit=0.2)
     assert death_of(future).signal == signal.SIGKILL
+
+
+def test_an_owner_that_blocks_all_signals_has_time_limits_too(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        future = js.submit(hang, args=(tmp_path / "pid",), time_limit=0.05)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert isinstance(death_of(future), TimeLimitExceeded)
+
+
+def test_a_job_that_a_profiler_ends_has_not_exceeded_its_time_limit(js: Jobserver) -> None:
+    future = js.submit(signal.raise_signal, args=(signal.SIGPROF,), time_limit=1000)
+    assert not isinstance(death_of(future), TimeLimitExceeded)
 
 
 def test_a_job_within_its_time_limit_is_left_alone(js: Jobserver) -> None:

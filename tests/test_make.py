@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -279,6 +280,50 @@ def test_a_library_deep_in_a_job_joins_the_pool_without_a_handle(
     js = make_jobserver(slots=1)
     assert js(join).result() == (1, os.getcwd())
     assert js._pool.free() == 1
+
+
+def join_in_a_fork() -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = Jobserver("fork").submit(int, args=(7,), timeout=DEADLINE).result()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_forked_child_of_a_job_can_join_the_pool_like_a_program_below_it(
+    make_jobserver: Any,
+) -> None:
+    assert make_jobserver(slots=1)(join_in_a_fork).result() == 7
+
+
+def join_in_threads() -> int:
+    """How many implicit slots threads have that all join make's pool at once."""
+    barrier, pools = threading.Barrier(8), []
+
+    def join() -> None:
+        barrier.wait()
+        pools.append(Jobserver("fork")._pool)
+
+    threads = [threading.Thread(target=join) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(set(map(id, pools)))
+
+
+def test_threads_that_join_at_once_have_one_implicit_slot(js: Jobserver) -> None:
+    def in_a_fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(join_in_threads())
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    if js.context.get_start_method() == "fork":
+        assert [js(in_a_fork).result() for _ in range(5)] == [1] * 5
 
 
 def test_a_pool_of_its_own_is_made_when_a_job_asks_for_so_many_slots(js: Jobserver) -> None:

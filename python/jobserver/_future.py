@@ -126,9 +126,11 @@ class Future(Generic[T]):
     def kill(self, *, grace: float = 5.0) -> None:
         """Ends the job and everything that it has started, programs of its shells included.
 
-        All of them are asked first, by SIGTERM; what has not ended `grace` seconds later is
-        killed. Returns when the job has finished, which is mostly as SubmissionDied: a job
-        that handles SIGTERM may still send its result. Harmless if it has finished already.
+        They are asked first, by SIGTERM: each when nothing runs any more that it has started,
+        or after half of `grace`; until then it is stopped. What has not ended after all of
+        `grace` is killed. Returns when the job has finished, which is mostly as
+        SubmissionDied: a job that handles SIGTERM may still send its result. If it has
+        finished already, what is left of it is ended.
 
         Args:
             grace: seconds; 0 kills at once.
@@ -139,9 +141,8 @@ class Future(Generic[T]):
         seconds = _arguments.seconds(grace, "grace")
         if self._owner != os.getpid():
             self._wait_elsewhere()
-        self._jobserver._scan()
-        if self._outcome is None:
-            self._jobserver._jobs.kill(self._job, seconds)
+            return
+        self._jobserver._jobs.kill(self._job, seconds)
         self._jobserver._wait_for(self, None)
 
     def _wait_elsewhere(self) -> bool:

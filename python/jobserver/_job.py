@@ -104,6 +104,7 @@ def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ..
         if work.time_limit is not None:
             # What the owner does at this signal is not for us.
             signal.signal(_native.TIME_LIMIT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [_native.TIME_LIMIT])
             _native.end_after(work.time_limit)
         if work.preexec_fn is None:
             value = work.fn(*work.args, **work.kwargs)

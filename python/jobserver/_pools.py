@@ -18,6 +18,9 @@ _opened: dict[str, _native.Pool] = {}
 #: In a job: the pool that it was started in, and runs on a slot of (or, with `consume=0`, not).
 own: _native.Pool | None = None
 
+#: The job's pid. A child that it forks has no slot of its own, like a program below it.
+_own_pid = 0
+
 #: Its descriptors for programs below, where MAKEFLAGS names descriptors.
 own_fds: tuple[int, int] | None = None
 
@@ -36,11 +39,13 @@ def in_force() -> _native.Pool | None:
     values = [os.environ[name] for name in _VARIABLES if name in os.environ]
     auth, jobs, why = _native.pool_in_force(values)
     if auth is not None:
-        if own is not None and auth in (own.auth, ",".join(map(str, own_fds or ()))):
+        names = () if own is None else (own.auth, ",".join(map(str, own_fds or ())))
+        if auth in names and _own_pid == os.getpid():
             return own
         try:
             if auth not in _joined:
-                _joined[auth] = _native.Pool.join(auth, jobs)
+                # Of threads that come here at once, one decides for all.
+                _joined.setdefault(auth, _native.Pool.join(auth, jobs))
             return _joined[auth]
         except (OSError, ValueError) as e:
             why = f"{why} ({e})"
@@ -57,8 +62,8 @@ def remove_homes() -> None:
 
 def run_in(pool: _native.Pool) -> None:
     """In a new job: this is the pool in force, for us and for every program below."""
-    global own, own_fds
-    own, own_fds = pool, pool.inheritable()
+    global own, own_fds, _own_pid
+    own, own_fds, _own_pid = pool, pool.inheritable(), os.getpid()
     _native.gather()  # so that Future.kill finds all that we shall have started
     for name in ("MAKEFLAGS", "CARGO_MAKEFLAGS"):
         # cargo's own comes before make's, wherever there is one.

@@ -10,7 +10,7 @@
 
 use crate::channel::{Body, Channel, Frame, Kind, Received, PACKET};
 use crate::error::{Error, Result};
-use crate::process::{Child, ExitStatus};
+use crate::process::{Child, ExitStatus, Family};
 use crate::scan::{Bell, ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
 use rustix::process::{Pid, Signal};
@@ -302,6 +302,11 @@ impl Jobs {
     /// The pid of a job that is running or not yet reaped.
     pub fn pid(&self, id: JobId) -> Option<Pid> {
         self.jobs.get(&id).map(|job| job.child.pid())
+    }
+
+    /// A job that is running or not yet reaped, and all that it has started.
+    pub fn family(&self, id: JobId) -> Option<Family> {
+        self.jobs.get(&id).map(|job| Family::of(job.child.pid(), job.child.watch().cloned()))
     }
 
     /// Gives up a job that could not be told what to run: its slot goes back, its channel

@@ -8,7 +8,7 @@ use crate::pool::{take, Pool, Slot};
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
-use jobserver_core::process::{Family, Lifeline, Signal};
+use jobserver_core::process::Lifeline;
 use jobserver_core::sys::{signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -288,27 +288,34 @@ impl Jobs {
     /// Ends a job and everything that it has started: asks by SIGTERM, and after `grace`
     /// seconds, or at once if they are 0, kills what is left.
     fn kill(&self, py: Python<'_>, job: u64, grace: f64) -> PyResult<()> {
-        let Some(pid) = self.state().table.pid(JobId(job)) else { return Ok(()) };
+        let Some(mut family) = self.state().table.family(JobId(job)) else { return Ok(()) };
         let pool = {
             let known = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             known.as_ref().map(|pool| pool.get().pool.clone())
         };
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
-        let mut family = Family::of(pid, kin);
         let forever = Duration::from_secs(1 << 30);
-        let deadline = Instant::now() + Duration::try_from_secs_f64(grace).unwrap_or(forever);
-        if grace > 0.0 {
-            family.signal(Signal::TERM);
-            loop {
-                match py.detach(|| family.wait(deadline)).map_err(to_python)? {
-                    Woken::Interrupted => py.check_signals()?,
+        let (begun, grace) =
+            (Instant::now(), Duration::try_from_secs_f64(grace).unwrap_or(forever));
+        // Half of it for those below, and the other half for those whom they hold up.
+        for until in [begun + grace / 2, begun + grace] {
+            while Instant::now() < until {
+                match py.detach(|| family.ask(&kin, until)).map_err(to_python)? {
                     Woken::Ready => return Ok(()),
                     Woken::TimedOut => break,
+                    Woken::Interrupted => {
+                        if let Err(e) = py.check_signals() {
+                            family.ask_everybody(); // nobody is to stay stopped
+                            return Err(e);
+                        }
+                    }
                 }
             }
+            if !grace.is_zero() {
+                family.ask_everybody();
+            }
         }
-        family.kill(kin);
-        Ok(())
+        py.detach(|| family.kill(&kin, Duration::from_secs(5))).map_err(to_python)
     }
 
     /// Sends a signal to a job; harmless if it has ended.

@@ -69,7 +69,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(end_after, module)?)?;
     module.add_function(wrap_pyfunction!(gather, module)?)?;
-    module.add("TIME_LIMIT", jobserver_core::sys::TIME_LIMIT)?;
+    module.add("TIME_LIMIT", jobserver_core::sys::time_limit_signal())?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_class::<pool::Pool>()?;

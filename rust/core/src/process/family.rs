@@ -6,88 +6,163 @@
 //! Linux only; elsewhere a family is its root alone.
 
 use crate::error::{Error, Result};
-use crate::process::other::{look, Life, Named};
-use crate::scan::{Wait, Woken};
+use crate::process::other::{look, parent, Life, Named};
+use crate::scan::{Wait, Woken, LOOK_AFTER};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Some processes, all alive when they were found.
 #[derive(Debug, Default)]
 pub struct Family {
-    members: BTreeMap<i32, (Pid, Option<Arc<OwnedFd>>)>,
+    members: BTreeMap<i32, Member>,
 }
 
+#[derive(Debug, Clone)]
+struct Member {
+    named: Named,
+    pidfd: Option<Arc<OwnedFd>>,
+    /// It has been asked to end. All others are stopped.
+    asked: bool,
+}
+
+impl Member {
+    fn ask(&mut self) {
+        self.asked = true;
+        self.signal(Signal::TERM);
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // One that has ended, or that is somebody else's by now, is no error.
+        let _ = match &self.pidfd {
+            #[cfg(target_os = "linux")]
+            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
+            _ => rustix::process::kill_process(self.named.pid, signal),
+        };
+    }
+}
+
+fn number(pid: Pid) -> i32 {
+    pid.as_raw_nonzero().get()
+}
+
+/// Who is whose child, and who belongs to whom in another way.
+type Below = BTreeMap<i32, BTreeSet<i32>>;
+
 impl Family {
-    /// `root` and its descendants, and those of what `kin` says belongs to each, which may not
-    /// be children: jobs that a fork server has forked for it.
-    pub fn of(root: Pid, kin: impl Fn(Pid) -> Vec<Pid>) -> Family {
-        let mut family = Family::default();
-        family.add(root, &children_of_all(), &kin);
-        family
+    /// `root`, which must be a process of ours that has not been reaped, or be held by the
+    /// pidfd.
+    pub(crate) fn of(root: Pid, pidfd: Option<Arc<OwnedFd>>) -> Family {
+        let root = Member { named: Named::now(root), pidfd, asked: false };
+        Family { members: BTreeMap::from([(number(root.named.pid), root)]) }
     }
 
-    fn add(
-        &mut self,
-        pid: Pid,
-        children: &BTreeMap<i32, Vec<Pid>>,
-        kin: &impl Fn(Pid) -> Vec<Pid>,
-    ) {
-        let number = pid.as_raw_nonzero().get();
-        if self.members.contains_key(&number) {
-            return;
-        }
-        let Life::Alive(pidfd) = look(Named::now(pid)) else { return };
-        self.members.insert(number, (pid, pidfd));
-        let below = children.get(&number).cloned().unwrap_or_default();
-        for child in below.into_iter().chain(kin(pid)) {
-            self.add(child, children, kin);
-        }
-    }
-
-    /// Kills all of it, and what it goes on starting meanwhile.
-    pub fn kill(mut self, kin: impl Fn(Pid) -> Vec<Pid>) {
-        // What is stopped starts nothing more: until nobody new is found.
+    /// Ends all of it, and what it goes on starting meanwhile: asks by SIGTERM, those first that
+    /// have nobody below them, while all others are stopped. So whoever ends finds its owner
+    /// alive, nobody is orphaned unseen, and nothing new is begun. Says whether all have ended;
+    /// returns before that at `deadline`, or when a signal comes, to be called again.
+    ///
+    /// `kin` says who else belongs to each: jobs that a fork server has forked for it.
+    pub fn ask(&mut self, kin: &impl Fn(Pid) -> Vec<Named>, deadline: Instant) -> Result<Woken> {
         loop {
-            self.signal(Signal::STOP);
-            let (before, children) = (self.members.len(), children_of_all());
-            for (pid, _) in self.members.clone().into_values() {
-                let below = children.get(&pid.as_raw_nonzero().get()).cloned().unwrap_or_default();
-                for child in below.into_iter().chain(kin(pid)) {
-                    self.add(child, &children, &kin);
+            let below = self.find(kin);
+            if self.members.is_empty() {
+                return Ok(Woken::Ready);
+            }
+            for (number, member) in &mut self.members {
+                if !member.asked && !below.contains_key(number) {
+                    member.ask();
                 }
             }
-            if self.members.len() == before {
-                return self.signal(Signal::KILL);
-            }
-        }
-    }
-
-    /// Sends a signal to every member that is still alive.
-    pub fn signal(&self, signal: Signal) {
-        for (pid, pidfd) in self.members.values() {
-            // One that has ended, or that is somebody else's by now, is no error.
-            let _ = match pidfd {
-                #[cfg(target_os = "linux")]
-                Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
-                _ => rustix::process::kill_process(*pid, signal),
-            };
-        }
-    }
-
-    /// Whether all have ended; waits for one that has not, until `deadline` or a signal.
-    pub fn wait(&mut self, deadline: Instant) -> Result<Woken> {
-        while let Some((number, (_, Some(pidfd)))) = self.members.iter().next() {
-            let (number, wait) = (*number, Wait::on(pidfd));
-            match wait.block(Some(deadline))? {
+            match self.wait_for_one(deadline)? {
                 Woken::Ready => {}
                 other => return Ok(other),
             }
-            self.members.remove(&number);
         }
-        Ok(Woken::Ready)
+    }
+
+    /// Asks all those as well that have somebody below them who does not end.
+    pub fn ask_everybody(&mut self) {
+        for member in self.members.values_mut().filter(|member| !member.asked) {
+            member.ask();
+        }
+    }
+
+    /// Kills all of it, and returns when it is gone: soon, unless the system itself hangs with
+    /// one of them, which is left to it after `patience`.
+    pub fn kill(mut self, kin: &impl Fn(Pid) -> Vec<Named>, patience: Duration) -> Result<()> {
+        for member in self.members.values_mut() {
+            member.asked = false; // and so is stopped, too
+            member.signal(Signal::STOP);
+        }
+        self.find(kin);
+        for member in self.members.values_mut() {
+            member.signal(Signal::KILL);
+            member.asked = true;
+        }
+        let deadline = Instant::now() + patience;
+        while !self.members.is_empty() && self.wait_for_one(deadline)? != Woken::TimedOut {
+            self.forget_the_dead();
+        }
+        Ok(())
+    }
+
+    fn forget_the_dead(&mut self) {
+        self.members.retain(|_, member| match &member.pidfd {
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+            Some(pidfd) => !super::other::has_ended(pidfd),
+            _ => matches!(look(member.named), Life::Alive(_)),
+        });
+    }
+
+    /// Finds who belongs to it now, and stops those, until nobody new is found: what is stopped
+    /// starts nothing more. Returns who has whom below.
+    fn find(&mut self, kin: &impl Fn(Pid) -> Vec<Named>) -> Below {
+        loop {
+            self.forget_the_dead();
+            let (mut below, before) = (Below::new(), self.members.len());
+            let children = children_of_all();
+            for member in self.members.clone().into_values() {
+                let (above, mut found) = (member.named.pid, Vec::new());
+                for child in children.get(&number(above)).into_iter().flatten() {
+                    // Asked again once it is held: by then the pid might be another's.
+                    let member = self.hold(Named::now(*child));
+                    found.extend(member.filter(|_| parent(*child) == Some(number(above))));
+                }
+                found.extend(kin(above).into_iter().filter_map(|named| self.hold(named)));
+                for member in found {
+                    let number = number(member.named.pid);
+                    below.entry(self::number(above)).or_default().insert(number);
+                    self.members.entry(number).or_insert(member);
+                }
+            }
+            for member in self.members.values().filter(|member| !member.asked) {
+                member.signal(Signal::STOP);
+            }
+            if self.members.len() == before {
+                return below;
+            }
+        }
+    }
+
+    /// A process that lives, held so that it stays the one that it is now.
+    fn hold(&self, named: Named) -> Option<Member> {
+        let known = self.members.get(&number(named.pid)).cloned();
+        known.or_else(|| match look(named) {
+            Life::Alive(pidfd) => Some(Member { named, pidfd, asked: false }),
+            Life::Dead => None,
+        })
+    }
+
+    /// Waits until one that was asked may have ended.
+    fn wait_for_one(&self, deadline: Instant) -> Result<Woken> {
+        let asked = self.members.values().filter(|member| member.asked);
+        let descriptors: Vec<_> = asked.clone().filter_map(|member| member.pidfd.clone()).collect();
+        let blind = descriptors.len() < asked.count();
+        Wait { descriptors, look_after: blind.then_some(LOOK_AFTER) }.block(Some(deadline))
     }
 
     /// In a job: what its descendants leave behind becomes its own child, to be found here.

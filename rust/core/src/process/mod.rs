@@ -14,4 +14,5 @@ pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
 pub use lifeline::Lifeline;
+pub use other::Named;
 pub use rustix::process::{getpid, Pid, Signal};

@@ -14,7 +14,7 @@ const SECONDS: u32 = (1 << 29) - 1;
 
 /// A process: its pid, and a second (since boot) in which it was alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Named {
+pub struct Named {
     pub(crate) pid: Pid,
     pub(crate) since: u32,
 }

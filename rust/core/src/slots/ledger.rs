@@ -521,13 +521,10 @@ impl Ledger {
     }
 
     /// The processes that hold slots as jobs of this owner.
-    pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Pid> {
+    pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Named> {
         let owner = owner.as_raw_nonzero().get().unsigned_abs();
         let jobs = self.in_use().filter(|entry| entry.owner == owner);
-        jobs.map(|entry| entry.process)
-            .filter(|job| job.pid_bits() != owner)
-            .map(|job| job.pid)
-            .collect()
+        jobs.map(|entry| entry.process).filter(|job| job.pid_bits() != owner).collect()
     }
 
     fn used(&self) -> u32 {

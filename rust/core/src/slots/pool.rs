@@ -1,6 +1,7 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::Named;
 use crate::slots::bell::PoolBell;
 use crate::slots::home::Home;
 use crate::slots::ledger::{Held, Ledger, Tenure};
@@ -155,7 +156,7 @@ impl Pool {
     }
 
     /// The processes that hold slots as jobs of this owner.
-    pub fn jobs_of(&self, owner: Pid) -> Vec<Pid> {
+    pub fn jobs_of(&self, owner: Pid) -> Vec<Named> {
         self.parts().flat_map(|part| part.ledger.jobs_of(owner)).collect()
     }
 

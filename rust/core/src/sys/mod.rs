@@ -240,13 +240,15 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// Has the kernel end this process after `limit`: by SIGPROF, whose default is to end it and
-/// by which its owner knows why; a second later, should that be handled, by SIGKILL. It does
-/// so though the process never looks up, and its owner does not look either.
+/// Has the kernel end this process after `limit`: by [`time_limit_signal`], whose default is
+/// to end it and by which its owner knows why; a second later, should that be blocked, by
+/// SIGKILL. It does so though the process never looks up, and its owner does not look either.
 #[cfg(target_os = "linux")]
 pub fn end_after(limit: std::time::Duration) -> io::Result<()> {
+    // A timer of 0 would be none.
+    let limit = limit.max(std::time::Duration::from_nanos(1));
     let backstop = limit.saturating_add(std::time::Duration::from_secs(1));
-    for (after, signal) in [(limit, TIME_LIMIT), (backstop, libc::SIGKILL)] {
+    for (after, signal) in [(limit, time_limit_signal()), (backstop, libc::SIGKILL)] {
         // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
@@ -273,8 +275,11 @@ pub fn end_after(limit: std::time::Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// The signal that says that a job has run for longer than it may.
-pub const TIME_LIMIT: libc::c_int = libc::SIGPROF;
+/// The signal that says that a job has run for longer than it may: one that nobody uses.
+/// (SIGPROF, say, comes from profilers too, which arm their timers anew after a fork.)
+pub fn time_limit_signal() -> libc::c_int {
+    last_signal()
+}
 
 /// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
 /// gone already. It does so for as long as the descriptor that is returned stays open.
