@@ -510,6 +510,38 @@ def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
     assert status == 0
 
 
+BOOTING = """
+import sys, time
+from jobserver import Jobserver
+
+def job(js, depth):
+    return js(job, js, depth - 1).result() if depth else time.sleep(1000)
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[1], 3) as js:
+        print("made", flush=True)
+        js(job, js, 2).result()
+else:
+    # As the main module of a job, or of the helper.
+    print("booting", flush=True)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("moment", ["made", "booting"])
+def test_one_ctrl_c_while_jobs_come_to_life_ends_all_with_one_traceback(
+    tmp_path: Path, method: str, moment: str
+) -> None:
+    script = tmp_path / "booting.py"
+    script.write_text(BOOTING)
+    terminal = Terminal(sys.executable, str(script), method)
+    terminal.read_until("made" if method == "fork" else moment)
+    terminal.press(b"\x03")
+    status = terminal.join()
+    assert os.WTERMSIG(status) == signal.SIGINT
+    assert terminal.shown.count("Traceback") == 1, terminal.shown
+
+
 def signal_owner() -> None:
     os.kill(os.getppid(), signal.SIGALRM)
 

@@ -62,37 +62,38 @@ class ForkServer(Starter):
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            self._helper.start(_helpers_command(home))
+            with launch.uninterrupted() as interruptible:
+                self._helper.start(_helpers_command(home, interruptible))
 
     def stop(self) -> None:
         self._helper.stop()
 
 
-def _helpers_command(home: str) -> list[str]:
+def _helpers_command(home: str, interruptible: bool) -> list[str]:
     data = mp.spawn.get_preparation_data("forkserver")
     wanted = {"sys_path", "sys_argv", "dir", "init_main_from_path"}
     data = {key: value for key, value in data.items() if key in wanted}
-    return launch.command(f"from jobserver._start.forkserver import main; main({home!r}, {data!r})")
+    call = f"main({home!r}, {data!r}, {interruptible})"
+    return launch.command(f"from jobserver._start.forkserver import main; {call}")
 
 
-def main(home: str, data: dict[str, Any]) -> NoReturn:
-    """In the helper: its request socket is its standard input."""
+def main(home: str, data: dict[str, Any], interruptible: bool) -> NoReturn:
+    """In the helper: its request socket is its standard input. Ctrl-C at a terminal reaches it
+    too, and is not meant for it: SIGINT stays blocked."""
     server = _native.Server(0)
     _native.nullify_stdin()
-    # Ctrl-C at a terminal reaches the helper too, and is not meant for it.
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _pools.opened(home)
+    with contextlib.suppress(OSError):
+        _pools.opened(home)  # it goes with the owner, who may be gone, or will tell of it
     _load_main(data)
     gc.collect()
     gc.freeze()
     channel = server.serve()
     if channel is None:
         os._exit(0)
-    signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGCHLD, child_ended)
-    launch.run(channel)
+    launch.run(channel, interruptible)
 
 
 def _load_main(data: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import pickle
 import select
-from typing import Any, NamedTuple, NoReturn, Tuple
+import signal
+from contextlib import contextmanager
+from typing import Any, Iterator, NamedTuple, NoReturn, Tuple
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -91,20 +93,35 @@ def command(statement: str) -> list[str]:
     return [executable, *mp.util._args_from_interpreter_flags(), "-c", program]
 
 
-def run(channel: _native.Channel) -> NoReturn:
-    """In a new job: waits for its launch, and runs what that says."""
+@contextmanager
+def uninterrupted() -> Iterator[bool]:
+    """Starts interpreters that Ctrl-C does not interrupt before they can keep quiet about it:
+    they are born with SIGINT blocked. Whether they are to unblock it, since we have not."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield signal.SIGINT not in before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def run(channel: _native.Channel, interruptible: bool) -> NoReturn:
+    """In a new job: waits for its launch, and runs what that says. SIGINT is blocked until
+    then, and after it too unless it is `interruptible`."""
     launch = channel.receive_launch()
     if launch is None:
         os._exit(0)  # the owner gave up, or is gone
     message, descriptors, slot = launch
     _pickling.received = descriptors
 
-    _job.run(channel, _load, message, slot)
+    _job.run(channel, _load, message, slot, interruptible)
 
 
-def _load(channel: _native.Channel, message: Message, slot: int) -> Work:
+def _load(channel: _native.Channel, message: Message, slot: int, interruptible: bool) -> Work:
     try:
-        return _prepare_and_load(channel, message, slot)
+        work = _prepare_and_load(channel, message, slot)
+        if interruptible:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        return work
     except Exception as e:
         raise pickle.UnpicklingError(
             f"the job could not load what it was to run: {type(e).__name__}: {e}"

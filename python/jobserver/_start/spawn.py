@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class Spawn(Starter):
     def __init__(self) -> None:
         self._count = 0
-        self._command = launch.command("from jobserver._start.spawn import main; main()")
 
     def renewed(self) -> Spawn:
         return Spawn()
@@ -33,15 +32,20 @@ class Spawn(Starter):
         prepared: launch.Launch,
     ) -> None:
         try:
-            jobs.spawn(future, slot, self._command, *prepared)
+            with launch.uninterrupted() as interruptible:
+                jobs.spawn(future, slot, _command(interruptible), *prepared)
         finally:
             prepared[1].clear()
             del prepared  # a traceback that is kept must keep no descriptor
 
 
-def main() -> NoReturn:
+def _command(interruptible: bool) -> list[str]:
+    return launch.command(f"from jobserver._start.spawn import main; main({interruptible})")
+
+
+def main(interruptible: bool) -> NoReturn:
     """In the new interpreter: its channel is its standard input."""
     channel = _native.Channel(0)
     _native.nullify_stdin()
     _job.runs_atexit = True
-    launch.run(channel)
+    launch.run(channel, interruptible)
