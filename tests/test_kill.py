@@ -259,6 +259,26 @@ def test_a_job_that_ignores_the_signal_of_its_time_limit_is_killed(
     assert death_of(future).signal == signal.SIGKILL
 
 
+def hang_with_shells(path: Path) -> None:
+    """Started by a thread too, and left behind by a shell."""
+    sleeper = f"exec sh -c 'printf \"%s \" $$ > {path}.$0; exec sleep 1000'"
+    command = f"({sleeper} left) & ({sleeper} right) & exit"
+    thread = threading.Thread(target=lambda: subprocess.run(["sh", "-c", command], check=True))
+    thread.start()
+    thread.join()
+    subprocess.run(["sh", "-c", f"{sleeper} own"], check=True)
+
+
+def test_what_a_job_has_started_ends_with_it_when_it_runs_too_long(
+    tmp_path: Path, js: Jobserver
+) -> None:
+    path = tmp_path / "pid"
+    future = js.submit(hang_with_shells, args=(path,), time_limit=0.5)
+    everyone = pids(*(Path(f"{path}.{name}") for name in ("left", "right", "own")))
+    assert isinstance(death_of(future), TimeLimitExceeded)
+    assert not any(map(lives, everyone))
+
+
 def test_an_owner_that_blocks_all_signals_has_time_limits_too(
     tmp_path: Path, js: Jobserver
 ) -> None:

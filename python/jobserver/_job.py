@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import signal
 import sys
 import threading
 from multiprocessing.process import BaseProcess
@@ -102,9 +101,6 @@ def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ..
     try:
         work = load(channel, *how)
         if work.time_limit is not None:
-            # What the owner does at this signal is not for us.
-            signal.signal(_native.TIME_LIMIT, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [_native.TIME_LIMIT])
             _native.end_after(work.time_limit)
         if work.preexec_fn is None:
             value = work.fn(*work.args, **work.kwargs)

@@ -222,8 +222,8 @@ class Jobserver:
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
                 be asked again after that many seconds. No slot is held meanwhile.
             time_limit: after how many seconds of running the job is ended, though its owner
-                may be busy; its Future then has TimeLimitExceeded. Programs that the job has
-                started go on.
+                may be busy, and with it the programs that it has started; its Future then has
+                TimeLimitExceeded.
             timeout: how many seconds to wait for a slot; None waits for ever.
 
         Raises:

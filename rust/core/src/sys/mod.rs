@@ -6,7 +6,12 @@
 //! system can do that; on Apple's systems, which cannot, there is a gap of two calls.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod limit;
 pub(crate) mod shared;
+
+#[cfg(target_os = "linux")]
+pub use limit::end_after;
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -155,12 +160,12 @@ pub fn signal_from_raw(raw: i32) -> Option<Signal> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn last_signal() -> i32 {
+pub(crate) fn last_signal() -> i32 {
     libc::SIGRTMAX()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn last_signal() -> i32 {
+pub(crate) fn last_signal() -> i32 {
     libc::SIGUSR2
 }
 
@@ -240,47 +245,6 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// Has the kernel end this process after `limit`: by [`time_limit_signal`], whose default is
-/// to end it and by which its owner knows why; a second later, should that be blocked, by
-/// SIGKILL. It does so though the process never looks up, and its owner does not look either.
-#[cfg(target_os = "linux")]
-pub fn end_after(limit: std::time::Duration) -> io::Result<()> {
-    // A timer of 0 would be none.
-    let limit = limit.max(std::time::Duration::from_nanos(1));
-    let backstop = limit.saturating_add(std::time::Duration::from_secs(1));
-    for (after, signal) in [(limit, time_limit_signal()), (backstop, libc::SIGKILL)] {
-        // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
-        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-        event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = signal;
-        let mut timer = MaybeUninit::uninit();
-        // SAFETY: reads `event`, and writes `timer` if it succeeds.
-        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) } != 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: timer_create has succeeded, and so has written it.
-        let timer = unsafe { timer.assume_init() };
-        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let value = libc::timespec {
-            tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: after.subsec_nanos().into(),
-        };
-        let once = libc::itimerspec { it_interval: none, it_value: value };
-        // SAFETY: reads `once`; no old value is asked for.
-        if unsafe { libc::timer_settime(timer, 0, &once, std::ptr::null_mut()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// The signal that says that a job has run for longer than it may: one that nobody uses.
-/// (SIGPROF, say, comes from profilers too, which arm their timers anew after a fork.)
-pub fn time_limit_signal() -> libc::c_int {
-    last_signal()
-}
-
 /// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
 /// gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]
@@ -310,3 +274,9 @@ pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Resul
 /// Linux's number for it, which libc leaves out for some targets.
 #[cfg(target_os = "linux")]
 const F_SETSIG: libc::c_int = 10;
+
+/// The signal that says that a job has run for longer than it may: one that nobody uses.
+/// (SIGPROF, say, comes from profilers too, which arm their timers anew after a fork.)
+pub fn time_limit_signal() -> libc::c_int {
+    last_signal()
+}

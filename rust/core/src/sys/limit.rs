@@ -1,0 +1,114 @@
+//! The end of a process that has run for longer than it may, and of what it has started.
+//!
+//! The kernel's timer sends a signal, whose handler here kills the children and then has the
+//! process die of that same signal, by which its owner knows why. A handler may interrupt
+//! anything, so that it calls nothing that allocates or locks: only the system.
+
+use super::time_limit_signal;
+use rustix::fd::OwnedFd;
+use rustix::fs::{open, openat, Mode, OFlags, RawDir};
+use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+/// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
+/// with it; a second later, should that be blocked or ignored, by SIGKILL, and alone. It does
+/// so though the process never looks up, and its owner does not look either.
+pub fn end_after(limit: Duration) -> io::Result<()> {
+    // A timer of 0 would be none.
+    let limit = limit.max(Duration::from_nanos(1));
+    handle(time_limit_signal())?;
+    set_timer(limit, time_limit_signal())?;
+    set_timer(limit.saturating_add(Duration::from_secs(1)), libc::SIGKILL)
+}
+
+fn handle(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid sigaction, of which the fields that count are set next.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = at_limit as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESETHAND;
+    // SAFETY: reads `action`, whose handler keeps to what a handler may do.
+    if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    // SAFETY: reads the set; its owner may have blocked it.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    Ok(())
+}
+
+fn set_timer(after: Duration, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = signal;
+    let mut timer = MaybeUninit::uninit();
+    // SAFETY: reads `event`, and writes `timer` if it succeeds.
+    if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: timer_create has succeeded, and so has written it.
+    let timer = unsafe { timer.assume_init() };
+    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let value = libc::timespec {
+        tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: after.subsec_nanos().into(),
+    };
+    let once = libc::itimerspec { it_interval: none, it_value: value };
+    // SAFETY: reads `once`; no old value is asked for.
+    match unsafe { libc::timer_settime(timer, 0, &once, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+extern "C" fn at_limit(signal: libc::c_int) {
+    // What a killed child leaves behind becomes ours (a job is the reaper of its orphans).
+    while matches!(kill_children(), Ok(true)) {}
+    // SAFETY: an async-signal-safe call. The default action is in force again, and is taken
+    // when this handler returns.
+    unsafe { libc::raise(signal) };
+}
+
+/// Kills and reaps all children that there are now: whether there were any.
+fn kill_children() -> rustix::io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let tasks = open(c"/proc/self/task", flags, Mode::empty())?;
+    let (mut buffer, mut any) = ([MaybeUninit::uninit(); 1024], false);
+    // Children are told by the threads that forked them.
+    let mut entries = RawDir::new(&tasks, &mut buffer);
+    while let Some(Ok(task)) = entries.next() {
+        let (from, flags) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        if task.file_name().to_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(task) = openat(&tasks, task.file_name(), from, flags) else { continue };
+        let Ok(children) = openat(&task, c"children", from, flags) else { continue };
+        any |= kill_each(&children);
+    }
+    Ok(any)
+}
+
+/// Kills and reaps those whose pids are in the file, each followed by a blank.
+fn kill_each(children: &OwnedFd) -> bool {
+    let (mut pid, mut any, mut buffer) = (0, false, [0; 1024]);
+    while let Ok(read @ 1..) = rustix::io::read(children, &mut buffer) {
+        for byte in buffer.iter().take(read) {
+            if byte.is_ascii_digit() {
+                pid = pid * 10 + i32::from(byte - b'0');
+                continue;
+            }
+            if let Some(child) = Pid::from_raw(std::mem::take(&mut pid)) {
+                any = true;
+                let _ = kill_process(child, Signal::KILL);
+                let _ = waitpid(Some(child), WaitOptions::empty());
+            }
+        }
+    }
+    any
+}
