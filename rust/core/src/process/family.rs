@@ -6,8 +6,9 @@
 //! Linux only; elsewhere a family is its root alone.
 
 use crate::error::{Error, Result};
-use crate::process::other::{look, parent, Life, Named};
+use crate::process::other::{is_called, look, parent, Life, Named};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
+use crate::slots::warden;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,8 +153,10 @@ impl Family {
     fn hold(&self, named: Named) -> Option<Member> {
         let known = self.members.get(&number(named.pid)).cloned();
         known.or_else(|| match look(named) {
-            Life::Alive(pidfd) => Some(Member { named, pidfd, asked: false }),
-            Life::Dead => None,
+            Life::Alive(pidfd) if !is_called(named.pid, warden::NAME) => {
+                Some(Member { named, pidfd, asked: false })
+            }
+            _ => None,
         })
     }
 

@@ -130,6 +130,12 @@ pub(crate) fn parent(pid: Pid) -> Option<i32> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
+/// Whether the system shows a process by this name.
+pub(crate) fn is_called(pid: Pid, name: &std::ffi::CStr) -> bool {
+    let comm = std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+    comm.strip_suffix(b"\n") == Some(name.to_bytes())
+}
+
 #[cfg(target_os = "linux")]
 fn is_zombie(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "Z"))

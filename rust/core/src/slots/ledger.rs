@@ -480,7 +480,12 @@ impl Ledger {
         let never_adopted = holder.launching;
         let died = ended.is_some_and(|job| holder.is(job));
         let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
-        if to_come_back && self.take_over(tenure.index, holder, pipe) == Reclaimed::Lent {
+        let left = match to_come_back {
+            true => self.take_over(tenure.index, holder, pipe) == Reclaimed::Lent,
+            // Whoever is giving it back for the job, which has ended, is no job of ours.
+            false => ended.is_some() && holder.process.is_some(),
+        };
+        if left {
             self.disown(tenure);
         }
     }
@@ -518,6 +523,11 @@ impl Ledger {
             let Holder { process, generation, .. } = self.holder(index);
             process.map(|process| Tenant { tenure: Tenure { index, generation }, process, owner })
         })
+    }
+
+    /// Whether the entry is about to be another process's: the job's that is being launched.
+    pub(crate) fn is_launching(&self, index: u32) -> bool {
+        self.holder(index).launching
     }
 
     /// The processes that hold slots as jobs of this owner.

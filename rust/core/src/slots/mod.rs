@@ -16,7 +16,7 @@ pub mod makeflags;
 mod own;
 mod pipe;
 mod pool;
-mod warden;
+pub(crate) mod warden;
 mod watch;
 
 pub use cpus::usable_cpus;

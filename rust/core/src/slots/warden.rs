@@ -19,6 +19,11 @@ use crate::sys;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::retry_on_intr;
+use std::ffi::CStr;
+
+/// What the system shows it as. `Future.kill` spares what has this name: what it is for comes
+/// after that, and it is below a job that is above the make that it watches for.
+pub(crate) const NAME: &CStr = c"slot-warden";
 
 /// Leaves a warden behind for a pool that is not ours. The ledger's file must be there, and
 /// locked by us, but not be mapped yet: the mapping, inherited, would hold that lock.
@@ -27,7 +32,7 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
     let file = home.open_ledger_unlocked().map_err(Error::system(doing))?;
     let keep = [file.as_raw_fd(), pipe.read_end().as_raw_fd(), pipe.write_end().as_raw_fd()];
     let bell = PoolBell::at(home.bell());
-    sys::detach(&keep, || {
+    sys::detach(NAME, &keep, || {
         let _ = keep_watch(file, bell, pipe); // nobody is left to be told
     })
     .map_err(Error::system(doing))
@@ -35,17 +40,22 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
 
 fn keep_watch(file: OwnedFd, bell: PoolBell, pipe: &TokenPipe) -> Result<()> {
     let doing = "cannot watch the processes of a pool";
+    let lock = |how| retry_on_intr(|| flock(&file, how)).map_err(Error::system(doing));
     // Everybody else shares it, and the dead let go of it.
-    retry_on_intr(|| flock(&file, FlockOperation::LockExclusive)).map_err(Error::system(doing))?;
-    let ledger = Ledger::open(file, bell)?;
-    let mut watch = Watch::new(None).map_err(Error::system(doing))?;
+    lock(FlockOperation::LockExclusive)?;
+    let same = rustix::io::fcntl_dupfd_cloexec(&file, 3).map_err(Error::system(doing))?;
+    let ledger = Ledger::open(same, bell)?;
+    let mut watch = Watch::without_a_bell().map_err(Error::system(doing))?;
     loop {
         watch.reclaim(&ledger, pipe);
         if ledger.in_use().next().is_none() {
             return Ok(());
         }
-        // Programs of others, that were started on a slot and live on.
+        // There are programs of others, which were started on a slot and live on; or a job
+        // that has not opened the ledger yet, and could not, were we to keep it to ourselves.
+        lock(FlockOperation::LockShared)?;
         let (descriptors, look_after) = watch.watched();
         Wait { descriptors, look_after }.block(None)?;
+        lock(FlockOperation::LockExclusive)?;
     }
 }

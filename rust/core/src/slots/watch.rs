@@ -35,13 +35,23 @@ pub(crate) struct Watch {
     holders: HashMap<u32, (Tenant, Watched)>,
     /// Some news come by no descriptor.
     must_look: bool,
+    /// Some job is being launched. Who did not count as waiting yet when it looked whether to
+    /// ring will not ring: so we look again until we have seen it begin.
+    launching: bool,
 }
 
 impl Watch {
     pub(crate) fn new(bell: Option<&Arc<OwnedFd>>) -> rustix::io::Result<Watch> {
-        let mut set = ReadySet::new()?;
-        let heard = bell.is_some_and(|bell| set.add_edge(bell, BELL));
-        Ok(Watch { set, holders: HashMap::new(), must_look: !heard })
+        let mut watch = Watch::without_a_bell()?;
+        let heard = bell.is_some_and(|bell| watch.set.add_edge(bell, BELL));
+        watch.must_look = !heard;
+        Ok(watch)
+    }
+
+    /// For who need not hear of new holders.
+    pub(crate) fn without_a_bell() -> rustix::io::Result<Watch> {
+        let (set, holders) = (ReadySet::new()?, HashMap::new());
+        Ok(Watch { set, holders, must_look: false, launching: false })
     }
 
     /// Puts the slots of the dead back: whether there were any. Those who live are watched
@@ -72,9 +82,11 @@ impl Watch {
         let me = getpid().as_raw_nonzero().get().unsigned_abs();
         let mut before = std::mem::take(&mut self.holders);
         let mut dead = Vec::new();
+        self.launching = false;
         let of_others = |entry: &Tenant| entry.owner != me && entry.process.pid_bits() != me;
         for entry in ledger.in_use().filter(of_others) {
             let index = entry.tenure.index;
+            self.launching |= ledger.is_launching(index);
             let how = match before.remove(&index) {
                 Some((known, Watched::Left)) if known.is_same(&entry) => {
                     dead.push(entry);
@@ -125,6 +137,6 @@ impl Watch {
     /// What to poll, and how long to sleep at most.
     pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
-        (self.set.watched(), (self.must_look || blind).then_some(LOOK_AFTER))
+        (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
     }
 }

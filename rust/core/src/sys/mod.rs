@@ -16,6 +16,7 @@ pub use limit::end_after;
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -42,17 +43,17 @@ pub unsafe fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Runs `task` in a process that is nobody's child and is in a session of its own, so that
+/// Runs `task` in a process of this name that is nobody's child and is in a session of its own, so that
 /// neither a signal to this process's group nor one to its terminal's reaches it. Of the
 /// descriptors it has only those to `keep`, so that nobody waits in vain for the end of one.
 ///
 /// The task must not need anything that another thread of this process may hold at this
 /// moment. (The C library makes its own locks free in a fork.)
-pub(crate) fn detach(keep: &[RawFd], task: impl FnOnce()) -> io::Result<()> {
+pub(crate) fn detach(name: &CStr, keep: &[RawFd], task: impl FnOnce()) -> io::Result<()> {
     let held = SignalsHeld::begin();
     // SAFETY: the child runs `detached` only, which keeps to what is said above.
     match unsafe { fork() }? {
-        Forked::Child => detached(keep, task),
+        Forked::Child => detached(name, keep, task),
         Forked::Parent(between) => {
             drop(held);
             // It ends at once; and it is no matter if this program reaps whatever ends.
@@ -63,11 +64,13 @@ pub(crate) fn detach(keep: &[RawFd], task: impl FnOnce()) -> io::Result<()> {
     }
 }
 
-fn detached(keep: &[RawFd], task: impl FnOnce()) -> ! {
+fn detached(name: &CStr, keep: &[RawFd], task: impl FnOnce()) -> ! {
     let _ = rustix::process::setsid();
     // SAFETY: as for the first fork.
     if let Ok(Forked::Child) = unsafe { fork() } {
         let run = || {
+            #[cfg(target_os = "linux")]
+            rustix::thread::set_name(name)?;
             leave_all_but(keep)?;
             task();
             io::Result::Ok(())
@@ -79,23 +82,12 @@ fn detached(keep: &[RawFd], task: impl FnOnce()) -> ! {
 }
 
 fn leave_all_but(keep: &[RawFd]) -> io::Result<()> {
-    use rustix::fd::AsRawFd;
-    use rustix::fs::{open, Mode, OFlags};
     rustix::process::chdir("/")?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let standard = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
-    for number in standard.into_iter().filter(|number| !keep.contains(number)) {
-        // SAFETY: what has had this number is not used in this process any more.
-        if unsafe { libc::dup2(null.as_raw_fd(), number) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    std::mem::forget(null); // closed with the rest
-    let open: Vec<RawFd> = std::fs::read_dir("/dev/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for number in open.into_iter().filter(|n| !keep.contains(n) && !standard.contains(n)) {
-        // SAFETY: as above.
+    let listed = std::fs::read_dir("/proc/self/fd").or_else(|_| std::fs::read_dir("/dev/fd"))?;
+    let open: Vec<RawFd> =
+        listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in open.into_iter().filter(|number| !keep.contains(number)) {
+        // SAFETY: nothing of the program whose descriptor it was runs in this process.
         unsafe { libc::close(number) };
     }
     Ok(())
