@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 import spans
@@ -151,3 +154,61 @@ def test_sigterm_is_passed_on_and_the_pool_goes() -> None:
         running.send_signal(signal.SIGTERM)
         assert running.wait(DEADLINE) == 7
     assert not os.path.exists(fifo)
+
+
+@contextmanager
+def holding() -> Iterator[str]:
+    """A pool of one slot, which is held meanwhile: its MAKEFLAGS."""
+    script = "echo $MAKEFLAGS; exec $JOBSERVER exec -- sh -c 'echo held; read end'"
+    running = subprocess.Popen(
+        [*COMMAND, "run", "-j1", "--", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdin is not None and running.stdout is not None
+    with running, running.stdin, running.stdout as said:
+        flags = said.readline().strip()
+        assert said.readline() == "held\n"
+        yield flags
+    assert running.returncode == 1  # read met the end of its input
+
+
+def wait_for_a_waiter(flags: str) -> None:
+    """Returns when somebody waits for a slot, as the pool's ledger counts them."""
+    ledger = Path(flags.split("fifo:")[1]).with_name("ledger")
+    deadline = time.monotonic() + DEADLINE
+    while not any(ledger.read_bytes()[16:24]):
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "QUIT"])
+def test_exec_that_waits_for_a_slot_ends_at_a_signal(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = getattr(signal, f"SIG{name}")
+    with holding() as flags:
+        monkeypatch.setenv("MAKEFLAGS", flags)
+        with subprocess.Popen([*COMMAND, "exec", "--", "echo", "ran"]) as waiting:
+            try:
+                wait_for_a_waiter(flags)
+                waiting.send_signal(number)
+                assert waiting.wait(DEADLINE) == -number
+            finally:
+                waiting.kill()
+
+
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_a_command_may_handle_ctrl_c_and_end_as_it_likes(how: list[str]) -> None:
+    # A terminal sends it to both.
+    done = jobserver(*how, "--", "sh", "-c", "trap 'exit 7' INT; kill -INT $PPID; kill -INT $$")
+    assert (done.returncode, "Traceback" in done.stderr) == (7, False)
+
+
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_signals_at_the_command_are_as_they_would_be_without_us(how: list[str]) -> None:
+    done = jobserver(*how, "--", "grep", "SigIgn", "/proc/self/status")
+    ignored = int(done.stdout.split()[1], 16)
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        assert ignored >> (number - 1) & 1 == 0

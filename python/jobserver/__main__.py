@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from . import _native
@@ -9,6 +10,12 @@ from . import _native
 
 def main() -> int:
     """Runs the command with the words of this program. Returns its exit code."""
+    # No Python code runs until the command has ended, so Python's own handler of SIGINT would
+    # only note it; and what Python ignores, the command would ignore too. (SIGPIPE is seen to
+    # where the command is started; here it stays ignored, as in every Rust program.)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     return _native.command(["jobserver", *sys.argv[1:]])
 
 
