@@ -212,3 +212,12 @@ def test_signals_at_the_command_are_as_they_would_be_without_us(how: list[str]) 
     ignored = int(done.stdout.split()[1], 16)
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         assert ignored >> (number - 1) & 1 == 0
+
+
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_signals_that_are_ignored_stay_ignored(how: list[str]) -> None:
+    ignoring = 'trap "" HUP INT QUIT; exec "$@"'
+    script = "kill -HUP $PPID; for s in HUP INT QUIT; do kill -$s $$; done; exit 5"
+    command = ["sh", "-c", ignoring, "sh", *COMMAND, *how, "--", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 5

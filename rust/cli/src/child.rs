@@ -24,6 +24,10 @@ pub(crate) fn command(words: &[OsString]) -> Command {
 pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Option<i32>)> {
     let come: Vec<_> = SIGNALS.iter().map(|_| Arc::new(AtomicBool::new(false))).collect();
     for ((signal, _), came) in SIGNALS.iter().zip(&come) {
+        // As nohup or a shell's background job has it; the command will ignore it too.
+        if jobserver_core::sys::is_ignored(*signal) {
+            continue;
+        }
         // It fails only for signals that nobody may handle.
         let _ = signal_hook::flag::register(*signal, Arc::clone(came));
     }

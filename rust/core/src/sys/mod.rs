@@ -151,6 +151,17 @@ pub fn signal_from_raw(raw: i32) -> Option<Signal> {
     Some(unsafe { Signal::from_raw_unchecked(raw) })
 }
 
+/// Whether this process ignores the signal numbered `raw`.
+pub fn is_ignored(raw: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: changes nothing, and writes the whole of `action` if it succeeds.
+    if unsafe { libc::sigaction(raw, std::ptr::null(), action.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: sigaction has succeeded, and so has written it.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn last_signal() -> i32 {
     libc::SIGRTMAX()
