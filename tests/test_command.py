@@ -131,8 +131,7 @@ def test_status_tells_who_holds_a_slot() -> None:
 
 
 def test_run_tells_of_slots_that_a_client_has_lost_or_added() -> None:
-    lose = "head -c1 ${MAKEFLAGS##*fifo:} >/dev/null"
-    assert "1 of 2 slots were taken and not given back" in shell(lose, "-j2").stderr
+    assert "1 of 2 slots were taken and not given back" in shell(LOSE, "-j2").stderr
     add = "printf + > ${MAKEFLAGS##*fifo:}"
     assert "1 slots were given back that had not been taken" in shell(add, "-j2").stderr
 
@@ -221,3 +220,39 @@ def test_signals_that_are_ignored_stay_ignored(how: list[str]) -> None:
     command = ["sh", "-c", ignoring, "sh", *COMMAND, *how, "--", "sh", "-c", script]
     done = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
     assert done.returncode == 5
+
+
+@contextmanager
+def unwritable(how: str) -> Iterator[int]:
+    """A descriptor to which nothing can be written."""
+    if how == "full":
+        written = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, written = os.pipe()
+        os.close(read)
+    try:
+        yield written
+    finally:
+        os.close(written)
+
+
+LOSE = "head -c1 ${MAKEFLAGS##*fifo:} >/dev/null"
+
+
+@pytest.mark.parametrize("where", ["full", "gone"])
+@pytest.mark.parametrize("how", [["run", "-j2", "--"], ["exec", "--"]])
+def test_what_cannot_be_told_does_not_keep_the_command_from_its_end(
+    how: list[str], where: str
+) -> None:
+    script = f"[ -z \"$MAKEFLAGS\" ] || {LOSE}; exit 5"
+    command = [*COMMAND, *how, "sh", "-c", script]
+    with unwritable(where) as stderr:
+        assert subprocess.run(command, stderr=stderr, timeout=DEADLINE).returncode == 5
+
+
+def test_status_may_be_read_by_somebody_who_has_seen_enough() -> None:
+    with unwritable("gone") as stdout:
+        done = subprocess.run(
+            [*COMMAND, "status"], stdout=stdout, stderr=subprocess.PIPE, timeout=DEADLINE
+        )
+    assert (done.returncode, done.stderr) == (0, b"")

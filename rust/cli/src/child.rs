@@ -36,7 +36,7 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
         Ok(job) => job,
         Err(e) => {
             let name = command.get_program().to_string_lossy();
-            eprintln!("jobserver: {name}: {e}");
+            say!("{name}: {e}");
             let missing = e.raw_os_error() == Some(NOT_THERE);
             return Ok((if missing { 127 } else { 126 }, None));
         }

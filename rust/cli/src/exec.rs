@@ -9,11 +9,11 @@ pub(crate) fn exec(words: &[OsString]) -> Result<i32> {
     let pool = match InForce::of_environment() {
         InForce::Pool(auth, jobs) => Some(Pool::take_part(&auth, jobs)?),
         InForce::Closed(why) => {
-            eprintln!("jobserver: {why}; running the command without a slot");
+            say!("{why}; running the command without a slot");
             None
         }
         InForce::Nothing => {
-            eprintln!("jobserver: there is no pool in force; running the command without a slot");
+            say!("there is no pool in force; running the command without a slot");
             None
         }
     };

@@ -5,6 +5,14 @@
 //! stands in `jobserver-core`; here are only the words on the command line, and the passing
 //! on of signals and exit codes.
 
+/// Tells the user something. If it cannot be written, so be it: what counts is the command.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "jobserver: {}", format_args!($($words)*));
+    }};
+}
+
 mod child;
 mod exec;
 mod run;
@@ -72,7 +80,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Action::Status => status::status(),
     };
     done.unwrap_or_else(|e| {
-        eprintln!("jobserver: {e}");
+        say!("{e}");
         FAILED
     })
 }

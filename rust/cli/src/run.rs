@@ -32,16 +32,16 @@ fn report(pool: &Pool) -> Result<()> {
     let (slots, free) = (pool.slots(), pool.free()?);
     let running: Vec<_> = pool.held().iter().map(|held| held.pid.to_string()).collect();
     if !running.is_empty() {
-        eprintln!("jobserver: still running on slots of the pool: {}", running.join(", "));
+        say!("still running on slots of the pool: {}", running.join(", "));
     }
     let there = free + running.len();
     if there < slots {
         let lost = slots - there;
-        eprintln!("jobserver: {lost} of {slots} slots were taken and not given back");
+        say!("{lost} of {slots} slots were taken and not given back");
     }
     if there > slots {
         let added = there - slots;
-        eprintln!("jobserver: {added} slots were given back that had not been taken");
+        say!("{added} slots were given back that had not been taken");
     }
     Ok(())
 }

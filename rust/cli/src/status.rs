@@ -2,6 +2,7 @@
 
 use jobserver_core::slots::{homes, InForce};
 use jobserver_core::{Pool, Result};
+use std::io::Write;
 
 pub(crate) fn status() -> Result<i32> {
     let pools: Vec<Pool> = match InForce::of_environment() {
@@ -9,22 +10,26 @@ pub(crate) fn status() -> Result<i32> {
         // One that has just gone is none.
         _ => homes().iter().filter_map(|home| Pool::open(home).ok()).collect(),
     };
+    let mut text = String::new();
     if pools.is_empty() {
-        println!("no pool");
+        text.push_str("no pool\n");
     }
     for pool in &pools {
-        show(pool)?;
+        text.push_str(&of(pool)?);
     }
+    // Who reads it may have seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(0)
 }
 
-fn show(pool: &Pool) -> Result<()> {
+fn of(pool: &Pool) -> Result<String> {
     pool.reclaim();
     let (slots, free) = (pool.slots(), pool.free()?);
-    println!("{}: {free} of {slots} slots free", pool.auth().to_os_string().to_string_lossy());
+    let name = pool.auth().to_os_string();
+    let mut text = format!("{}: {free} of {slots} slots free\n", name.to_string_lossy());
     let held = pool.held();
     if !held.is_empty() {
-        println!("{:>9} {:>9}  {:<8}command", "pid", "seconds", "");
+        text.push_str(&line("pid", "seconds", "", "command"));
     }
     for held in held {
         let what = match (held.lent, held.loan) {
@@ -32,9 +37,13 @@ fn show(pool: &Pool) -> Result<()> {
             (false, true) => "borrowed",
             (false, false) => "",
         };
-        println!("{:>9} {:>9}  {what:<8}{}", held.pid.to_string(), held.seconds, words(held.pid));
+        text.push_str(&line(held.pid, held.seconds, what, &words(held.pid)));
     }
-    Ok(())
+    Ok(text)
+}
+
+fn line(pid: impl ToString, seconds: impl ToString, what: &str, command: &str) -> String {
+    format!("{:>9} {:>9}  {what:<8}{command}\n", pid.to_string(), seconds.to_string())
 }
 
 /// What a process was started as, as far as the system tells.
