@@ -256,3 +256,22 @@ def test_status_may_be_read_by_somebody_who_has_seen_enough() -> None:
             [*COMMAND, "status"], stdout=stdout, stderr=subprocess.PIPE, timeout=DEADLINE
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+STALE = [
+    ("fifo:/nowhere/fifo", "/nowhere/fifo, that is not there"),
+    ("1000,1001", "the descriptors 1000 and 1001, but they are closed"),
+    ("-2,-2", "not opened it to this program"),
+]
+
+
+@pytest.mark.parametrize("name, told", STALE)
+def test_a_pool_that_cannot_be_joined_is_named_and_done_without(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", f" -j2 --jobserver-auth={name}")
+    done = jobserver("exec", "--", "sh", "-c", "exit 5")
+    assert (done.returncode, told in done.stderr) == (5, True)
+    assert "running the command without a slot" in done.stderr
+    done = jobserver("status")
+    assert (done.returncode, told in done.stderr) == (0, True)

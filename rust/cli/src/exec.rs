@@ -1,19 +1,15 @@
 //! `jobserver exec`: one slot of the pool in force, for one command.
 
 use crate::child;
-use jobserver_core::slots::InForce;
 use jobserver_core::{Jobs, Pool, Result, Slot};
 use std::ffi::OsString;
 
 pub(crate) fn exec(words: &[OsString]) -> Result<i32> {
-    let pool = match InForce::of_environment() {
-        InForce::Pool(auth, jobs) => Some(Pool::take_part(&auth, jobs)?),
-        InForce::Closed(why) => {
+    let pool = match crate::pool_in_force() {
+        Ok(Some(pool)) => Some(pool),
+        without => {
+            let why = without.err().unwrap_or_else(|| "there is no pool in force".to_owned());
             say!("{why}; running the command without a slot");
-            None
-        }
-        InForce::Nothing => {
-            say!("there is no pool in force; running the command without a slot");
             None
         }
     };

@@ -19,6 +19,8 @@ mod run;
 mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use jobserver_core::slots::{InForce, NotJoined};
+use jobserver_core::Pool;
 use std::ffi::OsString;
 
 /// The exit code of a failure of ours, and not of the command's; as env and nohup have it.
@@ -83,4 +85,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         say!("{e}");
         FAILED
     })
+}
+
+/// The pool in force, None if there is none; or why it cannot be joined.
+fn pool_in_force() -> Result<Option<Pool>, String> {
+    match InForce::of_environment() {
+        InForce::Nothing => Ok(None),
+        InForce::Closed(why) => Err(why.to_string()),
+        InForce::Pool(auth, jobs) => match Pool::take_part(&auth, jobs) {
+            Ok(pool) => Ok(Some(pool)),
+            Err(e) => Err(format!("{} ({e})", NotJoined::Stale(auth))),
+        },
+    }
 }

@@ -1,14 +1,18 @@
 //! `jobserver status`: the slots of a pool, and who holds them.
 
-use jobserver_core::slots::{homes, InForce};
+use jobserver_core::slots::homes;
 use jobserver_core::{Pool, Result};
 use std::io::Write;
 
 pub(crate) fn status() -> Result<i32> {
-    let pools: Vec<Pool> = match InForce::of_environment() {
-        InForce::Pool(auth, jobs) => vec![Pool::take_part(&auth, jobs)?],
+    let in_force = crate::pool_in_force().unwrap_or_else(|why| {
+        say!("{why}; showing all pools of this user");
+        None
+    });
+    let pools: Vec<Pool> = match in_force {
+        Some(pool) => vec![pool],
         // One that has just gone is none.
-        _ => homes().iter().filter_map(|home| Pool::open(home).ok()).collect(),
+        None => homes().iter().filter_map(|home| Pool::open(home).ok()).collect(),
     };
     let mut text = String::new();
     if pools.is_empty() {

@@ -49,7 +49,8 @@ impl fmt::Display for NotJoined {
             }
             NotJoined::Stale(Auth::Fifo(path)) => write!(
                 f,
-                "MAKEFLAGS names a pool of slots, {}, that is not there (any more)",
+                "MAKEFLAGS names a pool of slots, {}, that is not there (any more): unset it, or \
+                 run this below what made the pool, while that lives",
                 path.display()
             ),
             NotJoined::Stale(Auth::Pipe { read, write }) => write!(
