@@ -80,6 +80,8 @@ def test_a_command_that_cannot_be_run_is_told_of(how: list[str], tmp_path: Path)
         (["run", "-jx", "--", "true"], "invalid value 'x'"),
         (["run", "--style", "queue", "--", "true"], "fifo, pipe"),
         (["walk"], "walk"),
+        (["exec", "true"], "comes after `--`"),
+        (["run", "-j2", "true"], "comes after `--`"),
         ([], "Usage"),
     ],
 )
@@ -275,3 +277,21 @@ def test_a_pool_that_cannot_be_joined_is_named_and_done_without(
     assert "running the command without a slot" in done.stderr
     done = jobserver("status")
     assert (done.returncode, told in done.stderr) == (0, True)
+
+
+def test_status_tells_a_borrowed_slot_from_its_command() -> None:
+    program = """
+import subprocess, sys
+from jobserver import Jobserver
+def status():
+    subprocess.run([sys.executable, "-m", "jobserver", "status"])
+def job(js):
+    js(status).result()
+with Jobserver("fork", 1) as js:
+    js(job, js).result()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=DEADLINE
+    )
+    borrowed = [line.split() for line in done.stdout.splitlines() if "borrowed" in line]
+    assert [line[2] for line in borrowed] == ["borrowed"]

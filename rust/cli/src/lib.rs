@@ -45,13 +45,13 @@ enum Action {
         /// How MAKEFLAGS names the pool: "pipe" is for make before 4.4
         #[arg(long, value_enum, default_value_t = Style::Fifo)]
         style: Style,
-        /// The command and its arguments
+        /// The command and its arguments, after `--`
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
     /// Wait for a slot of the pool in force, run a command on it, and give it back
     Exec {
-        /// The command and its arguments
+        /// The command and its arguments, after `--`
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -73,6 +73,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(arguments) => arguments,
         Err(told) => {
             let _ = told.print();
+            if told.kind() == clap::error::ErrorKind::UnknownArgument {
+                say!("the command to run comes after `--`: jobserver exec -- gzip large.txt");
+            }
             return told.exit_code();
         }
     };

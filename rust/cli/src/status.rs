@@ -47,7 +47,7 @@ fn of(pool: &Pool) -> Result<String> {
 }
 
 fn line(pid: impl ToString, seconds: impl ToString, what: &str, command: &str) -> String {
-    format!("{:>9} {:>9}  {what:<8}{command}\n", pid.to_string(), seconds.to_string())
+    format!("{:>9} {:>9}  {what:<9}{command}\n", pid.to_string(), seconds.to_string())
 }
 
 /// What a process was started as, as far as the system tells.
