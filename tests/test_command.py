@@ -9,12 +9,14 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
+import projects
 import pytest
 import spans
 from conftest import DEADLINE
 from spans import Recorded
+from test_make import MAKES
 
 COMMAND = [sys.executable, "-m", "jobserver"]
 
@@ -246,7 +248,7 @@ LOSE = "head -c1 ${MAKEFLAGS##*fifo:} >/dev/null"
 def test_what_cannot_be_told_does_not_keep_the_command_from_its_end(
     how: list[str], where: str
 ) -> None:
-    script = f"[ -z \"$MAKEFLAGS\" ] || {LOSE}; exit 5"
+    script = f'[ -z "$MAKEFLAGS" ] || {LOSE}; exit 5'
     command = [*COMMAND, *how, "sh", "-c", script]
     with unwritable(where) as stderr:
         assert subprocess.run(command, stderr=stderr, timeout=DEADLINE).returncode == 5
@@ -295,3 +297,150 @@ with Jobserver("fork", 1) as js:
     )
     borrowed = [line.split() for line in done.stdout.splitlines() if "borrowed" in line]
     assert [line[2] for line in borrowed] == ["borrowed"]
+
+
+# How many run below `run`: never more than it has slots, and as many as that where there is work
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize(
+    "version, style",
+    [(version, style) for version in MAKES for style in ("pipe", "fifo")[: 1 + (version >= "4.4")]],
+)
+def test_make_below_run_never_runs_more_than_there_are_slots(
+    tmp_path: Path, log: Path, version: str, style: str, slots: int
+) -> None:
+    projects.for_make(tmp_path, 6)
+    command = [MAKES[version], "-s", "-C", str(tmp_path)]
+    done = jobserver("run", f"-j{slots}", "--style", style, "--", *command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= slots, ran.count) == (True, 6)
+
+
+#: Records some jobs, after which as many as there are slots meet, if so many can run at once.
+PROGRAM = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import spans
+from jobserver import Jobserver
+
+def meet(barrier):
+    barrier.wait({DEADLINE})
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[1]) as js:
+        for future in [js(spans.record, os.environ["LOG"]) for _ in range(4)]:
+            future.result()
+        if len(sys.argv) > 2:
+            barrier = js.context.Barrier(js.slots)
+            for future in [js(meet, barrier) for _ in range(js.slots)]:
+                future.result()
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return f"{sys.executable} {tmp_path / 'program.py'}"
+
+
+@pytest.mark.parametrize("style", ["fifo", "pipe"])
+def test_a_program_below_run_can_use_all_slots_and_no_more(
+    log: Path, program: str, style: str, method: str
+) -> None:
+    for slots in (1, 2):
+        done = jobserver(
+            "run", f"-j{slots}", "--style", style, "--", *program.split(), method, "meet"
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert Recorded.in_log(log).most <= slots
+
+
+@pytest.mark.parametrize("style", ["fifo", "pipe"])
+def test_programs_and_commands_below_run_share_one_implicit_slot(
+    log: Path, program: str, style: str
+) -> None:
+    script = f"""
+        for i in 1 2 3; do {program} fork & done
+        for i in 1 2 3; do $JOBSERVER exec -- sh -c '{spans.command()}' & done
+        wait
+    """
+    done = shell(script, "-j2", "--style", style)
+    assert (done.returncode, done.stderr) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= 2, ran.count) == (True, 15)
+
+
+@pytest.mark.parametrize("style", ["fifo", "pipe"])
+def test_a_program_below_exec_has_the_slot_of_that_as_its_own(
+    log: Path, program: str, style: str
+) -> None:
+    script = f"for i in 1 2; do $JOBSERVER exec -- {program} fork & done; wait"
+    done = shell(script, "-j1", "--style", style)
+    assert (done.returncode, done.stderr) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most, ran.count) == (1, 8)
+
+
+def test_a_program_below_a_job_below_run_has_the_slot_of_that_as_its_own(
+    log: Path, program: str, tmp_path: Path
+) -> None:
+    (tmp_path / "above.py").write_text(f"""
+import subprocess
+from jobserver import Jobserver
+with Jobserver("fork") as js:
+    for future in [js(subprocess.check_call, {program.split() + ["fork"]}) for _ in range(2)]:
+        future.result()
+""")
+    for slots in (1, 2):
+        done = jobserver("run", f"-j{slots}", "--", sys.executable, str(tmp_path / "above.py"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert Recorded.in_log(log).most <= slots
+
+
+def test_status_shows_each_slot_below_run_once() -> None:
+    status = "$JOBSERVER status"
+    script = f"$JOBSERVER exec -- sh -c '{status}; $JOBSERVER exec -- {status}'; {status}"
+    lines = shell(script, "-j3").stdout.splitlines()
+    assert [line.partition(": ")[2] for line in lines if "slots free" in line] == [
+        "2 of 3 slots free",
+        "1 of 3 slots free",
+        "3 of 3 slots free",
+    ]
+    assert len(lines) == 3 + 2 + 3  # two heads, and one and two holders
+
+
+def test_status_of_all_pools_shows_each_slot_below_run_once() -> None:
+    status = "$JOBSERVER status"
+    script = f"echo $MAKEFLAGS; {status}; $JOBSERVER exec -- env MAKEFLAGS= {status}"
+    flags, in_force, *lines = shell(script, "-j3").stdout.splitlines()
+    name, _, free = in_force.partition(": ")
+    assert free == "3 of 3 slots free"
+    # There may be pools of others too.
+    assert [line for line in lines if line.startswith(name)] == [f"{name}: 2 of 3 slots free"]
+    of_the_implicit_slot = str(Path(flags.split("fifo:")[1]).parent)
+    assert not [line for line in lines if of_the_implicit_slot + "/" in line]
+
+
+def test_run_tells_of_commands_that_it_leaves_behind_on_any_slot() -> None:
+    script = """
+        for i in 1 2; do $JOBSERVER exec -- sh -c 'echo $$; read end' <&3 & done 3<&0 2>/dev/null
+        while [ "$($JOBSERVER status | grep -c 'read end')" != 2 ]; do :; done
+    """
+    command = [*COMMAND, "run", "-j2", "--", "sh", "-c", script]
+    ends: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **ends, stderr=subprocess.PIPE, text=True) as running:
+        assert running.wait(DEADLINE) == 0
+        assert running.stdin is not None and running.stdout is not None and running.stderr
+        told = running.stderr.read()
+        running.stdin.close()
+        pids = running.stdout.read().split()
+    assert told.startswith("jobserver: still running on slots of the pool: ")
+    assert (sorted(told.split(": ")[2].strip().split(", ")), told.count("\n")) == (sorted(pids), 1)

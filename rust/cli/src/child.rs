@@ -1,5 +1,6 @@
 //! The command that is run: signals on their way to it, and its end on its way out.
 
+use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::{ExitStatus, Jobs, Outcome, Result, Slot, Woken};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
@@ -17,6 +18,17 @@ pub(crate) fn command(words: &[OsString]) -> Command {
     let mut command = Command::new(words.first().cloned().unwrap_or_default());
     command.args(words.iter().skip(1));
     command
+}
+
+/// Has the command's environment name a pool.
+pub(crate) fn name_pool(command: &mut Command, auth: &Auth, slots: usize) {
+    for name in ["MAKEFLAGS", "CARGO_MAKEFLAGS"] {
+        let existing = std::env::var_os(name);
+        // cargo's own comes before make's, wherever there is one.
+        if name == "MAKEFLAGS" || existing.is_some() {
+            command.env(name, export(existing.as_deref(), auth, slots));
+        }
+    }
 }
 
 /// Runs a command to its end, on `slot` if there is one, while signals leave us alive to give

@@ -19,6 +19,7 @@ mod run;
 mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use jobserver_core::slots::makeflags::Auth;
 use jobserver_core::slots::{InForce, NotJoined};
 use jobserver_core::Pool;
 use std::ffi::OsString;
@@ -38,6 +39,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Run a command with a new pool, which it and all programs below it find in MAKEFLAGS
+    ///
+    /// One of the slots is the command's: make uses it for one of its recipes, `jobserver exec`
+    /// and Python's Jobserver() take it as any other. So together they run N jobs.
     Run {
         /// How many slots [default: the CPUs that this process may use]
         #[arg(short, long, value_name = "N")]
@@ -90,13 +94,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     })
 }
 
-/// The pool in force, None if there is none; or why it cannot be joined.
-fn pool_in_force() -> Result<Option<Pool>, String> {
+/// The pool in force and how it is named, None if there is none; or why it cannot be joined.
+fn pool_in_force() -> Result<Option<(Pool, Auth)>, String> {
     match InForce::of_environment() {
         InForce::Nothing => Ok(None),
         InForce::Closed(why) => Err(why.to_string()),
         InForce::Pool(auth, jobs) => match Pool::take_part(&auth, jobs) {
-            Ok(pool) => Ok(Some(pool)),
+            Ok(pool) => Ok(Some((pool, auth))),
             Err(e) => Err(format!("{} ({e})", NotJoined::Stale(auth))),
         },
     }

@@ -1,25 +1,13 @@
 //! `jobserver run`: a new pool for a command and all that is below it.
 
 use crate::child;
-use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::{usable_cpus, Pool, Result};
 use std::ffi::OsString;
 
 pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Result<i32> {
-    let pool = Pool::new(jobs.unwrap_or_else(usable_cpus))?;
-    if by_pipe {
-        pool.set_pipe_style();
-    }
-    let fds = pool.inheritable()?.map(|(read, write)| Auth::Pipe { read, write });
-    let auth = fds.as_ref().unwrap_or(pool.auth());
+    let (pool, auth) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), by_pipe)?;
     let mut command = child::command(words);
-    for name in ["MAKEFLAGS", "CARGO_MAKEFLAGS"] {
-        let existing = std::env::var_os(name);
-        // cargo's own comes before make's, wherever there is one.
-        if name == "MAKEFLAGS" || existing.is_some() {
-            command.env(name, export(existing.as_deref(), auth, pool.slots()));
-        }
-    }
+    child::name_pool(&mut command, &auth, pool.slots());
     let end = child::run(command, None)?;
     report(&pool)?;
     drop(pool); // its home goes, which it would not if a signal ended us
@@ -30,7 +18,8 @@ pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Res
 fn report(pool: &Pool) -> Result<()> {
     pool.reclaim();
     let (slots, free) = (pool.slots(), pool.free()?);
-    let running: Vec<_> = pool.held().iter().map(|held| held.pid.to_string()).collect();
+    let held = pool.held().into_iter().filter(|held| !held.loan);
+    let running: Vec<_> = held.map(|held| held.pid.to_string()).collect();
     if !running.is_empty() {
         say!("still running on slots of the pool: {}", running.join(", "));
     }

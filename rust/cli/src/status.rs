@@ -10,7 +10,7 @@ pub(crate) fn status() -> Result<i32> {
         None
     });
     let pools: Vec<Pool> = match in_force {
-        Some(pool) => vec![pool],
+        Some((pool, _)) => vec![pool],
         // One that has just gone is none.
         None => homes().iter().filter_map(|home| Pool::open(home).ok()).collect(),
     };
@@ -18,8 +18,8 @@ pub(crate) fn status() -> Result<i32> {
     if pools.is_empty() {
         text.push_str("no pool\n");
     }
-    for pool in &pools {
-        text.push_str(&of(pool)?);
+    for pool in pools {
+        text.push_str(&of(&pool.whole())?);
     }
     // Who reads it may have seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -6,7 +6,9 @@
 //!     auth             instead: how MAKEFLAGS names make's pool
 //!     ledger           who holds which slot
 //!     bell             a fifo: rung when a slot has a new holder
-//!     pool             in the home of a program's implicit slot: a link to its pool's home
+//!     implicit         a link to the home of the one slot of the pool that has no byte in the fifo
+//!     pool             in the home of an implicit slot: a link to its pool's home
+//!     run              in that of the command of `jobserver run`: the same file as its pool's fifo
 //! ```
 //!
 //! It lies in memory (/dev/shm) where there is such a place, and goes with the pool. If its
@@ -73,13 +75,26 @@ impl Home {
         self.path.join("pool")
     }
 
+    pub(crate) fn implicit(&self) -> PathBuf {
+        self.path.join("implicit")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.path.join("run")
+    }
+
     pub(crate) fn bell(&self) -> PathBuf {
         self.path.join("bell")
     }
 
+    /// Whether this process has made it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.maker == Some(getpid())
+    }
+
     /// Removes it, if this process has made it.
     pub(crate) fn remove(&self) {
-        if self.maker == Some(getpid()) {
+        if self.is_ours() {
             remove(&self.path);
         }
     }
@@ -117,7 +132,8 @@ impl Drop for Home {
     }
 }
 
-/// The homes of all pools of this user that are in use.
+/// The homes of all pools of this user that are in use; those of implicit slots, which are
+/// found from there or are slots of the pool already, are none.
 pub fn homes() -> Vec<PathBuf> {
     let mut homes: Vec<PathBuf> = std::fs::read_dir(place())
         .into_iter()
@@ -125,7 +141,7 @@ pub fn homes() -> Vec<PathBuf> {
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
         .map(|entry| entry.path())
-        .filter(|home| is_in_use(home))
+        .filter(|home| !Home::of(home).pool().is_symlink() && is_in_use(home))
         .collect();
     homes.sort();
     homes
@@ -142,7 +158,7 @@ fn place() -> PathBuf {
 
 /// Only what we put there: no folder of another's making is emptied by accident.
 fn remove(path: &Path) {
-    for file in ["fifo", "auth", "bell", "ledger", "pool"] {
+    for file in ["fifo", "auth", "bell", "ledger", "implicit", "pool", "run"] {
         let _ = std::fs::remove_file(path.join(file));
     }
     let _ = std::fs::remove_dir(path);

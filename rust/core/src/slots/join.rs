@@ -87,9 +87,9 @@ impl InForce {
 
 impl Pool {
     /// Joins the pool that MAKEFLAGS names in this way, to take slots beside the others that do:
-    /// in a pool of ours without an implicit slot, since there the program that started this
-    /// one may have started many. In make's pool, where it would hang if all recipes waited, a
-    /// recipe's own slot is used first.
+    /// below a job of ours without an implicit slot, since the program that started this one may
+    /// have started many; below `jobserver run` with the one that all have in common. In make's
+    /// pool, where it would hang if all recipes waited, a recipe's own slot is used first.
     ///
     /// # Errors
     ///

@@ -56,13 +56,48 @@ const JOINING: &str = "cannot join a pool";
 impl Pool {
     /// A new pool with `slots` free slots, 1 to [`MAX_SLOTS`].
     pub fn new(slots: usize) -> Result<Pool> {
-        if !(1..=MAX_SLOTS).contains(&slots) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "the number of slots must be between 1 and 16384",
-            ));
+        Ok(Pool { part: Part::new(slots, 0, false)?, implicit: None })
+    }
+
+    /// A new pool of `slots` slots for a command that is no job, and how the command's
+    /// MAKEFLAGS is to name it. Make and its like run one job below it without a token: so one
+    /// of the slots has no byte, but is the implicit slot of all that joins by this name. A job
+    /// names the pool as ever: what is below has the job's slot as its own.
+    pub fn for_command(slots: usize, by_descriptors: bool) -> Result<(Pool, Auth)> {
+        let part = Part::new(slots, 1, false)?;
+        let fifo = part.home.fifo();
+        let pool = Pool::with_implicit(part)?;
+        let name = Home::of(pool.home()).run();
+        std::fs::hard_link(fifo, &name).map_err(Error::system(MAKING))?;
+        if !by_descriptors {
+            return Ok((pool, Auth::Fifo(name)));
         }
-        Ok(Pool { part: Part::new(slots, false)?, implicit: None })
+        pool.set_pipe_style();
+        let (read, write) = opened_for_others(&name)?;
+        Ok((pool, Auth::Pipe { read, write }))
+    }
+
+    /// The pool with a slot beside those that have a byte in its pipe.
+    fn with_implicit(part: Arc<Part>) -> Result<Pool> {
+        use std::os::unix::fs::symlink;
+        let implicit = Part::new(1, 0, true)?;
+        symlink(part.home.path(), implicit.home.pool()).map_err(Error::system(JOINING))?;
+        // Below a job of ours it is no slot more: it is the job's, and known as that.
+        if part.home.is_ours() {
+            symlink(implicit.home.path(), part.home.implicit()).map_err(Error::system(JOINING))?;
+        }
+        Ok(Pool { part, implicit: Some(implicit) })
+    }
+
+    /// The pool with each of its slots, for who only looks: what runs below a job must not take
+    /// the implicit slot.
+    pub fn whole(self) -> Pool {
+        let beside = || {
+            let home = std::fs::read_link(self.part.home.implicit()).ok()?;
+            Part::open(Home::of(&home), true).ok()
+        };
+        let implicit = self.implicit.clone().or_else(beside);
+        Pool { part: self.part, implicit }
     }
 
     /// Opens a pool that another process has made or joined, by its [`Pool::home`].
@@ -89,13 +124,12 @@ impl Pool {
     /// is used where the pool itself does not say how many it has.
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
         let part = match home_of(auth) {
+            // Below `jobserver run`: its slot is in common, or each program would add one.
+            Some(home) if Home::of(&home).pool().is_symlink() => return Pool::open(&home),
             Some(home) => Part::open(Home::of(&home), false)?,
             None => Part::of_others(TokenPipe::named(auth, slots)?, auth.clone(), slots)?,
         };
-        let implicit = Part::new(1, true)?;
-        std::os::unix::fs::symlink(part.home.path(), implicit.home.pool())
-            .map_err(Error::system(JOINING))?;
-        Ok(Pool { part, implicit: Some(implicit) })
+        Pool::with_implicit(part)
     }
 
     fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
@@ -186,13 +220,7 @@ impl Pool {
         if self.part.ledger.style().load(IN_ORDER) == 0 {
             return Ok(None);
         }
-        // Blocking, as make wants it. To read and write, or the opening would wait.
-        let end = || {
-            rustix::fs::open(self.part.home.fifo(), OFlags::RDWR, Mode::empty())
-                .map(IntoRawFd::into_raw_fd)
-                .map_err(Error::system("cannot open the pool to programs below"))
-        };
-        Ok(Some((end()?, end()?)))
+        opened_for_others(&self.part.home.fifo()).map(Some)
     }
 
     /// How MAKEFLAGS names it to those who know a fifo.
@@ -224,12 +252,19 @@ impl Part {
         tenure.to_word() | if self.implicit { IMPLICIT } else { 0 }
     }
 
-    fn new(slots: usize, implicit: bool) -> Result<Arc<Part>> {
+    /// A new one, where as many of the slots as are `beside` have no byte in the pipe.
+    fn new(slots: usize, beside: usize, implicit: bool) -> Result<Arc<Part>> {
+        if !(1..=MAX_SLOTS).contains(&slots) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the number of slots must be between 1 and 16384",
+            ));
+        }
         let home = Home::create().map_err(Error::system(MAKING))?;
         let auth = Auth::Fifo(home.fifo());
         crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
         let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
-        pipe.fill(slots).map_err(Error::system("cannot fill a pool of slots"))?;
+        pipe.fill(slots - beside).map_err(Error::system("cannot fill a pool of slots"))?;
         let file = home.create_ledger().map_err(Error::system(MAKING))?;
         Part::with_new_ledger(pipe, auth, slots, home, file, implicit)
     }
@@ -299,6 +334,17 @@ impl Part {
         }
         watch
     }
+}
+
+/// The two ends of a pool's pipe for programs below, by this name: (read, write).
+fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
+    // Blocking, as make wants it. To read and write, or the opening would wait.
+    let end = || {
+        rustix::fs::open(fifo, OFlags::RDWR, Mode::empty())
+            .map(IntoRawFd::into_raw_fd)
+            .map_err(Error::system("cannot open the pool to programs below"))
+    };
+    Ok((end()?, end()?))
 }
 
 /// The home of the pool that is named in this way, if it is one of ours.
