@@ -363,6 +363,36 @@ def test_a_program_below_run_can_use_all_slots_and_no_more(
         assert Recorded.in_log(log).most <= slots
 
 
+@pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
+def test_programs_in_recipes_of_a_make_below_run_have_the_slots_of_their_recipes(
+    tmp_path: Path, log: Path, version: str
+) -> None:
+    """Two recipes at once, each of which has a job that waits for the other's."""
+    (tmp_path / "meet.py").write_text(MEET)
+    makefile = f"all: a b\na b:\n\t@{sys.executable} meet.py $(if $(filter a,$@),a b,b a)\n"
+    (tmp_path / "Makefile").write_text(makefile)
+    command = [MAKES[version], "-s", "-C", str(tmp_path)]
+    done = jobserver("run", "-j2", "--", *command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+MEET = f"""
+import os, pathlib, sys, time
+from jobserver import Jobserver
+
+def meet(mine, other):
+    pathlib.Path(mine).touch()
+    deadline = time.monotonic() + {DEADLINE}
+    while not pathlib.Path(other).exists():
+        assert time.monotonic() < deadline, "the other recipe's job does not run"
+        time.sleep(0.001)
+
+if __name__ == "__main__":
+    with Jobserver("fork") as js:
+        js(meet, *sys.argv[1:]).result()
+"""
+
+
 @pytest.mark.parametrize("style", ["fifo", "pipe"])
 def test_programs_and_commands_below_run_share_one_implicit_slot(
     log: Path, program: str, style: str

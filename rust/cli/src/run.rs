@@ -8,6 +8,8 @@ pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Res
     let (pool, auth) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), by_pipe)?;
     let mut command = child::command(words);
     child::name_pool(&mut command, &auth, pool.slots());
+    // What runs below this, but not below another make, is in no recipe.
+    command.env_remove("MAKELEVEL");
     let end = child::run(command, None)?;
     report(&pool)?;
     drop(pool); // its home goes, which it would not if a signal ended us

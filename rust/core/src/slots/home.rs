@@ -75,6 +75,10 @@ impl Home {
         self.path.join("pool")
     }
 
+    pub(crate) fn is_of_an_implicit_slot(&self) -> bool {
+        self.pool().is_symlink()
+    }
+
     pub(crate) fn implicit(&self) -> PathBuf {
         self.path.join("implicit")
     }
@@ -141,7 +145,7 @@ pub fn homes() -> Vec<PathBuf> {
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
         .map(|entry| entry.path())
-        .filter(|home| !Home::of(home).pool().is_symlink() && is_in_use(home))
+        .filter(|home| !Home::of(home).is_of_an_implicit_slot() && is_in_use(home))
         .collect();
     homes.sort();
     homes

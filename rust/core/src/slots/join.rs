@@ -6,7 +6,9 @@
 //! and a pipe of its own. Not here: how MAKEFLAGS is written (`makeflags`).
 
 use crate::error::Result;
+use crate::slots::home::Home;
 use crate::slots::makeflags::{Auth, MakeFlags, Named};
+use crate::slots::pool::{home_of, is_in_common};
 use crate::slots::Pool;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -88,16 +90,18 @@ impl InForce {
 impl Pool {
     /// Joins the pool that MAKEFLAGS names in this way, to take slots beside the others that do:
     /// below a job of ours without an implicit slot, since the program that started this one may
-    /// have started many; below `jobserver run` with the one that all have in common. In make's
-    /// pool, where it would hang if all recipes waited, a recipe's own slot is used first.
+    /// have started many; below `jobserver run` with the one that all have in common. In a recipe
+    /// of make, where it would hang if all recipes waited, that one's own slot is used first.
     ///
     /// # Errors
     ///
     /// The pool is not there, or the system refuses.
     pub fn take_part(auth: &Auth, jobs: Option<usize>) -> Result<Pool> {
-        match crate::slots::pool::home_of(auth) {
-            Some(home) => Pool::open(&home),
-            None => Pool::join_in_force(auth, jobs),
+        match home_of(auth) {
+            Some(home) if !Home::of(&home).is_of_an_implicit_slot() || is_in_common(&home) => {
+                Pool::open(&home)
+            }
+            _ => Pool::join_in_force(auth, jobs),
         }
     }
 

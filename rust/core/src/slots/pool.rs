@@ -125,8 +125,11 @@ impl Pool {
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
         let part = match home_of(auth) {
             // Below `jobserver run`: its slot is in common, or each program would add one.
-            Some(home) if Home::of(&home).pool().is_symlink() => return Pool::open(&home),
-            Some(home) => Part::open(Home::of(&home), false)?,
+            Some(home) if is_in_common(&home) => return Pool::open(&home),
+            Some(home) => {
+                let pool = std::fs::read_link(Home::of(&home).pool()).unwrap_or(home);
+                Part::open(Home::of(&pool), false)?
+            }
             None => Part::of_others(TokenPipe::named(auth, slots)?, auth.clone(), slots)?,
         };
         Pool::with_implicit(part)
@@ -345,6 +348,13 @@ fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
             .map_err(Error::system("cannot open the pool to programs below"))
     };
     Ok((end()?, end()?))
+}
+
+/// Whether this is the home of an implicit slot that is ours too. Not in a recipe (as MAKELEVEL
+/// tells) of a make that has it: then make has left us one of its slots.
+pub(crate) fn is_in_common(home: &Path) -> bool {
+    let of_make = std::env::var_os("MAKELEVEL").is_some_and(|level| level != "0");
+    Home::of(home).is_of_an_implicit_slot() && !of_make
 }
 
 /// The home of the pool that is named in this way, if it is one of ours.
