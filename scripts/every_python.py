@@ -29,9 +29,9 @@ VERSIONS = [f"3.{minor}" for minor in range(8, 15)]
 TESTED = ["basics", "results", "deaths", "pickling", "nesting", "parity", "forks"]
 # For versions that differ in nothing we use from one that has all of them: see IN_FULL.
 FEWER = ["basics", "parity"]
-# The oldest; 3.12, from which on a fork with threads warns; 3.13, from which on forked children
-# run their exit functions; and what is newest.
-IN_FULL = ["3.8", "3.12", "3.13", "3.14"]
+# The oldest; 3.13, from which on forked children run their exit functions (and, as from 3.12 on,
+# a fork with threads warns); and what is newest.
+IN_FULL = ["3.8", "3.13", "3.14"]
 
 # Most of a run is waiting: for pip, and for the deaths and deadlines that the tests are about.
 SIDE_BY_SIDE = 2
