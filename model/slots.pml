@@ -30,7 +30,8 @@ typedef Entry {
     unsigned lender_gen : 3;
     unsigned borrower : 3;
     unsigned borrower_gen : 3;  /* one word with the borrower, and so is PASS */
-    bit pass
+    bit pass;
+    unsigned owner : 4          /* who will hear of the holder's end, and does not watch for it */
 };
 Entry ledger[ENTRIES + 1];
 
@@ -70,7 +71,7 @@ inline claim(e) {
     od;
     assert(e <= ENTRIES);
     assert(!ledger[e].token && !ledger[e].sent && !ledger[e].lender && !ledger[e].borrower);
-    ledger[e].holder = me; ledger[e].gen = ledger[e].gen + 1
+    ledger[e].holder = me; ledger[e].gen = ledger[e].gen + 1; ledger[e].owner = me
 }
 
 /* The bell: an entry is about to have another holder, and all who sleep look again, since they
@@ -130,6 +131,10 @@ inline read_token(e) {
 #define AFTER_TOKEN (ledger[x].sent -> CLEAR_CURSOR : AFTER_CURSOR)
 #define AFTER_CURSOR (ledger[x].lender -> CLEAR_LENDER : LEAVE)
 
+/* Of an entry whose job has ended, and which somebody else is to give back: its owner watches it
+   like any other from now on. */
+#define DISOWN(e) if :: ledger[e].owner == me -> ledger[e].owner = NONE :: else -> skip fi
+
 #define X_LENT_TO(e) (ledger[e].borrower == x && ledger[e].borrower_gen == ledger[x].gen)
 
 inline settle() {
@@ -156,7 +161,7 @@ inline settle() {
 #endif
            :: ledger[b].holder != FREE && ledger[b].gen == bg && dead[ledger[b].holder] ->
               x = b; h = ledger[b].holder; hg = bg; todo = LOOK_AT_BORROWER
-           :: else -> todo = NONE; x = NONE; h = 0; hg = 0
+           :: else -> DISOWN(x); todo = NONE; x = NONE; h = 0; hg = 0
            fi;
            b = NONE; bg = 0; passed = 0
        }
@@ -166,7 +171,7 @@ inline settle() {
            if
            :: ledger[x].holder == h && ledger[x].gen == hg ->
               ledger[x].holder = me; todo = GIVE_BACK
-           :: else -> todo = NONE; x = NONE
+           :: else -> DISOWN(x); todo = NONE; x = NONE
            fi;
 #ifdef BREAK_NO_LOOK_AT_BORROWER
            if
@@ -250,7 +255,7 @@ inline settle() {
            ledger[x].lender = NONE; ledger[x].lender_gen = 0; todo = LEAVE
        }
     :: d_step { todo == LEAVE ->
-           ledger[x].holder = FREE;
+           ledger[x].holder = FREE; ledger[x].owner = NONE;
            x = b; b = NONE;
            todo = (x == NONE -> NONE : (h == 0 -> GIVE_BACK : LOOK_AT_BORROWER))
        }
@@ -271,7 +276,7 @@ inline give_back(e) {
 /* ---- Looking for the dead ---- */
 
 #define DEAD(e) (ledger[e].holder != FREE && dead[ledger[e].holder])
-#define RECLAIMABLE(e) (DEAD(e) && (ledger[e].borrower == NONE || DEAD(ledger[e].borrower)))
+#define RECLAIMABLE(e) (DEAD(e) && ledger[e].owner != me && (ledger[e].borrower == NONE || DEAD(ledger[e].borrower)))
 
 /* One entry of a look at all, when there is one that would not be left alone. Any of them: the
    order in which others are looked at, and when, is no matter. */
@@ -326,7 +331,7 @@ inline next_job() {
 /* Fork job n, to run on entry e. */
 inline launch_on(e) {
     atomic {
-        launch[n] = e; launch_gen[n] = ledger[e].gen; forked[n] = 1;
+        launch[n] = e; launch_gen[n] = ledger[e].gen; ledger[e].owner = me; forked[n] = 1;
         e = NONE; next_job()
     }
 }
@@ -354,7 +359,18 @@ inline adopt() {
 #define ANY(what) (what(2) || what(3) || what(4) || what(5) || what(6) || what(7))
 
 /* The owner is told of the end of a job. The entry may be its own still: the job ended before it
-   could adopt. */
+   could adopt. It is tried again after a loan of it has been reclaimed, unless that led to it. */
+#ifdef BREAK_OWNER_IGNORES_GEN
+#define GIVEN_UP(e) (ledger[e].holder == j || ledger[e].holder == me)
+#else
+#ifdef BREAK_OWNER_FORGETS_UNADOPTED
+#define GIVEN_UP(e) (ledger[e].gen == launch_gen[j] && ledger[e].holder == j)
+#else
+#define GIVEN_UP(e) (ledger[e].gen == launch_gen[j] && (ledger[e].holder == j || ledger[e].holder == me))
+#endif
+#endif
+#define STILL_TO_GIVE_BACK(e) (GIVEN_UP(e) && ledger[e].owner == me)
+
 inline hear() {
     atomic {
         if
@@ -365,33 +381,33 @@ inline hear() {
         :: ENDED(6) -> j = 6
         :: ENDED(7) -> j = 7
         fi;
-        told[j] = 1;
-        h = ledger[launch[j]].holder; hg = ledger[launch[j]].gen;
-        if
-#ifdef BREAK_OWNER_IGNORES_GEN
-        :: h == j || h == me ->
-#else
-#ifdef BREAK_OWNER_FORGETS_UNADOPTED
-        :: hg == launch_gen[j] && h == j ->
-#else
-        :: hg == launch_gen[j] && (h == j || h == me) ->
-#endif
-#endif
-           x = launch[j]; todo = LOOK_AT_BORROWER
-        :: else -> h = 0; hg = 0
-        fi;
-        launch[j] = NONE; launch_gen[j] = 0; j = 0
+        told[j] = 1
     };
-    settle()
+    do
+    :: atomic { STILL_TO_GIVE_BACK(launch[j]) ->
+           x = launch[j]; h = ledger[x].holder; hg = ledger[x].gen; todo = LOOK_AT_BORROWER
+       };
+       settle()
+    :: atomic { else ->
+           if
+           :: ledger[launch[j]].gen == launch_gen[j] && ledger[launch[j]].holder != FREE ->
+              DISOWN(launch[j])
+           :: else -> skip
+           fi;
+           launch[j] = NONE; launch_gen[j] = 0; j = 0
+       };
+       break
+    od
 }
 
 inline watch_holders() {
     watch[me] = 1;
     i = 1;
     do
-    :: i <= ENTRIES && ledger[i].holder != FREE && !dead[ledger[i].holder] ->
+    :: i <= ENTRIES && ledger[i].holder != FREE && !dead[ledger[i].holder] && ledger[i].owner != me ->
        watch[me] = watch[me] | (1 << ledger[i].holder); i++
-    :: i <= ENTRIES && (ledger[i].holder == FREE || dead[ledger[i].holder]) -> i++
+    :: i <= ENTRIES &&
+       (ledger[i].holder == FREE || dead[ledger[i].holder] || ledger[i].owner == me) -> i++
     :: else -> i = 0; break
     od
 }

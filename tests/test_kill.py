@@ -179,6 +179,25 @@ def test_a_job_that_is_killed_is_asked_after_its_own_jobs_have_ended(
     assert (tmp_path / "log").read_text() == "job owner "
 
 
+def wait_for_yielding_jobs(js: Jobserver, path: Path, depth: int) -> None:
+    if depth == 0:
+        hang_with_program(path, path.with_name("program"))
+    js.submit(wait_for_yielding_jobs, args=(js, path, depth - 1), consume=depth % 2).result()
+
+
+def test_jobs_of_a_job_end_with_it_though_they_have_no_slot(
+    tmp_path: Path, method: str, make_jobserver: Any
+) -> None:
+    if method == "forkserver" and os.environ.get("JOBSERVER_PORTABLE") == "1":
+        pytest.skip("a fork server's job without a slot is known by its lifeline, which is Linux's")
+    js = make_jobserver(slots=1, waiting="yield")
+    future = js(wait_for_yielding_jobs, js, tmp_path / "pid", 3)
+    everyone = pids(tmp_path / "pid", tmp_path / "program")
+    future.kill(grace=0)
+    assert not any(map(lives, everyone))
+    assert death_of(future).signal == signal.SIGKILL
+
+
 def start_when_asked(path: Path) -> None:
     """As a shell script does that has its own way of ending."""
     late = path.with_name("late")

@@ -6,18 +6,21 @@
 //! Linux only; elsewhere a family is its root alone.
 
 use crate::error::{Error, Result};
+use crate::process::lifeline::{lifeline_held_by, lifelines_of};
 use crate::process::other::{is_called, look, parent, Life, Named};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, Signal};
+use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Some processes, all alive when they were found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Family {
+    root: Pid,
     members: BTreeMap<i32, Member>,
 }
 
@@ -57,8 +60,8 @@ impl Family {
     /// `root`, which must be a process of ours that has not been reaped, or be held by the
     /// pidfd.
     pub(crate) fn of(root: Pid, pidfd: Option<Arc<OwnedFd>>) -> Family {
-        let root = Member { named: Named::now(root), pidfd, asked: false };
-        Family { members: BTreeMap::from([(number(root.named.pid), root)]) }
+        let member = Member { named: Named::now(root), pidfd, asked: false };
+        Family { root, members: BTreeMap::from([(number(root), member)]) }
     }
 
     /// Ends all of it, and what it goes on starting meanwhile: asks by SIGTERM, those first that
@@ -126,6 +129,7 @@ impl Family {
             self.forget_the_dead();
             let (mut below, before) = (Below::new(), self.members.len());
             let children = children_of_all();
+            let beside = self.beside(&children);
             for member in self.members.clone().into_values() {
                 let (above, mut found) = (member.named.pid, Vec::new());
                 for child in children.get(&number(above)).into_iter().flatten() {
@@ -134,6 +138,10 @@ impl Family {
                     found.extend(member.filter(|_| parent(*child) == Some(number(above))));
                 }
                 found.extend(kin(above).into_iter().filter_map(|named| self.hold(named)));
+                let lifelines = if beside.is_empty() { Vec::new() } else { lifelines_of(above) };
+                for (pid, _) in beside.iter().filter(|(_, held)| lifelines.contains(held)) {
+                    found.extend(self.hold(Named::now(*pid)));
+                }
                 for member in found {
                     let number = number(member.named.pid);
                     below.entry(self::number(above)).or_default().insert(number);
@@ -147,6 +155,17 @@ impl Family {
                 return below;
             }
         }
+    }
+
+    /// The other children of who forked the root, with what they hang on: if that is a fork
+    /// server, jobs of members are among them.
+    fn beside(&self, children: &BTreeMap<i32, Vec<Pid>>) -> Vec<(Pid, PathBuf)> {
+        let above = parent(self.root).filter(|above| *above != number(getpid()));
+        let siblings = above.and_then(|above| children.get(&above)).into_iter().flatten();
+        siblings
+            .filter(|pid| **pid != self.root)
+            .filter_map(|pid| Some((*pid, lifeline_held_by(*pid)?)))
+            .collect()
     }
 
     /// A process that lives, held so that it stays the one that it is now.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{getpid, Pid};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The lifeline of a process. It lasts for as long as somebody has it, so that a process
@@ -75,4 +76,32 @@ impl Lifeline {
         let _ = lifeline;
         Ok(())
     }
+}
+
+/// What a process hangs on, if anything, as /proc names the pipe.
+pub(crate) fn lifeline_held_by(pid: Pid) -> Option<PathBuf> {
+    pipes(pid, |flags| flags & ASYNC != 0).pop()
+}
+
+/// What others may hang on: the pipes of which a process has a writing end.
+pub(crate) fn lifelines_of(owner: Pid) -> Vec<PathBuf> {
+    pipes(owner, |flags| flags & ACCESS == WRITE_ONLY)
+}
+
+// The flags of an open description as /proc shows them, in octal: Linux's own numbers.
+const ASYNC: u32 = 0o20000;
+const ACCESS: u32 = 0o3;
+const WRITE_ONLY: u32 = 0o1;
+
+fn pipes(pid: Pid, wanted: impl Fn(u32) -> bool) -> Vec<PathBuf> {
+    let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| {
+        let pipe = std::fs::read_link(entry.path()).ok()?;
+        let told = std::fs::read_to_string(process.join("fdinfo").join(entry.file_name())).ok()?;
+        let flags = told.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        (pipe.to_str()?.starts_with("pipe:") && wanted(flags)).then_some(pipe)
+    })
+    .collect()
 }

@@ -481,7 +481,7 @@ impl Ledger {
         let died = ended.is_some_and(|job| holder.is(job));
         let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
         let left = match to_come_back {
-            true => self.take_over(tenure.index, holder, pipe) == Reclaimed::Lent,
+            true => self.take_over(tenure.index, holder, pipe) != Reclaimed::Done,
             // Whoever is giving it back for the job, which has ended, is no job of ours.
             false => ended.is_some() && holder.process.is_some(),
         };
