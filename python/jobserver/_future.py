@@ -1,7 +1,7 @@
 """Futures: one job's result, to come or there; and the callbacks that wait for it.
 
-A Future is completed by the binding, during a scan (see rust/python/src/jobs.rs), which
-sets `_outcome`. The result is unpickled when it is first asked for, not during a scan:
+A Future's state, in which scans put its `_outcome`, is the binding's (rust/python/src/promise.rs).
+The result is unpickled when it is first asked for, not during a scan:
 unpickling runs the user's code, and may be slow.
 """
 
@@ -27,17 +27,12 @@ from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExcee
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
-    from ._jobserver import Jobserver
-
     _P = ParamSpec("_P")
 
 T = TypeVar("T")
 
-#: Takes the place of a message that has been unpickled, so that its memory is free.
-_LOADED = object()
 
-
-class Future(Generic[T]):
+class Future(_native.Promise, Generic[T]):
     """The result of a job, once it is there. Made by :class:`Jobserver`, not by users.
 
     Every method that waits also looks at everything else of its Jobserver that has
@@ -45,30 +40,7 @@ class Future(Generic[T]):
     :class:`CallbackRaised`, after which the method can simply be called again.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_consume",
-        "_job",
-        "_jobserver",
-        "_loaded",
-        "_outcome",
-        "_owner",
-        "_pid",
-        "_time_limit",
-    )
-
-    def __init__(self, jobserver: Jobserver, time_limit: float | None, consume: int) -> None:
-        self._jobserver = jobserver
-        self._time_limit = time_limit
-        self._consume = consume
-        self._owner = jobserver._pid
-        self._pid = 0
-        self._job = 0
-        self._outcome: Any = None
-        self._loaded: list[tuple[Any, BaseException | None]] = []
-        #: Empty until there are any; of two threads that bring the first, one makes it.
-        self._callbacks: list[_Callbacks] = []
+    __slots__ = ("__weakref__",)
 
     @property
     def pid(self) -> int:
@@ -182,13 +154,9 @@ class Future(Generic[T]):
         return self._load()[1]
 
     def _load(self) -> tuple[Any, BaseException | None]:
-        outcome = self._outcome  # before the look at what is loaded, which comes to be first
-        if not self._loaded:
-            # Of two threads that come here at once, the first to finish decides for both.
-            self._loaded.append(self._decode(outcome))
-            if isinstance(outcome, (bytes, _native.MemoryFile)):
-                self._outcome = _LOADED
-        return self._loaded[0]
+        outcome = self._outcome  # before the look at what is loaded, which takes its place
+        loaded: tuple[Any, BaseException | None] | None = self._loaded
+        return self._keep(self._decode(outcome)) if loaded is None else loaded
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
         if isinstance(outcome, _native.Death):
@@ -215,11 +183,9 @@ class Future(Generic[T]):
         _arguments.function(fn)
         if self._owner != os.getpid():
             self._wait_elsewhere()
-        if self._callbacks and self._callbacks[0].owner != os.getpid():
-            self._callbacks.clear()  # those that wait there are for the parent to call
-        if not self._callbacks:
-            self._callbacks.append(_Callbacks())
-        seqno = self._callbacks[0].add(functools.partial(fn, *args, **kwargs))
+        callbacks: _Callbacks = self._callbacks or self._callbacks_or(_Callbacks())
+        callbacks.forget_parents()
+        seqno = callbacks.add(functools.partial(fn, *args, **kwargs))
         if self._outcome is not None:
             self._jobserver._own()
             self._jobserver._finished.append(self)
@@ -228,18 +194,26 @@ class Future(Generic[T]):
 
     def _issue_callbacks(self) -> None:
         """Runs the callbacks that wait, unless another call is already doing so."""
-        if self._callbacks:
-            self._callbacks[0].issue(self)
+        if self._callbacks is not None:
+            self._callbacks.issue(self)
 
 
 class _Callbacks:
     """The callbacks of one Future: numbered, in order, and run by one call at a time."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
         self._numbers = itertools.count()
         self._waiting: deque[functools.partial[Any]] = deque()
         self._turn: dict[str, object] = {}
+
+    def forget_parents(self) -> None:
+        """In a forked child: those that wait in its parent are for that to call."""
+        if self._owner != os.getpid():
+            self._begin()
 
     def add(self, callback: Any) -> int:
         seqno = callback.seqno = next(self._numbers)

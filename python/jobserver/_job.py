@@ -1,10 +1,11 @@
-"""What runs in a job's process, from its birth to its end.
+"""What a job sees of Python, and what is not common in its life; the common way is in the
+binding (rust/python/src/job.rs).
 
 A job sees what a child of multiprocessing sees. `BaseProcess._bootstrap`, which arranges
 that, is not used: it makes many objects, and in a freshly forked process every page that
 is written to, if only to count a reference, must be copied by the kernel. That costs more
-than everything else that happens here. So the same is done with objects that the owner
-has prepared (`Identity`), in few functions, and nothing is undone that was not done.
+than everything else that happens there. So the same is done with objects that the owner has
+prepared, and nothing is undone that was not done.
 
 Not here: how the process came to be (`_start`).
 """
@@ -17,12 +18,13 @@ import os
 import sys
 import threading
 from multiprocessing.process import BaseProcess
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable
 
 from . import _multiprocessing as mp
-from . import _native, _pools, _result
+from . import _native, _result
 from ._arguments import Changes
-from ._work import Work
+from ._pickling import Message
+from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
 
 #: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
 #: atexit, and forget what their parent had. (A spawned one is a program and always does.)
@@ -41,92 +43,99 @@ class _Process(BaseProcess):
     """What `multiprocessing.current_process()` is in a job."""
 
     _config: dict[str, Any]
-    _name: str
     _parent_name: str
     _parent_pid: int
 
+    #: Which of its owner's jobs it is; the owner counts here.
+    number = 0
+    _given_name: str | None = None
+
+    @property
+    def _name(self) -> str:
+        # Made when it is asked for, which few jobs do.
+        return self._given_name or f"Job-{self.number}"
+
+    @_name.setter
+    def _name(self, name: str) -> None:
+        self._given_name = name
+
 
 class Identity:
-    """Who a job is to multiprocessing: prepared by its owner, assumed by the job."""
+    """Who a job is to multiprocessing: prepared by its owner if it is forked."""
 
     def __init__(self, method: str, owner: int | None = None) -> None:
         """For jobs started by `method`; by this process unless `owner` is another's pid."""
         self.context = mp.context._concrete_contexts[method]
-        self.process = _Process(name="Job")
+        self.process = _Process()
+        self.process._given_name = None
         self.process._config.pop("daemon", None)  # a job may have children of its own
         if owner is not None:
             self.process._parent_pid = owner
         self.parent = mp.process._ParentProcess(
             self.process._parent_name, self.process._parent_pid, None
         )
-        self.counter = itertools.count(1)
-        self.children: set[Any] = set()
 
-    def assume(self, name: str, channel: _native.Channel) -> None:
-        """Makes this process a child in multiprocessing's eyes."""
-        self.process._name = name
-        # Readable once the owner has gone, or has heard all that it wants to hear.
-        self.parent._sentinel = channel.fileno()
-        process, util = mp.process, mp.util
-        process._current_process = self.process
-        process._parent_process = self.parent
-        process._process_counter = self.counter
-        process._children = self.children
-        mp.context._default_context._actual_context = self.context
-        if _CHILDREN_RUN_ATEXIT:
-            atexit._clear()
-        if util._finalizer_registry:
-            util._finalizer_registry.clear()
-        if util._afterfork_registry.data:
-            util._run_after_forkers()
-
-
-def run(channel: _native.Channel, load: Callable[..., Work], *how: Any) -> NoReturn:
-    """Runs a job: loads its work, does it, sends the result, and ends the process."""
-    code = 1
-    try:
-        try:
-            code = _run(channel, load, how)
-        finally:
-            _wind_down()
-    except KeyboardInterrupt:
-        pass  # the owner has been interrupted too, and says so
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        os._exit(code)
+    def setup(self, stdin: Any = None) -> _native.Setup:
+        """What makes a process a job: one with this as its `sys.stdin`, if it is not None, and
+        a child in multiprocessing's eyes."""
+        process, util = vars(mp.process), mp.util
+        children: set[Any] = set()
+        assignments = [
+            (process, "_current_process", self.process),
+            (process, "_parent_process", self.parent),
+            (process, "_process_counter", itertools.count(1)),
+            (process, "_children", children),
+            (vars(mp.context._default_context), "_actual_context", self.context),
+        ]
+        if stdin is not None:
+            assignments.append((vars(sys), "stdin", stdin))
+        return _native.Setup(
+            getattr(os.environ, "_data", {}),  # the rest of it is functions
+            assignments,
+            stdin is not None,
+            (vars(self.parent), "_sentinel"),
+            {
+                "threads": threading._active,  # type: ignore[attr-defined]
+                "finalizers": util._finalizer_registry,
+                "after_fork": util._afterfork_registry.data,
+                "children": children,
+                "exit_functions": atexit._ncallbacks if runs_atexit else None,
+            },
+        )
 
 
-def _run(channel: _native.Channel, load: Callable[..., Work], how: tuple[Any, ...]) -> int:
-    try:
-        work = load(channel, *how)
-        if work.time_limit is not None:
-            _native.end_after(work.time_limit)
-        if work.preexec_fn is None:
-            value = work.fn(*work.args, **work.kwargs)
-        else:
-            value = _call_prepared(work.preexec_fn(), work)
-        message = _result.dump_value(value)
-    except SystemExit as e:
-        return _exit_code(e)
-    except BaseException as e:
-        message = _result.dump_exception(_without_our_frames(e))
-    # Who has the result can expect to see what was printed before it.
-    flush()
-    try:
-        channel.send_result(message, _pools.own)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody is left to hear it
-    return 0
+def disinherit() -> None:
+    """Drops what a job's owner, and not the job, has to see to at its end."""
+    if _CHILDREN_RUN_ATEXIT:
+        atexit._clear()
+    mp.util._finalizer_registry.clear()
+    mp.util._run_after_forkers()
 
 
-def _call_prepared(wrapper: Any, work: Work) -> Any:
+def call_prepared(
+    preexec_fn: Callable[[], Any], fn: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
     """Calls the function, within what `preexec_fn` returned if that is a context manager."""
+    wrapper = preexec_fn()
     if hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__"):
         with wrapper:
-            return work.fn(*work.args, **work.kwargs)
+            return fn(*args, **(kwargs or {}))
         return None  # the context manager has suppressed an exception
-    return work.fn(*work.args, **work.kwargs)
+    return fn(*args, **(kwargs or {}))
+
+
+def dump_failure(error: BaseException) -> Message | int:
+    """A message that says what the job's function raised; or, if it was to end the process,
+    the exit code."""
+    if isinstance(error, SystemExit):
+        return _exit_code(error)
+    return _result.dump_exception(_without_our_frames(error))
+
+
+def report(error: BaseException) -> None:
+    """Tells of an error that no message can tell the owner of."""
+    if not isinstance(error, KeyboardInterrupt):  # the owner has been interrupted too
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def apply_environment(changes: Changes) -> None:
@@ -156,13 +165,11 @@ def _without_our_frames(error: BaseException) -> BaseException:
     return error.with_traceback(tb)
 
 
-def _wind_down() -> None:
+def wind_down() -> None:
     """Ends what the job began: its own jobs, threads, multiprocessing children and queues.
 
-    In the order of CPython 3.13. What the job has not begun is not even looked for.
+    In the order of CPython 3.13.
     """
-    if _pools.own is not None:
-        _pools.own.release_own()  # a job that sends no result has it still
     try:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
@@ -173,7 +180,7 @@ def _wind_down() -> None:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
         mp.util._exit_function()
-    flush()
+    _native.flush()
 
 
 def _see_own_jobs_out() -> None:
@@ -191,16 +198,3 @@ def _see_own_jobs_out() -> None:
             raised = e
     if raised is not None:
         raise raised
-
-
-def flush() -> None:
-    """Flushes what has been printed. Either stream can be None, closed, without flush, or
-    lead to where nobody reads, or to a full disk; a job's result is not lost for that."""
-    try:
-        sys.stdout.flush()
-    except (AttributeError, ValueError, OSError):
-        pass
-    try:
-        sys.stderr.flush()
-    except (AttributeError, ValueError, OSError):
-        pass

@@ -30,7 +30,6 @@ from ._arguments import Environment
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
 from ._start import starter
-from ._work import Work
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,7 +91,7 @@ class Jobserver:
             pool = _native.Pool(_arguments.slots(slots))
             if by_pipe:
                 pool.set_pipe_style()
-        _job.jobserver_pid = os.getpid()  # which has homes to remove at its end
+        _end_well(os.getpid())  # for it has a home to remove
         self._set_up(chosen, pool, uuid.uuid4().hex, None, yields, stay)
 
     def _set_up(
@@ -119,7 +118,7 @@ class Jobserver:
         """Makes the handle this process's own at its first use there, also after a fork.
 
         Not when the handle is made: a child of multiprocessing unpickles its arguments
-        before it forgets what its parent wanted done at its end (`Finalize`, below).
+        before it forgets what its parent wanted done at its end (`Finalize`, in `_end_well`).
 
         Several threads may come here at once, and signal handlers in between. A lock could be
         held by the very thread that waits for it; so all make a state, all take the one that
@@ -129,10 +128,7 @@ class Jobserver:
         if self._pid == pid:
             return
         state = self._made.setdefault(pid, self._anew(pid))
-        _job.jobserver_pid = pid
-        if mp.process._parent_process is not None:
-            # Such a process ends without what has been registered with atexit.
-            mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
+        _end_well(pid)
         for other in [*self._made]:
             if other != pid:
                 self._made.pop(other, None)  # closes, with the update, what was the parent's
@@ -162,7 +158,8 @@ class Jobserver:
     def pass_fds(self) -> tuple[int, ...]:
         """In a job: what a program below must inherit to share the slots, for `pass_fds` of
         :class:`subprocess.Popen`. Empty where the pool is a fifo."""
-        return () if _pools.own_fds is None else _pools.own_fds
+        own = _native.own_pool()
+        return (own and own.pass_fds) or ()
 
     def __repr__(self) -> str:
         method = self._context.get_start_method()
@@ -241,19 +238,19 @@ class Jobserver:
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
         gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
-        work = Work(
-            _arguments.environment(env) if env != () else [],
+        work = _native.Work(
+            _arguments.environment(env) if env != () else None,
+            None if time_limit is None else _arguments.time_limit(time_limit),
             None if preexec_fn is None else _arguments.function(preexec_fn, "preexec_fn"),
             fn if callable(fn) else _arguments.function(fn),
             args if type(args) is tuple else _arguments.positional(args),
-            kwargs if kwargs == {} else _arguments.keywords(kwargs),
-            None if time_limit is None else _arguments.time_limit(time_limit),
+            None if kwargs == {} else _arguments.keywords(kwargs),
         )
         if self._pool is None or self._pid != os.getpid():
             self._open_pool()
         if timeout is not None and timeout <= 0 and consume:
             self._refuse_early(callbacks)
-        prepared = self._starter.prepare(work, self._open_pool().home)
+        prepared = self._starter.prepare(work, self._jobs)
         future: Future[T] = Future(self, work.time_limit, consume)
         slot = None
         try:
@@ -497,6 +494,14 @@ def _wait_for_own_jobs() -> None:
             js._starter.stop()
             js._pool.remove_home()
     _pools.remove_homes()
+
+
+def _end_well(pid: int) -> None:
+    """Has this process do that at its end."""
+    _job.jobserver_pid = pid
+    if mp.process._parent_process is not None:
+        # A child of multiprocessing ends without what has been registered with atexit.
+        mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
 
 
 _job.wait_for_own_jobs = _wait_for_own_jobs

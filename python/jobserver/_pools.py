@@ -15,15 +15,6 @@ _joined: dict[str, _native.Pool] = {}
 
 _opened: dict[str, _native.Pool] = {}
 
-#: In a job: the pool that it was started in, and runs on a slot of (or, with `consume=0`, not).
-own: _native.Pool | None = None
-
-#: The job's pid. A child that it forks has no slot of its own, like a program below it.
-_own_pid = 0
-
-#: Its descriptors for programs below, where MAKEFLAGS names descriptors.
-own_fds: tuple[int, int] | None = None
-
 
 def opened(home: str) -> _native.Pool:
     """The pool with this home. One object for a process: it knows the slot that we run on."""
@@ -39,8 +30,8 @@ def in_force() -> _native.Pool | None:
     values = [os.environ[name] for name in _VARIABLES if name in os.environ]
     auth, jobs, why = _native.pool_in_force(values)
     if auth is not None:
-        names = () if own is None else (own.auth, ",".join(map(str, own_fds or ())))
-        if auth in names and _own_pid == os.getpid():
+        own = _native.own_pool()
+        if own is not None and own.is_ours(auth):
             return own
         try:
             if auth not in _joined:
@@ -58,14 +49,3 @@ def remove_homes() -> None:
     """At the end of this process."""
     for pool in _joined.values():
         pool.remove_home()
-
-
-def run_in(pool: _native.Pool) -> None:
-    """In a new job: this is the pool in force, for us and for every program below."""
-    global own, own_fds, _own_pid
-    own, own_fds, _own_pid = pool, pool.inheritable(), os.getpid()
-    _native.gather()  # so that Future.kill finds all that we shall have started
-    for name in ("MAKEFLAGS", "CARGO_MAKEFLAGS"):
-        # cargo's own comes before make's, wherever there is one.
-        if name == "MAKEFLAGS" or name in os.environ:
-            os.environ[name] = pool.makeflags(os.environ.get(name, ""), own_fds)

@@ -24,14 +24,9 @@ class _Failure(NamedTuple):
 #: What needs none of multiprocessing's reducers, and so can take the quickest way.
 _SIMPLE = frozenset({bool, int, float, str})
 
-#: The commonest result, without the cost of pickling it.
-_NONE = pickle.dumps((None, None), pickle.HIGHEST_PROTOCOL)
-
 
 def dump_value(value: Any) -> Message:
     """A message that says what the job's function returned."""
-    if value is None:
-        return _NONE
     if type(value) in _SIMPLE:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
@@ -68,8 +63,8 @@ def _pickled(error: BaseException) -> bytes:
 
 def load(message: Message) -> tuple[Any, BaseException | None]:
     """What a job returned, and None; or None, and what it raised."""
-    if message == _NONE:
-        return None, None
+    if message == b"":
+        return None, None  # as it is most often: see rust/python/src/job.rs
     try:
         value, failure = _pickling.load(message)
     except Exception as e:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
-from .._work import Work
 
 if TYPE_CHECKING:
     from .._future import Future
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
 class Starter:
     """Starts jobs by one method, for one Jobserver in one process."""
 
-    def prepare(self, work: Work, home: str) -> Any:
-        """Does all that can be done, and fail, before a slot is taken. `home` is the pool's."""
+    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
+        """Does all that can be done, and fail, before a slot is taken."""
         raise NotImplementedError
 
     def start(

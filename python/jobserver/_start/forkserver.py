@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _multiprocessing as mp
 from .. import _native, _pools
-from .._work import Work
 from . import launch
 from ._starter import Starter
 
@@ -37,9 +36,9 @@ class ForkServer(Starter):
         self._start_helper(home)
         return self._helper.fileno()
 
-    def prepare(self, work: Work, home: str) -> launch.Launch:
+    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
-        return launch.dump("forkserver", f"Job-{self._count}", work, home)
+        return launch.dump("forkserver", f"Job-{self._count}", work, jobs.pool.home)
 
     def start(
         self,

@@ -7,6 +7,7 @@ applied, the rest is unpickled, so that importing the function's module sees it 
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import select
@@ -19,7 +20,6 @@ from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
 from .._pickling import Message
-from .._work import Work
 
 Launch = Tuple[Message, _native.Descriptors]
 
@@ -33,11 +33,11 @@ class _Preparation(NamedTuple):
     tracker: _pickling.Passed | None
 
 
-def dump(method: str, name: str, work: Work, home: str) -> Launch:
+def dump(method: str, name: str, work: _native.Work, home: str) -> Launch:
     """The message that launches a job of the pool with this home, and the descriptors to
     send with it."""
-    preparation = _preparation(method, name, work.env, home)
-    rest = (work.preexec_fn, work.fn, work.args, work.kwargs, work.time_limit)
+    preparation = _preparation(method, name, work.env or [], home)
+    rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
     return _pickling.dump_launch(preparation, rest)
 
 
@@ -112,33 +112,36 @@ def run(channel: _native.Channel, interruptible: bool) -> NoReturn:
         os._exit(0)  # the owner gave up, or is gone
     message, descriptors, slot = launch
     _pickling.received = descriptors
+    _native.run_job(channel, functools.partial(_load, channel, message, slot, interruptible))
 
-    _job.run(channel, _load, message, slot, interruptible)
 
-
-def _load(channel: _native.Channel, message: Message, slot: int, interruptible: bool) -> Work:
+def _load(
+    channel: _native.Channel, message: Message, slot: int, interruptible: bool
+) -> tuple[_native.Work, _native.Setup]:
     try:
-        work = _prepare_and_load(channel, message, slot)
+        loaded = _prepare_and_load(channel, message, slot)
         if interruptible:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        return work
+        return loaded
     except Exception as e:
         raise pickle.UnpicklingError(
             f"the job could not load what it was to run: {type(e).__name__}: {e}"
         ) from e
 
 
-def _prepare_and_load(channel: _native.Channel, message: Message, slot: int) -> Work:
+def _prepare_and_load(
+    channel: _native.Channel, message: Message, slot: int
+) -> tuple[_native.Work, _native.Setup]:
     objects = _pickling.load_each(message)
     preparation: _Preparation = next(objects)
     pool = _pools.opened(preparation.home)
     if not pool.adopt(slot):
         os._exit(0)  # the owner is gone, and the slot with it
-    _pools.run_in(pool)
     if preparation.tracker is not None:
         mp.resource_tracker._resource_tracker._fd = preparation.tracker.detach()
     identity = _job.Identity(preparation.method, preparation.owner)
-    identity.assume(preparation.data["name"], channel)
+    setup = identity.setup()
+    setup.apply(pool, channel)
     _job.apply_environment(preparation.env)
     # While this is set, multiprocessing refuses to start processes, with a message that
     # explains the missing `if __name__ == "__main__"` that is the usual cause.
@@ -149,4 +152,4 @@ def _prepare_and_load(channel: _native.Channel, message: Message, slot: int) -> 
         rest = next(objects)
     finally:
         del process._inheriting
-    return Work(preparation.env, *rest)
+    return _native.Work(None, *rest), setup

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _job, _native
-from .._work import Work
 from . import launch
 from ._starter import Starter
 
@@ -20,9 +19,9 @@ class Spawn(Starter):
     def renewed(self) -> Spawn:
         return Spawn()
 
-    def prepare(self, work: Work, home: str) -> launch.Launch:
+    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
-        return launch.dump("spawn", f"Job-{self._count}", work, home)
+        return launch.dump("spawn", f"Job-{self._count}", work, jobs.pool.home)
 
     def start(
         self,

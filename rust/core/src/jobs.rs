@@ -391,12 +391,17 @@ impl Jobs {
 
     /// In the child of a fork: closes all that was inherited from the parent's table, and
     /// leaves an empty one. The parent's jobs are not this process's.
+    ///
+    /// Emptied in place, since a large block that is freed has malloc tidy up all of its
+    /// memory, and each page that is written to here is copied first.
     pub fn abandon(&mut self) {
         self.jobs.clear(); // not forgotten, as a drop would have it: they are not ours
-                           // The count goes on, for who has looked before this and will wait after it.
-        let handled = self.handled + 1;
-        *self = Jobs::new();
-        self.handled = handled;
+        self.set = None;
+        self.unwatched.clear();
+        self.waiting.clear();
+        self.idle.clear();
+        // The count goes on, for who has looked before this and will wait after it.
+        self.handled += 1;
     }
 
     /// What names the slot of a job to the job itself; 0 if it runs without one.

@@ -1,7 +1,7 @@
 //! Channel (the job's end) and MemoryFile.
 
 use crate::errors::to_python;
-use crate::pool::{duplicate, Pool};
+use crate::pool::duplicate;
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Kind};
 use jobserver_core::process::{Lifeline, Pid};
@@ -122,7 +122,7 @@ impl Channel {
         Ok(core::Channel::from_socket(duplicate(fd)?).into())
     }
 
-    fn fileno(&self) -> RawFd {
+    pub(crate) fn fileno(&self) -> RawFd {
         self.channel.as_descriptor().as_raw_fd()
     }
 
@@ -137,7 +137,7 @@ impl Channel {
             let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
             if frame.kind == Kind::Slot {
                 if let Some(lifeline) = frame.descriptors.first() {
-                    Lifeline::hang_on(lifeline.as_fd()).map_err(to_python)?;
+                    Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;
                 }
                 let word = frame.body.into_bytes().map_err(to_python)?.try_into();
                 slot = word.map_or(0, u64::from_ne_bytes);
@@ -147,14 +147,5 @@ impl Channel {
             let fds = frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
             return Ok(Some((body, fds, slot)));
         }
-    }
-
-    /// Sends what came of the job. First its slot goes back: who has the result can count on
-    /// the slot being free.
-    fn send_result(&self, message: Message<'_>, pool: Option<&Bound<'_, Pool>>) -> PyResult<()> {
-        if let Some(pool) = pool {
-            pool.get().own().release();
-        }
-        message.send(&self.channel, Kind::Result, &[]).map_err(to_python)
     }
 }

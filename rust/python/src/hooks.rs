@@ -1,8 +1,10 @@
-//! Forking the interpreter the way `os.fork` does: with CPython's own hooks around it.
+//! What `os` does to the process, done in the same way: a fork, with CPython's own hooks
+//! around it, and a change of the environment.
 #![allow(unsafe_code)]
 
 use jobserver_core::sys::{self, Forked};
 use pyo3::prelude::*;
+use std::ffi::CString;
 use std::io;
 
 /// Forks. In the child, the interpreter is consistent again and this thread its only one.
@@ -19,4 +21,12 @@ pub(crate) fn fork(_py: Python<'_>) -> io::Result<Forked> {
         _ => unsafe { pyo3::ffi::PyOS_AfterFork_Parent() },
     }
     forked
+}
+
+/// Sets a variable of the C library's environment by an assignment (`NAME=value`), as
+/// `os.putenv` does.
+pub(crate) fn put_environment(_py: Python<'_>, assignment: CString) -> io::Result<()> {
+    // SAFETY: the GIL is held, and a job that is only being set up has no thread yet that
+    // would do without it.
+    unsafe { sys::put_environment(assignment) }
 }

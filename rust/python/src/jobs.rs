@@ -1,15 +1,18 @@
 //! Jobs: the owner's table of what it has running.
 
-use crate::channel::{body_to_python, Channel, Descriptors, MemoryFile, Message};
+use crate::channel::{body_to_python, Channel, Descriptors, Message};
 use crate::errors::to_python;
 use crate::forkserver::{command, ForkServer};
 use crate::hooks;
+use crate::job::{self, Work};
 use crate::pool::{take, Pool, Slot};
+use crate::promise::Promise;
+use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver::Answer;
-use jobserver_core::process::Lifeline;
-use jobserver_core::sys::{signal_from_raw, Forked, SignalsHeld};
+use jobserver_core::process::{gettid, Lifeline, Pid};
+use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -18,11 +21,10 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// What came of which Future.
-type News = (Py<PyAny>, Outcome);
+type News = (Py<Promise>, Outcome);
 
 /// How a job ended that sent no result.
 #[pyclass(frozen, get_all, module = "jobserver._native")]
@@ -43,9 +45,8 @@ impl From<ExitStatus> for Death {
     }
 }
 
-/// Futures get their `_pid`, `_job` and `_outcome` set from here, and are then appended to
-/// the deque `finished` if they have callbacks, or a memory file to read: no Python code runs in between, so neither a signal handler nor
-/// another thread can come between an event's taking and its telling.
+/// Futures are told from here what came of their jobs (see `promise.rs`), and are then appended
+/// to the deque `finished` if they have callbacks, or a memory file to read.
 ///
 /// No Python call is made while `state` is locked, since any may let another thread run,
 /// which would then hold the GIL and want the lock.
@@ -62,12 +63,12 @@ pub(crate) struct Jobs {
 #[derive(Default)]
 struct State {
     table: core::Jobs,
-    futures: HashMap<JobId, Py<PyAny>>,
+    futures: HashMap<JobId, Py<Promise>>,
     /// Taken from the table, and not told yet. Kept here, since what runs in between (the
     /// garbage collector's finalizers, for one) may itself wait for one of these.
     untold: VecDeque<News>,
     /// The threads that have a launch under way; see [`Launching`].
-    launching: Vec<ThreadId>,
+    launching: Vec<Pid>,
     /// What the jobs hang on, once there have been any.
     lifeline: Option<Lifeline>,
     closed: bool,
@@ -89,49 +90,52 @@ impl Jobs {
         pool.as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
     }
 
-    /// Forks a job. Returns None in the owner, and the job's channel in the job, which then
-    /// runs on this slot.
-    #[pyo3(signature = (future, slot))]
+    /// Forks a job, which does its work there and then. Returns in the owner only.
+    #[pyo3(signature = (future, slot, setup, work))]
     fn fork(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         slot: Option<&Bound<'_, Slot>>,
-    ) -> PyResult<Option<Channel>> {
+        setup: Bound<'_, Setup>,
+        work: Bound<'_, Work>,
+    ) -> PyResult<()> {
+        let py = future.py();
+        let pool = self.pool(py)?.into_bound(py);
+        setup.get().prepare(&pool)?;
+        job::flush(py)?; // or what is buffered would be printed twice
         let _launching = self.begin_launch()?;
         let slot = take(slot);
         let launch = Launch::new().map_err(to_python)?;
         let lifeline = self.lifeline()?;
-        let pool = self.pool(future.py())?;
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
         // (With several threads another one may take the signal, and this still happen, as
         // it may around os.fork.)
         // Looked at before signals are held too, lest a handler run, and start things, with
         // all signals blocked; after that, only what came in between is left.
-        future.py().check_signals()?;
-        let _held = SignalsHeld::begin();
-        future.py().check_signals()?;
+        py.check_signals()?;
+        let held = SignalsHeld::begin();
+        py.check_signals()?;
         if let Some(slot) = &slot {
             slot.launch();
         }
-        let forked = hooks::fork(future.py())
-            .map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
+        let forked =
+            hooks::fork(py).map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
         match forked {
             Forked::Child => {
-                if let Some(lifeline) = lifeline {
-                    Lifeline::hang_on(lifeline.as_descriptor()).map_err(to_python)?;
-                }
-                self.abandon();
-                pool.get().set_own(match &slot {
-                    Some(slot) => Some(slot.adopt().ok_or_else(owner_gone)?),
-                    None => None,
+                let _never = NeverOn;
+                drop(launch.owner_end);
+                let channel = Channel::from(launch.job_end);
+                let set_up = self.become_job(lifeline, slot.as_ref(), &pool).and_then(|()| {
+                    setup.get().assume(&pool, &channel)?;
+                    work.get().apply_environment(py)
                 });
-                Ok(Some(launch.job_end.into()))
+                drop(held);
+                job::run(py, &channel, set_up.map(|()| (work, setup)))
             }
             Forked::Parent(pid) => {
                 drop(launch.job_end);
-                self.enter(future, launch.owner_end, Child::adopt(pid), slot)?;
-                Ok(None)
+                self.enter(future, launch.owner_end, Child::adopt(pid), slot).map(drop)
             }
         }
     }
@@ -139,7 +143,7 @@ impl Jobs {
     /// Starts a job in a new program, which gets its channel as its standard input.
     fn spawn(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         slot: Option<&Bound<'_, Slot>>,
         argv: Vec<OsString>,
         message: Message<'_>,
@@ -158,7 +162,7 @@ impl Jobs {
     /// Has a job forked by a fork server; waits for its answer.
     fn request(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         slot: Option<&Bound<'_, Slot>>,
         server: &Bound<'_, ForkServer>,
         message: Message<'_>,
@@ -215,15 +219,14 @@ impl Jobs {
     #[pyo3(signature = (future, timeout, pool))]
     fn wait_for(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         timeout: Option<f64>,
         pool: Option<&Bound<'_, Pool>>,
     ) -> PyResult<bool> {
         let py = future.py();
         self.yielding(py, pool, |release| {
             let finished = self.until_releasing(py, timeout, None, true, release, || {
-                let outcome = future.getattr(intern!(py, "_outcome"))?;
-                Ok((!outcome.is_none()).then_some(()))
+                Ok(future.get().is_done().then_some(()))
             })?;
             Ok(finished.is_some())
         })
@@ -264,7 +267,7 @@ impl Jobs {
     /// An error if this very thread has a launch under way.
     fn close(&self) -> PyResult<bool> {
         let mut state = self.state();
-        if state.launching.contains(&thread::current().id()) {
+        if state.launching.contains(&gettid()) {
             return Err(PyRuntimeError::new_err(
                 "close() was called within a submission of the same thread, as by a signal \
                  handler: it would wait for itself; raise an exception there, and close later",
@@ -352,13 +355,11 @@ impl Jobs {
     }
 
     /// Puts what came of a job where its Future looks for it.
-    fn tell(&self, future: Bound<'_, PyAny>, outcome: Outcome) -> PyResult<()> {
+    fn tell(&self, future: Bound<'_, Promise>, outcome: Outcome) -> PyResult<()> {
         let py = future.py();
         let outcome =
             outcome_to_python(py, outcome).unwrap_or_else(|e| e.into_value(py).into_any());
-        future.setattr(intern!(py, "_outcome"), &outcome)?;
-        let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
-        if in_memory || future.getattr(intern!(py, "_callbacks"))?.is_truthy()? {
+        if future.get().tell(py, outcome) {
             self.finished.call_method1(py, intern!(py, "append"), (future,))?;
         }
         Ok(())
@@ -391,7 +392,7 @@ impl Jobs {
         if state.closed {
             return Err(closed());
         }
-        state.launching.push(thread::current().id());
+        state.launching.push(gettid());
         Ok(Launching(self))
     }
 
@@ -515,29 +516,24 @@ impl Jobs {
 
     fn enter(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         channel: core::Channel,
         child: Child,
         slot: Option<core::Slot>,
     ) -> PyResult<JobId> {
-        let py = future.py();
-        let pid = child.pid().as_raw_nonzero().get();
+        let pid = child.pid();
         let known = future.clone().unbind();
-        let id = {
-            let mut state = self.state();
-            let id = state.table.started(channel, child, slot).map_err(to_python)?;
-            state.futures.insert(id, known);
-            id
-        };
-        future.setattr(intern!(py, "_pid"), pid)?;
-        future.setattr(intern!(py, "_job"), id.0)?;
+        let mut state = self.state();
+        let id = state.table.started(channel, child, slot).map_err(to_python)?;
+        state.futures.insert(id, known);
+        future.get().begun(pid, id);
         Ok(id)
     }
 
     /// Enters a job and tells it what to run.
     fn launch(
         &self,
-        future: Bound<'_, PyAny>,
+        future: Bound<'_, Promise>,
         channel: core::Channel,
         child: Child,
         slot: Option<core::Slot>,
@@ -574,6 +570,22 @@ impl Jobs {
         Ok(Some(lifeline))
     }
 
+    /// In a forked child: makes it a job, on this slot.
+    fn become_job(
+        &self,
+        lifeline: Option<Lifeline>,
+        slot: Option<&core::Slot>,
+        pool: &Bound<'_, Pool>,
+    ) -> PyResult<()> {
+        if let Some(lifeline) = lifeline {
+            lifeline.hang_on().map_err(to_python)?;
+        }
+        self.abandon();
+        let adopted = slot.map(|slot| slot.adopt().ok_or_else(owner_gone)).transpose()?;
+        pool.get().set_own(adopted);
+        Ok(())
+    }
+
     /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to
     /// drop them would write to the memory that the fork shares, and run code.
     fn abandon(&self) {
@@ -591,11 +603,20 @@ struct Launching<'a>(&'a Jobs);
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        let me = thread::current().id();
+        let me = gettid();
         if let Some(mine) = state.launching.iter().position(|thread| *thread == me) {
             state.launching.swap_remove(mine);
         }
         state.table.wake(); // who wants to close may have waited for this
+    }
+}
+
+/// Ends a forked process that would go on, by an error of ours, in what its owner was about.
+struct NeverOn;
+
+impl Drop for NeverOn {
+    fn drop(&mut self) {
+        exit_at_once(1);
     }
 }
 

@@ -11,8 +11,11 @@ mod channel;
 mod errors;
 mod forkserver;
 mod hooks;
+mod job;
 mod jobs;
 mod pool;
+mod promise;
+mod setup;
 
 use pyo3::prelude::*;
 
@@ -40,21 +43,6 @@ fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> i32 {
     py.detach(|| jobserver_cli::main(words))
 }
 
-/// In a job: has the kernel end it after so many seconds.
-#[pyfunction]
-fn end_after(seconds: f64) -> PyResult<()> {
-    let Ok(limit) = std::time::Duration::try_from_secs_f64(seconds) else { return Ok(()) };
-    jobserver_core::sys::end_after(limit).map_err(|e| {
-        errors::to_python(jobserver_core::Error::refused("cannot limit a job's time", e))
-    })
-}
-
-/// In a job: what its descendants leave behind becomes its own child.
-#[pyfunction]
-fn gather() -> PyResult<()> {
-    jobserver_core::process::Family::gather().map_err(errors::to_python)
-}
-
 /// In a forked child: lets go of what its parent's jobs hang on.
 #[pyfunction]
 fn forget_lifeline() {
@@ -67,18 +55,22 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
-    module.add_function(wrap_pyfunction!(end_after, module)?)?;
-    module.add_function(wrap_pyfunction!(gather, module)?)?;
+    module.add_function(wrap_pyfunction!(job::flush, module)?)?;
+    module.add_function(wrap_pyfunction!(job::run_job, module)?)?;
     module.add("TIME_LIMIT", jobserver_core::sys::time_limit_signal())?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Slot>()?;
+    module.add_class::<setup::Setup>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::MemoryFile>()?;
     module.add_class::<channel::Descriptors>()?;
     module.add_class::<jobs::Jobs>()?;
     module.add_class::<jobs::Death>()?;
+    module.add_class::<job::Work>()?;
+    module.add_class::<promise::Promise>()?;
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;

@@ -2,6 +2,7 @@
 
 use crate::errors::to_python;
 use jobserver_core as core;
+use jobserver_core::process::{getpid, Pid};
 use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::slots::OwnSlot;
 use jobserver_core::slots::{InForce, NotJoined};
@@ -20,24 +21,57 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) struct Pool {
     pub(crate) pool: core::Pool,
     own: Mutex<OwnSlot>,
+    /// Of the job that runs in it, once there is one: its pid, and the descriptors, if any,
+    /// by which MAKEFLAGS names the pool to programs below.
+    job: Mutex<Option<(Pid, Option<Ends>)>>,
 }
+
+/// The descriptors of a pipe: (read, write).
+pub(crate) type Ends = (RawFd, RawFd);
 
 impl From<core::Pool> for Pool {
     fn from(pool: core::Pool) -> Pool {
-        Pool { pool, own: Mutex::default() }
+        Pool { pool, own: Mutex::default(), job: Mutex::default() }
     }
 }
 
 impl Pool {
     pub(crate) fn own(&self) -> MutexGuard<'_, OwnSlot> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.own)
     }
 
     /// In a new job: this is the slot that it runs on, or it runs without one.
     pub(crate) fn set_own(&self, slot: Option<core::Slot>) {
         *self.own() = slot.map(OwnSlot::new).unwrap_or_default();
     }
+
+    fn job(&self) -> MutexGuard<'_, Option<(Pid, Option<Ends>)>> {
+        lock(&self.job)
+    }
+
+    /// In a new job: this is its pool, which MAKEFLAGS names to it, by these descriptors if
+    /// there are any.
+    pub(crate) fn becomes_own(this: &Bound<'_, Pool>, fds: Option<Ends>) {
+        *this.get().job() = Some((getpid(), fds));
+        let replaced = lock(&OWN).replace(this.clone().unbind());
+        std::mem::forget(replaced); // that of a job which has forked this one
+    }
+
+    /// Gives the slot back that this process runs on, if it is a job with one.
+    pub(crate) fn release_own() {
+        if let Some(pool) = &*lock(&OWN) {
+            pool.get().own().release();
+        }
+    }
 }
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In a job: the pool that it was started in, and runs on a slot of (or, with `consume=0`,
+/// not). Nobody else has it.
+static OWN: Mutex<Option<Py<Pool>>> = Mutex::new(None);
 
 pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     sys::duplicate(fd)
@@ -71,6 +105,13 @@ impl Pool {
         self.pool.auth().to_os_string()
     }
 
+    /// MAKEFLAGS for a job, by what it is so far, naming these descriptors if there are any.
+    #[pyo3(signature = (existing, fds))]
+    pub(crate) fn makeflags(&self, existing: OsString, fds: Option<Ends>) -> OsString {
+        let by_fds = fds.map(|(read, write)| Auth::Pipe { read, write });
+        export(Some(&existing), by_fds.as_ref().unwrap_or(self.pool.auth()), self.pool.slots())
+    }
+
     /// Removes its home, if this process made it: for the end of a process.
     fn remove_home(&self) {
         self.pool.remove_home();
@@ -87,16 +128,18 @@ impl Pool {
         self.pool.set_pipe_style();
     }
 
-    /// The descriptors for MAKEFLAGS to name, if it is to name any; opened for that.
-    fn inheritable(&self) -> PyResult<Option<(RawFd, RawFd)>> {
-        self.pool.inheritable().map_err(to_python)
+    /// In a job: the descriptors that programs below must inherit to share the pool, if any.
+    #[getter]
+    fn pass_fds(&self) -> Option<Ends> {
+        self.job().as_ref().and_then(|(_, fds)| *fds)
     }
 
-    /// MAKEFLAGS for a job, by what it is so far, naming these descriptors if there are any.
-    #[pyo3(signature = (existing, fds))]
-    fn makeflags(&self, existing: OsString, fds: Option<(RawFd, RawFd)>) -> OsString {
+    /// Whether this process is a job of it to which MAKEFLAGS names it so. Not one that a job
+    /// has forked: that has no slot of its own, like a program below it.
+    fn is_ours(&self, auth: OsString) -> bool {
+        let Some((_, fds)) = self.job().filter(|(pid, _)| *pid == getpid()) else { return false };
         let by_fds = fds.map(|(read, write)| Auth::Pipe { read, write });
-        export(Some(&existing), by_fds.as_ref().unwrap_or(self.pool.auth()), self.pool.slots())
+        self.pool.auth().to_os_string() == auth || by_fds.is_some_and(|a| a.to_os_string() == auth)
     }
 
     /// In a job: takes over the slot that it was launched on, by the word that came with its
@@ -121,11 +164,6 @@ impl Pool {
         slot.map(Slot::own)
     }
 
-    /// Gives the slot back that this process runs on, if any.
-    fn release_own(&self) {
-        self.own().release();
-    }
-
     /// Puts back the slots of processes that have been killed: whether there were any.
     fn reclaim(&self) -> bool {
         self.pool.reclaim()
@@ -143,6 +181,12 @@ impl Pool {
     fn try_take(&self) -> PyResult<Option<Slot>> {
         Ok(self.pool.try_take().map_err(to_python)?.map(Slot::free))
     }
+}
+
+/// In a job: the pool that it was started in.
+#[pyfunction]
+pub(crate) fn own_pool(py: Python<'_>) -> Option<Py<Pool>> {
+    lock(&OWN).as_ref().map(|pool| pool.clone_ref(py))
 }
 
 /// The pool in force by these values of the variables that can name one: its name, how many

@@ -10,9 +10,9 @@
 
 use crate::error::{Error, Result};
 use crate::sys;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::process::{getpid, Pid};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The lifeline of a process. It lasts for as long as somebody has it, so that a process
@@ -24,6 +24,8 @@ pub struct Lifeline(Arc<Ends>);
 struct Ends {
     owner: Pid,
     read: OwnedFd,
+    /// What /proc calls that, here and in jobs that are forked.
+    path: PathBuf,
     /// None in a forked child.
     write: Mutex<Option<OwnedFd>>,
 }
@@ -47,7 +49,8 @@ impl Lifeline {
             return Ok(Lifeline(ends));
         }
         let (read, write) = sys::pipe().map_err(Error::system("cannot start a job"))?;
-        let ends = Arc::new(Ends { owner: getpid(), read, write: Mutex::new(Some(write)) });
+        let (owner, path) = (getpid(), path_of(&read));
+        let ends = Arc::new(Ends { owner, read, path, write: Mutex::new(Some(write)) });
         *current = Arc::downgrade(&ends);
         Ok(Lifeline(ends))
     }
@@ -65,17 +68,30 @@ impl Lifeline {
         self.0.read.as_fd()
     }
 
-    /// In a job: from now on, this process ends when its owner does.
-    pub fn hang_on(lifeline: BorrowedFd<'_>) -> Result<()> {
-        #[cfg(target_os = "linux")]
-        if sys::linux() {
-            let held = sys::kill_at_hang_up(lifeline)
-                .map_err(Error::system("cannot watch a job's owner"))?;
-            *lock(&HELD) = Some(held);
-        }
-        let _ = lifeline;
-        Ok(())
+    /// In a job that this process has forked: from now on, it ends when its owner does.
+    pub fn hang_on(&self) -> Result<()> {
+        hang_on(&self.0.path)
     }
+
+    /// The same in a job that has been sent the descriptor.
+    pub fn hang_on_to(received: BorrowedFd<'_>) -> Result<()> {
+        hang_on(&path_of(received))
+    }
+}
+
+fn path_of(fd: impl AsFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
+}
+
+fn hang_on(read_end: &Path) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    if sys::linux() {
+        let held =
+            sys::kill_at_hang_up(read_end).map_err(Error::system("cannot watch a job's owner"))?;
+        *lock(&HELD) = Some(held);
+    }
+    let _ = read_end;
+    Ok(())
 }
 
 /// What a process hangs on, if anything, as /proc names the pipe.

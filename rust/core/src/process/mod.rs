@@ -16,3 +16,4 @@ pub use family::Family;
 pub use lifeline::Lifeline;
 pub use other::Named;
 pub use rustix::process::{getpid, Pid, Signal};
+pub use rustix::thread::gettid;

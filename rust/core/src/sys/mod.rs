@@ -16,7 +16,7 @@ pub use limit::end_after;
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -77,8 +77,13 @@ fn detached(name: &CStr, keep: &[RawFd], task: impl FnOnce()) -> ! {
         };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     }
-    // SAFETY: ends this process; nothing of the program that it was forked from is to run.
-    unsafe { libc::_exit(0) }
+    exit_at_once(0) // nothing of the program that it was forked from is to run
+}
+
+/// Ends this process as it is: nothing is flushed, freed or told of it.
+pub fn exit_at_once(code: i32) -> ! {
+    // SAFETY: touches no memory of ours, and does not return.
+    unsafe { libc::_exit(code) }
 }
 
 fn leave_all_but(keep: &[RawFd]) -> io::Result<()> {
@@ -139,6 +144,20 @@ pub fn nullify_stdin() -> crate::error::Result<()> {
     open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(rustix::stdio::dup2_stdin)
         .map_err(crate::error::Error::system("cannot make standard input the null device"))
+}
+
+/// Sets a variable of this process's environment by an assignment, `NAME=value`, which the C
+/// library has from then on.
+///
+/// # Safety
+///
+/// No other thread may use the environment meanwhile.
+pub unsafe fn put_environment(assignment: CString) -> io::Result<()> {
+    // SAFETY: the string is leaked, so that it stays; the caller sees to the rest.
+    match unsafe { libc::putenv(assignment.into_raw()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The signal numbered `raw`, real-time signals included; None if there is no such signal.
@@ -240,7 +259,7 @@ pub(crate) const fn linux() -> bool {
 /// Makes a named pipe that only this user may open.
 pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: reads a string that ends with NUL and lives through the call.
     match unsafe { libc::mkfifo(path.as_ptr(), 0o600) } {
         0 => Ok(()),
@@ -248,16 +267,15 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// Has the kernel kill this process once the last writer of a pipe is gone; at once if it is
-/// gone already. It does so for as long as the descriptor that is returned stays open.
+/// Has the kernel kill this process once the last writer of a pipe is gone, whose read end has
+/// this path; at once if it is gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]
-pub(crate) fn kill_at_hang_up(read_end: rustix::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<OwnedFd> {
     use rustix::event::{poll, PollFd, PollFlags, Timespec};
     use rustix::fd::AsRawFd;
     use rustix::fs::{open, Mode, OFlags};
-    let path = format!("/proc/self/fd/{}", read_end.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let own = open(path, flags, Mode::empty())?;
+    let own = open(read_end, flags, Mode::empty())?;
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let status = libc::O_ASYNC | libc::O_NONBLOCK;
     let requests = [(libc::F_SETOWN, me), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, status)];

@@ -1,0 +1,167 @@
+//! What runs in a job's process, from when it has been set up to its end.
+//!
+//! The common way is here and not in Python, since code that runs only in new processes runs
+//! cold in each of them: the interpreter finds nothing in its caches, and each page that it
+//! writes to then is copied first. What is not common is Python's: see `_job.py`.
+
+use crate::channel::{Channel, Message};
+use crate::errors::to_python;
+use crate::pool::Pool;
+use crate::setup::Setup;
+use jobserver_core::channel::Kind;
+use jobserver_core::sys;
+use pyo3::exceptions::{PyAttributeError, PyOSError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
+use std::time::Duration;
+
+/// One submission's work: what a job is to run, and around it.
+///
+/// In the order in which a job uses it: the environment first, so that what the function's
+/// module reads when it is imported is already right; then the time limit, `preexec_fn` and
+/// the function.
+#[pyclass(frozen, get_all, module = "jobserver._native")]
+pub(crate) struct Work {
+    env: Option<Py<PyAny>>,
+    time_limit: Option<f64>,
+    preexec_fn: Option<Py<PyAny>>,
+    function: Py<PyAny>,
+    args: Py<PyTuple>,
+    kwargs: Option<Py<PyDict>>,
+}
+
+#[pymethods]
+impl Work {
+    #[new]
+    #[pyo3(signature = (env, time_limit, preexec_fn, function, args, kwargs))]
+    fn new(
+        env: Option<Py<PyAny>>,
+        time_limit: Option<f64>,
+        preexec_fn: Option<Py<PyAny>>,
+        function: Py<PyAny>,
+        args: Py<PyTuple>,
+        kwargs: Option<Py<PyDict>>,
+    ) -> Work {
+        Work { env, time_limit, preexec_fn, function, args, kwargs }
+    }
+}
+
+impl Work {
+    /// Applies the submission's `env`.
+    pub(crate) fn apply_environment(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(changes) = &self.env else { return Ok(()) };
+        helper(py, "apply_environment")?.call1((changes,)).map(drop)
+    }
+
+    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(Ok(limit)) = self.time_limit.map(Duration::try_from_secs_f64) {
+            let refused =
+                |e| to_python(jobserver_core::Error::refused("cannot limit a job's time", e));
+            sys::end_after(limit).map_err(refused)?;
+        }
+        let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
+        match &self.preexec_fn {
+            None => self.function.bind(py).call(self.args.bind(py), kwargs),
+            Some(preexec_fn) => {
+                helper(py, "call_prepared")?.call1((preexec_fn, &self.function, &self.args, kwargs))
+            }
+        }
+    }
+}
+
+/// Runs a job that has been set up so, or that could not be: does its work, sends the result,
+/// and ends the process.
+pub(crate) fn run(
+    py: Python<'_>,
+    channel: &Channel,
+    ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
+) -> ! {
+    let setup = ready.as_ref().ok().map(|(_, setup)| setup.clone());
+    let sent = send(py, channel, ready);
+    let wound_down = wind_down(py, setup.as_ref());
+    let code = sent.as_ref().copied().unwrap_or(1);
+    for error in [sent.err(), wound_down.err()].into_iter().flatten() {
+        let _ = helper(py, "report").and_then(|report| report.call1((error.into_value(py),)));
+    }
+    sys::exit_at_once(code)
+}
+
+/// Does the work and sends what came of it. Returns the process's exit code.
+fn send(
+    py: Python<'_>,
+    channel: &Channel,
+    ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
+) -> PyResult<i32> {
+    let called = ready.and_then(|(work, _)| work.get().call(py));
+    // Most functions return None, so that needs no pickling on either side.
+    let dumped = called.and_then(|value| match value.is_none() {
+        true => Ok(None),
+        false => helper(py, "dump_value")?.call1((value,)).map(Some),
+    });
+    let outcome = match dumped {
+        Ok(outcome) => outcome,
+        Err(error) => Some(helper(py, "dump_failure")?.call1((error.into_value(py),))?),
+    };
+    // First what was printed, and the slot: who has the result can count on them.
+    flush(py)?;
+    Pool::release_own();
+    let sent = match &outcome {
+        None => channel.channel.send(Kind::Result, &[], &[]),
+        Some(outcome) => match outcome.extract::<Message<'_>>() {
+            Ok(message) => message.send(&channel.channel, Kind::Result, &[]),
+            Err(_) => return outcome.extract(), // an exit code
+        },
+    };
+    match sent {
+        Err(e) if !e.is_hang_up() => Err(to_python(e)),
+        _ => Ok(0), // nobody may be left to hear it
+    }
+}
+
+/// Ends what the job began, and flushes what that printed. What it has not begun is not even
+/// looked for.
+fn wind_down(py: Python<'_>, setup: Option<&Bound<'_, Setup>>) -> PyResult<()> {
+    Pool::release_own(); // where nothing could be sent
+    match setup {
+        Some(setup) if setup.get().nothing_begun(py)? => Ok(()),
+        _ => helper(py, "wind_down")?.call0().map(drop),
+    }
+}
+
+/// Flushes what has been printed. Either stream can be None, closed, without flush, or lead to
+/// where nobody reads, or to a full disk; a job's result is not lost for that.
+#[pyfunction]
+pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
+    static SYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new(); // an import is dear, even of this
+    let names = SYS.get_or_try_init(py, || PyResult::Ok(py.import("sys")?.dict().unbind()))?;
+    for name in [intern!(py, "stdout"), intern!(py, "stderr")] {
+        let Some(stream) = names.bind(py).get_item(name)?.filter(|stream| !stream.is_none()) else {
+            continue;
+        };
+        match stream.call_method0(intern!(py, "flush")) {
+            Err(e)
+                if !e.is_instance_of::<PyAttributeError>(py)
+                    && !e.is_instance_of::<PyValueError>(py)
+                    && !e.is_instance_of::<PyOSError>(py) =>
+            {
+                return Err(e)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn helper<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("jobserver._job")?.getattr(name)
+}
+
+/// In a new process that is to be a job: runs what `load` returns, its work and how it has
+/// been set up.
+#[pyfunction]
+pub(crate) fn run_job(py: Python<'_>, channel: &Bound<'_, Channel>, load: &Bound<'_, PyAny>) {
+    let ready = load.call0().and_then(|loaded| loaded.extract());
+    run(py, channel.get(), ready)
+}

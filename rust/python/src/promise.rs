@@ -1,0 +1,169 @@
+//! Promise: the state of a Future, which is told of its job by scans.
+//!
+//! Here and not in Python, so that telling runs no Python code: neither a signal handler nor
+//! another thread can come between an event's taking and its telling. And a submission, which
+//! comes between two forks, writes to few pages (see `setup.rs`). Not here: what the state
+//! means to a user (`_future.py`).
+
+use crate::channel::MemoryFile;
+use crate::jobs::Death;
+use jobserver_core::process::{getpid, Pid};
+use jobserver_core::JobId;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One Python object, or none yet. Locked for a moment only, in which no Python code runs.
+#[derive(Default)]
+struct Cell(Mutex<Option<Py<PyAny>>>);
+
+impl Cell {
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.lock().as_ref().map(|object| object.clone_ref(py))
+    }
+
+    /// Puts this into its place, unless something is there: what is there then.
+    fn get_or_set(&self, py: Python<'_>, object: Py<PyAny>) -> Py<PyAny> {
+        let mut place = self.lock();
+        let first = place.get_or_insert_with(|| object.clone_ref(py)).clone_ref(py);
+        drop(place); // before `object`, which may be the last reference to it
+        first
+    }
+}
+
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Promise {
+    jobserver: Cell,
+    time_limit: Option<f64>,
+    consume: u32,
+    owner: Pid,
+    pid: AtomicI32,
+    job: AtomicU64,
+    /// What came of the job, once that is known: a message, a Death or an exception; and when
+    /// it has been loaded, that, so that a message's memory is free.
+    outcome: Cell,
+    loaded: Cell,
+    callbacks: Cell,
+}
+
+#[pymethods]
+impl Promise {
+    #[new]
+    #[pyo3(signature = (jobserver, time_limit, consume))]
+    fn new(jobserver: Py<PyAny>, time_limit: Option<f64>, consume: u32) -> Promise {
+        Promise {
+            jobserver: Cell(Mutex::new(Some(jobserver))),
+            time_limit,
+            consume,
+            owner: getpid(),
+            pid: AtomicI32::new(0),
+            job: AtomicU64::new(0),
+            outcome: Cell::default(),
+            loaded: Cell::default(),
+            callbacks: Cell::default(),
+        }
+    }
+
+    #[getter]
+    fn _jobserver(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.jobserver.get(py)
+    }
+
+    #[getter]
+    fn _time_limit(&self) -> Option<f64> {
+        self.time_limit
+    }
+
+    #[getter]
+    fn _consume(&self) -> u32 {
+        self.consume
+    }
+
+    /// The process that submitted the job.
+    #[getter]
+    fn _owner(&self) -> i32 {
+        self.owner.as_raw_nonzero().get()
+    }
+
+    #[getter]
+    fn _pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    #[getter]
+    fn _job(&self) -> u64 {
+        self.job.load(Ordering::Relaxed)
+    }
+
+    #[getter]
+    fn _outcome(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.outcome.get(py)
+    }
+
+    #[getter]
+    fn _loaded(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.loaded.get(py)
+    }
+
+    /// Keeps what the outcome has been decoded to. Of two threads that come here at once, the
+    /// first decides for both: what it has brought.
+    fn _keep(&self, py: Python<'_>, loaded: Py<PyAny>) -> Py<PyAny> {
+        let kept = self.loaded.get_or_set(py, loaded);
+        let died = self.outcome.get(py).is_some_and(|it| it.bind(py).is_instance_of::<Death>());
+        if !died {
+            let message = self.outcome.lock().replace(kept.clone_ref(py));
+            drop(message);
+        }
+        kept
+    }
+
+    /// The callbacks, if there are any.
+    #[getter]
+    fn _callbacks(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.callbacks.get(py)
+    }
+
+    /// The callbacks: these, unless another thread has brought some first.
+    fn _callbacks_or(&self, py: Python<'_>, made: Py<PyAny>) -> Py<PyAny> {
+        self.callbacks.get_or_set(py, made)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for cell in [&self.jobserver, &self.outcome, &self.loaded, &self.callbacks] {
+            visit.call(&*cell.lock())?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        for cell in [&self.jobserver, &self.outcome, &self.loaded, &self.callbacks] {
+            let cleared = cell.lock().take();
+            drop(cleared); // not while it is locked: this may run code
+        }
+    }
+}
+
+impl Promise {
+    /// The job has begun.
+    pub(crate) fn begun(&self, pid: Pid, job: JobId) {
+        self.pid.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
+        self.job.store(job.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.outcome.lock().is_some()
+    }
+
+    /// The job has ended. Returns whether somebody must look at it: it has callbacks, or a
+    /// memory file to read before its Jobserver closes.
+    pub(crate) fn tell(&self, py: Python<'_>, outcome: Py<PyAny>) -> bool {
+        let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
+        *self.outcome.lock() = Some(outcome); // told once only: nothing is replaced
+        in_memory || self.callbacks.lock().is_some()
+    }
+}

@@ -1,0 +1,217 @@
+//! Setup: what makes the interpreter of a new process that of a job.
+//!
+//! Prepared before the fork where there is one. In a freshly forked process every page that
+//! is written to, if only to count a reference, must be copied by the kernel, and that costs
+//! more than everything else a job does; so the job computes, makes and frees nothing here
+//! that its owner can have ready. Not here: which objects these are (`_job.py`).
+
+use crate::channel::Channel;
+use crate::errors::to_python;
+use crate::hooks;
+use crate::job::helper;
+use crate::pool::{Ends, Pool};
+use jobserver_core::process::Family;
+use jobserver_core::sys::nullify_stdin;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PySet, PyString};
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The variables that name a pool to a job and to the programs below it. cargo's own comes
+/// before make's, so it is changed where there is one.
+const VARIABLES: [&str; 2] = ["MAKEFLAGS", "CARGO_MAKEFLAGS"];
+
+/// What a namespace is to have by which name.
+type Assignment = (Py<PyDict>, Py<PyString>, Py<PyAny>);
+
+/// The values of the variables, where they are set.
+type Values<'py> = [Option<Bound<'py, PyBytes>>; VARIABLES.len()];
+
+#[pyclass(frozen, module = "jobserver._native")]
+pub(crate) struct Setup {
+    /// What `os.environ` keeps its variables in: bytes by bytes.
+    environ: Py<PyDict>,
+    assignments: Vec<Assignment>,
+    null_stdin: bool,
+    /// Where the parent's sentinel is to be, by this name.
+    sentinel: (Py<PyDict>, Py<PyString>),
+    registries: Registries,
+    /// The names of the variables, as `environ` has them.
+    names: [Py<PyBytes>; VARIABLES.len()],
+    prepared: Mutex<Option<Arc<Variables>>>,
+}
+
+/// What tells whether a process has anything to leave behind, or to see to at its end.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Registries {
+    /// By thread, `threading._active`.
+    threads: Py<PyDict>,
+    /// multiprocessing's.
+    finalizers: Py<PyDict>,
+    after_fork: Py<PyAny>,
+    children: Py<PySet>,
+    /// How many functions are registered with atexit, if jobs care for those.
+    exit_functions: Option<Py<PyAny>>,
+}
+
+/// The variables for a job, and what they were made from.
+struct Variables {
+    before: [Option<Vec<u8>>; VARIABLES.len()],
+    changed: Vec<Variable>,
+}
+
+struct Variable {
+    name: Py<PyBytes>,
+    value: Py<PyBytes>,
+    /// Both, as the C library wants to have them.
+    assignment: CString,
+}
+
+#[pymethods]
+impl Setup {
+    /// For jobs that are to find these assignments made, and with `null_stdin` nothing to read
+    /// on descriptor 0.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        environ: Py<PyDict>,
+        assignments: Vec<Assignment>,
+        null_stdin: bool,
+        sentinel: (Py<PyDict>, Py<PyString>),
+        registries: Registries,
+    ) -> Setup {
+        let names = VARIABLES.map(|name| PyBytes::new(py, name.as_bytes()).unbind());
+        let prepared = Mutex::default();
+        Setup { environ, assignments, null_stdin, sentinel, registries, names, prepared }
+    }
+
+    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so.
+    fn apply(&self, pool: &Bound<'_, Pool>, channel: &Bound<'_, Channel>) -> PyResult<()> {
+        self.prepare(pool)?;
+        self.assume(pool, channel.get())
+    }
+}
+
+impl Setup {
+    fn prepared(&self) -> MutexGuard<'_, Option<Arc<Variables>>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the owner, before each fork: makes ready what may have changed since the last.
+    pub(crate) fn prepare(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
+        let py = pool.py();
+        let known = self.prepared().clone();
+        let before = self.values(py)?;
+        if known.is_none_or(|known| !known.are_made_from(&before)) {
+            let made = Variables::naming(py, pool.get(), None, before)?;
+            let replaced = self.prepared().replace(Arc::new(made));
+            drop(replaced); // Python objects, so not while that is locked
+        }
+        Ok(())
+    }
+
+    /// In the job: makes it all so.
+    pub(crate) fn assume(&self, pool: &Bound<'_, Pool>, channel: &Channel) -> PyResult<()> {
+        let py = pool.py();
+        Family::gather().map_err(to_python)?; // for Future.kill to find what we shall start
+        if self.null_stdin {
+            nullify_stdin().map_err(to_python)?;
+        }
+        for (namespace, name, value) in &self.assignments {
+            let namespace = namespace.bind(py);
+            // What was there stays, unseen: to free it would write, and run code.
+            std::mem::forget(namespace.get_item(name)?);
+            namespace.set_item(name, value)?;
+        }
+        // Readable once the owner has gone, or has heard all that it wants to hear.
+        let (parent, name) = &self.sentinel;
+        parent.bind(py).set_item(name, channel.fileno())?;
+        self.name_pool(pool)?;
+        if self.registries.something_inherited(py)? {
+            helper(py, "disinherit")?.call0()?;
+        }
+        Ok(())
+    }
+
+    /// Has MAKEFLAGS name the pool.
+    fn name_pool(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
+        let py = pool.py();
+        let fds = pool.get().pool.inheritable().map_err(to_python)?;
+        Pool::becomes_own(pool, fds);
+        let prepared = self.prepared().clone();
+        let variables = match (fds, prepared) {
+            (None, Some(prepared)) => prepared,
+            _ => Arc::new(Variables::naming(py, pool.get(), fds, self.values(py)?)?),
+        };
+        for variable in &variables.changed {
+            self.environ.bind(py).set_item(&variable.name, &variable.value)?;
+            hooks::put_environment(py, variable.assignment.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the job, at its end, has nothing to see to.
+    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
+        self.registries.nothing_begun(py)
+    }
+
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Values<'py>> {
+        let environ = self.environ.bind(py);
+        let mut values = Values::default();
+        for (value, name) in values.iter_mut().zip(&self.names) {
+            *value = environ.get_item(name)?.map(|value| value.cast_into()).transpose()?;
+        }
+        Ok(values)
+    }
+}
+
+impl Registries {
+    fn something_inherited(&self, py: Python<'_>) -> PyResult<bool> {
+        let registered = !self.finalizers.bind(py).is_empty();
+        Ok(registered || self.after_fork.bind(py).len()? > 0 || self.exit_functions(py)?)
+    }
+
+    fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
+        let processes = self.finalizers.bind(py).len() + self.children.bind(py).len();
+        Ok(self.threads.bind(py).len() < 2 && processes == 0 && !self.exit_functions(py)?)
+    }
+
+    fn exit_functions(&self, py: Python<'_>) -> PyResult<bool> {
+        let count = self.exit_functions.as_ref().map(|count| count.call0(py)?.extract::<usize>(py));
+        Ok(count.transpose()?.is_some_and(|count| count > 0))
+    }
+}
+
+impl Variables {
+    /// As they must be to name `pool`, by these descriptors or else as it names itself.
+    fn naming(
+        py: Python<'_>,
+        pool: &Pool,
+        fds: Option<Ends>,
+        before: Values<'_>,
+    ) -> PyResult<Variables> {
+        let before = before.map(|value| value.map(|value| value.as_bytes().to_vec()));
+        let mut changed = Vec::new();
+        for (name, value) in VARIABLES.into_iter().zip(&before) {
+            if name == "MAKEFLAGS" || value.is_some() {
+                let value = OsString::from_vec(value.clone().unwrap_or_default());
+                let value = pool.makeflags(value, fds);
+                changed.push(Variable {
+                    name: PyBytes::new(py, name.as_bytes()).unbind(),
+                    value: PyBytes::new(py, value.as_bytes()).unbind(),
+                    assignment: CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?,
+                });
+            }
+        }
+        Ok(Variables { before, changed })
+    }
+
+    fn are_made_from(&self, before: &Values<'_>) -> bool {
+        self.before.iter().zip(before).all(|pair| match pair {
+            (Some(known), Some(value)) => known == value.as_bytes(),
+            (known, value) => known.is_none() && value.is_none(),
+        })
+    }
+}
