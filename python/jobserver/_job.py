@@ -63,17 +63,22 @@ class _Process(BaseProcess):
 class Identity:
     """Who a job is to multiprocessing: prepared by its owner if it is forked."""
 
-    def __init__(self, method: str, owner: int | None = None) -> None:
-        """For jobs started by `method`; by this process unless `owner` is another's pid."""
+    def __init__(self, method: str) -> None:
+        """For jobs of this process, started by `method`."""
         self.context = mp.context._concrete_contexts[method]
         self.process = _Process()
         self.process._given_name = None
         self.process._config.pop("daemon", None)  # a job may have children of its own
-        if owner is not None:
-            self.process._parent_pid = owner
         self.parent = mp.process._ParentProcess(
             self.process._parent_name, self.process._parent_pid, None
         )
+
+    def belongs_to(self, owner: tuple[int, str], name: str) -> None:
+        """In a job that was not forked from its owner: that one's pid and name, and ours."""
+        self.process._name = name
+        if (self.process._parent_pid, self.process._parent_name) != owner:
+            self.process._parent_pid, self.process._parent_name = owner
+            self.parent._pid, self.parent._name = owner
 
     def setup(self, stdin: Any = None) -> _native.Setup:
         """What makes a process a job: one with this as its `sys.stdin`, if it is not None, and

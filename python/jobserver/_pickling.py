@@ -261,12 +261,27 @@ def _segments(message: Message) -> list[bytes | bytearray]:
     return [message] if isinstance(message, bytes) else [*_from_memory(message)]
 
 
-def load_each(message: Message) -> Iterator[Any]:
-    """The objects of a message, each unpickled when it is asked for."""
-    pickles, *buffers = _segments(message)
-    stream, rest = io.BytesIO(pickles), iter(buffers)
-    while stream.tell() < len(pickles):
-        yield pickle.Unpickler(stream, buffers=rest).load()
+class Loader:
+    """Loads the objects of a message, one after the other."""
+
+    def __init__(self, message: Message) -> None:
+        self._pickles, *buffers = _segments(message)
+        self._stream = io.BytesIO(self._pickles)
+        self._buffers = iter(buffers)
+
+    def load(self) -> Any:
+        return pickle.Unpickler(self._stream, buffers=self._buffers).load()
+
+    def loaded(self) -> bytes:
+        """What the objects that have been loaded were pickled as."""
+        return bytes(self._pickles[: self._stream.tell()])
+
+    def skip(self, known: bytes) -> bool:
+        """Passes over the first objects if this is what they were pickled as."""
+        known_too = self._pickles.startswith(known)
+        if known_too:
+            self._stream.seek(len(known))
+        return known_too
 
 
 def load(message: Message) -> Any:

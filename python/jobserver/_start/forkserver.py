@@ -7,20 +7,24 @@ started by the first submission and serves the whole tree of jobs below.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _multiprocessing as mp
-from .. import _native, _pools
+from .. import _native
 from . import launch
 from ._starter import Starter
 
 if TYPE_CHECKING:
     from .._future import Future
+
+
+def _nothing() -> None:
+    """For the helper to rehearse with."""
+
+
+_NOTHING = _native.Work(None, None, None, _nothing, (), None)
 
 
 class ForkServer(Starter):
@@ -61,47 +65,36 @@ class ForkServer(Starter):
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            with launch.uninterrupted() as interruptible:
-                self._helper.start(_helpers_command(home, interruptible))
+            preparation, descriptors = launch.dump("forkserver", "", _NOTHING, home)
+            try:
+                with launch.uninterrupted() as interruptible:
+                    self._helper.start(_helpers_command(interruptible), preparation, descriptors)
+            finally:
+                descriptors.clear()
 
     def stop(self) -> None:
         self._helper.stop()
 
 
-def _helpers_command(home: str, interruptible: bool) -> list[str]:
-    data = mp.spawn.get_preparation_data("forkserver")
-    wanted = {"sys_path", "sys_argv", "dir", "init_main_from_path"}
-    data = {key: value for key, value in data.items() if key in wanted}
-    call = f"main({home!r}, {data!r}, {interruptible})"
+def _helpers_command(interruptible: bool) -> list[str]:
+    call = f"main({interruptible})"
     return launch.command(f"from jobserver._start.forkserver import main; {call}")
 
 
-def main(home: str, data: dict[str, Any], interruptible: bool) -> NoReturn:
+def main(interruptible: bool) -> NoReturn:
     """In the helper: its request socket is its standard input. Ctrl-C at a terminal reaches it
     too, and is not meant for it: SIGINT stays blocked."""
+    introduction = _native.Channel(0).receive_launch()
     server = _native.Server(0)
     _native.nullify_stdin()
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with contextlib.suppress(OSError):
-        _pools.opened(home)  # it goes with the owner, who may be gone, or will tell of it
-    _load_main(data)
+    prepared = None if introduction is None else launch.prepare_ahead(*introduction)
     gc.collect()
     gc.freeze()
     channel = server.serve()
     if channel is None:
         os._exit(0)
-    signal.signal(signal.SIGCHLD, child_ended)
-    launch.run(channel, interruptible)
-
-
-def _load_main(data: dict[str, Any]) -> None:
-    """Loads the user's main module; what goes wrong here will go wrong again in the job,
-    where it can be told."""
-    sys.path[:] = data["sys_path"]
-    sys.argv = data["sys_argv"]
-    process: Any = mp.process.current_process()
-    process._inheriting = True
-    with contextlib.suppress(Exception, SystemExit):
-        mp.spawn.import_main_path(data["init_main_from_path"])
-    del process._inheriting
+    if child_ended is not signal.SIG_DFL:
+        signal.signal(signal.SIGCHLD, child_ended)
+    launch.run(channel, interruptible, prepared)

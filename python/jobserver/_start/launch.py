@@ -1,7 +1,9 @@
 """The launch: how a job that does not share its owner's memory learns what to run.
 
-Two objects in one message. First the preparation: what multiprocessing passes to a new
-child (search path, folder, main module, key), and the environment. When that has been
+Three objects in one message. First the *preparation*: what multiprocessing passes to a new
+child (search path, folder, main module, key), and the pool. A fork server applies the first
+that it hears of itself, before there are any jobs; so a job for which that is the same has
+nothing to do. Second the *call*: who asks, and changes to the environment. When those have been
 applied, the rest is unpickled, so that importing the function's module sees it all.
 """
 
@@ -13,7 +15,7 @@ import pickle
 import select
 import signal
 from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, NoReturn, Tuple
+from typing import Any, Iterator, NamedTuple, NoReturn, Sequence, Tuple
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -24,43 +26,49 @@ from .._pickling import Message
 Launch = Tuple[Message, _native.Descriptors]
 
 
-class _Preparation(NamedTuple):
-    method: str
-    home: str
-    owner: int
-    data: dict[str, Any]
-    env: Changes
-    tracker: _pickling.Passed | None
-
-
-def dump(method: str, name: str, work: _native.Work, home: str) -> Launch:
-    """The message that launches a job of the pool with this home, and the descriptors to
-    send with it."""
-    preparation = _preparation(method, name, work.env or [], home)
-    rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
-    return _pickling.dump_launch(preparation, rest)
-
-
 class _Tracked:
-    """Pickles as the descriptor of multiprocessing's resource tracker.
+    """The descriptor of multiprocessing's resource tracker, on its way to a job.
 
     A job must share its owner's tracker, if there is one: a tracker of its own would take
     the owner's shared memory away when the job ends.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, descriptor: Any, inode: int) -> None:
+        self.descriptor = descriptor
+        self.inode = inode  # tells one tracker from another
 
     def __reduce__(self) -> tuple[Any, ...]:
-        index = mp.context.get_spawning_popen().duplicate_for_child(self._fd)
-        return _pickling.Passed, (index,)
+        index = mp.context.get_spawning_popen().duplicate_for_child(self.descriptor)
+        return _Tracked, (_pickling.Passed(index), self.inode)
 
 
-def _preparation(method: str, name: str, env: Changes, home: str) -> Any:
-    data = mp.spawn.get_preparation_data(name)
+class _Preparation(NamedTuple):
+    method: str
+    home: str
+    data: dict[str, Any]
+    tracker: _Tracked
+
+
+#: The owner's pid and its name to multiprocessing; the job's name; changes to the environment.
+#: A plain tuple, for which no class has to be looked up in each job.
+_Call = Tuple[Tuple[int, str], str, Changes]
+
+
+def dump(method: str, name: str, work: _native.Work, home: str) -> Launch:
+    """The message that launches a job of the pool with this home, and the descriptors to
+    send with it."""
+    owner = (os.getpid(), mp.process.current_process().name)
+    call: _Call = (owner, name, work.env or [])
+    rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
+    return _pickling.dump_launch(_preparation(method, home), call, rest)
+
+
+def _preparation(method: str, home: str) -> _Preparation:
+    data = mp.spawn.get_preparation_data("")
+    del data["name"]  # which is each job's own
     data["start_method"] = method
-    tracker: Any = _Tracked(_tracker())
-    return _Preparation(method, home, os.getpid(), data, env, tracker)
+    tracker = _tracker()
+    return _Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
 
 
 def _tracker() -> int:
@@ -104,22 +112,101 @@ def uninterrupted() -> Iterator[bool]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run(channel: _native.Channel, interruptible: bool) -> NoReturn:
+#: More than CPython needs before it specialises a function's bytecode.
+_REHEARSALS = 20
+
+
+class Prepared:
+    """A preparation, as it was pickled, and what it means for a process."""
+
+    def __init__(self, loader: _pickling.Loader) -> None:
+        preparation: _Preparation = loader.load()
+        self._pickled = loader.loaded()
+        self._data: dict[str, Any] | None = preparation.data
+        self._pool = _pools.opened(preparation.home)
+        self._identity = _job.Identity(preparation.method)
+        self._setup = self._identity.setup()
+        mp.resource_tracker._resource_tracker._fd = preparation.tracker.descriptor.detach()
+
+    def rehearse(self, message: Message) -> None:
+        """In a fork server: applies all that is the same for each job, and loads one again and
+        again, so that the interpreter knows the way by heart and no job finds it cold."""
+        self._setup.assign()
+        for _ in range(_REHEARSALS):
+            loader = _pickling.Loader(message)
+            self.serves(loader)
+            self._load(loader)
+
+    def _apply(self) -> None:
+        if self._data is not None:
+            mp.spawn.prepare(self._data)
+            self._data = None
+
+    def serves(self, loader: _pickling.Loader) -> bool:
+        """Whether a launch wants just this to be applied; if so, it is passed over there."""
+        return loader.skip(self._pickled)
+
+    def load(
+        self, channel: _native.Channel, loader: _pickling.Loader, slot: int
+    ) -> tuple[_native.Work, _native.Setup]:
+        """In a job: becomes it, and loads what it is to run."""
+        if not self._pool.adopt(slot):
+            os._exit(0)  # the owner is gone, and the slot with it
+        self._setup.apply(self._pool, channel)
+        return self._load(loader), self._setup
+
+    def _load(self, loader: _pickling.Loader) -> _native.Work:
+        call: _Call = loader.load()
+        owner, name, env = call
+        self._identity.belongs_to(owner, name)
+        if env:
+            _job.apply_environment(env)
+        process: Any = self._identity.process
+        # While this is set, multiprocessing refuses to start processes, with a message that
+        # explains the missing `if __name__ == "__main__"` that is the usual cause.
+        process._inheriting = True
+        try:
+            self._apply()
+            return _native.Work(None, *loader.load())
+        finally:
+            del process._inheriting
+
+
+def prepare_ahead(message: Message, descriptors: Sequence[int], _: int) -> Prepared | None:
+    """In a fork server, applies the preparation that it has been sent. None if that failed:
+    it will fail again in each job, where it can be told."""
+    _pickling.received = descriptors
+    try:
+        prepared = Prepared(_pickling.Loader(message))
+        prepared.rehearse(message)
+        return prepared
+    except (Exception, SystemExit):
+        return None
+
+
+def run(
+    channel: _native.Channel, interruptible: bool, prepared: Prepared | None = None
+) -> NoReturn:
     """In a new job: waits for its launch, and runs what that says. SIGINT is blocked until
     then, and after it too unless it is `interruptible`."""
     launch = channel.receive_launch()
     if launch is None:
         os._exit(0)  # the owner gave up, or is gone
-    message, descriptors, slot = launch
-    _pickling.received = descriptors
-    _native.run_job(channel, functools.partial(_load, channel, message, slot, interruptible))
+    _native.run_job(channel, functools.partial(_load, channel, launch, interruptible, prepared))
 
 
 def _load(
-    channel: _native.Channel, message: Message, slot: int, interruptible: bool
+    channel: _native.Channel,
+    launch: tuple[Message, list[int], int],
+    interruptible: bool,
+    prepared: Prepared | None,
 ) -> tuple[_native.Work, _native.Setup]:
+    message, _pickling.received, slot = launch
     try:
-        loaded = _prepare_and_load(channel, message, slot)
+        loader = _pickling.Loader(message)
+        if prepared is None or not prepared.serves(loader):
+            prepared = Prepared(loader)
+        loaded = prepared.load(channel, loader, slot)
         if interruptible:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return loaded
@@ -127,29 +214,3 @@ def _load(
         raise pickle.UnpicklingError(
             f"the job could not load what it was to run: {type(e).__name__}: {e}"
         ) from e
-
-
-def _prepare_and_load(
-    channel: _native.Channel, message: Message, slot: int
-) -> tuple[_native.Work, _native.Setup]:
-    objects = _pickling.load_each(message)
-    preparation: _Preparation = next(objects)
-    pool = _pools.opened(preparation.home)
-    if not pool.adopt(slot):
-        os._exit(0)  # the owner is gone, and the slot with it
-    if preparation.tracker is not None:
-        mp.resource_tracker._resource_tracker._fd = preparation.tracker.detach()
-    identity = _job.Identity(preparation.method, preparation.owner)
-    setup = identity.setup()
-    setup.apply(pool, channel)
-    _job.apply_environment(preparation.env)
-    # While this is set, multiprocessing refuses to start processes, with a message that
-    # explains the missing `if __name__ == "__main__"` that is the usual cause.
-    process: Any = mp.process.current_process()
-    process._inheriting = True
-    try:
-        mp.spawn.prepare(preparation.data)
-        rest = next(objects)
-    finally:
-        del process._inheriting
-    return _native.Work(None, *rest), setup

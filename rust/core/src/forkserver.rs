@@ -75,6 +75,14 @@ impl ForkServer {
         ForkServer { requests, process: None, reaped: AtomicBool::new(false) }
     }
 
+    /// The request socket as a channel, to tell the helper something before the first request;
+    /// it must know how to take that.
+    pub fn introduction(&self) -> Result<Channel> {
+        let socket = self.requests.try_clone();
+        let socket = socket.map_err(Error::system("cannot start a fork server"))?;
+        Ok(Channel::from_socket(socket))
+    }
+
     /// The writing end of the request socket, for other processes to join by.
     pub fn as_descriptor(&self) -> BorrowedFd<'_> {
         self.requests.as_fd()

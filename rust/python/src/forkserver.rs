@@ -1,9 +1,10 @@
 //! ForkServer (the client's end) and Server (the helper's).
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Descriptors, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
+use jobserver_core::channel::Kind;
 use jobserver_core::forkserver as core;
 use jobserver_core::process;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -54,15 +55,29 @@ impl ForkServer {
     }
 
     /// Starts a helper, a program that serves the socket on its standard input, unless
-    /// there is one.
-    fn start(&self, argv: Vec<OsString>) -> PyResult<()> {
+    /// there is one. It is first sent this message.
+    fn start(
+        &self,
+        argv: Vec<OsString>,
+        message: Message<'_>,
+        descriptors: &Bound<'_, Descriptors>,
+    ) -> PyResult<()> {
+        let descriptors = descriptors.get().held();
         let mut helper = self.helper();
         if helper.stopped {
             return Err(PyRuntimeError::new_err("this Jobserver is closed"));
         }
         if helper.running.is_none() {
             let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
-            helper.running = Some(Arc::new(started));
+            match message.send(
+                &started.introduction().map_err(to_python)?,
+                Kind::Launch,
+                &descriptors,
+            ) {
+                // If it is gone already, the first request will tell.
+                Err(e) if !e.is_hang_up() => return Err(to_python(e)),
+                _ => helper.running = Some(Arc::new(started)),
+            }
         }
         Ok(())
     }

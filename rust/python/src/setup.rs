@@ -87,6 +87,20 @@ impl Setup {
         Setup { environ, assignments, null_stdin, sentinel, registries, names, prepared }
     }
 
+    /// Makes the assignments.
+    fn assign(&self, py: Python<'_>) -> PyResult<()> {
+        for (namespace, name, value) in &self.assignments {
+            let namespace = namespace.bind(py);
+            let before = namespace.get_item(name)?;
+            if before.as_ref().is_none_or(|before| !before.is(value)) {
+                // What was there stays, unseen: to free it would write, and run code.
+                std::mem::forget(before);
+                namespace.set_item(name, value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so.
     fn apply(&self, pool: &Bound<'_, Pool>, channel: &Bound<'_, Channel>) -> PyResult<()> {
         self.prepare(pool)?;
@@ -119,12 +133,7 @@ impl Setup {
         if self.null_stdin {
             nullify_stdin().map_err(to_python)?;
         }
-        for (namespace, name, value) in &self.assignments {
-            let namespace = namespace.bind(py);
-            // What was there stays, unseen: to free it would write, and run code.
-            std::mem::forget(namespace.get_item(name)?);
-            namespace.set_item(name, value)?;
-        }
+        self.assign(py)?;
         // Readable once the owner has gone, or has heard all that it wants to hear.
         let (parent, name) = &self.sentinel;
         parent.bind(py).set_item(name, channel.fileno())?;

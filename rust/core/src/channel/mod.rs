@@ -156,9 +156,13 @@ impl Channel {
 
     /// Receives a frame, waiting for it; None at the end of file.
     pub fn receive(&self) -> Result<Option<Frame>> {
-        match self.receive_packet(&mut vec![0; PACKET], RecvFlags::empty())? {
-            Received::Frame(frame) => Ok(Some(frame)),
-            Received::NothingYet | Received::EndOfFile => Ok(None),
+        loop {
+            self.wait_readable()?;
+            match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
+                Received::Frame(frame) => return Ok(Some(frame)),
+                Received::EndOfFile => return Ok(None),
+                Received::NothingYet => {} // a signal woke us
+            }
         }
     }
 
@@ -169,13 +173,22 @@ impl Channel {
         wait.look_after = Some(LOOK_AFTER);
         loop {
             wait.block(None)?;
-            match self.receive_packet(&mut vec![0; PACKET], RecvFlags::DONTWAIT)? {
+            match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
                 Received::Frame(frame) => return Ok(Some(frame)),
                 Received::EndOfFile => return Ok(None),
                 Received::NothingYet if getppid() != Some(helper) => return Ok(None),
                 Received::NothingYet => {}
             }
         }
+    }
+
+    /// A buffer for what is there to be received, and no larger: a new job pays a page fault
+    /// for each page of it. If nothing is there, for whatever may come by the time it is used.
+    fn room(&self) -> Result<Vec<u8>> {
+        let there = rustix::io::ioctl_fionread(&self.socket)
+            .map_err(Error::system("cannot receive on a job's channel"))?;
+        let size = usize::try_from(there).ok().filter(|there| (1..PACKET).contains(there));
+        Ok(vec![0; size.unwrap_or(PACKET)])
     }
 
     /// Receives a frame if one is there, by way of a buffer of [`PACKET`] bytes.
