@@ -269,6 +269,54 @@ def test_no_other_options_of_make_are_a_pool(monkeypatch: pytest.MonkeyPatch) ->
 # Below a job of ours
 
 
+def flags_of_this_and_a_program() -> list[tuple[str, str | None]]:
+    names = ("MAKEFLAGS", "CARGO_MAKEFLAGS")
+    program = "import os, sys; print(*(os.environ.get(n, '') for n in sys.argv[1:]), sep='\\n')"
+    command = [sys.executable, "-c", program, *names]
+    seen = subprocess.check_output(command, text=True).splitlines()
+    return [(flags, os.environ.get(name)) for name, flags in zip(names, seen)]
+
+
+# Not under forkserver, where jobs have the environment of the helper.
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_makeflags_say_at_each_submission_is_what_a_job_has_beside_the_pool(
+    make_jobserver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own environment and in that of its programs, though it is prepared ahead."""
+    js = make_jobserver(slots=1)
+    named = f"--jobserver-auth={js._pool.auth}"
+    for own in ("k", "n", None, "k"):
+        if own is None:
+            monkeypatch.delenv("MAKEFLAGS")
+            monkeypatch.setenv("CARGO_MAKEFLAGS", "-j7")
+        else:
+            monkeypatch.setenv("MAKEFLAGS", own)
+        (flags, same), (cargos, cargos_same) = js(flags_of_this_and_a_program).result()
+        assert flags == same
+        assert flags.split(" ")[0] == (own or "")
+        assert flags.endswith(named)
+        assert cargos == (cargos_same or "")
+        assert cargos.endswith(named) == ("CARGO_MAKEFLAGS" in os.environ)
+
+
+#: In a job, what it has until its end.
+kept: list[Jobserver] = []
+
+
+def make_one_and_keep_it(use: bool) -> str:
+    kept.append(Jobserver(slots=2))
+    pool: Any = kept[0]._pool
+    return kept[0](str, pool.home).result() if use else pool.home
+
+
+@pytest.mark.parametrize("use", [False, True], ids=["unused", "used"])
+def test_the_home_of_a_pool_that_a_job_has_made_goes_with_the_job(js: Jobserver, use: bool) -> None:
+    future = js(make_one_and_keep_it, use)
+    home = future.result()
+    js.close()
+    assert not os.path.exists(home)
+
+
 def join() -> tuple[int, str]:
     js = Jobserver()
     return js.slots, js(os.getcwd).result()

@@ -101,6 +101,17 @@ def test_a_job_sees_what_a_child_of_multiprocessing_sees(js: Jobserver, method: 
     assert js(surroundings).result() == by_multiprocessing(method, surroundings)
 
 
+def names_of_all_above(js: Jobserver, depth: int) -> list[str]:
+    parent: Any = multiprocessing.parent_process()
+    names = [parent.name] if depth == 0 else js(names_of_all_above, js, depth - 1).result()
+    return [*names, multiprocessing.current_process().name]
+
+
+def test_a_job_of_a_job_has_that_as_its_parent(js: Jobserver) -> None:
+    parents_name, *names = js(names_of_all_above, js, 1).result()
+    assert parents_name == names[1]
+
+
 def test_a_job_submitted_by_a_thread_sees_the_same(js: Jobserver, method: str) -> None:
     seen: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: seen.append(js(surroundings).result()))
