@@ -265,6 +265,106 @@ def test_an_interrupted_job_gives_back_the_slots_of_its_jobs(js: Jobserver, hold
     assert free(js) == 2
 
 
+class RingsWhenLoaded:
+    """Sends its process SIGALRM when it is unpickled, in the process whose pid it is given."""
+
+    def __init__(self, where: int) -> None:
+        self.where = where
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if os.getpid() == self.where:
+            signal.raise_signal(signal.SIGALRM)
+
+
+class RingsWhenPickled:
+    """Sends its process SIGALRM the first time that it is pickled."""
+
+    rung = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.rung:
+            self.rung = True
+            signal.raise_signal(signal.SIGALRM)
+        return {}
+
+
+class RaisesAndRings(Exception):
+    """A job's exception that rings in its owner, when it is loaded there."""
+
+    def __reduce__(self) -> Any:
+        return RaisesAndRings, (), {"bell": RingsWhenLoaded(*self.args)}
+
+
+def raises_and_rings(where: int) -> None:
+    raise RaisesAndRings(where)
+
+
+def raise_alarm(*_: object) -> None:
+    raise Alarm
+
+
+class Watchdog:
+    def bark(self, number: int, frame: Any) -> None:
+        raise Alarm
+
+
+HANDLERS = [raise_alarm, Watchdog().bark, lambda number, frame: raise_alarm()]
+
+
+@pytest.fixture(params=HANDLERS, ids=["*args", "method", "nested"])
+def alarmed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A handler of SIGALRM that raises."""
+    before = signal.signal(signal.SIGALRM, request.param)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("alarmed")
+def test_a_handler_that_raises_while_a_result_is_unpickled_costs_nothing(js: Jobserver) -> None:
+    future = js(RingsWhenLoaded, os.getpid())
+    with pytest.raises(Alarm):
+        future.result()
+    with pytest.raises(Alarm):
+        future.exception()
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    assert future.result().where == os.getpid()
+
+
+@pytest.mark.usefixtures("alarmed")
+def test_a_handler_that_raises_while_a_jobs_exception_is_unpickled_costs_nothing(
+    js: Jobserver,
+) -> None:
+    future = js(raises_and_rings, os.getpid())
+    with pytest.raises(Alarm):
+        future.result()
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    with pytest.raises(RaisesAndRings):
+        future.result()
+
+
+@pytest.mark.usefixtures("alarmed")
+def test_a_handler_that_raises_while_an_argument_is_pickled_costs_nothing() -> None:
+    with Jobserver("forkserver", 1) as js:
+        argument = RingsWhenPickled()
+        with pytest.raises(Alarm):
+            js(type, argument)
+        assert js(type, argument).result() is RingsWhenPickled
+        assert free(js) == 1
+
+
+@pytest.mark.usefixtures("alarmed")
+def test_a_handler_that_raises_in_a_callback_is_not_the_callbacks_error(js: Jobserver) -> None:
+    called: list[int] = []
+    future = js(int)
+    future.when_done(signal.raise_signal, signal.SIGALRM)
+    future.when_done(called.append, 1)
+    with pytest.raises(Alarm):
+        future.wait()
+    js.reclaim_resources()
+    assert called == [1]
+
+
 class AtLine:
     """A trace function that sends this process SIGINT at the n-th line of the package.
 

@@ -23,6 +23,7 @@ from typing import (
 
 from . import _arguments, _native, _result
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
+from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -242,5 +243,7 @@ class _Callbacks:
             # that Ctrl-C finds a callback either still waiting or begun.
             next(map(functools.partial.__call__, taken))
         except Exception as e:
+            if raised_by_handler(e):
+                raise
             text = f"callback {callback.seqno} of {future!r} raised {e!r}"
             raise CallbackRaised(callback.seqno, future, text) from e

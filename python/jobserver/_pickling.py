@@ -25,6 +25,7 @@ from typing import Any, Callable, Iterator, List, Sequence, Union
 from . import _multiprocessing as mp
 from . import _native
 from ._exceptions import advised
+from ._signals import raised_by_handler
 
 #: Buffers smaller than this are cheaper inside the pickle.
 _LARGE = 16 * 1024
@@ -156,6 +157,8 @@ def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Bu
     try:
         return _pickle(_pickler, objects, apart)
     except Exception as e:
+        if raised_by_handler(e):
+            raise
         return _pickle_otherwise(objects, apart, e)
 
 
@@ -195,6 +198,8 @@ def _pickle_otherwise(
     try:
         return _pickle(pickler, objects, apart)
     except Exception as e:
+        if raised_by_handler(e):
+            raise
         what = "the function or an argument cannot be pickled: " if _submission() else ""
         raise pickle.PicklingError(f"{what}{e}{_other_way()}") from e
 

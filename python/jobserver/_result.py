@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message
+from ._signals import raised_by_handler
 
 
 class _Failure(NamedTuple):
@@ -68,6 +69,8 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
     try:
         value, failure = _pickling.load(message)
     except Exception as e:
+        if raised_by_handler(e):
+            raise
         error = pickle.UnpicklingError(
             f"what the job returned cannot be unpickled here: {type(e).__name__}: {e}"
         )
@@ -80,6 +83,8 @@ def _load_failure(failure: _Failure) -> BaseException:
     try:
         error = pickle.loads(failure.pickled)
     except Exception as e:
+        if raised_by_handler(e):
+            raise
         error = pickle.UnpicklingError(
             f"the job raised {failure.summary}, which cannot be unpickled here: {e}"
         )
