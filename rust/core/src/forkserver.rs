@@ -17,7 +17,7 @@
 //! So a job runs nothing before its owner knows its pid, and an owner that gives up in
 //! between just closes its end: the job sees an end of file and ends.
 
-use crate::channel::{close_on_exec, no_sigpipe, Channel, Kind, Received};
+use crate::channel::{close_on_exec, no_sigpipe, Channel, Frame, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{Child, ExitStatus};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
@@ -42,22 +42,13 @@ use std::time::Duration;
 /// holds the helper itself.
 #[derive(Debug)]
 pub struct ForkServer {
-    requests: OwnedFd,
+    requests: Arc<OwnedFd>,
     process: Option<Child>,
     reaped: AtomicBool,
 }
 
 /// Room for the helper's answers, which are short.
 const SHORT: usize = 64;
-
-/// What the helper has answered to a request.
-#[derive(Debug)]
-pub enum Answer {
-    /// The job's process is there.
-    Started(Child),
-    /// Nothing yet: wait on [`Channel::as_descriptor`] of the owner's end.
-    NothingYet,
-}
 
 impl ForkServer {
     /// Starts a helper by running `command`, which gets the request socket as its standard
@@ -67,12 +58,13 @@ impl ForkServer {
             sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
         let process = Child::spawn(command.stdin(Stdio::from(theirs)));
         command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
-        Ok(ForkServer { requests: ours, process: Some(process?), reaped: AtomicBool::new(false) })
+        let (requests, process) = (Arc::new(ours), Some(process?));
+        Ok(ForkServer { requests, process, reaped: AtomicBool::new(false) })
     }
 
     /// Joins a helper that another process of the tree has started.
     pub fn join(requests: OwnedFd) -> ForkServer {
-        ForkServer { requests, process: None, reaped: AtomicBool::new(false) }
+        ForkServer { requests: Arc::new(requests), process: None, reaped: AtomicBool::new(false) }
     }
 
     /// The request socket as a channel, to tell the helper something before the first request;
@@ -106,22 +98,17 @@ impl ForkServer {
         sent.map_err(|e| if e.is_hang_up() { gone() } else { e })
     }
 
-    /// Looks, without waiting, for the helper's answer on the owner's end of a channel.
-    pub fn answer(channel: &Channel) -> Result<Answer> {
-        let frame = match channel.try_receive(&mut [0; SHORT])? {
-            Received::NothingYet => return Ok(Answer::NothingYet),
-            Received::EndOfFile => return Err(gone()),
-            Received::Frame(frame) => frame,
-        };
-        let [number] = frame.integers()?;
-        match (frame.kind, Pid::from_raw(number)) {
-            (Kind::Started, Some(pid)) => {
-                Ok(Answer::Started(Child::of_others(pid, frame.descriptors.into_iter().next())))
-            }
-            (Kind::Refused, _) => Err(Error::system("the fork server cannot fork a job")(
-                Errno::from_raw_os_error(number),
-            )),
-            _ => Err(Error::new(ErrorKind::Protocol, "the fork server gave a strange answer")),
+    /// Waits for the helper's answer, on the owner's end of the channel that it was sent the
+    /// other end of. None if a signal has come: ask again.
+    pub fn wait_answer(&self, channel: &Channel) -> Result<Option<Child>> {
+        // The request socket too: were the helper killed between fork and answer, its child
+        // would keep the channel open, and wait for us.
+        let descriptors = vec![Arc::clone(channel.socket()), Arc::clone(&self.requests)];
+        let woken = Wait { descriptors, look_after: None }.block(None)?;
+        match channel.try_receive(&mut [0; SHORT])? {
+            Received::Frame(frame) => answered(frame).map(Some),
+            Received::NothingYet if woken == Woken::Interrupted => Ok(None),
+            _ => Err(gone()),
         }
     }
 
@@ -160,6 +147,19 @@ impl Drop for ForkServer {
             Some(process) if !*self.reaped.get_mut() => process.forget(),
             _ => {}
         }
+    }
+}
+
+fn answered(frame: Frame) -> Result<Child> {
+    let [number] = frame.integers()?;
+    match (frame.kind, Pid::from_raw(number)) {
+        (Kind::Started, Some(pid)) => {
+            Ok(Child::of_others(pid, frame.descriptors.into_iter().next()))
+        }
+        (Kind::Refused, _) => Err(Error::system("the fork server cannot fork a job")(
+            Errno::from_raw_os_error(number),
+        )),
+        _ => Err(Error::new(ErrorKind::Protocol, "the fork server gave a strange answer")),
     }
 }
 

@@ -1,14 +1,15 @@
 //! The table of what an owner has running: births entered, results and ends noticed.
 //!
 //! One scan looks at all that is ready and says, once per job, what came of it. A job's
-//! slot goes back to its pool as soon as its result is complete or its death is seen; the
-//! process itself may live on a little, and is reaped by a later scan. Not here: how a
-//! process is born, and what a result means.
+//! slot goes back to its pool as soon as its result is complete or its death is seen. The
+//! process itself may live on: a little, until a later scan reaps it; or, idle and without a
+//! slot, for another job, if its last one's result says that it stays. Not here: how a process
+//! is born, whether it stays, and what a result means.
 //!
 //! The table is a plain value. Threads that share one lock it for each call, but not
 //! while they sleep: see [`Jobs::begin_wait`].
 
-use crate::channel::{Body, Channel, Frame, Kind, Received, PACKET};
+use crate::channel::{Body, Channel, Frame, Head, Kind, Received, PACKET, STAYS};
 use crate::error::{Error, Result};
 use crate::process::{Child, ExitStatus, Family};
 use crate::scan::{Bell, ReadySet, Wait, Woken, LOOK_AFTER};
@@ -22,6 +23,17 @@ use std::time::Instant;
 /// Names a job of one table; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
+
+impl JobId {
+    /// The `number`th job of a process, counted from 1.
+    fn of(process: u64, number: u32) -> JobId {
+        JobId(process << 32 | u64::from(number))
+    }
+
+    fn process(self) -> u64 {
+        self.0 >> 32
+    }
+}
 
 /// What came of a job.
 #[derive(Debug)]
@@ -52,19 +64,34 @@ impl Launch {
 }
 
 #[derive(Debug)]
-struct Job {
+struct Process {
     child: Child,
     channel: Option<Channel>,
+    /// How many jobs it has been given.
+    jobs: u32,
+    /// Of the job that it was given last.
     slot: Option<Launched>,
-    outcome_told: bool,
+    state: State,
+    /// It is to have no other job: this one was signalled, and who knows when that arrives.
+    signalled: bool,
 }
 
-/// Which of a job's two descriptors is ready; the low bit of its key in the ready set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It waits for a launch.
+    Idle,
+    /// It has a job of which nothing has been told yet.
+    Running,
+    /// Nothing more will be told of it: it is to end.
+    Ending,
+}
+
+/// Which of a process's two descriptors is ready; the low bit of its key in the ready set.
 const CHANNEL: u64 = 0;
 const EXIT: u64 = 1;
 
-fn key(id: JobId, which: u64) -> u64 {
-    id.0 << 1 | which
+fn key(process: u64, which: u64) -> u64 {
+    process << 1 | which
 }
 
 /// A prepared wait of one thread; give it back with [`Jobs::end_wait`].
@@ -87,13 +114,16 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub struct Jobs {
     set: Option<ReadySet>,
-    jobs: HashMap<JobId, Job>,
+    processes: HashMap<u64, Process>,
+    /// Those that wait for a launch. The last to have worked is first in demand: its memory is
+    /// the warmest, and those that are too many can leave.
+    idle: Vec<u64>,
     /// Children whose death no descriptor tells of.
-    unwatched: BTreeSet<JobId>,
+    unwatched: BTreeSet<u64>,
     next: u64,
     handled: u64,
     waiting: Vec<Arc<Bell>>,
-    idle: Vec<Arc<Bell>>,
+    spare_bells: Vec<Arc<Bell>>,
     /// Where packets are received; kept, since fresh memory costs page faults.
     buffer: Vec<u8>,
 }
@@ -104,9 +134,22 @@ impl Jobs {
         Jobs::default()
     }
 
-    /// How many processes are running or not yet reaped.
+    /// How many processes run a job, or have ended or are to end and are not yet reaped.
     pub fn outstanding(&self) -> usize {
-        self.jobs.len()
+        self.processes.len() - self.idle.len()
+    }
+
+    /// How many processes wait for a launch.
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// How many jobs run on slots, as far as is known. If those are all the slots that there
+    /// are, and the caller has one, then one of these jobs is about to send its result.
+    pub fn on_slots(&self) -> usize {
+        let on_slot =
+            |process: &&Process| process.state == State::Running && process.slot.is_some();
+        self.processes.values().filter(on_slot).count()
     }
 
     /// Starts a command under `slot`; its outcome will be [`Outcome::Ended`].
@@ -119,10 +162,10 @@ impl Jobs {
         if let Some(slot) = &slot {
             slot.born(child.pid(), false);
         }
-        self.enter(child, None, slot)
+        self.enter_running(child, None, slot)
     }
 
-    /// Enters a job whose process has been born.
+    /// Enters a job whose process has been born, and knows what to do.
     ///
     /// If the system refuses to watch it, the process is ended and the error returned.
     pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
@@ -130,55 +173,122 @@ impl Jobs {
         if let Some(slot) = &slot {
             slot.born(child.pid(), true);
         }
-        self.enter(child, Some(channel), slot)
+        self.enter_running(child, Some(channel), slot)
     }
 
-    fn enter(
+    /// Enters a process that waits for its first launch. Errors as [`Jobs::started`].
+    pub fn hired(&mut self, channel: Channel, child: Child) -> Result<()> {
+        let state = State::Idle;
+        let process =
+            Process { child, channel: Some(channel), jobs: 0, slot: None, state, signalled: false };
+        let number = self.enter(process)?;
+        self.idle.push(number);
+        Ok(())
+    }
+
+    fn enter_running(
         &mut self,
         child: Child,
         channel: Option<Channel>,
         slot: Option<Launched>,
     ) -> Result<JobId> {
-        let id = JobId(self.next);
-        if let Err(e) = self.watch(id, &child, channel.as_ref()) {
-            let pid = child.pid();
-            child.destroy();
-            if let Some(slot) = slot {
+        let state = State::Running;
+        let number =
+            self.enter(Process { child, channel, jobs: 1, slot, state, signalled: false })?;
+        Ok(JobId::of(number, 1))
+    }
+
+    fn enter(&mut self, process: Process) -> Result<u64> {
+        let number = self.next;
+        if let Err(e) = self.watch(number, &process.child, process.channel.as_ref()) {
+            let pid = process.child.pid();
+            process.child.destroy();
+            if let Some(slot) = process.slot {
                 slot.settle(Some(pid));
             }
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
-        self.jobs.insert(id, Job { child, channel, slot, outcome_told: false });
-        if matches!(self.set, Some(ReadySet::Poll(_))) || self.unwatched.contains(&id) {
+        self.processes.insert(number, process);
+        if matches!(self.set, Some(ReadySet::Poll(_))) || self.unwatched.contains(&number) {
             self.ring(); // those who wait must watch, or look after, this one too
         }
-        Ok(id)
+        Ok(number)
+    }
+
+    /// Launches a job on a process that is idle; if `fresh`, on one that has had none yet. None
+    /// if there is no such process: hire one. Only if there is, `slot` is taken.
+    ///
+    /// `send` sends the launch, with this head; its error comes back, with the slot.
+    pub fn launch(
+        &mut self,
+        slot: &mut Option<Slot>,
+        fresh: bool,
+        mut send: impl FnMut(&Channel, Head) -> Result<()>,
+    ) -> Result<Option<JobId>> {
+        if let Some(slot) = slot {
+            slot.launch();
+        }
+        let head =
+            Head { kind: Kind::Launch, word: slot.as_ref().map_or(0, |slot| slot.to_word()) };
+        while let Some(number) = self.take_idle(fresh) {
+            let Some(process) = self.processes.get_mut(&number) else { continue };
+            let sent = process.channel.as_ref().map_or(Ok(()), |channel| send(channel, head));
+            match sent {
+                // It has left, or was killed, and had no job: another takes its place.
+                Err(e) if e.is_hang_up() && process.jobs > 0 => process.dismiss(),
+                Err(e) if !e.is_hang_up() => {
+                    process.dismiss();
+                    return Err(e);
+                }
+                // A new process that is gone already is told of as a death, lest there be no
+                // end of new ones.
+                _ => return Ok(Some(process.take_up(number, slot.take()))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_idle(&mut self, fresh: bool) -> Option<u64> {
+        let fits = |number: &u64| {
+            !fresh || self.processes.get(number).is_some_and(|process| process.jobs == 0)
+        };
+        let place = self.idle.iter().rposition(fits)?;
+        Some(self.idle.remove(place))
+    }
+
+    /// Has the processes that are idle end.
+    pub fn dismiss_idle(&mut self) {
+        for number in std::mem::take(&mut self.idle) {
+            if let Some(process) = self.processes.get_mut(&number) {
+                process.dismiss();
+            }
+        }
     }
 
     fn watch(
         &mut self,
-        id: JobId,
+        number: u64,
         child: &Child,
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
-        let set = made(&mut self.set, &mut self.idle)?;
+        let set = made(&mut self.set, &mut self.spare_bells)?;
         if let Some(channel) = channel {
-            set.add(channel.socket(), key(id, CHANNEL))?;
+            set.add(channel.socket(), key(number, CHANNEL))?;
         }
         match child.watch() {
             // The fork server tells of the deaths of its children on their channels.
             _ if !child.is_ours() => {}
             Some(exit) => {
-                if let Err(e) = set.add(exit, key(id, EXIT)) {
+                if let Err(e) = set.add(exit, key(number, EXIT)) {
                     if let Some(channel) = channel {
-                        set.remove(channel.socket(), key(id, CHANNEL));
+                        set.remove(channel.socket(), key(number, CHANNEL));
                     }
                     return Err(e);
                 }
             }
             None => {
-                self.unwatched.insert(id);
+                self.unwatched.insert(number);
             }
         }
         Ok(())
@@ -188,7 +298,7 @@ impl Jobs {
     /// job that has something to say.
     pub fn scan(&mut self) -> Result<Vec<(JobId, Outcome)>> {
         let mut news = Vec::new();
-        let outstanding = self.jobs.len();
+        let there = self.processes.len();
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
@@ -201,127 +311,143 @@ impl Jobs {
                 break;
             }
             for key in ready {
-                let id = JobId(key >> 1);
                 match key & 1 {
-                    CHANNEL => self.read_channel(id, &mut news),
-                    _ => self.check_exit(id, &mut news),
+                    CHANNEL => self.read_channel(key >> 1, &mut news),
+                    _ => self.check_exit(key >> 1, &mut news),
                 }
             }
         }
-        for id in self.unwatched.iter().copied().collect::<Vec<_>>() {
-            self.check_exit(id, &mut news);
+        for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
+            self.check_exit(number, &mut news);
         }
         // Also when a process was only reaped: somebody may wait for the last to be.
-        if !news.is_empty() || self.jobs.len() < outstanding {
+        if !news.is_empty() || self.processes.len() < there {
             self.wake();
         }
         Ok(news)
     }
 
-    /// Takes in all that a job's channel holds.
-    fn read_channel(&mut self, id: JobId, news: &mut Vec<(JobId, Outcome)>) {
+    /// Takes in all that a process's channel holds.
+    fn read_channel(&mut self, number: u64, news: &mut Vec<(JobId, Outcome)>) {
         loop {
-            let Some(job) = self.jobs.get_mut(&id) else { return };
-            let Some(channel) = &job.channel else { return };
+            let Some(process) = self.processes.get_mut(&number) else { return };
+            let Some(channel) = &process.channel else { return };
             let received = channel.try_receive(&mut self.buffer);
-            let ours = job.child.is_ours();
+            let ours = process.child.is_ours();
             match received {
                 Ok(Received::NothingYet) => return,
                 Ok(Received::Frame(frame)) => match frame.kind {
                     Kind::Exited if !ours => {
                         let status =
                             frame.integers().map_or(ExitStatus::Unknown, ExitStatus::from_wire);
-                        return self.ended(id, status, news);
+                        return self.ended(number, status, news);
                     }
-                    _ => job.tell(id, Outcome::of(frame), news),
+                    Kind::Result if frame.word == STAYS && process.state == State::Running => {
+                        process.tell(number, Outcome::of(frame), news);
+                        if process.stay() {
+                            self.idle.push(number);
+                        }
+                        continue;
+                    }
+                    _ => process.tell(number, Outcome::of(frame), news),
                 },
                 // With the fork server gone, nobody will ever say how its child ended.
                 Ok(Received::EndOfFile) if !ours => {
-                    return self.ended(id, ExitStatus::Unknown, news)
+                    return self.ended(number, ExitStatus::Unknown, news)
                 }
-                Ok(Received::EndOfFile) => return self.close_channel(id),
-                Err(e) => job.tell(id, Outcome::Lost(e), news),
+                Ok(Received::EndOfFile) => {
+                    process.leave();
+                    self.idle.retain(|idle| *idle != number);
+                    return self.close_channel(number);
+                }
+                Err(e) => process.tell(number, Outcome::Lost(e), news),
             }
-            if ours && self.jobs.get(&id).is_some_and(|job| job.outcome_told) {
-                return self.close_channel(id);
+            // (Who is idle has nothing to say, and is to go.)
+            self.idle.retain(|idle| *idle != number);
+            if ours {
+                return self.close_channel(number);
             }
         }
     }
 
     /// Reaps a direct child if it has ended.
-    fn check_exit(&mut self, id: JobId, news: &mut Vec<(JobId, Outcome)>) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let status = match job.child.try_wait() {
-            Ok(None) => return self.look_after(id),
+    fn check_exit(&mut self, number: u64, news: &mut Vec<(JobId, Outcome)>) {
+        let Some(process) = self.processes.get(&number) else { return };
+        let status = match process.child.try_wait() {
+            Ok(None) => return self.look_after(number),
             Ok(Some(status)) => status,
             Err(_) => ExitStatus::Unknown,
         };
-        self.read_channel(id, news); // what it had sent before it ended comes first
-        self.ended(id, status, news);
+        self.read_channel(number, news); // what it had sent before it ended comes first
+        self.ended(number, status, news);
     }
 
     /// Watches no descriptor for a child's end any more, but looks. It may be dead and not
     /// ours to reap yet: a debugger that has attached to it is told first.
-    fn look_after(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        if let (Some(set), Some(exit)) = (&mut self.set, job.child.watch()) {
-            if self.unwatched.insert(id) {
-                set.remove(exit, key(id, EXIT));
+    fn look_after(&mut self, number: u64) {
+        let Some(process) = self.processes.get(&number) else { return };
+        if let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) {
+            if self.unwatched.insert(number) {
+                set.remove(exit, key(number, EXIT));
                 self.ring(); // who waits already must look now and then, from now on
             }
         }
     }
 
-    fn ended(&mut self, id: JobId, status: ExitStatus, news: &mut Vec<(JobId, Outcome)>) {
-        self.close_channel(id);
-        let Some(mut job) = self.jobs.remove(&id) else { return };
-        if let Some(slot) = &job.slot {
-            slot.settle(Some(job.child.pid()));
+    fn ended(&mut self, number: u64, status: ExitStatus, news: &mut Vec<(JobId, Outcome)>) {
+        self.close_channel(number);
+        let Some(mut process) = self.processes.remove(&number) else { return };
+        if let Some(slot) = &process.slot {
+            slot.settle(Some(process.child.pid()));
         }
-        job.tell(id, Outcome::Ended(status), news);
-        let looked_after = self.unwatched.remove(&id) || !job.child.is_ours();
-        if let (Some(set), Some(exit), false) = (&mut self.set, job.child.watch(), looked_after) {
-            set.remove(exit, key(id, EXIT));
+        self.idle.retain(|idle| *idle != number);
+        process.tell(number, Outcome::Ended(status), news);
+        let looked_after = self.unwatched.remove(&number) || !process.child.is_ours();
+        let watch = process.child.watch();
+        if let (Some(set), Some(exit), false) = (&mut self.set, watch, looked_after) {
+            set.remove(exit, key(number, EXIT));
         }
     }
 
-    fn close_channel(&mut self, id: JobId) {
-        let Some(channel) = self.jobs.get_mut(&id).and_then(|job| job.channel.take()) else {
-            return;
-        };
+    fn close_channel(&mut self, number: u64) {
+        let process = self.processes.get_mut(&number);
+        let Some(channel) = process.and_then(|process| process.channel.take()) else { return };
         if let Some(set) = &mut self.set {
-            set.remove(channel.socket(), key(id, CHANNEL));
+            set.remove(channel.socket(), key(number, CHANNEL));
         }
+    }
+
+    /// The process of a job, unless it is idle, or has had another since, or has been reaped.
+    fn of(&self, id: JobId) -> Option<&Process> {
+        self.processes.get(&id.process()).filter(|process| {
+            process.state != State::Idle && JobId::of(id.process(), process.jobs) == id
+        })
     }
 
     /// Sends a signal to a job; one that has ended already is no error.
-    pub fn signal(&self, id: JobId, signal: Signal) -> Result<()> {
-        self.jobs.get(&id).map_or(Ok(()), |job| job.child.signal(signal))
+    pub fn signal(&mut self, id: JobId, signal: Signal) -> Result<()> {
+        self.last_job(id);
+        self.of(id).map_or(Ok(()), |process| process.child.signal(signal))
+    }
+
+    /// Sees to it that a job's process has no other job.
+    fn last_job(&mut self, id: JobId) {
+        if self.of(id).is_some() {
+            self.processes.entry(id.process()).and_modify(|process| process.signalled = true);
+        }
     }
 
     /// The pid of a job that is running or not yet reaped.
     pub fn pid(&self, id: JobId) -> Option<Pid> {
-        self.jobs.get(&id).map(|job| job.child.pid())
+        self.of(id).map(|process| process.child.pid())
     }
 
-    /// A job that is running or not yet reaped, and all that it has started.
-    pub fn family(&self, id: JobId) -> Option<Family> {
-        self.jobs.get(&id).map(|job| Family::of(job.child.pid(), job.child.watch().cloned()))
-    }
-
-    /// Gives up a job that could not be told what to run: its slot goes back, its channel
-    /// closes (at which the job ends), and nothing more is told of it.
-    pub fn cancel(&mut self, id: JobId) {
-        self.close_channel(id);
-        if let Some(job) = self.jobs.get_mut(&id) {
-            if let Some(slot) = job.slot.take() {
-                slot.settle(None);
-            }
-            job.outcome_told = true;
-            if !job.child.is_ours() {
-                self.jobs.remove(&id);
-            }
-        }
+    /// A job that is running or not yet reaped, and all that it has started: to be signalled,
+    /// so that its process will have no other job.
+    pub fn family(&mut self, id: JobId) -> Option<Family> {
+        self.last_job(id);
+        let child = &self.of(id)?.child;
+        Some(Family::of(child.pid(), child.watch().cloned()))
     }
 
     /// How often a scan has changed anything so far: pass it to [`Jobs::begin_wait`].
@@ -342,10 +468,10 @@ impl Jobs {
             return Ok(None);
         }
         // Made now if it has not been: what another thread starts meanwhile must wake us.
-        let set = made(&mut self.set, &mut self.idle);
+        let set = made(&mut self.set, &mut self.spare_bells);
         let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
         // At the limit of descriptors we do without, and look now and then instead.
-        let bell = self.idle.pop().or_else(|| Bell::new().ok().map(Arc::new));
+        let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
         let mut look_after = must_look.then_some(LOOK_AFTER);
@@ -364,7 +490,7 @@ impl Jobs {
         let before = self.waiting.len();
         self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
         if self.waiting.len() < before {
-            self.idle.push(bell); // else it has been rung, and would ring again: let it go
+            self.spare_bells.push(bell); // else it has been rung, and would ring again: let it go
         }
     }
 
@@ -395,34 +521,29 @@ impl Jobs {
     /// Emptied in place, since a large block that is freed has malloc tidy up all of its
     /// memory, and each page that is written to here is copied first.
     pub fn abandon(&mut self) {
-        self.jobs.clear(); // not forgotten, as a drop would have it: they are not ours
+        self.processes.clear(); // not forgotten, as a drop would have it: they are not ours
         self.set = None;
+        self.idle.clear();
         self.unwatched.clear();
         self.waiting.clear();
-        self.idle.clear();
+        self.spare_bells.clear();
         // The count goes on, for who has looked before this and will wait after it.
         self.handled += 1;
     }
 
-    /// What names the slot of a job to the job itself; 0 if it runs without one.
-    pub fn slot_word(&self, id: JobId) -> u64 {
-        let slot = self.jobs.get(&id).and_then(|job| job.slot.as_ref());
-        slot.map_or(0, Launched::to_word)
-    }
-
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
-        self.jobs.get(&id)?.channel.as_ref()
+        self.of(id)?.channel.as_ref()
     }
 }
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        for (_, job) in self.jobs.drain() {
-            if let Some(slot) = &job.slot {
+        for (_, process) in self.processes.drain() {
+            if let Some(slot) = &process.slot {
                 slot.disown();
             }
-            job.child.forget();
+            process.child.forget();
         }
     }
 }
@@ -431,26 +552,64 @@ impl Drop for Jobs {
 /// all that one thread's jobs ever need open beside their own is open from the first of them.
 fn made<'a>(
     set: &'a mut Option<ReadySet>,
-    idle: &mut Vec<Arc<Bell>>,
+    spare_bells: &mut Vec<Arc<Bell>>,
 ) -> rustix::io::Result<&'a mut ReadySet> {
     match set {
         Some(set) => Ok(set),
         none => {
             let made = none.insert(ReadySet::new()?);
-            idle.extend(Bell::new().ok().map(Arc::new));
+            spare_bells.extend(Bell::new().ok().map(Arc::new));
             Ok(made)
         }
     }
 }
 
-impl Job {
-    /// Tells a job's outcome, once, and gives its slot back.
-    fn tell(&mut self, id: JobId, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
-        if !std::mem::replace(&mut self.outcome_told, true) {
+impl Process {
+    /// Takes up another job, that it has been sent the launch of.
+    fn take_up(&mut self, number: u64, slot: Option<Slot>) -> JobId {
+        self.slot = slot.map(Slot::launched);
+        if let Some(slot) = &self.slot {
+            slot.born(self.child.pid(), true);
+        }
+        self.jobs += 1;
+        self.state = State::Running;
+        JobId::of(number, self.jobs)
+    }
+
+    /// Tells the outcome of its job, once, and gives its slot back. It is to end then, unless
+    /// it stays.
+    fn tell(&mut self, number: u64, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
+        if std::mem::replace(&mut self.state, State::Ending) == State::Running {
             if let Some(slot) = &self.slot {
                 slot.settle(None);
             }
-            news.push((id, outcome));
+            news.push((JobId::of(number, self.jobs), outcome));
+        }
+    }
+
+    /// After its job: waits for another, if it may.
+    fn stay(&mut self) -> bool {
+        self.slot = None; // its own no more, or it would not stay
+        let stays = !self.signalled && self.jobs < u32::MAX;
+        match stays {
+            true => self.state = State::Idle,
+            false => self.dismiss(),
+        }
+        stays
+    }
+
+    /// Has it end, by the end of what it can receive.
+    fn dismiss(&mut self) {
+        self.state = State::Ending;
+        if let Some(channel) = &self.channel {
+            channel.finish();
+        }
+    }
+
+    /// It has sent all that it will. (If it runs a job, its end will be what is told of that.)
+    fn leave(&mut self) {
+        if self.state == State::Idle {
+            self.state = State::Ending;
         }
     }
 }

@@ -9,7 +9,7 @@ mod common;
 
 use common::*;
 use jobserver_core::channel::{memory_file, Kind, INLINE};
-use jobserver_core::forkserver::{Answer, ForkServer, Server};
+use jobserver_core::forkserver::{ForkServer, Server};
 use jobserver_core::sys::{self, Forked};
 use jobserver_core::{
     Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool,
@@ -38,7 +38,6 @@ fn helper() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).unwrap();
     }
     let inherited = descriptors() - 1; // without the requests, which only the helper needs
-    let helper = getpid();
     let mut server = Server::new(requests).unwrap();
     let served = server.serve(|| match mode.as_str() {
         "refuse" => Err(Errno::AGAIN.into()),
@@ -49,13 +48,13 @@ fn helper() {
         _ => fork(),
     });
     if let Some(channel) = served.unwrap() {
-        finish(|| job(&channel, helper, inherited));
+        finish(|| job(&channel, inherited));
     }
 }
 
 /// In a job: does what its launch says.
-fn job(channel: &Channel, helper: Pid, inherited: usize) -> i32 {
-    let Some(launch) = channel.receive_from_owner(helper).unwrap() else { return 0 };
+fn job(channel: &Channel, inherited: usize) -> i32 {
+    let Some(launch) = channel.receive().unwrap() else { return 0 };
     let text = String::from_utf8(launch.body.into_bytes().unwrap()).unwrap();
     let (verb, rest) = text.split_once(' ').unwrap();
     let number = || rest.parse::<i32>().unwrap();
@@ -107,9 +106,8 @@ fn born(server: &ForkServer) -> Result<(Channel, Child), Error> {
     server.request(&launch.job_end)?;
     drop(launch.job_end);
     loop {
-        match ForkServer::answer(&launch.owner_end)? {
-            Answer::Started(child) => return Ok((launch.owner_end, child)),
-            Answer::NothingYet => launch.owner_end.wait_readable()?,
+        if let Some(child) = server.wait_answer(&launch.owner_end)? {
+            return Ok((launch.owner_end, child));
         }
     }
 }
@@ -379,8 +377,7 @@ fn a_helper_killed_with_a_request_unread_is_gone() {
         server.request(&launch.job_end).unwrap();
         drop(launch.job_end);
         kill_helper(&server);
-        launch.owner_end.wait_readable().unwrap();
-        let error = ForkServer::answer(&launch.owner_end).unwrap_err();
+        let error = server.wait_answer(&launch.owner_end).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ForkServerGone, "{error}");
     }
 }

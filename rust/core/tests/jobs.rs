@@ -648,20 +648,6 @@ fn a_signal_to_a_job_that_has_ended_is_harmless() {
 }
 
 #[test]
-fn a_cancelled_job_sees_the_end_of_file_and_nothing_is_told_of_it() {
-    let _alone = Alone::new();
-    let pool = Pool::new(1).unwrap();
-    let mut jobs = Jobs::new();
-    let id = start(&mut jobs, pool.try_take().unwrap(), |channel| {
-        assert!(channel.receive().unwrap().is_none());
-        0
-    });
-    jobs.cancel(id);
-    assert_eq!(pool.free().unwrap(), 1);
-    drain(&mut jobs);
-}
-
-#[test]
 fn an_abandoned_table_leaves_nothing_in_the_child_and_all_in_the_parent() {
     let _alone = Alone::new();
     let pool = Pool::new(3).unwrap();

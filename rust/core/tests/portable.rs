@@ -10,6 +10,7 @@ mod common;
 use common::*;
 use jobserver_core::channel::memory_file;
 use jobserver_core::Jobs;
+use rustix::process::Signal;
 use std::fs::{read_dir, read_link};
 
 /// The other process: has a job running and a memory file open, and says by its exit code
@@ -29,7 +30,8 @@ fn user_of_everything() {
         .collect();
     let uses = |what: &str| open.iter().any(|target| target.contains(what));
     let used = [uses("[eventpoll]"), uses("pidfd"), uses("memfd:")];
-    jobs.cancel(id);
+    jobs.signal(id, Signal::KILL).unwrap();
+    outcomes(&mut jobs, 1);
     drain(&mut jobs);
     drop(file);
     assert_eq!(used, [!portable(); 3], "{open:?}");

@@ -7,15 +7,17 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// The size of a header, in bytes.
-pub(crate) const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 24;
 
 /// What a frame is about, and who sends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Owner to job: what to run.
+    /// Owner to job: what to run. The word is the slot to adopt for it, as `Slot::to_word` has
+    /// it; 0 if there is none.
     Launch = 1,
-    /// Job to owner: what came of it.
+    /// Job to owner: what came of it. The word is [`STAYS`] if the process stays for another
+    /// job, and otherwise 0.
     Result = 2,
     /// Fork server to owner: the job's pid (i32), with its pidfd where there is one.
     Started = 3,
@@ -23,15 +25,36 @@ pub enum Kind {
     Refused = 4,
     /// Fork server to owner: how the job ended (two i32).
     Exited = 5,
-    /// Owner to job, before the launch: the slot that it is to adopt (u64, as
-    /// `Slot::to_word` has it).
-    Slot = 6,
+    /// Owner to a new process, before its first launch: what all its jobs have in common. The
+    /// word is [`HANGS`] if the first descriptor is the lifeline that it is to hang on.
+    Introduction = 6,
+}
+
+/// The word of a [`Kind::Result`] whose process stays for another job.
+pub const STAYS: u64 = 1;
+
+/// The word of a [`Kind::Introduction`] that comes with a lifeline.
+pub const HANGS: u64 = 1;
+
+/// What stands before a frame's contents.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// What the frame is about.
+    pub kind: Kind,
+    /// What this kind of frame says besides.
+    pub word: u64,
+}
+
+impl From<Kind> for Head {
+    fn from(kind: Kind) -> Head {
+        Head { kind, word: 0 }
+    }
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Exited, Launch, Refused, Result, Slot, Started};
-        [Launch, Result, Started, Refused, Exited, Slot]
+        use Kind::{Exited, Introduction, Launch, Refused, Result, Started};
+        [Launch, Result, Started, Refused, Exited, Introduction]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -73,6 +96,8 @@ impl Body {
 pub struct Frame {
     /// What it is about.
     pub kind: Kind,
+    /// What this kind of frame says besides.
+    pub word: u64,
     /// Its contents.
     pub body: Body,
     /// The descriptors that came with it (not the memory file of the body).
@@ -97,7 +122,7 @@ impl Frame {
 
 #[derive(Debug)]
 pub(crate) struct Header {
-    pub(crate) kind: Kind,
+    pub(crate) head: Head,
     pub(crate) memory: bool,
     pub(crate) descriptors: usize,
     pub(crate) size: u64,
@@ -106,20 +131,23 @@ pub(crate) struct Header {
 impl Header {
     pub(crate) fn to_bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        bytes[0] = self.kind as u8;
+        bytes[0] = self.head.kind as u8;
         bytes[1] = u8::from(self.memory);
         bytes[2..4].copy_from_slice(&(self.descriptors as u16).to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.size.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.head.word.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.size.to_ne_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8; HEADER]) -> Option<Header> {
-        let [kind, memory, d0, d1, _, _, _, _, size @ ..] = *bytes;
+        let [kind, memory, d0, d1, _, _, _, _, words @ ..] = bytes;
+        let (word, size) = words.split_first_chunk()?;
+        let (kind, memory, d0, d1) = (*kind, *memory, *d0, *d1);
         Some(Header {
-            kind: Kind::from_byte(kind)?,
+            head: Head { kind: Kind::from_byte(kind)?, word: u64::from_ne_bytes(*word) },
             memory: memory == 1,
             descriptors: usize::from(u16::from_ne_bytes([d0, d1])),
-            size: u64::from_ne_bytes(size),
+            size: u64::from_ne_bytes(size.try_into().ok()?),
         })
     }
 }
@@ -139,6 +167,6 @@ impl Frame {
             false if inline.len() as u64 == header.size => Body::Inline(inline.to_vec()),
             _ => return Err(strange()),
         };
-        Ok(Frame { kind: header.kind, body, descriptors })
+        Ok(Frame { kind: header.head.kind, word: header.head.word, body, descriptors })
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! packet  = header body
-//! header  = kind u8, memory u8, descriptors u16, unused u32, size u64   (native order)
+//! header  = kind u8, memory u8, descriptors u16, unused u32, word u64, size u64
+//!           (in native order; what the word means depends on the kind)
 //! body    = `size` bytes; if `memory` is 1, they are not in the packet but at the front
 //!           of the file that is the packet's first descriptor
 //! ```
@@ -16,23 +17,23 @@
 mod frame;
 mod memory;
 
-pub use frame::{Body, Frame, Kind};
+pub use frame::{Body, Frame, Head, Kind, HANGS, STAYS};
 pub use memory::memory_file;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::scan::{Wait, LOOK_AFTER};
+use crate::scan::{Wait, Woken};
 use crate::sys;
 use frame::{Header, HEADER};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage, SendFlags, Shutdown,
 };
-use rustix::process::{getppid, Pid};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The largest body that travels in the socket, in bytes. Linux gives a socket a buffer of
 /// some 200 KiB; others give packets as little as 2 KiB.
@@ -94,31 +95,36 @@ impl Channel {
 
     /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
     /// [`memory_file`] and [`Channel::send_memory`].
-    pub fn send(&self, kind: Kind, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    pub fn send(
+        &self,
+        head: impl Into<Head>,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
         if body.len() > INLINE {
             return Err(Error::new(ErrorKind::InvalidInput, "a frame's body is too large"));
         }
         let size = body.len() as u64;
-        self.send_packet(kind, false, size, body, descriptors, no_sigpipe())
+        self.send_packet(head.into(), false, size, body, descriptors, no_sigpipe())
     }
 
     /// Sends a frame whose body is the first `size` bytes of `file`.
     pub fn send_memory(
         &self,
-        kind: Kind,
+        head: impl Into<Head>,
         file: BorrowedFd<'_>,
         size: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<()> {
         let all: Vec<_> = std::iter::once(file).chain(descriptors.iter().copied()).collect();
-        self.send_packet(kind, true, size, &[], &all, no_sigpipe())
+        self.send_packet(head.into(), true, size, &[], &all, no_sigpipe())
     }
 
     /// Sends a small frame unless that would mean to wait: for the fork server, which a
     /// job that floods its channel must not hold up.
     pub(crate) fn try_send(&self, kind: Kind, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         self.send_packet(
-            kind,
+            kind.into(),
             false,
             body.len() as u64,
             body,
@@ -129,7 +135,7 @@ impl Channel {
 
     fn send_packet(
         &self,
-        kind: Kind,
+        head: Head,
         memory: bool,
         size: u64,
         body: &[u8],
@@ -142,7 +148,7 @@ impl Channel {
                 "more than 253 descriptors cannot be passed to one job",
             ));
         }
-        let header = Header { kind, memory, descriptors: fds.len(), size }.to_bytes();
+        let header = Header { head, memory, descriptors: fds.len(), size }.to_bytes();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -166,20 +172,23 @@ impl Channel {
         }
     }
 
-    /// Receives a frame, waiting for it as long as `helper` is this process's parent: for a
-    /// job of the fork server, whose owner may itself be waiting for that to speak first.
-    pub fn receive_from_owner(&self, helper: Pid) -> Result<Option<Frame>> {
-        let mut wait = Wait::on(&self.socket);
-        wait.look_after = Some(LOOK_AFTER);
-        loop {
-            wait.block(None)?;
-            match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
-                Received::Frame(frame) => return Ok(Some(frame)),
-                Received::EndOfFile => return Ok(None),
-                Received::NothingYet if getppid() != Some(helper) => return Ok(None),
-                Received::NothingYet => {}
-            }
+    /// Waits until there is something to receive, a signal comes, or `deadline`.
+    pub fn wait_until(&self, deadline: Instant) -> Result<Woken> {
+        Wait::on(&self.socket).block(Some(deadline))
+    }
+
+    /// Receives the last frame, if one has been sent: from now on the other side cannot send.
+    pub fn leave(&self) -> Result<Option<Frame>> {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+        match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
+            Received::Frame(frame) => Ok(Some(frame)),
+            Received::EndOfFile | Received::NothingYet => Ok(None),
         }
+    }
+
+    /// Sends nothing more: the other side sees the end of file, and can still answer.
+    pub(crate) fn finish(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
     /// A buffer for what is there to be received, and no larger: a new job pays a page fault

@@ -9,11 +9,13 @@ mod exit;
 mod family;
 mod lifeline;
 pub(crate) mod other;
+mod own;
 
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
 pub use lifeline::Lifeline;
 pub use other::Named;
+pub use own::{has_children, Growth};
 pub use rustix::process::{getpid, Pid, Signal};
 pub use rustix::thread::gettid;

@@ -505,10 +505,6 @@ impl Launched {
         self.part.ledger.settle(self.tenure, ended, &self.part.pipe);
     }
 
-    pub(crate) fn to_word(&self) -> u64 {
-        self.part.word(self.tenure)
-    }
-
     /// Its owner will hear no more of it: its death is for everybody to see.
     pub(crate) fn disown(&self) {
         self.part.ledger.disown(self.tenure);

@@ -14,13 +14,32 @@ use std::time::Duration;
 
 /// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
 /// with it; a second later, should that be blocked or ignored, by SIGKILL, and alone. It does
-/// so though the process never looks up, and its owner does not look either.
-pub fn end_after(limit: Duration) -> io::Result<()> {
+/// so though the process never looks up, and its owner does not look either; but not once what
+/// is returned has been dropped.
+pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
     // A timer of 0 would be none.
     let limit = limit.max(Duration::from_nanos(1));
     handle(time_limit_signal())?;
-    set_timer(limit, time_limit_signal())?;
-    set_timer(limit.saturating_add(Duration::from_secs(1)), libc::SIGKILL)
+    let soft = Timer::begin(limit, time_limit_signal())?;
+    let hard = Timer::begin(limit.saturating_add(Duration::from_secs(1)), libc::SIGKILL)?;
+    Ok(TimeLimit { _timers: [soft, hard] })
+}
+
+/// The limit that this process is under, until it is dropped.
+#[derive(Debug)]
+pub struct TimeLimit {
+    _timers: [Timer; 2],
+}
+
+/// A timer of the kernel's that sends this process a signal; deleted when it is dropped.
+#[derive(Debug)]
+struct Timer(libc::timer_t);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: ours, and deleted once.
+        unsafe { libc::timer_delete(self.0) };
+    }
 }
 
 fn handle(signal: libc::c_int) -> io::Result<()> {
@@ -42,28 +61,32 @@ fn handle(signal: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-fn set_timer(after: Duration, signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
-    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-    event.sigev_notify = libc::SIGEV_SIGNAL;
-    event.sigev_signo = signal;
-    let mut timer = MaybeUninit::uninit();
-    // SAFETY: reads `event`, and writes `timer` if it succeeds.
-    if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: timer_create has succeeded, and so has written it.
-    let timer = unsafe { timer.assume_init() };
-    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let value = libc::timespec {
-        tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: after.subsec_nanos().into(),
-    };
-    let once = libc::itimerspec { it_interval: none, it_value: value };
-    // SAFETY: reads `once`; no old value is asked for.
-    match unsafe { libc::timer_settime(timer, 0, &once, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+impl Timer {
+    /// A timer that goes off once, `after` this long.
+    fn begin(after: Duration, signal: libc::c_int) -> io::Result<Timer> {
+        // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal;
+        let mut timer = MaybeUninit::uninit();
+        // SAFETY: reads `event`, and writes `timer` if it succeeds.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) } != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: timer_create has succeeded, and so has written it.
+        let timer = Timer(unsafe { timer.assume_init() });
+        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = libc::timespec {
+            tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: after.subsec_nanos().into(),
+        };
+        let once = libc::itimerspec { it_interval: none, it_value: value };
+        // SAFETY: reads `once`; no old value is asked for.
+        match unsafe { libc::timer_settime(timer.0, 0, &once, std::ptr::null_mut()) } {
+            0 => Ok(timer),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod limit;
 pub(crate) mod shared;
 
 #[cfg(target_os = "linux")]
-pub use limit::end_after;
+pub use limit::{end_after, TimeLimit};
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -125,6 +125,37 @@ impl Drop for SignalsHeld {
     }
 }
 
+/// Has this process ignore a signal until it is dropped, when whatever was in force before is
+/// so again.
+#[derive(Debug)]
+pub struct SignalIgnored {
+    signal: Signal,
+    before: libc::sigaction,
+}
+
+impl SignalIgnored {
+    /// Ignores this signal from now on.
+    pub fn begin(signal: Signal) -> io::Result<SignalIgnored> {
+        // SAFETY: all zeroes is a valid sigaction, of which the field that counts is set next.
+        let mut ignore: libc::sigaction = unsafe { std::mem::zeroed() };
+        ignore.sa_sigaction = libc::SIG_IGN;
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: reads `ignore`, and writes the whole of `before` if it succeeds.
+        match unsafe { libc::sigaction(signal.as_raw(), &ignore, before.as_mut_ptr()) } {
+            // SAFETY: sigaction has succeeded, and so has written it.
+            0 => Ok(SignalIgnored { signal, before: unsafe { before.assume_init() } }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for SignalIgnored {
+    fn drop(&mut self) {
+        // SAFETY: reads `before`, which the kernel wrote; whatever it names was in force.
+        unsafe { libc::sigaction(self.signal.as_raw(), &self.before, std::ptr::null_mut()) };
+    }
+}
+
 /// A new owned, close-on-exec duplicate of the descriptor numbered `raw`.
 ///
 /// This is how a bare number from outside becomes an owned type: the kernel says whether
@@ -136,6 +167,19 @@ pub fn duplicate(raw: RawFd) -> io::Result<OwnedFd> {
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
         new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
     }
+}
+
+/// The most memory, in bytes, that this process has ever had resident.
+pub fn peak_memory() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: writes the whole of `usage` if it succeeds.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
+        return 0;
+    }
+    // SAFETY: getrusage has succeeded, and so has written it.
+    let peak = unsafe { usage.assume_init() }.ru_maxrss;
+    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    u64::try_from(peak).unwrap_or(0) * unit
 }
 
 /// Makes standard input the null device.
