@@ -37,6 +37,16 @@ def slots(value: Any) -> int:
     return number
 
 
+def tasks(value: Any) -> int | None:
+    """How many jobs one process may run; None means that there is no bound."""
+    if value is None:
+        return None
+    number = whole_number(value, "max_tasks_per_child")
+    if number < 1:
+        raise ValueError(f"max_tasks_per_child must be None or at least 1, not {number}")
+    return number
+
+
 def context(value: Any) -> BaseContext:
     """A multiprocessing context: None means multiprocessing's default."""
     if isinstance(value, BaseContext):

@@ -31,6 +31,9 @@ from ._result import dump_value  # noqa: F401 - the binding looks for all that i
 _CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
 runs_atexit = _CHILDREN_RUN_ATEXIT
 
+#: The share of memory that processes which idle leave to others.
+_SPARE = 0.1
+
 #: The pid of the last process in which a Jobserver was set up or used; see `_jobserver`.
 jobserver_pid = 0
 
@@ -73,9 +76,8 @@ class Identity:
             self.process._parent_name, self.process._parent_pid, None
         )
 
-    def belongs_to(self, owner: tuple[int, str], name: str) -> None:
-        """In a job that was not forked from its owner: that one's pid and name, and ours."""
-        self.process._name = name
+    def belongs_to(self, owner: tuple[int, str]) -> None:
+        """In a process that was not forked from its owner: that one's pid and name."""
         if (self.process._parent_pid, self.process._parent_name) != owner:
             self.process._parent_pid, self.process._parent_name = owner
             self.parent._pid, self.parent._name = owner
@@ -143,13 +145,25 @@ def report(error: BaseException) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
-def apply_environment(changes: Changes) -> None:
-    """Applies a submission's `env`."""
+def apply_environment(changes: Changes) -> Changes:
+    """Applies a submission's `env`. Returns the changes that undo it."""
+    before = {name: os.environ.get(name) for name, _ in changes}
     for name, value in changes:
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    return list(before.items())
+
+
+def memory_is_short() -> bool:
+    """Whether a process that idles had better give its memory back."""
+    from . import gates  # which few processes need
+
+    try:
+        return gates.memory_available(_SPARE)() is not None
+    except OSError:
+        return False  # the system does not tell
 
 
 def _exit_code(stop: SystemExit) -> int:

@@ -56,6 +56,11 @@ class Jobserver:
             again before it goes on.
         orphans: what becomes of jobs whose owner is killed: "end" ends them too, "keep"
             lets them run on.
+        max_tasks_per_child: how many jobs one process may run, one after the other; None sets no
+            bound. With 1 each job has a fresh process. With more, a process idles between jobs,
+            without a slot, and a job costs a message and not a fork; it sees what earlier ones
+            left in memory. A job that left threads, processes or much memory behind is its
+            process's last; one with a `preexec_fn`, or that cannot be pickled, has a fresh one.
         style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo" or, for make before
             4.4, as a "pipe", whose descriptors programs below must inherit: see `pass_fds`.
 
@@ -80,11 +85,13 @@ class Jobserver:
         *,
         waiting: str = "hold",
         orphans: str = "end",
+        max_tasks_per_child: int | None = 1,
         style: str = "fifo",
     ) -> None:
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
+        tasks = _arguments.tasks(max_tasks_per_child)
         by_pipe = _arguments.choice(style, "style", ("fifo", "pipe")) == "pipe"
         pool = _pools.in_force() if slots is None else None
         if pool is None:
@@ -92,7 +99,7 @@ class Jobserver:
             if by_pipe:
                 pool.set_pipe_style()
         _end_well(os.getpid())  # for it has a home to remove
-        self._set_up(chosen, pool, uuid.uuid4().hex, None, yields, stay)
+        self._set_up(chosen, pool, uuid.uuid4().hex, None, tasks, yields, stay)
 
     def _set_up(
         self,
@@ -100,6 +107,7 @@ class Jobserver:
         pool: _native.Pool,
         key: str,
         helper: int | None,
+        tasks: int | None,
         yields: bool,
         orphans_stay: bool,
     ) -> None:
@@ -109,7 +117,8 @@ class Jobserver:
         self._pool: _native.Pool | None = pool  # None once closed
         self._slots = pool.slots
         self._key = key
-        self._starter = starter(context.get_start_method(), helper)
+        self._tasks = tasks
+        self._starter = starter(context.get_start_method(), tasks, helper)
         self._pid = 0  # of the process that it is ready for
         self._made: dict[int, dict[str, Any]] = {}
         _everyone[key] = self
@@ -184,6 +193,7 @@ class Jobserver:
             method,
             pool.home,
             None if helper is None else mp.reduction.DupFd(helper),
+            self._tasks,
             self._yields,
             self._orphans_stay,
         )
@@ -460,7 +470,9 @@ def _left(deadline: float | None, complaint: str) -> float | None:
     return left
 
 
-def _rebuild(key: str, method: str, home: str, helper: Any | None, *ways: bool) -> Jobserver:
+def _rebuild(
+    key: str, method: str, home: str, helper: Any | None, tasks: int | None, *ways: bool
+) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
     fd = None if helper is None else helper.detach()
     try:
@@ -468,7 +480,7 @@ def _rebuild(key: str, method: str, home: str, helper: Any | None, *ways: bool) 
         if known is not None:
             return known
         made = Jobserver.__new__(Jobserver)
-        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, *ways)
+        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, tasks, *ways)
         return made
     finally:
         if fd is not None:

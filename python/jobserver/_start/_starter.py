@@ -8,6 +8,7 @@ from .. import _native
 
 if TYPE_CHECKING:
     from .._future import Future
+    from .launch import Launch
 
 
 class Starter:
@@ -40,17 +41,46 @@ class Starter:
         """Ends what was started beside the jobs, and waits for its end."""
 
 
-def starter(method: str, helper: int | None = None) -> Starter:
-    """The starter for a start method; `helper` is another process's `descriptor`."""
+class HiringStarter(Starter):
+    """Starts jobs in processes that are born first, and then told what to run: one job each, or
+    several in turn."""
+
+    def __init__(self, tasks: int | None) -> None:
+        """With so many jobs a process, at most; None: no bound."""
+        self._tasks = tasks
+
+    def hire(self, jobs: _native.Jobs) -> None:
+        """Has another process born."""
+        raise NotImplementedError
+
+    def start(
+        self,
+        jobs: _native.Jobs,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: Launch,
+    ) -> None:
+        message, descriptors, fresh = prepared
+        try:
+            while not jobs.launch(future, slot, message, descriptors, fresh):
+                self.hire(jobs)
+        finally:
+            descriptors.clear()
+            del prepared, descriptors  # a traceback that is kept must keep no descriptor
+
+
+def starter(method: str, tasks: int | None, helper: int | None = None) -> Starter:
+    """The starter for a start method, with so many jobs a process at most; `helper` is another
+    process's `descriptor`."""
     # Imported when wanted: a program rarely uses more than one.
     if method == "fork":
-        from .fork import Fork
+        from .fork import Fork, ForkedWorkers
 
-        return Fork()
+        return Fork() if tasks == 1 else ForkedWorkers(tasks)
     if method == "forkserver":
         from .forkserver import ForkServer
 
-        return ForkServer(helper)
+        return ForkServer(tasks, helper)
     from .spawn import Spawn
 
-    return Spawn()
+    return Spawn(tasks)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from .. import _job, _native
-from ._starter import Starter
+from . import launch
+from ._starter import HiringStarter, Starter
 
 if TYPE_CHECKING:
     from .._future import Future
@@ -25,9 +27,10 @@ _WARNS = sys.version_info >= (3, 12)
 
 
 class Fork(Starter):
+    """A fresh process for each job."""
+
     def __init__(self) -> None:
-        self._identity = _job.Identity("fork")
-        self._setup = self._identity.setup(_unread_stdin())
+        self._identity, self._setup = _prepared()
 
     def renewed(self) -> Fork:
         return Fork()
@@ -43,15 +46,62 @@ class Fork(Starter):
         prepared: _native.Work,
     ) -> None:
         self._identity.process.number += 1
-        sys.audit("os.fork")
-        if _WARNS and threading.active_count() > 1:
-            warnings.warn(
-                f"this process (pid {os.getpid()}) has threads: a job forked from it may "
-                'deadlock; Jobserver(context="forkserver") is safe',
-                DeprecationWarning,
-                stacklevel=4,
-            )
+        _announce(stacklevel=5)
         jobs.fork(future, slot, self._setup, prepared)
+
+
+class ForkedWorkers(HiringStarter):
+    """Processes that run several jobs in turn, sent to them as messages. What cannot be sent,
+    or has a `preexec_fn`, has a fresh process, to which nothing need be sent."""
+
+    def __init__(self, tasks: int | None) -> None:
+        super().__init__(tasks)
+        self._fresh = Fork()
+        self._identity, self._setup = _prepared()
+
+    def renewed(self) -> ForkedWorkers:
+        return ForkedWorkers(self._tasks)
+
+    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
+        if work.preexec_fn is None:
+            with contextlib.suppress(pickle.PicklingError):
+                self._identity.process.number += 1
+                return launch.dump(f"Job-{self._identity.process.number}", work)
+        return work
+
+    def start(
+        self,
+        jobs: _native.Jobs,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: Any,
+    ) -> None:
+        if isinstance(prepared, _native.Work):
+            self._fresh.start(jobs, future, slot, prepared)
+        else:
+            super().start(jobs, future, slot, prepared)
+
+    def hire(self, jobs: _native.Jobs) -> None:
+        _announce(stacklevel=6)
+        worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
+        jobs.hire_fork(self._setup, worker)
+
+
+def _prepared() -> tuple[_job.Identity, _native.Setup]:
+    identity = _job.Identity("fork")
+    return identity, identity.setup(_unread_stdin())
+
+
+def _announce(stacklevel: int) -> None:
+    """Tells those who want to know of forks."""
+    sys.audit("os.fork")
+    if _WARNS and threading.active_count() > 1:
+        warnings.warn(
+            f"this process (pid {os.getpid()}) has threads: a job forked from it may "
+            'deadlock; Jobserver(context="forkserver") is safe',
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _unread_stdin() -> Any:

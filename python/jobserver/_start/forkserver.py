@@ -10,31 +10,22 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from .. import _native
 from . import launch
-from ._starter import Starter
-
-if TYPE_CHECKING:
-    from .._future import Future
+from ._starter import HiringStarter
 
 
-def _nothing() -> None:
-    """For the helper to rehearse with."""
-
-
-_NOTHING = _native.Work(None, None, None, _nothing, (), None)
-
-
-class ForkServer(Starter):
-    def __init__(self, helper: int | None) -> None:
+class ForkServer(HiringStarter):
+    def __init__(self, tasks: int | None, helper: int | None) -> None:
+        super().__init__(tasks)
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
     def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
-        return ForkServer(self._helper.fileno() if self._helper.running else None)
+        return ForkServer(self._tasks, self._helper.fileno() if self._helper.running else None)
 
     def descriptor(self, home: str) -> int:
         self._start_helper(home)
@@ -42,30 +33,25 @@ class ForkServer(Starter):
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
-        return launch.dump("forkserver", f"Job-{self._count}", work, jobs.pool.home)
+        return launch.dump(f"Job-{self._count}", work)
 
-    def start(
-        self,
-        jobs: _native.Jobs,
-        future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: launch.Launch,
-    ) -> None:
+    def hire(self, jobs: _native.Jobs) -> None:
+        home = jobs.pool.home
+        introduction, descriptors = launch.introduce("forkserver", home, self._tasks)
         try:
-            self._start_helper(jobs.pool.home)
+            self._start_helper(home)
             try:
-                jobs.request(future, slot, self._helper, *prepared)
+                jobs.hire_request(self._helper, introduction, descriptors)
             except _native.ForkServerGone:
                 # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-                self._start_helper(jobs.pool.home)
-                jobs.request(future, slot, self._helper, *prepared)
+                self._start_helper(home)
+                jobs.hire_request(self._helper, introduction, descriptors)
         finally:
-            prepared[1].clear()
-            del prepared  # a traceback that is kept must keep no descriptor
+            descriptors.clear()
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            preparation, descriptors = launch.dump("forkserver", "", _NOTHING, home)
+            preparation, descriptors = launch.introduce("forkserver", home, None)
             try:
                 with launch.uninterrupted() as interruptible:
                     self._helper.start(_helpers_command(interruptible), preparation, descriptors)
@@ -84,7 +70,7 @@ def _helpers_command(interruptible: bool) -> list[str]:
 def main(interruptible: bool) -> NoReturn:
     """In the helper: its request socket is its standard input. Ctrl-C at a terminal reaches it
     too, and is not meant for it: SIGINT stays blocked."""
-    introduction = _native.Channel(0).receive_launch()
+    introduction = _native.Channel(0).receive_introduction()
     server = _native.Server(0)
     _native.nullify_stdin()
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.

@@ -1,21 +1,21 @@
-"""The launch: how a job that does not share its owner's memory learns what to run.
+"""The launch: how a process that does not share its owner's memory learns what to run.
 
-Three objects in one message. First the *preparation*: what multiprocessing passes to a new
-child (search path, folder, main module, key), and the pool. A fork server applies the first
-that it hears of itself, before there are any jobs; so a job for which that is the same has
-nothing to do. Second the *call*: who asks, and changes to the environment. When those have been
-applied, the rest is unpickled, so that importing the function's module sees it all.
+First comes the *introduction*, once: what multiprocessing passes to a new child (search path,
+folder, main module, key), the pool, who the owner is, and how many jobs to expect. A fork
+server applies the first part of its own, before there are any jobs; so a process for which that
+is the same has nothing to do. Then, for each job, the *launch*: its name and changes to the
+environment, and when those have been applied, the rest, which only then is unpickled, so that
+importing the function's module sees it all.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import select
 import signal
 from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, NoReturn, Sequence, Tuple
+from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -23,7 +23,9 @@ from .._arguments import Changes
 from .._exceptions import advised
 from .._pickling import Message
 
-Launch = Tuple[Message, _native.Descriptors]
+#: What launches a job, the descriptors that go with it, and whether it is to have a process
+#: that has had none before.
+Launch = Tuple[Message, _native.Descriptors, bool]
 
 
 class _Tracked:
@@ -49,18 +51,27 @@ class _Preparation(NamedTuple):
     tracker: _Tracked
 
 
-#: The owner's pid and its name to multiprocessing; the job's name; changes to the environment.
-#: A plain tuple, for which no class has to be looked up in each job.
-_Call = Tuple[Tuple[int, str], str, Changes]
+#: The owner's pid and its name to multiprocessing; how many jobs a process may have.
+_Terms = Tuple[Tuple[int, str], Optional[int]]
+
+#: A job's name; changes to the environment. A plain tuple, for which no class has to be looked
+#: up in each job.
+_Call = Tuple[str, Changes]
 
 
-def dump(method: str, name: str, work: _native.Work, home: str) -> Launch:
-    """The message that launches a job of the pool with this home, and the descriptors to
-    send with it."""
+def introduce(method: str, home: str, tasks: int | None) -> tuple[Message, _native.Descriptors]:
+    """The message to a new process that is to run jobs of the pool with this home, `tasks` at
+    most; and the descriptors to send with it."""
     owner = (os.getpid(), mp.process.current_process().name)
-    call: _Call = (owner, name, work.env or [])
+    terms: _Terms = (owner, tasks)
+    return _pickling.dump_launch(_preparation(method, home), terms)
+
+
+def dump(name: str, work: _native.Work) -> Launch:
+    """The message that launches a job, and what goes with it."""
+    call: _Call = (name, work.env or [])
     rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
-    return _pickling.dump_launch(_preparation(method, home), call, rest)
+    return (*_pickling.dump_launch(call, rest), work.preexec_fn is not None)
 
 
 def _preparation(method: str, home: str) -> _Preparation:
@@ -123,62 +134,158 @@ class Prepared:
         preparation: _Preparation = loader.load()
         self._pickled = loader.loaded()
         self._data: dict[str, Any] | None = preparation.data
-        self._pool = _pools.opened(preparation.home)
-        self._identity = _job.Identity(preparation.method)
-        self._setup = self._identity.setup()
+        self.pool = _pools.opened(preparation.home)
+        self.identity = _job.Identity(preparation.method)
+        self.setup = self.identity.setup()
         mp.resource_tracker._resource_tracker._fd = preparation.tracker.descriptor.detach()
 
-    def rehearse(self, message: Message) -> None:
-        """In a fork server: applies all that is the same for each job, and loads one again and
-        again, so that the interpreter knows the way by heart and no job finds it cold."""
-        self._setup.assign()
-        for _ in range(_REHEARSALS):
-            loader = _pickling.Loader(message)
-            self.serves(loader)
-            self._load(loader)
+    def serves(self, loader: _pickling.Loader) -> bool:
+        """Whether an introduction wants just this to be applied; if so, it is passed over."""
+        return loader.skip(self._pickled)
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
         if self._data is not None:
             mp.spawn.prepare(self._data)
             self._data = None
 
-    def serves(self, loader: _pickling.Loader) -> bool:
-        """Whether a launch wants just this to be applied; if so, it is passed over there."""
-        return loader.skip(self._pickled)
+    def rehearse(self) -> None:
+        """In a fork server: applies all that is the same for each job, and loads one again and
+        again, so that the interpreter knows the way by heart and no job finds it cold."""
+        self.setup.assign()
+        message = dump("", _NOTHING)[0]
+        worker = _Prepared(self, None)
+        for _ in range(_REHEARSALS):
+            worker.load(message, [], 0)
+
+
+def _nothing() -> None:
+    """For a fork server to rehearse with."""
+
+
+_NOTHING = _native.Work(None, None, None, _nothing, (), None)
+
+
+class Worker:
+    """Loads the jobs of this process, each when it is told to: see rust/python/src/worker.rs."""
+
+    def __init__(
+        self,
+        pool: _native.Pool,
+        identity: _job.Identity,
+        setup: _native.Setup,
+        tasks: int | None,
+    ) -> None:
+        """For a process that may have so many jobs."""
+        self._pool = pool
+        self._process: Any = identity.process
+        self._setup = setup
+        self._left = tasks
+        self._undo: Changes = []
 
     def load(
-        self, channel: _native.Channel, loader: _pickling.Loader, slot: int
-    ) -> tuple[_native.Work, _native.Setup]:
-        """In a job: becomes it, and loads what it is to run."""
+        self, message: Message, descriptors: list[int], slot: int
+    ) -> tuple[_native.Work, _native.Setup, bool]:
+        """A job that is launched on this slot, and whether another may follow it here."""
+        _pickling.received = descriptors
         if not self._pool.adopt(slot):
             os._exit(0)  # the owner is gone, and the slot with it
-        self._setup.apply(self._pool, channel)
-        return self._load(loader), self._setup
-
-    def _load(self, loader: _pickling.Loader) -> _native.Work:
+        loader = _pickling.Loader(message)
         call: _Call = loader.load()
-        owner, name, env = call
-        self._identity.belongs_to(owner, name)
+        self._process._name, env = call
         if env:
-            _job.apply_environment(env)
-        process: Any = self._identity.process
+            self._undo = _job.apply_environment(env)
+        work = self._load_work(loader)
+        if self._left is not None:
+            self._left -= 1
+        return work, self._setup, self._left != 0 and work.preexec_fn is None
+
+    def _load_work(self, loader: _pickling.Loader) -> _native.Work:
+        return _native.Work(None, *loader.load())
+
+    def unload(self) -> None:
+        """After a job: undoes what was done for it."""
+        if self._undo:
+            _job.apply_environment(self._undo)
+            self._undo = []
+        for descriptor in _pickling.received:
+            os.close(descriptor)
+        _pickling.received = ()
+
+
+class _Prepared(Worker):
+    """The worker of a process that was not forked from its owner, by a preparation."""
+
+    def __init__(self, prepared: Prepared, tasks: int | None) -> None:
+        super().__init__(prepared.pool, prepared.identity, prepared.setup, tasks)
+        self._prepared = prepared
+
+    def _load_work(self, loader: _pickling.Loader) -> _native.Work:
         # While this is set, multiprocessing refuses to start processes, with a message that
         # explains the missing `if __name__ == "__main__"` that is the usual cause.
-        process._inheriting = True
+        self._process._inheriting = True
         try:
-            self._apply()
-            return _native.Work(None, *loader.load())
+            self._prepared.apply()
+            return super()._load_work(loader)
         finally:
-            del process._inheriting
+            del self._process._inheriting
 
 
-def prepare_ahead(message: Message, descriptors: Sequence[int], _: int) -> Prepared | None:
+class _Newcomer:
+    """A new process, which is set up when it has a job, whose Future is told if that fails."""
+
+    def __init__(
+        self,
+        channel: _native.Channel,
+        introduction: tuple[Message, list[int]],
+        interruptible: bool,
+        prepared: Prepared | None,
+    ) -> None:
+        self._channel = channel
+        self._introduction = introduction
+        self._interruptible = interruptible
+        self._prepared = prepared
+        self._worker: Worker | None = None
+
+    def load(
+        self, message: Message, descriptors: list[int], slot: int
+    ) -> tuple[_native.Work, _native.Setup, bool]:
+        try:
+            if self._worker is not None:
+                return self._worker.load(message, descriptors, slot)
+            self._worker = self._set_up(*self._introduction)
+            loaded = self._worker.load(message, descriptors, slot)
+            if self._interruptible:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            return loaded
+        except Exception as e:
+            raise pickle.UnpicklingError(
+                f"the job could not load what it was to run: {type(e).__name__}: {e}"
+            ) from e
+
+    def _set_up(self, message: Message, descriptors: list[int]) -> Worker:
+        _pickling.received = descriptors
+        loader = _pickling.Loader(message)
+        prepared = self._prepared
+        if prepared is None or not prepared.serves(loader):
+            prepared = Prepared(loader)
+        terms: _Terms = loader.load()
+        owner, tasks = terms
+        prepared.identity.belongs_to(owner)
+        prepared.setup.apply(prepared.pool, self._channel)
+        return _Prepared(prepared, tasks)
+
+    def unload(self) -> None:
+        if self._worker is not None:
+            self._worker.unload()
+
+
+def prepare_ahead(message: Message, descriptors: Sequence[int]) -> Prepared | None:
     """In a fork server, applies the preparation that it has been sent. None if that failed:
     it will fail again in each job, where it can be told."""
     _pickling.received = descriptors
     try:
         prepared = Prepared(_pickling.Loader(message))
-        prepared.rehearse(message)
+        prepared.rehearse()
         return prepared
     except (Exception, SystemExit):
         return None
@@ -187,30 +294,9 @@ def prepare_ahead(message: Message, descriptors: Sequence[int], _: int) -> Prepa
 def run(
     channel: _native.Channel, interruptible: bool, prepared: Prepared | None = None
 ) -> NoReturn:
-    """In a new job: waits for its launch, and runs what that says. SIGINT is blocked until
-    then, and after it too unless it is `interruptible`."""
-    launch = channel.receive_launch()
-    if launch is None:
+    """In a new process: waits for its jobs, and runs them. SIGINT is blocked until the first,
+    and after that too unless it is `interruptible`."""
+    introduction = channel.receive_introduction()
+    if introduction is None:
         os._exit(0)  # the owner gave up, or is gone
-    _native.run_job(channel, functools.partial(_load, channel, launch, interruptible, prepared))
-
-
-def _load(
-    channel: _native.Channel,
-    launch: tuple[Message, list[int], int],
-    interruptible: bool,
-    prepared: Prepared | None,
-) -> tuple[_native.Work, _native.Setup]:
-    message, _pickling.received, slot = launch
-    try:
-        loader = _pickling.Loader(message)
-        if prepared is None or not prepared.serves(loader):
-            prepared = Prepared(loader)
-        loaded = prepared.load(channel, loader, slot)
-        if interruptible:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        return loaded
-    except Exception as e:
-        raise pickle.UnpicklingError(
-            f"the job could not load what it was to run: {type(e).__name__}: {e}"
-        ) from e
+    _native.run_jobs(channel, _Newcomer(channel, introduction, interruptible, prepared))

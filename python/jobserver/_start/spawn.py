@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from .. import _job, _native
 from . import launch
-from ._starter import Starter
-
-if TYPE_CHECKING:
-    from .._future import Future
+from ._starter import HiringStarter
 
 
-class Spawn(Starter):
-    def __init__(self) -> None:
+class Spawn(HiringStarter):
+    def __init__(self, tasks: int | None) -> None:
+        super().__init__(tasks)
         self._count = 0
 
     def renewed(self) -> Spawn:
-        return Spawn()
+        return Spawn(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
-        return launch.dump("spawn", f"Job-{self._count}", work, jobs.pool.home)
+        return launch.dump(f"Job-{self._count}", work)
 
-    def start(
-        self,
-        jobs: _native.Jobs,
-        future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: launch.Launch,
-    ) -> None:
+    def hire(self, jobs: _native.Jobs) -> None:
+        introduction, descriptors = launch.introduce("spawn", jobs.pool.home, self._tasks)
         try:
             with launch.uninterrupted() as interruptible:
-                jobs.spawn(future, slot, _command(interruptible), *prepared)
+                jobs.hire_spawn(_command(interruptible), introduction, descriptors)
         finally:
-            prepared[1].clear()
-            del prepared  # a traceback that is kept must keep no descriptor
+            descriptors.clear()
 
 
 def _command(interruptible: bool) -> list[str]:

@@ -3,8 +3,8 @@
 use crate::errors::to_python;
 use crate::pool::duplicate;
 use jobserver_core as core;
-use jobserver_core::channel::{memory_file, Kind};
-use jobserver_core::process::{Lifeline, Pid};
+use jobserver_core::channel::{memory_file, Frame, Head, HANGS};
+use jobserver_core::process::Lifeline;
 use jobserver_core::Body;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -41,15 +41,12 @@ impl Message<'_> {
     pub(crate) fn send(
         &self,
         channel: &core::Channel,
-        kind: Kind,
-        fds: &[Arc<OwnedFd>],
+        head: impl Into<Head>,
+        fds: &[BorrowedFd<'_>],
     ) -> core::Result<()> {
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
         match self {
-            Message::Inline(bytes) => channel.send(kind, bytes.as_bytes(), &fds),
-            Message::Memory(memory) => {
-                channel.send_memory(kind, memory.get().file.as_fd(), 0, &fds)
-            }
+            Message::Inline(bytes) => channel.send(head, bytes.as_bytes(), fds),
+            Message::Memory(memory) => channel.send_memory(head, memory.get().file.as_fd(), 0, fds),
         }
     }
 }
@@ -90,6 +87,10 @@ impl Descriptors {
     }
 }
 
+pub(crate) fn borrowed(held: &[Arc<OwnedFd>]) -> Vec<BorrowedFd<'_>> {
+    held.iter().map(|fd| fd.as_fd()).collect()
+}
+
 pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
     Ok(match body {
         Body::Inline(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
@@ -97,20 +98,23 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
     })
 }
 
-/// What to run, the descriptors passed, the slot to adopt.
-type ToldToRun = (Py<PyAny>, Vec<RawFd>, u64);
+/// A frame as Python has it: its contents, and the descriptors that came with it.
+pub(crate) type Received = (Py<PyAny>, Vec<RawFd>);
+
+pub(crate) fn frame_to_python(py: Python<'_>, frame: Frame) -> PyResult<Received> {
+    let fds = frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    Ok((body_to_python(py, frame.body)?, fds))
+}
 
 /// The job's end of its channel.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Channel {
     pub(crate) channel: core::Channel,
-    /// The fork server that made this process, if one did.
-    pub(crate) helper: Option<Pid>,
 }
 
 impl From<core::Channel> for Channel {
     fn from(channel: core::Channel) -> Channel {
-        Channel { channel, helper: None }
+        Channel { channel }
     }
 }
 
@@ -126,26 +130,15 @@ impl Channel {
         self.channel.as_descriptor().as_raw_fd()
     }
 
-    /// Waits for the launch. None if the owner is gone, or gave up.
-    fn receive_launch(&self, py: Python<'_>) -> PyResult<Option<ToldToRun>> {
-        let mut slot = 0;
-        loop {
-            let frame = py.detach(|| match self.helper {
-                Some(helper) => self.channel.receive_from_owner(helper),
-                None => self.channel.receive(),
-            });
-            let Some(frame) = frame.map_err(to_python)? else { return Ok(None) };
-            if frame.kind == Kind::Slot {
-                if let Some(lifeline) = frame.descriptors.first() {
-                    Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;
-                }
-                let word = frame.body.into_bytes().map_err(to_python)?.try_into();
-                slot = word.map_or(0, u64::from_ne_bytes);
-                continue;
-            }
-            let body = body_to_python(py, frame.body)?;
-            let fds = frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
-            return Ok(Some((body, fds, slot)));
+    /// Waits for the introduction, and from then on ends with the owner if that wants it so.
+    /// None if the owner is gone, or gave up.
+    fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
+        let frame = py.detach(|| self.channel.receive()).map_err(to_python)?;
+        let Some(mut frame) = frame else { return Ok(None) };
+        if frame.word == HANGS && !frame.descriptors.is_empty() {
+            let lifeline = frame.descriptors.remove(0);
+            Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;
         }
+        frame_to_python(py, frame).map(Some)
     }
 }

@@ -1,12 +1,11 @@
 //! ForkServer (the client's end) and Server (the helper's).
 
-use crate::channel::{Channel, Descriptors, Message};
+use crate::channel::{borrowed, Channel, Descriptors, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver as core;
-use jobserver_core::process;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -71,8 +70,8 @@ impl ForkServer {
             let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
             match message.send(
                 &started.introduction().map_err(to_python)?,
-                Kind::Launch,
-                &descriptors,
+                Kind::Introduction,
+                &borrowed(&descriptors),
             ) {
                 // If it is gone already, the first request will tell.
                 Err(e) if !e.is_hang_up() => return Err(to_python(e)),
@@ -140,8 +139,7 @@ impl Server {
     /// In the helper: serves until nobody is left to serve, then returns None. Returns in
     /// each forked job with its channel. The GIL stays held: the helper has one thread.
     fn serve(&mut self, py: Python<'_>) -> PyResult<Option<Channel>> {
-        let helper = Some(process::getpid());
         let channel = self.0.serve(|| hooks::fork(py)).map_err(to_python)?;
-        Ok(channel.map(|channel| Channel { channel, helper }))
+        Ok(channel.map(Channel::from))
     }
 }

@@ -1,4 +1,4 @@
-//! What runs in a job's process, from when it has been set up to its end.
+//! One job in its process, from when that has been set up to its end or to what follows
 //!
 //! The common way is here and not in Python, since code that runs only in new processes runs
 //! cold in each of them: the interpreter finds nothing in its caches, and each page that it
@@ -8,9 +8,10 @@ use crate::channel::{Channel, Message};
 use crate::errors::to_python;
 use crate::pool::Pool;
 use crate::setup::Setup;
-use jobserver_core::channel::Kind;
-use jobserver_core::sys;
-use pyo3::exceptions::{PyAttributeError, PyOSError, PyValueError};
+use jobserver_core as core;
+use jobserver_core::channel::{Head, Kind, STAYS};
+use jobserver_core::sys::{self, TimeLimit};
+use pyo3::exceptions::{PyAttributeError, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -55,12 +56,16 @@ impl Work {
         helper(py, "apply_environment")?.call1((changes,)).map(drop)
     }
 
-    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(Ok(limit)) = self.time_limit.map(Duration::try_from_secs_f64) {
-            let refused =
-                |e| to_python(jobserver_core::Error::refused("cannot limit a job's time", e));
-            sys::end_after(limit).map_err(refused)?;
+    /// Limits this process's time from now on, if the submission did.
+    fn limit_time(&self) -> PyResult<Option<TimeLimit>> {
+        let refused = |e| to_python(core::Error::refused("cannot limit a job's time", e));
+        match self.time_limit.map(Duration::try_from_secs_f64) {
+            Some(Ok(limit)) => sys::end_after(limit).map(Some).map_err(refused),
+            _ => Ok(None), // or one too long for the clock
         }
+    }
+
+    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
         match &self.preexec_fn {
             None => self.function.bind(py).call(self.args.bind(py), kwargs),
@@ -79,44 +84,81 @@ pub(crate) fn run(
     ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
 ) -> ! {
     let setup = ready.as_ref().ok().map(|(_, setup)| setup.clone());
-    let sent = send(py, channel, ready);
+    let sent = send(py, channel, ready.map(|(work, _)| work), |_| Ok(false));
+    end(py, setup, sent)
+}
+
+/// What came of a job's sending its result.
+pub(crate) enum Sent {
+    /// The process is to end, with this exit code.
+    Ends(i32),
+    /// It stays for another job.
+    Stays,
+}
+
+/// Ends the process after its last job.
+pub(crate) fn end(py: Python<'_>, setup: Option<Bound<'_, Setup>>, sent: PyResult<Sent>) -> ! {
     let wound_down = wind_down(py, setup.as_ref());
-    let code = sent.as_ref().copied().unwrap_or(1);
+    let code = match sent {
+        Ok(Sent::Ends(code)) => code,
+        Ok(Sent::Stays) => 0,
+        Err(_) => 1,
+    };
     for error in [sent.err(), wound_down.err()].into_iter().flatten() {
         let _ = helper(py, "report").and_then(|report| report.call1((error.into_value(py),)));
     }
     sys::exit_at_once(code)
 }
 
-/// Does the work and sends what came of it. Returns the process's exit code.
-fn send(
+/// Does the work and sends what came of it; the process stays if `stays` says so then.
+pub(crate) fn send(
     py: Python<'_>,
     channel: &Channel,
-    ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
-) -> PyResult<i32> {
-    let called = ready.and_then(|(work, _)| work.get().call(py));
+    ready: PyResult<Bound<'_, Work>>,
+    stays: impl FnOnce(Python<'_>) -> PyResult<bool>,
+) -> PyResult<Sent> {
+    let limited = ready.and_then(|work| Ok((work.get().limit_time()?, work)));
+    let (limit, called) = match limited {
+        Ok((limit, work)) => (limit, work.get().call(py)),
+        Err(error) => (None, Err(error)),
+    };
     // Most functions return None, so that needs no pickling on either side.
     let dumped = called.and_then(|value| match value.is_none() {
         true => Ok(None),
         false => helper(py, "dump_value")?.call1((value,)).map(Some),
     });
+    let interrupted =
+        dumped.as_ref().is_err_and(|error| error.is_instance_of::<PyKeyboardInterrupt>(py));
     let outcome = match dumped {
         Ok(outcome) => outcome,
         Err(error) => Some(helper(py, "dump_failure")?.call1((error.into_value(py),))?),
     };
     // First what was printed, and the slot: who has the result can count on them.
     flush(py)?;
-    Pool::release_own();
-    let sent = match &outcome {
-        None => channel.channel.send(Kind::Result, &[], &[]),
+    let outcome = match &outcome {
+        None => None,
         Some(outcome) => match outcome.extract::<Message<'_>>() {
-            Ok(message) => message.send(&channel.channel, Kind::Result, &[]),
-            Err(_) => return outcome.extract(), // an exit code
+            Ok(message) => Some(message),
+            Err(_) => return Ok(Sent::Ends(outcome.extract()?)),
         },
+    };
+    let stays = !interrupted && stays(py)?;
+    if let (true, Some(limit)) = (stays, limit) {
+        limit.lift(); // a process that is to end is limited to its end
+    }
+    Pool::release_own();
+    let head = match stays {
+        true => Head { kind: Kind::Result, word: STAYS },
+        false => Kind::Result.into(),
+    };
+    let sent = match &outcome {
+        None => channel.channel.send(head, &[], &[]),
+        Some(message) => message.send(&channel.channel, head, &[]),
     };
     match sent {
         Err(e) if !e.is_hang_up() => Err(to_python(e)),
-        _ => Ok(0), // nobody may be left to hear it
+        Ok(()) if stays => Ok(Sent::Stays),
+        _ => Ok(Sent::Ends(0)), // or nobody is left to hear it
     }
 }
 
@@ -125,7 +167,7 @@ fn send(
 fn wind_down(py: Python<'_>, setup: Option<&Bound<'_, Setup>>) -> PyResult<()> {
     Pool::release_own(); // where nothing could be sent
     match setup {
-        Some(setup) if setup.get().nothing_begun(py)? => Ok(()),
+        Some(setup) if setup.get().nothing_to_end(py)? => Ok(()),
         _ => helper(py, "wind_down")?.call0().map(drop),
     }
 }
@@ -156,12 +198,4 @@ pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
 
 pub(crate) fn helper<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import("jobserver._job")?.getattr(name)
-}
-
-/// In a new process that is to be a job: runs what `load` returns, its work and how it has
-/// been set up.
-#[pyfunction]
-pub(crate) fn run_job(py: Python<'_>, channel: &Bound<'_, Channel>, load: &Bound<'_, PyAny>) {
-    let ready = load.call0().and_then(|loaded| loaded.extract());
-    run(py, channel.get(), ready)
 }

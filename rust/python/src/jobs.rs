@@ -1,16 +1,16 @@
 //! Jobs: the owner's table of what it has running.
 
-use crate::channel::{body_to_python, Channel, Descriptors, Message};
+use crate::channel::{body_to_python, borrowed, Channel, Descriptors, Message};
 use crate::errors::to_python;
 use crate::forkserver::{command, ForkServer};
 use crate::hooks;
-use crate::job::{self, Work};
+use crate::job::{self, Sent, Work};
 use crate::pool::{take, Pool, Slot};
 use crate::promise::Promise;
 use crate::setup::Setup;
+use crate::worker::run_jobs;
 use jobserver_core as core;
-use jobserver_core::channel::Kind;
-use jobserver_core::forkserver::Answer;
+use jobserver_core::channel::{Head, Kind, HANGS};
 use jobserver_core::process::{gettid, Lifeline, Pid};
 use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
@@ -19,7 +19,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct Jobs {
     finished: Py<PyAny>,
     /// The pool that its jobs run in; none once closed.
     pool: Mutex<Option<Py<Pool>>>,
+    /// How many slots that has.
+    slots: usize,
     /// Whether jobs go on when this process is killed.
     orphans_stay: bool,
 }
@@ -79,7 +81,8 @@ impl Jobs {
     #[new]
     #[pyo3(signature = (finished, pool, orphans_stay))]
     fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool) -> Jobs {
-        Jobs { state: Mutex::default(), finished, pool: Mutex::new(pool), orphans_stay }
+        let slots = pool.as_ref().map_or(0, |pool| pool.get().pool.slots());
+        Jobs { state: Mutex::default(), finished, pool: Mutex::new(pool), slots, orphans_stay }
     }
 
     /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody
@@ -100,81 +103,83 @@ impl Jobs {
         work: Bound<'_, Work>,
     ) -> PyResult<()> {
         let py = future.py();
-        let pool = self.pool(py)?.into_bound(py);
-        setup.get().prepare(&pool)?;
-        job::flush(py)?; // or what is buffered would be printed twice
         let _launching = self.begin_launch()?;
         let slot = take(slot);
-        let launch = Launch::new().map_err(to_python)?;
-        let lifeline = self.lifeline()?;
-        // CPython's fork hooks are Python functions, and an exception of a signal handler that
-        // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
-        // (With several threads another one may take the signal, and this still happen, as
-        // it may around os.fork.)
-        // Looked at before signals are held too, lest a handler run, and start things, with
-        // all signals blocked; after that, only what came in between is left.
-        py.check_signals()?;
-        let held = SignalsHeld::begin();
-        py.check_signals()?;
-        if let Some(slot) = &slot {
-            slot.launch();
-        }
-        let forked =
-            hooks::fork(py).map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
-        match forked {
-            Forked::Child => {
-                let _never = NeverOn;
-                drop(launch.owner_end);
-                let channel = Channel::from(launch.job_end);
-                let set_up = self.become_job(lifeline, slot.as_ref(), &pool).and_then(|()| {
-                    setup.get().assume(&pool, &channel)?;
-                    work.get().apply_environment(py)
-                });
-                drop(held);
+        match self.fork_process(&setup, slot.as_ref())? {
+            Side::Owner(channel, child) => self.enter(future, channel, child, slot),
+            Side::Job(channel, set_up, _never) => {
+                let set_up = set_up.and_then(|()| work.get().apply_environment(py));
                 job::run(py, &channel, set_up.map(|()| (work, setup)))
-            }
-            Forked::Parent(pid) => {
-                drop(launch.job_end);
-                self.enter(future, launch.owner_end, Child::adopt(pid), slot).map(drop)
             }
         }
     }
 
-    /// Starts a job in a new program, which gets its channel as its standard input.
-    fn spawn(
+    /// Forks a process that runs the jobs which `worker` loads. Returns in the owner only.
+    fn hire_fork(&self, setup: Bound<'_, Setup>, worker: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = setup.py();
+        let _launching = self.begin_launch()?;
+        match self.fork_process(&setup, None)? {
+            Side::Owner(channel, child) => self.hired(channel, child),
+            Side::Job(channel, set_up, _never) => {
+                let ended = set_up.and_then(|()| Bound::new(py, channel));
+                let ended = ended.and_then(|channel| run_jobs(py, &channel, &worker));
+                job::end(py, None, ended.map(|()| Sent::Ends(0)))
+            }
+        }
+    }
+
+    /// Starts a process in a new program, which gets its channel as its standard input.
+    fn hire_spawn(
         &self,
-        future: Bound<'_, Promise>,
-        slot: Option<&Bound<'_, Slot>>,
         argv: Vec<OsString>,
-        message: Message<'_>,
+        introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
-        let slot = take(slot);
         let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
+        self.introduce(&launch.owner_end, introduction, &descriptors)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
         let child = Child::spawn(&mut command).map_err(to_python)?;
-        self.launch(future, launch.owner_end, child, slot, message, &descriptors)
+        self.hired(launch.owner_end, child)
     }
 
-    /// Has a job forked by a fork server; waits for its answer.
-    fn request(
+    /// Has a process forked by a fork server; waits for its answer.
+    fn hire_request(
         &self,
-        future: Bound<'_, Promise>,
-        slot: Option<&Bound<'_, Slot>>,
+        py: Python<'_>,
         server: &Bound<'_, ForkServer>,
-        message: Message<'_>,
+        introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
-        let channel = launch.owner_end;
-        let child = Jobs::ask(future.py(), server, &channel, launch.job_end)?;
-        // The slot was untouched until here: after an error, the caller may try again.
-        self.launch(future, channel, child, take(slot), message, &descriptors)
+        let child = Jobs::ask(py, server, &launch.owner_end, launch.job_end)?;
+        self.introduce(&launch.owner_end, introduction, &descriptors)?;
+        self.hired(launch.owner_end, child)
+    }
+
+    /// Launches a job on a process that is idle, or, if `fresh`, on one that has had no job yet:
+    /// whether there was one. Otherwise nothing has happened; hire one.
+    #[pyo3(signature = (future, slot, message, descriptors, fresh))]
+    fn launch(
+        &self,
+        future: Bound<'_, Promise>,
+        slot: Option<&Bound<'_, Slot>>,
+        message: Message<'_>,
+        descriptors: &Bound<'_, Descriptors>,
+        fresh: bool,
+    ) -> PyResult<bool> {
+        let _launching = self.begin_launch()?;
+        let descriptors = descriptors.get().held();
+        let mut taken = take(slot);
+        let launched = self.launch_on_idle(&future, &mut taken, &message, &descriptors, fresh);
+        if let (Some(slot), Some(taken)) = (slot, taken) {
+            slot.borrow_mut().put_back(taken);
+        }
+        launched
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
@@ -273,7 +278,10 @@ impl Jobs {
                  handler: it would wait for itself; raise an exception there, and close later",
             ));
         }
-        if state.table.outstanding() == 0 && state.launching.is_empty() {
+        if state.launching.is_empty() && state.table.outstanding() == 0 {
+            state.table.dismiss_idle();
+        }
+        if state.launching.is_empty() && state.table.outstanding() == 0 {
             state.closed = true;
             state.table.wake(); // what was waited for will not come any more
             state.table.abandon();
@@ -406,14 +414,13 @@ impl Jobs {
         let helper = server.get().current()?;
         let asked = helper.request(&job_end);
         drop(job_end);
-        let mut answer = asked.map(|()| Answer::NothingYet);
+        let mut answer = asked.map(|()| None);
         loop {
             match answer {
-                Ok(Answer::Started(child)) => return Ok(child),
-                Ok(Answer::NothingYet) => {
+                Ok(Some(child)) => return Ok(child),
+                Ok(None) => {
                     py.check_signals()?;
-                    py.detach(|| channel.wait_readable()).map_err(to_python)?;
-                    answer = core::forkserver::ForkServer::answer(channel);
+                    answer = py.detach(|| helper.wait_answer(channel));
                 }
                 Err(e) => {
                     if e.kind() == ErrorKind::ForkServerGone {
@@ -520,43 +527,106 @@ impl Jobs {
         channel: core::Channel,
         child: Child,
         slot: Option<core::Slot>,
-    ) -> PyResult<JobId> {
+    ) -> PyResult<()> {
         let pid = child.pid();
         let known = future.clone().unbind();
         let mut state = self.state();
         let id = state.table.started(channel, child, slot).map_err(to_python)?;
         state.futures.insert(id, known);
         future.get().begun(pid, id);
-        Ok(id)
+        Ok(())
     }
 
-    /// Enters a job and tells it what to run.
-    fn launch(
+    fn hired(&self, channel: core::Channel, child: Child) -> PyResult<()> {
+        self.state().table.hired(channel, child).map_err(to_python)
+    }
+
+    /// Launches a job on an idle process: whether there was one.
+    fn launch_on_idle(
         &self,
-        future: Bound<'_, Promise>,
-        channel: core::Channel,
-        child: Child,
-        slot: Option<core::Slot>,
-        message: Message<'_>,
+        future: &Bound<'_, Promise>,
+        slot: &mut Option<core::Slot>,
+        message: &Message<'_>,
+        descriptors: &[Arc<OwnedFd>],
+        fresh: bool,
+    ) -> PyResult<bool> {
+        let py = future.py();
+        let known = future.clone().unbind();
+        let looks_until = Instant::now() + HESITATION;
+        loop {
+            let handled = self.scan(py)?;
+            let mut state = self.state();
+            let send = |channel: &core::Channel, head: Head| {
+                message.send(channel, head, &borrowed(descriptors))
+            };
+            if let Some(id) = state.table.launch(slot, fresh, send).map_err(to_python)? {
+                if let Some(pid) = state.table.pid(id) {
+                    future.get().begun(pid, id);
+                }
+                state.futures.insert(id, known);
+                return Ok(true);
+            }
+            let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
+            drop(state);
+            if !about_to_stay || !self.sleep(py, handled, None, Some(looks_until))? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Tells a new process what all its jobs have in common.
+    fn introduce(
+        &self,
+        channel: &core::Channel,
+        introduction: Message<'_>,
         descriptors: &[Arc<OwnedFd>],
     ) -> PyResult<()> {
-        let id = self.enter(future, channel, child, slot)?;
         let lifeline = self.lifeline()?;
-        let lifeline: Vec<_> = lifeline.iter().map(Lifeline::as_descriptor).collect();
-        let mut state = self.state();
-        let slot = state.table.slot_word(id).to_ne_bytes();
-        let Some(channel) = state.table.channel(id) else { return Ok(()) };
-        let told = channel.send(Kind::Slot, &slot, &lifeline);
-        match told.and_then(|()| message.send(channel, Kind::Launch, descriptors)) {
-            // A job that is gone already will be told of as a death.
-            Err(e) if !e.is_hang_up() => {
-                state.table.cancel(id);
-                let future = state.futures.remove(&id);
-                drop(state); // before the Future, which may be Python code
-                drop(future);
-                Err(to_python(e))
-            }
+        let word = if lifeline.is_some() { HANGS } else { 0 };
+        let head = Head { kind: Kind::Introduction, word };
+        let lifeline = lifeline.iter().map(Lifeline::as_descriptor);
+        let all: Vec<_> = lifeline.chain(descriptors.iter().map(|fd| fd.as_fd())).collect();
+        match introduction.send(channel, head, &all) {
+            // A process that is gone already will be told of when it is given a job.
+            Err(e) if !e.is_hang_up() => Err(to_python(e)),
             _ => Ok(()),
+        }
+    }
+
+    /// Forks a process for jobs of this one; the first runs on this slot, if there is one.
+    fn fork_process(&self, setup: &Bound<'_, Setup>, slot: Option<&core::Slot>) -> PyResult<Side> {
+        let py = setup.py();
+        let pool = self.pool(py)?.into_bound(py);
+        setup.get().prepare(&pool)?;
+        job::flush(py)?; // or what is buffered would be printed twice
+        let launch = Launch::new().map_err(to_python)?;
+        let lifeline = self.lifeline()?;
+        // CPython's fork hooks are Python functions, and an exception of a signal handler that
+        // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
+        // (With several threads another one may take the signal, and this still happen, as
+        // it may around os.fork.)
+        // Looked at before signals are held too, lest a handler run, and start things, with
+        // all signals blocked; after that, only what came in between is left.
+        py.check_signals()?;
+        let held = SignalsHeld::begin();
+        py.check_signals()?;
+        if let Some(slot) = slot {
+            slot.launch();
+        }
+        let forked =
+            hooks::fork(py).map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
+        match forked {
+            Forked::Child => {
+                let never = NeverOn;
+                drop(launch.owner_end);
+                let channel = Channel::from(launch.job_end);
+                let set_up = self
+                    .become_job(lifeline, slot, &pool)
+                    .and_then(|()| setup.get().assume(&pool, &channel));
+                drop(held);
+                Ok(Side::Job(channel, set_up, never))
+            }
+            Forked::Parent(pid) => Ok(Side::Owner(launch.owner_end, Child::adopt(pid))),
         }
     }
 
@@ -609,6 +679,16 @@ impl Drop for Launching<'_> {
         }
         state.table.wake(); // who wants to close may have waited for this
     }
+}
+
+/// How long a launch waits for a process that is about to be idle, before another is born.
+const HESITATION: Duration = Duration::from_millis(1);
+
+/// On which side of a fork the caller finds itself, with its end of the channel.
+enum Side {
+    Owner(core::Channel, Child),
+    /// In the new process, and whether that could be set up.
+    Job(Channel, PyResult<()>, NeverOn),
 }
 
 /// Ends a forked process that would go on, by an error of ours, in what its owner was about.

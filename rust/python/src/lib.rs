@@ -16,6 +16,7 @@ mod jobs;
 mod pool;
 mod promise;
 mod setup;
+mod worker;
 
 use pyo3::prelude::*;
 
@@ -56,7 +57,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
-    module.add_function(wrap_pyfunction!(job::run_job, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add("TIME_LIMIT", jobserver_core::sys::time_limit_signal())?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;

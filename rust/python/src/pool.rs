@@ -224,6 +224,13 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Puts the slot back that `take` took, of which nothing was made.
+    pub(crate) fn put_back(&mut self, slot: core::Slot) {
+        self.slot = Some(slot);
+    }
+}
+
 #[pymethods]
 impl Slot {
     /// Gives it back now, unless a job has it.

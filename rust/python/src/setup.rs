@@ -161,9 +161,14 @@ impl Setup {
         Ok(())
     }
 
-    /// Whether the job, at its end, has nothing to see to.
-    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Whether a job has begun nothing that would go on after it.
+    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> bool {
         self.registries.nothing_begun(py)
+    }
+
+    /// Whether the process, at its end, has nothing to see to.
+    pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.nothing_begun(py) && !self.registries.exit_functions(py)?)
     }
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Values<'py>> {
@@ -182,9 +187,9 @@ impl Registries {
         Ok(registered || self.after_fork.bind(py).len()? > 0 || self.exit_functions(py)?)
     }
 
-    fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
+    fn nothing_begun(&self, py: Python<'_>) -> bool {
         let processes = self.finalizers.bind(py).len() + self.children.bind(py).len();
-        Ok(self.threads.bind(py).len() < 2 && processes == 0 && !self.exit_functions(py)?)
+        self.threads.bind(py).len() < 2 && processes == 0
     }
 
     fn exit_functions(&self, py: Python<'_>) -> PyResult<bool> {

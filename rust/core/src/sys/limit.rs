@@ -15,32 +15,34 @@ use std::time::Duration;
 /// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
 /// with it; a second later, should that be blocked or ignored, by SIGKILL, and alone. It does
 /// so though the process never looks up, and its owner does not look either; but not once what
-/// is returned has been dropped.
+/// is returned has been lifted.
 pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
     // A timer of 0 would be none.
     let limit = limit.max(Duration::from_nanos(1));
     handle(time_limit_signal())?;
     let soft = Timer::begin(limit, time_limit_signal())?;
     let hard = Timer::begin(limit.saturating_add(Duration::from_secs(1)), libc::SIGKILL)?;
-    Ok(TimeLimit { _timers: [soft, hard] })
+    Ok(TimeLimit([soft, hard]))
 }
 
-/// The limit that this process is under, until it is dropped.
+/// The limit that this process is under.
 #[derive(Debug)]
-pub struct TimeLimit {
-    _timers: [Timer; 2],
-}
+#[must_use]
+pub struct TimeLimit([Timer; 2]);
 
-/// A timer of the kernel's that sends this process a signal; deleted when it is dropped.
-#[derive(Debug)]
-struct Timer(libc::timer_t);
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        // SAFETY: ours, and deleted once.
-        unsafe { libc::timer_delete(self.0) };
+impl TimeLimit {
+    /// Takes it away.
+    pub fn lift(self) {
+        for timer in self.0 {
+            // SAFETY: ours, and deleted once.
+            unsafe { libc::timer_delete(timer.0) };
+        }
     }
 }
+
+/// A timer of the kernel's that sends this process a signal.
+#[derive(Debug)]
+struct Timer(libc::timer_t);
 
 fn handle(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: all zeroes is a valid sigaction, of which the fields that count are set next.

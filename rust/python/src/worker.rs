@@ -1,0 +1,93 @@
+//! A process that runs jobs, each when its owner says so, until it has had enough of them.
+//!
+//! Between two jobs it holds no slot and nothing of the last one's, and ignores Ctrl-C. It ends
+//! once it has had as many jobs as it may; where a job has left something behind (threads,
+//! processes, much memory); or when it has waited for long, or memory is short. Not here: a
+//! job's own life (`job.rs`), and how one is loaded (`_start/launch.py`).
+
+use crate::channel::{frame_to_python, Channel};
+use crate::errors::to_python;
+use crate::job::{self, helper, Sent, Work};
+use crate::setup::Setup;
+use jobserver_core as core;
+use jobserver_core::channel::Frame;
+use jobserver_core::process::{has_children, Growth, Signal};
+use jobserver_core::sys::SignalIgnored;
+use jobserver_core::Woken;
+use pyo3::intern;
+use pyo3::prelude::*;
+use std::time::{Duration, Instant};
+
+/// How long to wait for another job, and after how long to look whether memory is short.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
+
+/// By how much the memory of one process may grow over its jobs, in bytes.
+const GROWTH: u64 = 300 << 20;
+
+/// In a new process: runs the jobs that `worker` (of `_start/launch.py`) loads, and ends.
+#[pyfunction]
+pub(crate) fn run_jobs(
+    py: Python<'_>,
+    channel: &Bound<'_, Channel>,
+    worker: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let channel = channel.get();
+    let (mut setup, mut sent) = (None, Ok(Sent::Ends(0)));
+    let mut growth = None;
+    let mut launch = py.detach(|| channel.channel.receive()).map_err(to_python)?;
+    while let Some(frame) = launch {
+        let loaded = load(py, worker, frame);
+        let (ready, may_stay) = match loaded {
+            Ok((work, known, may_stay)) => {
+                setup = Some(known);
+                (Ok(work), may_stay)
+            }
+            Err(error) => (Err(error), false),
+        };
+        sent = job::send(py, channel, ready, |py| {
+            let growth = growth.get_or_insert_with(Growth::since_now);
+            let clean = may_stay
+                && setup.as_ref().is_some_and(|setup| setup.get().nothing_begun(py))
+                && !has_children()
+                && !growth.exceeds(GROWTH);
+            worker.call_method0(intern!(py, "unload"))?;
+            Ok(clean)
+        });
+        launch = match sent {
+            Ok(Sent::Stays) => next_launch(py, &channel.channel)?,
+            _ => None,
+        };
+    }
+    job::end(py, setup, sent)
+}
+
+type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>, bool);
+
+fn load<'py>(py: Python<'py>, worker: &Bound<'py, PyAny>, frame: Frame) -> PyResult<Loaded<'py>> {
+    let slot = frame.word;
+    let (message, descriptors) = frame_to_python(py, frame)?;
+    worker.call_method1(intern!(py, "load"), (message, descriptors, slot))?.extract()
+}
+
+/// Waits for another launch. None if it is time to end.
+fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
+    // Its owner is told by the terminal too, and it has nothing that could be interrupted.
+    let _ignored = SignalIgnored::begin(Signal::INT)?;
+    let leaves = Instant::now() + PATIENCE;
+    loop {
+        let look = leaves.min(Instant::now() + LOOK);
+        match py.detach(|| channel.wait_until(look)).map_err(to_python)? {
+            Woken::Ready => return channel.receive().map_err(to_python),
+            Woken::Interrupted => py.check_signals()?,
+            Woken::TimedOut if Instant::now() >= leaves || memory_is_short(py)? => {
+                return channel.leave().map_err(to_python)
+            }
+            Woken::TimedOut => {}
+        }
+    }
+}
+
+fn memory_is_short(py: Python<'_>) -> PyResult<bool> {
+    helper(py, "memory_is_short")?.call0()?.extract()
+}
