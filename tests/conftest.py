@@ -23,6 +23,20 @@ METHODS = ("fork", "forkserver", "spawn")
 DEADLINE = 60.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--warm",
+        action="store_true",
+        help="have each process run many jobs, wherever a test says nothing about that",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--warm"):
+        defaults: Any = Jobserver.__init__.__kwdefaults__
+        defaults["max_tasks_per_child"] = None
+
+
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     """Each start method in turn."""
