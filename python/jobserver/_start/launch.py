@@ -21,9 +21,9 @@ from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
-from .._pickling import Message
+from .._pickling import Message, Sent
 
-Launch = Tuple[Message, _native.Descriptors]
+Launch = Tuple[Sent, _native.Descriptors]
 
 
 class _Tracked:
@@ -59,7 +59,8 @@ def dump(method: str, name: str, work: _native.Work, home: str) -> Launch:
     send with it."""
     owner = (os.getpid(), mp.process.current_process().name)
     call: _Call = (owner, name, work.env or [])
-    rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
+    args, kwargs = _pickling.arguments_apart(work.args, work.kwargs)
+    rest = (work.time_limit, work.preexec_fn, work.function, args, kwargs)
     return _pickling.dump_launch(_preparation(method, home), call, rest)
 
 
@@ -192,16 +193,19 @@ def run(
     launch = channel.receive_launch()
     if launch is None:
         os._exit(0)  # the owner gave up, or is gone
-    _native.run_job(channel, functools.partial(_load, channel, launch, interruptible, prepared))
+    launches = [launch]
+    del launch
+    _native.run_job(channel, functools.partial(_load, channel, launches, interruptible, prepared))
 
 
 def _load(
     channel: _native.Channel,
-    launch: tuple[Message, list[int], int],
+    launches: list[tuple[Message, list[int], int]],
     interruptible: bool,
     prepared: Prepared | None,
 ) -> tuple[_native.Work, _native.Setup]:
-    message, _pickling.received, slot = launch
+    # Not kept by who calls: a large message's memory is to go when it has been loaded.
+    message, _pickling.received, slot = launches.pop()
     try:
         loader = _pickling.Loader(message)
         if prepared is None or not prepared.serves(loader):

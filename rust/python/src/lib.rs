@@ -66,6 +66,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<setup::Setup>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::MemoryFile>()?;
+    module.add_class::<channel::MemoryMap>()?;
     module.add_class::<channel::Descriptors>()?;
     module.add_class::<jobs::Jobs>()?;
     module.add_class::<jobs::Death>()?;

@@ -17,7 +17,7 @@ mod frame;
 mod memory;
 
 pub use frame::{Body, Frame, Kind};
-pub use memory::memory_file;
+pub use memory::{memory_file, MemoryMap};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scan::{Wait, LOOK_AFTER};
@@ -102,7 +102,8 @@ impl Channel {
         self.send_packet(kind, false, size, body, descriptors, no_sigpipe())
     }
 
-    /// Sends a frame whose body is the first `size` bytes of `file`.
+    /// Sends a frame whose body is the first `size` bytes of `file`, which is sealed: it must
+    /// not be written to any more.
     pub fn send_memory(
         &self,
         kind: Kind,
@@ -110,6 +111,7 @@ impl Channel {
         size: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<()> {
+        sys::private::seal(file);
         let all: Vec<_> = std::iter::once(file).chain(descriptors.iter().copied()).collect();
         self.send_packet(kind, true, size, &[], &all, no_sigpipe())
     }

@@ -8,6 +8,7 @@
 
 #[cfg(target_os = "linux")]
 mod limit;
+pub(crate) mod private;
 pub(crate) mod shared;
 
 #[cfg(target_os = "linux")]
