@@ -312,6 +312,9 @@ class _File:
         self._file = file
 
     def read(self, size: int, offset: int) -> bytearray:
+        # Looked at before memory is asked for: a job may say anything.
+        if offset + size > os.fstat(self._file.fileno()).st_size:
+            raise _too_short()
         data = bytearray(size)
         view = memoryview(data)
         while view.nbytes:
