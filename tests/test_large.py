@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -194,8 +195,9 @@ def large_and_small() -> tuple[Any, Any]:
 
 
 @mapped_only
-def test_a_large_pickle_does_not_stay_mapped(js: Jobserver) -> None:
-    numbers = [float(n) for n in range(300_000)]
+@pytest.mark.parametrize("count", [300_000, 3_000_000])
+def test_a_large_pickle_does_not_stay_mapped(js: Jobserver, count: int) -> None:
+    numbers = [float(n) for n in range(count)]
     assert js(identity, numbers).result(DEADLINE) == numbers
     assert memory_maps() == []
 
@@ -324,6 +326,39 @@ def test_a_memory_file_that_lies_is_an_error_and_harms_nobody(
     assert isinstance(error, pickle.UnpicklingError)
     assert "cannot be unpickled here" in str(error)
     assert js(len, "four").result(DEADLINE) == 4
+
+
+def cut(value: Any) -> Any:
+    """Sends a memory file that lacks its last bytes."""
+    fill: Any = _pickling._fill
+
+    def fill_and_cut(memory: Any, segments: Any) -> None:
+        fill(memory, segments)
+        os.ftruncate(memory.fileno(), os.fstat(memory.fileno()).st_size - 10)
+
+    _pickling._fill = fill_and_cut
+    return value
+
+
+@pytest.mark.parametrize("size", [MIB, 2 * _pickling._HUGE])
+@pytest.mark.parametrize("make", [bytes, bytearray, ones, str])
+def test_a_memory_file_that_was_cut_is_an_error(js: Jobserver, make: Any, size: int) -> None:
+    value = "x" * size if make is str else make(size)
+    error = js(cut, value).exception(DEADLINE)
+    assert isinstance(error, pickle.UnpicklingError)
+    assert "shorter than its header says" in str(error)
+
+
+def test_arrays_arrive_also_where_python_has_no_ctypes(
+    js: Jobserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = js(large_and_small)
+    assert future.wait(DEADLINE)
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    large, small = future.result()
+    assert not is_mapped(large)
+    large[:] = 2
+    assert ((large == 2).all(), (small == 1).all()) == (True, True)
 
 
 @mapped_only

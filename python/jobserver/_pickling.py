@@ -38,6 +38,9 @@ from ._signals import raised_by_handler
 _LARGE = 16 * 1024
 #: Buffers smaller than this are cheaper copied than mapped, and keep no file's memory.
 _VERY_LARGE = 1024 * 1024
+#: What becomes an object of Python's own and is smaller than this is quicker to read than to
+#: copy from a view: that saves a pass over the memory, and costs the import of ctypes (2.5 ms).
+_HUGE = 16 * 1024 * 1024
 _ALIGN = 64
 _PAGE = 4096
 _U64 = struct.Struct("=Q")
@@ -271,6 +274,8 @@ def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:
 
 def _fill(memory: _native.MemoryFile, segments: Sequence[memoryview]) -> None:
     table = [_Segment(segment.nbytes, _form(segment)) for segment in segments]
+    if table[0].size < _HUGE:
+        table[0] = table[0]._replace(form=_BYTES)  # the pickles
     header = b"".join([_U64.pack(len(table)), *(_SEGMENT.pack(*entry) for entry in table)])
     _write(memory, memoryview(header), 0)
     for segment, offset in zip(segments, _offsets(table)):
@@ -343,7 +348,7 @@ class _Map:
         return data
 
     def load(self, segment: _Segment, offset: int) -> Loaded:
-        if segment.size < _VERY_LARGE:
+        if segment.form != _VIEW and segment.size < _HUGE:
             data = self.read(segment.size, offset)
             return data if segment.form == _BYTES else bytearray(data)
         if self._view is None:
@@ -359,7 +364,7 @@ class _Map:
 def _view(memory: _native.MemoryMap) -> memoryview:
     """A writable view of all of it, that keeps it for as long as anything refers to the view."""
     try:
-        import ctypes  # late: it takes a new process a millisecond or two
+        import ctypes  # late, since few need it
     except ImportError:  # a Python that was built without it
         return memoryview(bytearray(memory.read(len(memory), 0)))
     array = (ctypes.c_char * len(memory)).from_address(memory.address)
