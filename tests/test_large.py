@@ -97,32 +97,35 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_array_arrives_as_it_was(js: Jobserver, kind: str) -> None:
-    expected = made(kind)
-    for array in (js(made, kind).result(DEADLINE), js(identity, expected).result(DEADLINE)):
-        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
-        assert numpy.array_equal(array, expected)
-        assert array.flags.writeable is expected.flags.writeable
-        if array.flags.writeable:
-            array[...] = array[::-1].copy()
-            assert numpy.array_equal(array, expected[::-1])
+# Loops and not parameters: that a fork server loads NumPy takes longer than all of a test.
 
 
-@pytest.mark.parametrize("size", BORDERS)
-def test_what_arrives_is_the_same_on_either_side_of_each_border(js: Jobserver, size: int) -> None:
-    value = os.urandom(size)
-    array = numpy.frombuffer(bytearray(value), dtype="u1")
-    sent = [value, bytearray(value), array, (value, [bytearray(value)], {"array": array})]
-    for each in sent:
-        back = js(identity, each).result(DEADLINE)
-        assert type(back) is type(each)
-        if isinstance(back, tuple):
-            assert [type(part) for part in back] == [bytes, list, dict]
-            assert (back[0], back[1][0], bytes(back[2]["array"])) == (value, value, value)
-            back[2]["array"][:] = 0
-        else:
-            assert bytes(back) == value
+def test_an_array_arrives_as_it_was(js: Jobserver) -> None:
+    for kind in KINDS:
+        expected = made(kind)
+        for array in (js(made, kind).result(DEADLINE), js(identity, expected).result(DEADLINE)):
+            assert (array.dtype, array.shape) == (expected.dtype, expected.shape), kind
+            assert numpy.array_equal(array, expected), kind
+            assert array.flags.writeable is expected.flags.writeable, kind
+            if array.flags.writeable:
+                array[...] = array[::-1].copy()
+                assert numpy.array_equal(array, expected[::-1]), kind
+
+
+def test_what_arrives_is_the_same_on_either_side_of_each_border(js: Jobserver) -> None:
+    for size in BORDERS:
+        value = os.urandom(size)
+        array = numpy.frombuffer(bytearray(value), dtype="u1")
+        for sent in (value, bytearray(value), array):
+            back = js(identity, sent).result(DEADLINE)
+            assert type(back) is type(sent)
+            assert bytes(back) == value, size
+        together, [inside], named = js(
+            identity, (value, [bytearray(value)], {"array": array})
+        ).result()
+        assert (type(together), type(inside)) == (bytes, bytearray)
+        assert (together, inside, bytes(named["array"])) == (value, value, value)
+        named["array"][:] = 0
 
 
 @mapped_only
@@ -307,24 +310,22 @@ def lie(count: int, sizes: list[int]) -> Any:
     return ones(3 * MIB)
 
 
-@pytest.mark.parametrize(
-    ("count", "sizes"),
-    [
-        (0, []),
-        (1 << 60, []),
-        (1000, [1]),
-        (1, [1 << 40]),
-        (2, [10, 3 * MIB]),
-        (2, [1 << 63, 1 << 63]),
-        (2, [(1 << 64) - 1, 10]),
-    ],
-)
-def test_a_memory_file_that_lies_is_an_error_and_harms_nobody(
-    js: Jobserver, count: int, sizes: list[int]
-) -> None:
-    error = js(lie, count, sizes).exception(DEADLINE)
-    assert isinstance(error, pickle.UnpicklingError)
-    assert "cannot be unpickled here" in str(error)
+LIES: list[tuple[int, list[int]]] = [
+    (0, []),
+    (1 << 60, []),
+    (1000, [1]),
+    (1, [1 << 40]),
+    (2, [10, 3 * MIB]),
+    (2, [1 << 63, 1 << 63]),
+    (2, [(1 << 64) - 1, 10]),
+]
+
+
+def test_a_memory_file_that_lies_is_an_error_and_harms_nobody(js: Jobserver) -> None:
+    for count, sizes in LIES:
+        error = js(lie, count, sizes).exception(DEADLINE)
+        assert isinstance(error, pickle.UnpicklingError), (count, sizes)
+        assert "cannot be unpickled here" in str(error)
     assert js(len, "four").result(DEADLINE) == 4
 
 
@@ -340,13 +341,12 @@ def cut(value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("size", [MIB, 2 * _pickling._HUGE])
-@pytest.mark.parametrize("make", [bytes, bytearray, ones, str])
-def test_a_memory_file_that_was_cut_is_an_error(js: Jobserver, make: Any, size: int) -> None:
-    value = "x" * size if make is str else make(size)
-    error = js(cut, value).exception(DEADLINE)
-    assert isinstance(error, pickle.UnpicklingError)
-    assert "shorter than its header says" in str(error)
+def test_a_memory_file_that_was_cut_is_an_error(js: Jobserver) -> None:
+    for size in (MIB, 2 * _pickling._HUGE):
+        for value in (bytes(size), bytearray(size), ones(size), "x" * size):
+            error = js(cut, value).exception(DEADLINE)
+            assert isinstance(error, pickle.UnpicklingError), (size, type(value))
+            assert "shorter than its header says" in str(error)
 
 
 def test_arrays_arrive_also_where_python_has_no_ctypes(
