@@ -57,7 +57,9 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
         if let Some((_, outcome)) = jobs.scan()?.pop() {
             return Ok(match outcome {
                 Outcome::Ended(ExitStatus::Code(code)) => (code, None),
-                Outcome::Ended(ExitStatus::Signal(signal)) => (128 + signal, Some(signal)),
+                Outcome::Ended(ExitStatus::Signal(signal) | ExitStatus::Overdue(signal)) => {
+                    (128 + signal, Some(signal))
+                }
                 _ => (crate::FAILED, None),
             });
         }
