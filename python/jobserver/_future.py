@@ -161,7 +161,7 @@ class Future(_native.Promise, Generic[T]):
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
         if isinstance(outcome, _native.Death):
-            if outcome.time_limit is not None:
+            if outcome.time_limit is not None and outcome.signal is not None:
                 return None, TimeLimitExceeded(self._pid, outcome.signal, outcome.time_limit)
             died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, outcome.text)
             return None, died

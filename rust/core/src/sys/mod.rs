@@ -8,12 +8,14 @@
 
 #[cfg(target_os = "linux")]
 mod limit;
+mod pass_on;
 pub(crate) mod shared;
 
 #[cfg(target_os = "linux")]
 pub use limit::end_after;
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
+pub use pass_on::{pass_on, pass_on_to};
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
