@@ -12,7 +12,6 @@ _T = TypeVar("_T")
 __all__ = [
     "INLINE",
     "MAX_SLOTS",
-    "TIME_LIMIT",
     "Channel",
     "Death",
     "Descriptors",
@@ -40,7 +39,6 @@ __all__ = [
 
 INLINE: int
 MAX_SLOTS: int
-TIME_LIMIT: int
 
 def usable_cpus() -> int: ...
 def nullify_stdin() -> None: ...
@@ -158,14 +156,14 @@ class Death:
     def signal(self) -> int | None: ...
     @property
     def text(self) -> str: ...
+    @property
+    def time_limit(self) -> float | None: ...
 
 @disjoint_base
 class Promise:
     def __new__(cls, jobserver: Jobserver, time_limit: float | None, consume: int) -> Self: ...
     @property
     def _jobserver(self) -> Jobserver: ...
-    @property
-    def _time_limit(self) -> float | None: ...
     @property
     def _consume(self) -> int: ...
     @property
