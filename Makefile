@@ -36,7 +36,7 @@ CHAOS_KILLS ?= 1200
 CHAOS_SEED ?= 1
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large)
 
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.

@@ -16,6 +16,7 @@ import pytest
 import spans
 from conftest import DEADLINE
 from spans import Recorded
+from terminals import Terminal, until_asleep
 from test_make import MAKES
 
 COMMAND = [sys.executable, "-m", "jobserver"]
@@ -157,6 +158,47 @@ def test_sigterm_is_passed_on_and_the_pool_goes() -> None:
         running.send_signal(signal.SIGTERM)
         assert running.wait(DEADLINE) == 7
     assert not os.path.exists(fifo)
+
+
+#: Says what it gets, until somebody enters a line.
+TOLD = """
+    for name in HUP INT QUIT TERM; do trap "echo got $name" $name; done
+    echo ready
+    until read line; do :; done
+    echo end
+"""
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM"])
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_a_signal_that_somebody_sends_is_passed_on(how: list[str], name: str) -> None:
+    command = [*COMMAND, *how, "--", "sh", "-c", TOLD]
+    ends: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **ends, stderr=subprocess.DEVNULL, text=True) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(getattr(signal, f"SIG{name}"))
+        assert running.stdout.readline() == f"got {name}\n"
+        running.stdin.write("line\n")
+        running.stdin.close()
+        assert running.stdout.read() == "end\n"
+    assert running.returncode == 0
+
+
+@pytest.mark.parametrize("name, key", [("INT", b"\x03"), ("QUIT", b"\x1c")])
+@pytest.mark.parametrize("how", [["run", "-j1"], ["exec"]])
+def test_a_key_at_the_terminal_reaches_the_command_once(
+    how: list[str], name: str, key: bytes
+) -> None:
+    terminal = Terminal(*COMMAND, *how, "--", "sh", "-c", TOLD)
+    terminal.read_until("ready")
+    terminal.press(key)
+    terminal.read_until(f"got {name}")
+    until_asleep(terminal.pid)  # and has done what it does with the signal
+    terminal.press(b"line\n")
+    assert terminal.join() == 0
+    assert "end" in terminal.shown
+    assert terminal.shown.count("got") == 1
 
 
 @contextmanager

@@ -11,14 +11,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import multiprocessing.connection
 import os
-import pty
 import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, children, settle
 from holding import Hold, free, held
+from terminals import Terminal, until_asleep
 
 import jobserver
 from jobserver import Future, Jobserver, SubmissionDied
@@ -46,19 +44,6 @@ def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
     yield handle
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
-
-
-def until_asleep(pid: int) -> None:
-    """Looks until a process sleeps in the kernel: there is no event that says so."""
-    deadline = time.monotonic() + DEADLINE
-    before = None
-    while time.monotonic() < deadline:
-        status = Path(f"/proc/{pid}/status").read_text()
-        if before == status and "State:\tS" in status:
-            return  # it has not run between two looks
-        before = status
-        time.sleep(0.002)
-    raise AssertionError("the process never came to rest")
 
 
 @contextlib.contextmanager
@@ -558,37 +543,6 @@ def main(method, wait):
 if __name__ == "__main__":
     main(*sys.argv[1:])
 """
-
-
-class Terminal:
-    """A program at a terminal of its own: its keyboard, and what it has shown."""
-
-    def __init__(self, *command: str) -> None:
-        self.pid, self._keyboard = pty.fork()
-        if self.pid == 0:
-            os.execv(command[0], command)
-        self.shown = ""
-
-    def read_until(self, *words: str) -> None:
-        while not all(word in self.shown for word in words):
-            assert self._read(), f"the program ended: {self.shown}"
-
-    def _read(self) -> bool:
-        assert multiprocessing.connection.wait([self._keyboard], DEADLINE), self.shown
-        try:
-            self.shown += os.read(self._keyboard, 10000).decode()
-        except OSError:
-            return False  # which is how the end of a terminal's program is told
-        return True
-
-    def press(self, key: bytes) -> None:
-        os.write(self._keyboard, key)
-
-    def join(self) -> int:
-        while self._read():
-            pass
-        os.close(self._keyboard)
-        return os.waitpid(self.pid, 0)[1]
 
 
 @pytest.mark.parametrize("wait", ["submit", "pause", "result", "close"])

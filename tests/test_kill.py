@@ -275,11 +275,50 @@ def ignore_all_and_hang(path: Path) -> None:
     hang(path)
 
 
-def test_a_job_that_ignores_the_signal_of_its_time_limit_is_killed(
+def handle_all_and_hang(path: Path) -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        signal.signal(number, lambda *_: None)
+    hang(path)
+
+
+def block_all_and_hang(path: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    hang(path)
+
+
+@pytest.mark.parametrize("job", [ignore_all_and_hang, handle_all_and_hang, block_all_and_hang])
+def test_a_job_that_does_not_heed_the_signal_of_its_time_limit_is_killed(
+    tmp_path: Path, js: Jobserver, job: Any
+) -> None:
+    future = js.submit(job, args=(tmp_path / "pid",), time_limit=0.2)
+    died = death_of(future)
+    assert (type(died), died.signal) == (TimeLimitExceeded, signal.SIGKILL)
+    assert "ran for longer than its 0.2 seconds" in str(died)
+
+
+def test_a_job_that_is_killed_before_its_time_limit_has_not_exceeded_that(
     tmp_path: Path, js: Jobserver
 ) -> None:
-    future = js.submit(ignore_all_and_hang, args=(tmp_path / "pid",), time_limit=0.2)
-    assert death_of(future).signal == signal.SIGKILL
+    late = js.submit(ignore_all_and_hang, args=(tmp_path / "late",), time_limit=0.3)
+    killed = js.submit(ignore_all_and_hang, args=(tmp_path / "killed",), time_limit=0.3)
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_until(lambda: not lives(late.pid))  # the owner looks only after the limit
+    assert not isinstance(death_of(killed), TimeLimitExceeded)
+    assert isinstance(death_of(late), TimeLimitExceeded)
+
+
+def become_a_program() -> None:
+    os.execvp("sleep", ["sleep", "1000"])
+
+
+def test_a_program_that_a_job_has_become_ends_at_its_time_limit_too(js: Jobserver) -> None:
+    died = death_of(js.submit(become_a_program, time_limit=0.05))
+    assert (type(died), died.signal) == (TimeLimitExceeded, signal.SIGALRM)
+
+
+def test_a_job_that_its_own_alarm_ends_has_not_exceeded_its_time_limit(js: Jobserver) -> None:
+    future = js.submit(signal.raise_signal, args=(signal.SIGALRM,), time_limit=1000)
+    assert not isinstance(death_of(future), TimeLimitExceeded)
 
 
 def hang_with_shells(path: Path) -> None:

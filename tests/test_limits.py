@@ -340,3 +340,22 @@ def test_a_result_that_does_not_fit_into_memory(program: Program, method: str) -
         "in the owner: True",
         "7 1",
     ]
+
+
+NO_ROOM_TO_MAP = """
+def main(method):
+    with Jobserver(method, 1) as js:
+        size = 300_000_000
+        future = js(bytes, size)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + size // 3, hard))
+        future.wait()
+        print(type(future._outcome).__name__)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        print(len(future.result()) == size)
+"""
+
+
+def test_a_result_that_cannot_be_mapped_is_kept_as_a_file(program: Program, method: str) -> None:
+    assert program.run(NO_ROOM_TO_MAP, method) == ["MemoryFile", "True"]

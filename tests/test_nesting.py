@@ -275,8 +275,9 @@ def test_a_result_is_sent_before_the_jobs_own_jobs_have_ended(
 @pytest.mark.parametrize("end", ["return", "raise", "exit"])
 def test_a_job_waits_for_its_own_jobs_at_its_end(js: Jobserver, tmp_path: Path, end: str) -> None:
     begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
-    js(leave_a_job_behind, js, end, begun, go, tmp_path / "ended")
-    assert begun.acquire(timeout=DEADLINE)
+    future = js(leave_a_job_behind, js, end, begun, go, tmp_path / "ended")
+    if not begun.acquire(timeout=DEADLINE):
+        pytest.fail(f"its own job has not begun; {future}: {future.done() and future.exception()}")
     released = []
 
     def release() -> None:

@@ -161,8 +161,8 @@ class Future(_native.Promise, Generic[T]):
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
         if isinstance(outcome, _native.Death):
-            if self._time_limit is not None and outcome.signal == _native.TIME_LIMIT:
-                return None, TimeLimitExceeded(self._pid, outcome.signal, self._time_limit)
+            if outcome.time_limit is not None and outcome.signal is not None:
+                return None, TimeLimitExceeded(self._pid, outcome.signal, outcome.time_limit)
             died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, outcome.text)
             return None, died
         if isinstance(outcome, BaseException):

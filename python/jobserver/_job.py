@@ -23,7 +23,7 @@ from typing import Any, Callable
 from . import _multiprocessing as mp
 from . import _native, _result
 from ._arguments import Changes
-from ._pickling import Message
+from ._pickling import Sent
 from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
 
 #: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
@@ -131,7 +131,7 @@ def call_prepared(
     return fn(*args, **(kwargs or {}))
 
 
-def dump_failure(error: BaseException) -> Message | int:
+def dump_failure(error: BaseException) -> Sent | int:
     """A message that says what the job's function raised; or, if it was to end the process,
     the exit code."""
     if isinstance(error, SystemExit):

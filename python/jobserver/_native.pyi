@@ -12,7 +12,6 @@ _T = TypeVar("_T")
 __all__ = [
     "INLINE",
     "MAX_SLOTS",
-    "TIME_LIMIT",
     "Channel",
     "Death",
     "Descriptors",
@@ -20,6 +19,7 @@ __all__ = [
     "ForkServerGone",
     "Jobs",
     "MemoryFile",
+    "MemoryMap",
     "Pool",
     "Promise",
     "Server",
@@ -39,7 +39,6 @@ __all__ = [
 
 INLINE: int
 MAX_SLOTS: int
-TIME_LIMIT: int
 
 def usable_cpus() -> int: ...
 def nullify_stdin() -> None: ...
@@ -129,6 +128,13 @@ class MemoryFile:
     def fileno(self) -> int: ...
 
 @final
+class MemoryMap:
+    def __len__(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def read(self, size: int, offset: int) -> bytes: ...
+
+@final
 class Descriptors:
     def __new__(cls) -> Descriptors: ...
     def add(self, fd: int) -> int: ...
@@ -138,7 +144,7 @@ class Descriptors:
 class Channel:
     def __new__(cls, fd: int) -> Channel: ...
     def fileno(self) -> int: ...
-    def receive_introduction(self) -> tuple[bytes | MemoryFile, list[int]] | None: ...
+    def receive_introduction(self) -> tuple[bytes | MemoryFile | MemoryMap, list[int]] | None: ...
 
 @final
 class Death:
@@ -148,14 +154,14 @@ class Death:
     def signal(self) -> int | None: ...
     @property
     def text(self) -> str: ...
+    @property
+    def time_limit(self) -> float | None: ...
 
 @disjoint_base
 class Promise:
     def __new__(cls, jobserver: Jobserver, time_limit: float | None, consume: int) -> Self: ...
     @property
     def _jobserver(self) -> Jobserver: ...
-    @property
-    def _time_limit(self) -> float | None: ...
     @property
     def _consume(self) -> int: ...
     @property

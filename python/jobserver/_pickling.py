@@ -4,23 +4,30 @@ A message is bytes when small; otherwise a memory file, with the large buffers o
 objects (NumPy arrays, say) beside the pickle rather than inside it (PEP 574). Several
 objects can stand in one message, to be loaded one after the other.
 
+A memory file arrives mapped, where the system can do that (MemoryMap), and a very large
+buffer as a view of the mapping, which lives for as long as such a view does. So a large array
+is copied once, by its sender into the file. Elsewhere it arrives as the file, and is read.
+
 multiprocessing's own reducers apply, so that its connections, locks and queues can be
 arguments. What pickle refuses goes to cloudpickle if that is installed; not at once,
 because pickle is several times faster and refers to functions by name.
 
-    memory file = header segment*        (each segment begins at a multiple of 64)
-    header      = count u64, then for each segment its size u64
+    memory file = header segment*        (each segment begins at a multiple of 64; what is to
+                                          be a view, of 4096)
+    header      = count u64, then for each segment its size u64 and its form u64
     segment     = first the pickles, then one buffer each
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import struct
 import sys
-from typing import Any, Callable, Iterator, List, Sequence, Union
+from collections import Counter
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Sequence, Union
 
 from . import _multiprocessing as mp
 from . import _native
@@ -29,11 +36,23 @@ from ._signals import raised_by_handler
 
 #: Buffers smaller than this are cheaper inside the pickle.
 _LARGE = 16 * 1024
+#: Buffers smaller than this are cheaper copied than mapped, and keep no file's memory.
+_VERY_LARGE = 1024 * 1024
+#: What becomes an object of Python's own and is smaller than this is quicker to read than to
+#: copy from a view: that saves a pass over the memory, and costs the import of ctypes (2.5 ms).
+_HUGE = 16 * 1024 * 1024
 _ALIGN = 64
+_PAGE = 4096
 _U64 = struct.Struct("=Q")
+_SEGMENT = struct.Struct("=QQ")
 
-#: What a channel carries.
-Message = Union[bytes, _native.MemoryFile]
+#: What a channel is given to carry, and what it brings.
+Sent = Union[bytes, _native.MemoryFile]
+Message = Union[Sent, _native.MemoryMap]
+
+#: What a segment is loaded as.
+_VIEW, _BYTES, _BYTEARRAY = range(3)
+Loaded = Union[bytes, bytearray, memoryview]
 
 Buffers = List[pickle.PickleBuffer]
 
@@ -97,17 +116,48 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
     return {**mp.reduction.ForkingPickler._extra_reducers, **_of_locks}
 
 
-def dump(value: Any) -> Message:
+def dump(value: Any) -> Sent:
     """One object as a message. PicklingError, with advice, where it cannot be done."""
     return dump_each([value])
 
 
-def dump_each(objects: Sequence[Any]) -> Message:
+def dump_each(objects: Sequence[Any]) -> Sent:
     """Several objects as one message, with multiprocessing's reducers."""
     stream, buffers = _pickle_somehow(objects, apart=True)
     if not buffers and len(stream) <= _native.INLINE:
         return bytes(stream)
     return _to_memory([stream, *(buffer.raw() for buffer in buffers)])
+
+
+def apart(value: Any) -> Any:
+    """Large bytes, or a large bytearray, as something that is pickled beside the pickle and
+    loaded as what it was; anything else as it is. For what nothing else refers to."""
+    if type(value) in (bytes, bytearray) and len(value) > _native.INLINE:
+        return pickle.PickleBuffer(value)
+    return value
+
+
+#: What refers to nothing else.
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes, bytearray})
+
+
+def arguments_apart(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], Mapping[str, Any] | None]:
+    """The same for a function's arguments. What is passed twice must arrive as one object, and
+    so stays in the pickle; as does a bytearray if another argument may refer to it."""
+    values = (*args, *(kwargs or {}).values())
+    if not any(apart(value) is not value for value in values):
+        return args, kwargs
+    times = Counter(map(id, values))
+    alone = all(type(value) in _ATOMS for value in values)
+
+    def one(value: Any) -> Any:
+        once = times[id(value)] == 1 and (alone or type(value) is bytes)
+        return apart(value) if once else value
+
+    named = kwargs and {name: one(value) for name, value in kwargs.items()}
+    return tuple(map(one, args)), named
 
 
 def dump_whole(value: Any) -> bytes:
@@ -133,7 +183,7 @@ def _pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
     return made
 
 
-def dump_launch(*objects: Any) -> tuple[Message, _native.Descriptors]:
+def dump_launch(*objects: Any) -> tuple[Sent, _native.Descriptors]:
     """A message to a new process, and the descriptors to pass with it."""
     descriptors = Descriptors()
     spawning = mp.context._tls
@@ -223,17 +273,33 @@ def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:
 
 
 def _fill(memory: _native.MemoryFile, segments: Sequence[memoryview]) -> None:
-    header = b"".join(_U64.pack(n) for n in [len(segments), *(s.nbytes for s in segments)])
+    table = [_Segment(segment.nbytes, _form(segment)) for segment in segments]
+    if table[0].size < _HUGE:
+        table[0] = table[0]._replace(form=_BYTES)  # the pickles
+    header = b"".join([_U64.pack(len(table)), *(_SEGMENT.pack(*entry) for entry in table)])
     _write(memory, memoryview(header), 0)
-    for segment, offset in zip(segments, _offsets([s.nbytes for s in segments])):
+    for segment, offset in zip(segments, _offsets(table)):
         _write(memory, segment, offset)
 
 
-def _offsets(sizes: Sequence[int]) -> Iterator[int]:
-    """Where segments of these sizes begin."""
-    end = _U64.size * (1 + len(sizes))
-    for size in sizes:
-        start = -(-end // _ALIGN) * _ALIGN
+class _Segment(NamedTuple):
+    size: int
+    form: int
+
+
+def _form(segment: memoryview) -> int:
+    if isinstance(segment.obj, bytes):
+        return _BYTES
+    very_large = segment.nbytes >= _VERY_LARGE and not isinstance(segment.obj, bytearray)
+    return _VIEW if very_large else _BYTEARRAY
+
+
+def _offsets(table: Sequence[_Segment]) -> Iterator[int]:
+    """Where these segments begin."""
+    end = _U64.size + _SEGMENT.size * len(table)
+    for size, form in table:
+        align = _PAGE if form == _VIEW else _ALIGN
+        start = -(-end // align) * align
         yield start
         end = start + size
 
@@ -244,26 +310,81 @@ def _write(memory: _native.MemoryFile, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _read(memory: _native.MemoryFile, size: int, offset: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view.nbytes:
-        read = os.preadv(memory.fileno(), [view], offset)
-        if not read:
-            raise EOFError("a memory file is shorter than its header says")
-        view, offset = view[read:], offset + read
-    return data
+class _File:
+    """Reads a memory file."""
+
+    def __init__(self, file: _native.MemoryFile) -> None:
+        self._file = file
+
+    def read(self, size: int, offset: int) -> bytearray:
+        # Looked at before memory is asked for: a job may say anything.
+        if offset + size > os.fstat(self._file.fileno()).st_size:
+            raise _too_short()
+        data = bytearray(size)
+        view = memoryview(data)
+        while view.nbytes:
+            read = os.preadv(self._file.fileno(), [view], offset)
+            if not read:
+                raise _too_short()
+            view, offset = view[read:], offset + read
+        return data
+
+    def load(self, segment: _Segment, offset: int) -> Loaded:
+        data = self.read(segment.size, offset)
+        return bytes(data) if segment.form == _BYTES else data
 
 
-def _from_memory(memory: _native.MemoryFile) -> list[bytearray]:
-    (count,) = _U64.unpack(_read(memory, _U64.size, 0))
-    sizes = [size for (size,) in _U64.iter_unpack(_read(memory, _U64.size * count, _U64.size))]
-    return [_read(memory, size, offset) for size, offset in zip(sizes, _offsets(sizes))]
+class _Map:
+    """Reads a mapped memory file."""
+
+    def __init__(self, memory: _native.MemoryMap) -> None:
+        self._memory = memory
+        self._view: memoryview | None = None
+
+    def read(self, size: int, offset: int) -> bytes:
+        data = self._memory.read(size, offset)
+        if len(data) != size:
+            raise _too_short()
+        return data
+
+    def load(self, segment: _Segment, offset: int) -> Loaded:
+        if segment.form != _VIEW and segment.size < _HUGE:
+            data = self.read(segment.size, offset)
+            return data if segment.form == _BYTES else bytearray(data)
+        if self._view is None:
+            self._view = _view(self._memory)
+        view = self._view[offset : offset + segment.size]
+        if view.nbytes != segment.size:
+            raise _too_short()
+        if segment.form == _VIEW:
+            return view
+        return bytes(view) if segment.form == _BYTES else bytearray(view)
 
 
-def _segments(message: Message) -> list[bytes | bytearray]:
+def _view(memory: _native.MemoryMap) -> memoryview:
+    """A writable view of all of it, that keeps it for as long as anything refers to the view."""
+    try:
+        import ctypes  # late, since few need it
+    except ImportError:  # a Python that was built without it
+        return memoryview(bytearray(memory.read(len(memory), 0)))
+    array = (ctypes.c_char * len(memory)).from_address(memory.address)
+    array.memory = memory  # type: ignore[attr-defined]
+    return memoryview(array).cast("B")
+
+
+def _too_short() -> EOFError:
+    return EOFError("a memory file is shorter than its header says")
+
+
+def _segments(message: Message) -> list[Loaded]:
     """The pickles, and then the buffers that belong to them."""
-    return [message] if isinstance(message, bytes) else [*_from_memory(message)]
+    if isinstance(message, bytes):
+        return [message]
+    source = _Map(message) if isinstance(message, _native.MemoryMap) else _File(message)
+    (count,) = _U64.unpack(source.read(_U64.size, 0))
+    entries = _SEGMENT.iter_unpack(source.read(_SEGMENT.size * count, _U64.size))
+    table = list(itertools.starmap(_Segment, entries))
+    return [source.load(segment, offset) for segment, offset in zip(table, _offsets(table))]
 
 
 class Loader:
@@ -283,7 +404,7 @@ class Loader:
 
     def skip(self, known: bytes) -> bool:
         """Passes over the first objects if this is what they were pickled as."""
-        known_too = self._pickles.startswith(known)
+        known_too = self._pickles[: len(known)] == known
         if known_too:
             self._stream.seek(len(known))
         return known_too

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from . import _native, _pickling
 from ._exceptions import JobTraceback
-from ._pickling import Message
+from ._pickling import Message, Sent
 from ._signals import raised_by_handler
 
 
@@ -26,14 +26,14 @@ class _Failure(NamedTuple):
 _SIMPLE = frozenset({bool, int, float, str})
 
 
-def dump_value(value: Any) -> Message:
+def dump_value(value: Any) -> Sent:
     """A message that says what the job's function returned."""
     if type(value) in _SIMPLE:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
             return stream
     try:
-        return _pickling.dump((value, None))
+        return _pickling.dump((_pickling.apart(value), None))
     except pickle.PicklingError as e:
         error = pickle.PicklingError(
             f"what the job returned, a {type(value).__name__}, cannot be pickled: {e}"
@@ -42,7 +42,7 @@ def dump_value(value: Any) -> Message:
         return dump_exception(error)
 
 
-def dump_exception(error: BaseException) -> Message:
+def dump_exception(error: BaseException) -> Sent:
     """A message that says what the job's function raised."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     summary = traceback.format_exception_only(type(error), error)[-1].strip()

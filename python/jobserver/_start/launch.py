@@ -21,11 +21,11 @@ from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
-from .._pickling import Message
+from .._pickling import Message, Sent
 
 #: What launches a job, the descriptors that go with it, and whether it is to have a process
 #: that has had none before.
-Launch = Tuple[Message, _native.Descriptors, bool]
+Launch = Tuple[Sent, _native.Descriptors, bool]
 
 
 class _Tracked:
@@ -70,7 +70,8 @@ def introduce(method: str, home: str, tasks: int | None) -> tuple[Message, _nati
 def dump(name: str, work: _native.Work) -> Launch:
     """The message that launches a job, and what goes with it."""
     call: _Call = (name, work.env or [])
-    rest = (work.time_limit, work.preexec_fn, work.function, work.args, work.kwargs)
+    args, kwargs = _pickling.arguments_apart(work.args, work.kwargs)
+    rest = (work.time_limit, work.preexec_fn, work.function, args, kwargs)
     return (*_pickling.dump_launch(call, rest), work.preexec_fn is not None)
 
 

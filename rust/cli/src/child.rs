@@ -1,16 +1,16 @@
 //! The command that is run: signals on their way to it, and its end on its way out.
 
 use jobserver_core::slots::makeflags::{export, Auth};
-use jobserver_core::{ExitStatus, Jobs, Outcome, Result, Slot, Woken};
+use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, SignalsHeld};
+use jobserver_core::{ExitStatus, Jobs, Outcome, Result, Slot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
-/// Those that a terminal sends to the command as well, and those that only we get.
+/// What is passed on to the command; those that a terminal sends to the command as well (true)
+/// only if somebody has sent them to us. (SIGHUP a terminal may send to us alone.)
 const SIGNALS: [(i32, bool); 4] =
-    [(SIGINT, false), (SIGQUIT, false), (SIGTERM, true), (SIGHUP, true)];
+    [(SIGINT, true), (SIGQUIT, true), (SIGTERM, false), (SIGHUP, false)];
 
 /// The program and its arguments.
 pub(crate) fn command(words: &[OsString]) -> Command {
@@ -34,14 +34,11 @@ pub(crate) fn name_pool(command: &mut Command, auth: &Auth, slots: usize) {
 /// Runs a command to its end, on `slot` if there is one, while signals leave us alive to give
 /// it back. What the exit code should be; the second is the signal that killed it, if one did.
 pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Option<i32>)> {
-    let come: Vec<_> = SIGNALS.iter().map(|_| Arc::new(AtomicBool::new(false))).collect();
-    for ((signal, _), came) in SIGNALS.iter().zip(&come) {
-        // As nohup or a shell's background job has it; the command will ignore it too.
-        if jobserver_core::sys::is_ignored(*signal) {
-            continue;
+    for (signal, from_processes_only) in SIGNALS {
+        // Ignored, as nohup or a shell's background job has it: the command will ignore it too.
+        if !is_ignored(signal) {
+            let _ = pass_on(signal, from_processes_only); // fails for what nobody may handle
         }
-        // It fails only for signals that nobody may handle.
-        let _ = signal_hook::flag::register(*signal, Arc::clone(came));
     }
     let mut jobs = Jobs::new();
     let job = match jobs.spawn(&mut command, slot) {
@@ -53,23 +50,22 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
             return Ok((if missing { 127 } else { 126 }, None));
         }
     };
+    pass_on_to(jobs.pid(job));
     loop {
+        // What the scan has reaped must get no signal any more: its pid may be another's.
+        let held = SignalsHeld::begin();
         if let Some((_, outcome)) = jobs.scan()?.pop() {
+            pass_on_to(None);
             return Ok(match outcome {
                 Outcome::Ended(ExitStatus::Code(code)) => (code, None),
-                Outcome::Ended(ExitStatus::Signal(signal)) => (128 + signal, Some(signal)),
+                Outcome::Ended(ExitStatus::Signal(signal) | ExitStatus::Overdue(signal)) => {
+                    (128 + signal, Some(signal))
+                }
                 _ => (crate::FAILED, None),
             });
         }
-        if jobs.wait(None, None)? == Woken::Interrupted {
-            for ((signal, pass_on), came) in SIGNALS.iter().zip(&come) {
-                if came.swap(false, Ordering::Relaxed) && *pass_on {
-                    if let Some(signal) = jobserver_core::sys::signal_from_raw(*signal) {
-                        jobs.signal(job, signal)?;
-                    }
-                }
-            }
-        }
+        drop(held);
+        jobs.wait(None, None)?;
     }
 }
 

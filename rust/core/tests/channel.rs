@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{child, ended, pattern, Alone};
-use jobserver_core::channel::{memory_file, Frame, Kind, INLINE, MAX_DESCRIPTORS};
+use common::{child, ended, pattern, portable, Alone};
+use jobserver_core::channel::{memory_file, Frame, Kind, MemoryMap, INLINE, MAX_DESCRIPTORS};
 use jobserver_core::{Body, Channel, ErrorKind, ExitStatus};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -87,6 +87,81 @@ fn only_the_front_of_a_memory_file_counts() {
     let file = memory(b"body and slack");
     job.send_memory(Kind::Result, file.as_fd(), 4, &[]).unwrap();
     assert_eq!(received(&owner).body.into_bytes().unwrap(), b"body");
+}
+
+/// What a frame's memory file is mapped as, once it has been sent; the file as it was received.
+fn sent(file: &OwnedFd) -> (OwnedFd, Option<MemoryMap>) {
+    let (owner, job) = Channel::pair().unwrap();
+    job.send_memory(Kind::Result, file.as_fd(), 0, &[]).unwrap();
+    let Body::Memory(received, _) = received(&owner).body else { panic!("not in memory") };
+    let map = MemoryMap::of(&received);
+    (received, map)
+}
+
+/// Whether files are mapped at all.
+fn maps() -> bool {
+    cfg!(target_os = "linux") && !portable()
+}
+
+#[test]
+fn a_memory_file_that_was_sent_is_mapped_whole() {
+    let _alone = Alone::new();
+    for size in [1, 4095, 4096, 4097, 5_000_000] {
+        let (_, map) = sent(&memory(&pattern(size)));
+        assert_eq!(map.is_some(), maps(), "size {size}");
+        if let Some(map) = map {
+            assert_eq!((map.size(), map.address() % 4096), (size, 0));
+            assert!(map.as_slice() == pattern(size), "size {size}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_to_a_map_is_seen_there_alone() {
+    let _alone = Alone::new();
+    let (file, Some(mut map)) = sent(&memory(b"body")) else { return assert!(!maps()) };
+    let other = MemoryMap::of(&file).unwrap();
+    map.as_mut_slice().copy_from_slice(b"ours");
+    assert_eq!((map.as_slice(), other.as_slice()), (&b"ours"[..], &b"body"[..]));
+    assert_eq!(Body::Memory(file, 4).into_bytes().unwrap(), b"body");
+}
+
+#[test]
+fn a_memory_file_that_was_sent_cannot_change_under_its_map() {
+    let _alone = Alone::new();
+    let file = memory(b"body");
+    let (_, Some(map)) = sent(&file) else { return assert!(!maps()) };
+    let file = File::from(file);
+    file.write_all_at(b"evil", 0).unwrap_err();
+    file.set_len(0).unwrap_err();
+    file.set_len(1 << 20).unwrap_err();
+    assert_eq!(map.as_slice(), b"body");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_could_do_harm_is_not_mapped() {
+    use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+    let _alone = Alone::new();
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let made = |size: usize, seals: SealFlags| {
+        let file = File::from(memfd_create("made", MemfdFlags::ALLOW_SEALING).unwrap());
+        file.write_all_at(&pattern(size), 0).unwrap();
+        fcntl_add_seals(&file, seals).unwrap();
+        file
+    };
+    assert_eq!(MemoryMap::of(made(4, all)).is_some(), maps(), "the test makes the wrong thing");
+    for missing in [SealFlags::SHRINK, SealFlags::WRITE, all] {
+        assert!(MemoryMap::of(made(4, all - missing)).is_none(), "without {missing:?}");
+    }
+    assert!(MemoryMap::of(made(0, all)).is_none(), "an empty one");
+    let holes = memfd_create("holes", MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&holes, 1 << 40).unwrap();
+    fcntl_add_seals(&holes, all).unwrap();
+    assert!(MemoryMap::of(&holes).is_none(), "one that is not there");
+    let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    assert!(MemoryMap::of(&reader).is_none(), "no file at all");
+    assert!(MemoryMap::of(File::open("/proc/self/exe").unwrap()).is_none(), "a file on a disk");
 }
 
 #[test]

@@ -122,6 +122,26 @@ fn a_real_time_signal_is_a_signal_and_no_other_number_is() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn who_does_not_heed_a_time_limit_is_told_from_who_is_killed_before_it() {
+    use jobserver_core::sys::{end_after, SignalsHeld};
+    use std::time::Duration;
+    let _alone = Alone::new();
+    let heedless = |limit| {
+        end_after(limit).unwrap();
+        let _held = SignalsHeld::begin();
+        hang()
+    };
+    let mut jobs = Jobs::new();
+    let late = start(&mut jobs, None, |_| heedless(Duration::from_millis(1)));
+    let killed = start(&mut jobs, None, |_| heedless(Duration::from_secs(1000)));
+    jobs.signal(killed, Signal::KILL).unwrap();
+    let told = outcomes(&mut jobs, 2);
+    assert_eq!(death(&told[&late]), ExitStatus::Overdue(libc::SIGKILL));
+    assert_eq!(death(&told[&killed]), ExitStatus::Signal(libc::SIGKILL));
+}
+
+#[test]
 fn a_job_that_closes_its_channel_has_not_ended() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();

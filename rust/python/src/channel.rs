@@ -1,4 +1,4 @@
-//! Channel (the job's end) and MemoryFile.
+//! Channel (the job's end), MemoryFile and MemoryMap.
 
 use crate::errors::to_python;
 use crate::pool::duplicate;
@@ -26,6 +26,42 @@ impl MemoryFile {
 
     fn fileno(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// What was in a memory file: memory of this process, which goes when this is dropped.
+///
+/// The stable ABI of CPython 3.8 knows no way for a class to offer a buffer; so this says where
+/// the memory is, and who makes a buffer of that keeps this.
+#[pyclass(frozen, module = "jobserver._native")]
+pub(crate) struct MemoryMap {
+    map: core::channel::MemoryMap,
+}
+
+#[pymethods]
+impl MemoryMap {
+    fn __len__(&self) -> usize {
+        self.map.size()
+    }
+
+    #[getter]
+    fn address(&self) -> usize {
+        self.map.address()
+    }
+
+    /// A copy of a part, where nobody writes to it meanwhile; fewer bytes if it has no more.
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        size: usize,
+        offset: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let rest = self.map.as_slice().get(offset..).unwrap_or_default();
+        let part = rest.get(..size).unwrap_or(rest);
+        PyBytes::new_with(py, part.len(), |bytes| {
+            bytes.copy_from_slice(part);
+            Ok(())
+        })
     }
 }
 
@@ -94,7 +130,10 @@ pub(crate) fn borrowed(held: &[Arc<OwnedFd>]) -> Vec<BorrowedFd<'_>> {
 pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
     Ok(match body {
         Body::Inline(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
-        Body::Memory(file, _) => Bound::new(py, MemoryFile { file })?.into_any().unbind(),
+        Body::Memory(file, _) => match core::channel::MemoryMap::of(&file) {
+            Some(map) => Bound::new(py, MemoryMap { map })?.into_any().unbind(),
+            None => Bound::new(py, MemoryFile { file })?.into_any().unbind(),
+        },
     })
 }
 

@@ -32,16 +32,18 @@ pub(crate) struct Death {
     exitcode: Option<i32>,
     signal: Option<i32>,
     text: String,
+    /// The limit, in seconds, if the job ended because it ran for longer.
+    time_limit: Option<f64>,
 }
 
-impl From<ExitStatus> for Death {
-    fn from(status: ExitStatus) -> Death {
+impl Death {
+    fn new(status: ExitStatus, time_limit: Option<f64>) -> Death {
         let (exitcode, signal) = match status {
             ExitStatus::Code(code) => (Some(code), None),
-            ExitStatus::Signal(signal) => (None, Some(signal)),
+            ExitStatus::Signal(signal) | ExitStatus::Overdue(signal) => (None, Some(signal)),
             ExitStatus::Unknown => (None, None),
         };
-        Death { exitcode, signal, text: status.to_string() }
+        Death { exitcode, signal, text: status.to_string(), time_limit }
     }
 }
 
@@ -366,7 +368,7 @@ impl Jobs {
     fn tell(&self, future: Bound<'_, Promise>, outcome: Outcome) -> PyResult<()> {
         let py = future.py();
         let outcome =
-            outcome_to_python(py, outcome).unwrap_or_else(|e| e.into_value(py).into_any());
+            outcome_to_python(&future, outcome).unwrap_or_else(|e| e.into_value(py).into_any());
         if future.get().tell(py, outcome) {
             self.finished.call_method1(py, intern!(py, "append"), (future,))?;
         }
@@ -714,10 +716,14 @@ fn deadline(timeout: Option<f64>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-fn outcome_to_python(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+fn outcome_to_python(future: &Bound<'_, Promise>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+    let py = future.py();
     match outcome {
         Outcome::Result(body) => body_to_python(py, body),
-        Outcome::Ended(status) => Ok(Bound::new(py, Death::from(status))?.into_any().unbind()),
+        Outcome::Ended(status) => {
+            let death = Death::new(status, future.get().exceeded_limit(status));
+            Ok(Bound::new(py, death)?.into_any().unbind())
+        }
         Outcome::Lost(error) => Ok(to_python(error).into_value(py).into_any()),
     }
 }

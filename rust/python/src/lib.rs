@@ -58,7 +58,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
-    module.add("TIME_LIMIT", jobserver_core::sys::time_limit_signal())?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
@@ -67,6 +66,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<setup::Setup>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::MemoryFile>()?;
+    module.add_class::<channel::MemoryMap>()?;
     module.add_class::<channel::Descriptors>()?;
     module.add_class::<jobs::Jobs>()?;
     module.add_class::<jobs::Death>()?;

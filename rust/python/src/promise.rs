@@ -8,11 +8,13 @@
 use crate::channel::MemoryFile;
 use crate::jobs::Death;
 use jobserver_core::process::{getpid, Pid};
-use jobserver_core::JobId;
+use jobserver_core::sys::{alarm_signal, time_limit_signal};
+use jobserver_core::{ExitStatus, JobId};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// One Python object, or none yet. Locked for a moment only, in which no Python code runs.
 #[derive(Default)]
@@ -44,6 +46,8 @@ pub(crate) struct Promise {
     owner: Pid,
     pid: AtomicI32,
     job: AtomicU64,
+    /// Since when the job runs, if it has a time limit.
+    since: OnceLock<Instant>,
     /// What came of the job, once that is known: a message, a Death or an exception; and when
     /// it has been loaded, that, so that a message's memory is free.
     outcome: Cell,
@@ -63,6 +67,7 @@ impl Promise {
             owner: getpid(),
             pid: AtomicI32::new(0),
             job: AtomicU64::new(0),
+            since: OnceLock::new(),
             outcome: Cell::default(),
             loaded: Cell::default(),
             callbacks: Cell::default(),
@@ -72,11 +77,6 @@ impl Promise {
     #[getter]
     fn _jobserver(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.jobserver.get(py)
-    }
-
-    #[getter]
-    fn _time_limit(&self) -> Option<f64> {
-        self.time_limit
     }
 
     #[getter]
@@ -153,6 +153,21 @@ impl Promise {
     pub(crate) fn begun(&self, pid: Pid, job: JobId) {
         self.pid.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
         self.job.store(job.0, Ordering::Relaxed);
+        if self.time_limit.is_some() {
+            let _ = self.since.set(Instant::now()); // once only
+        }
+    }
+
+    /// The job's time limit, if it has just ended so because of that.
+    pub(crate) fn exceeded_limit(&self, status: ExitStatus) -> Option<f64> {
+        let late = |limit| self.since.get().is_some_and(|s| s.elapsed().as_secs_f64() >= limit);
+        self.time_limit.filter(|limit| match status {
+            ExitStatus::Overdue(_) => true,
+            ExitStatus::Signal(signal) if signal == time_limit_signal() => true,
+            // An exec leaves no other trace; before the limit it is an alarm of the job's own.
+            ExitStatus::Signal(signal) if signal == alarm_signal() => late(*limit),
+            _ => false,
+        })
     }
 
     pub(crate) fn is_done(&self) -> bool {

@@ -2,9 +2,14 @@
 //!
 //! A memfd where the kernel has one; otherwise a temporary file, unlinked at once. Either
 //! goes away with its last descriptor, whoever is killed when.
+//!
+//! A memfd is sealed when it is sent: nobody can change or shorten it any more. So who receives
+//! it maps it instead of copying it, and needs no descriptor from then on. What is not sealed
+//! (a temporary file cannot be, and a job may send anything) is for its receiver to copy.
 
 use crate::error::{Error, Result};
-use rustix::fd::OwnedFd;
+use crate::sys::private::Private;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::path::PathBuf;
 
@@ -12,7 +17,9 @@ use std::path::PathBuf;
 pub fn memory_file() -> Result<OwnedFd> {
     #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     if crate::sys::linux() {
-        match rustix::fs::memfd_create("jobserver", rustix::fs::MemfdFlags::CLOEXEC) {
+        use rustix::fs::MemfdFlags;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        match rustix::fs::memfd_create("jobserver", flags) {
             Err(rustix::io::Errno::NOSYS) => {}
             made => return made.map_err(Error::system("cannot make a memory file")),
         }
@@ -37,4 +44,39 @@ fn unlinked_file() -> rustix::io::Result<OwnedFd> {
         }
     }
     Err(rustix::io::Errno::EXIST)
+}
+
+/// What is in a memory file, mapped: writable memory of this process's own, of which a page is
+/// copied when it is written to. The file's memory goes when the last mapping of it does.
+#[derive(Debug)]
+pub struct MemoryMap {
+    mapping: Private,
+}
+
+impl MemoryMap {
+    /// All of this memory file; it needs no descriptor any more. None if the file is to be
+    /// copied instead: it is empty, or it could still change, or there is no room to map it.
+    pub fn of(file: impl AsFd) -> Option<MemoryMap> {
+        Private::of_sealed(file.as_fd()).map(|mapping| MemoryMap { mapping })
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> usize {
+        self.mapping.as_slice().len()
+    }
+
+    /// Where they begin: at the beginning of a page.
+    pub fn address(&self) -> usize {
+        self.mapping.as_slice().as_ptr().addr()
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        self.mapping.as_slice()
+    }
+
+    /// The bytes, to be written to.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.mapping.as_mut_slice()
+    }
 }

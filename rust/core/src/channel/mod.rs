@@ -18,7 +18,7 @@ mod frame;
 mod memory;
 
 pub use frame::{Body, Frame, Head, Kind, HANGS, STAYS};
-pub use memory::memory_file;
+pub use memory::{memory_file, MemoryMap};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scan::{Wait, Woken};
@@ -108,7 +108,8 @@ impl Channel {
         self.send_packet(head.into(), false, size, body, descriptors, no_sigpipe())
     }
 
-    /// Sends a frame whose body is the first `size` bytes of `file`.
+    /// Sends a frame whose body is the first `size` bytes of `file`, which is sealed: it must
+    /// not be written to any more.
     pub fn send_memory(
         &self,
         head: impl Into<Head>,
@@ -116,6 +117,7 @@ impl Channel {
         size: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<()> {
+        sys::private::seal(file);
         let all: Vec<_> = std::iter::once(file).chain(descriptors.iter().copied()).collect();
         self.send_packet(head.into(), true, size, &[], &all, no_sigpipe())
     }

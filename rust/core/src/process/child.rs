@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::process::ExitStatus;
+use crate::sys;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
@@ -59,11 +60,17 @@ impl Child {
 
     /// Reaps a direct child if it has ended; never waits.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        match self.waitid(WaitIdOptions::NOHANG) {
-            Ok(status) => Ok(status.map(|s| ExitStatus::of(&s))),
-            Err(Errno::CHILD) => Ok(Some(ExitStatus::Unknown)),
-            Err(e) => Err(Error::system("cannot wait for a process")(e)),
-        }
+        // Only a zombie tells whether it was overdue, so it is looked at before it is reaped.
+        let status = match self.waitid(WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT) {
+            Ok(None) => return Ok(None),
+            Ok(Some(status)) => ExitStatus::of(&status),
+            Err(Errno::CHILD) => return Ok(Some(ExitStatus::Unknown)),
+            Err(e) => return Err(Error::system("cannot wait for a process")(e)),
+        };
+        let overdue = status == ExitStatus::Signal(libc::SIGKILL) && sys::is_marked(self.pid);
+        // If other code is quicker and reaps it, we know its end all the same.
+        let _ = self.waitid(WaitIdOptions::NOHANG);
+        Ok(Some(if overdue { ExitStatus::Overdue(libc::SIGKILL) } else { status }))
     }
 
     /// Nobody will ask for this child's end any more: has it reaped all the same, when it has

@@ -10,6 +10,9 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
+    /// It had longer than its time limit (see [`crate::sys::end_after`]), did not heed the
+    /// signal that said so, and this signal killed it.
+    Overdue(i32),
     /// It ended, but somebody else was told how: another part of the program reaped it,
     /// or its fork server died before it.
     Unknown,
@@ -32,6 +35,7 @@ impl ExitStatus {
             ExitStatus::Code(code) => [0, code],
             ExitStatus::Signal(signal) => [1, signal],
             ExitStatus::Unknown => [2, 0],
+            ExitStatus::Overdue(signal) => [3, signal],
         }
     }
 
@@ -39,6 +43,7 @@ impl ExitStatus {
         match kind {
             0 => ExitStatus::Code(value),
             1 => ExitStatus::Signal(value),
+            3 => ExitStatus::Overdue(value),
             _ => ExitStatus::Unknown,
         }
     }
@@ -49,7 +54,7 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             ExitStatus::Code(code) => write!(f, "exited with code {code}"),
-            ExitStatus::Signal(signal) => match signal_name(signal) {
+            ExitStatus::Signal(signal) | ExitStatus::Overdue(signal) => match signal_name(signal) {
                 Some(name) => write!(f, "was killed by {name}"),
                 None => write!(f, "was killed by signal {signal}"),
             },
@@ -99,7 +104,8 @@ mod tests {
 
     #[test]
     fn an_end_survives_the_wire() {
-        for status in [ExitStatus::Code(7), ExitStatus::Signal(11), ExitStatus::Unknown] {
+        let signals = [ExitStatus::Signal(11), ExitStatus::Overdue(9)];
+        for status in signals.into_iter().chain([ExitStatus::Code(7), ExitStatus::Unknown]) {
             assert_eq!(ExitStatus::from_wire(status.to_wire()), status);
         }
     }

@@ -3,8 +3,12 @@
 //! The kernel's timer sends a signal, whose handler here kills the children and then has the
 //! process die of that same signal, by which its owner knows why. A handler may interrupt
 //! anything, so that it calls nothing that allocates or locks: only the system.
+//!
+//! A process that does not heed the signal is killed a second later. SIGKILL does not say who
+//! sent it, nor a zombie when it died. But what was pending at its death stays so: hence a
+//! *mark*, a signal that is blocked, and so pends from shortly after the limit on.
 
-use super::time_limit_signal;
+use super::{last_signal, time_limit_signal};
 use rustix::fd::OwnedFd;
 use rustix::fs::{open, openat, Mode, OFlags, RawDir};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
@@ -13,22 +17,49 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
-/// with it; a second later, should that be blocked or ignored, by SIGKILL, and alone. It does
-/// so though the process never looks up, and its owner does not look either; but not once what
-/// is returned has been lifted.
+/// with it; a second later, should that be blocked, ignored or handled, by SIGKILL, and alone.
+/// It does so though the process never looks up, and its owner does not look either; but not
+/// once what is returned has been lifted.
+///
+/// Timers do not outlive an exec, but for one: the program that the process has become by then
+/// gets SIGALRM, unless the process has used that timer (alarm, setitimer) for something else.
 pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
     // A timer of 0 would be none.
     let limit = limit.max(Duration::from_nanos(1));
+    let (marked, ended) =
+        (limit.saturating_add(Duration::from_millis(500)), limit.saturating_add(A_SECOND));
     handle(time_limit_signal())?;
-    let soft = Timer::begin(limit, time_limit_signal())?;
-    let hard = Timer::begin(limit.saturating_add(Duration::from_secs(1)), libc::SIGKILL)?;
-    Ok(TimeLimit([soft, hard]))
+    change_mask(libc::SIG_UNBLOCK, time_limit_signal()); // its owner may have blocked it
+    change_mask(libc::SIG_BLOCK, mark());
+    let timers = [
+        Timer::begin(limit, time_limit_signal())?,
+        Timer::begin(marked, mark())?,
+        Timer::begin(ended, libc::SIGKILL)?,
+    ];
+    set_alarm(ended)?;
+    Ok(TimeLimit(timers))
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);
+
+/// Pends in a process that has not heeded the signal of its limit. Nobody uses it either.
+fn mark() -> libc::c_int {
+    last_signal() - 1
+}
+
+/// Whether a process that has not been reaped yet, ours or not, has had longer than it might.
+pub(crate) fn is_marked(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    let pending = status.ok().and_then(|status| {
+        let of_process = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(of_process.trim(), 16).ok()
+    });
+    pending.is_some_and(|pending| pending >> (mark() - 1) & 1 == 1)
 }
 
 /// The limit that this process is under.
 #[derive(Debug)]
-#[must_use]
-pub struct TimeLimit([Timer; 2]);
+pub struct TimeLimit([Timer; 3]);
 
 impl TimeLimit {
     /// Takes it away.
@@ -37,6 +68,7 @@ impl TimeLimit {
             // SAFETY: ours, and deleted once.
             unsafe { libc::timer_delete(timer.0) };
         }
+        let _ = set_alarm(Duration::ZERO);
     }
 }
 
@@ -53,14 +85,32 @@ fn handle(signal: libc::c_int) -> io::Result<()> {
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    Ok(())
+}
+
+/// In this thread, and those that it starts.
+fn change_mask(how: libc::c_int, signal: libc::c_int) {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set that it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: the set is initialised.
     unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
-    // SAFETY: reads the set; its owner may have blocked it.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
-    Ok(())
+    // SAFETY: reads the set.
+    unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+fn set_alarm(after: Duration) -> io::Result<()> {
+    let none = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let value = libc::timeval {
+        tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: after.subsec_micros().into(),
+    };
+    let once = libc::itimerval { it_interval: none, it_value: value };
+    // SAFETY: reads `once`; no old value is asked for.
+    match unsafe { libc::setitimer(libc::ITIMER_REAL, &once, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl Timer {

@@ -8,10 +8,15 @@
 
 #[cfg(target_os = "linux")]
 mod limit;
+mod pass_on;
+pub(crate) mod private;
 pub(crate) mod shared;
 
 #[cfg(target_os = "linux")]
+pub(crate) use limit::is_marked;
+#[cfg(target_os = "linux")]
 pub use limit::{end_after, TimeLimit};
+pub use pass_on::{pass_on, pass_on_to};
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -230,6 +235,12 @@ pub(crate) fn last_signal() -> i32 {
     libc::SIGRTMAX()
 }
 
+/// No process is, where none can be told to end after a while.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_marked(_pid: Pid) -> bool {
+    false
+}
+
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn last_signal() -> i32 {
     libc::SIGUSR2
@@ -344,4 +355,9 @@ const F_SETSIG: libc::c_int = 10;
 /// (SIGPROF, say, comes from profilers too, which arm their timers anew after a fork.)
 pub fn time_limit_signal() -> libc::c_int {
     last_signal()
+}
+
+/// The signal by which a program is ended that such a job has become by exec.
+pub fn alarm_signal() -> libc::c_int {
+    libc::SIGALRM
 }
