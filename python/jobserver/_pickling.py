@@ -20,12 +20,14 @@ because pickle is several times faster and refers to functions by name.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import itertools
 import os
 import pickle
 import struct
 import sys
+import types
 from collections import Counter
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Sequence, Union
 
@@ -165,6 +167,27 @@ def dump_whole(value: Any) -> bytes:
     return bytes(_pickle_somehow([value], apart=False)[0])
 
 
+#: What pickles in the quickest way, since it needs none of multiprocessing's reducers.
+_SIMPLE = frozenset({type(None), bool, int, float, str})
+_FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType})
+
+
+def are_simple(fn: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a function and its arguments are of the simple kind."""
+    return type(fn) in _FUNCTIONS and _SIMPLE.issuperset(map(type, args))
+
+
+def dump_simply(value: Any) -> bytes | None:
+    """An object of the simple kind as a message; None if it cannot be pickled so, or is large."""
+    try:
+        message = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as e:
+        if raised_by_handler(e):
+            raise
+        return None  # the long way may still be open to it, or says why not
+    return message if len(message) < _native.INLINE // 2 else None
+
+
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
     """Says whether a buffer stays inside the pickle; if not, keeps it in `buffers`."""
 
@@ -177,9 +200,10 @@ def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
     return inside
 
 
-def _pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
-    made = mp.reduction.ForkingPickler(stream, protocol, True, inside)
-    made.dispatch_table.update(_reducers())
+def _pickler(stream: io.BytesIO, inside: Any) -> Any:
+    # Not a ForkingPickler, which is slow to make, and has nothing else of its own.
+    made = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
+    made.dispatch_table = {**copyreg.dispatch_table, **_reducers()}
     return made
 
 
@@ -220,7 +244,7 @@ def _pickle(
 
     inside = _keep(buffers) if apart else None
     for each in objects:
-        pickler(stream, pickle.HIGHEST_PROTOCOL, True, inside).dump(each)
+        pickler(stream, inside).dump(each)
     return stream.getbuffer(), buffers
 
 
@@ -242,8 +266,8 @@ def _pickle_otherwise(
     table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())
     made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
-    def pickler(stream: io.BytesIO, protocol: int, _: bool, inside: Any) -> Any:
-        return made(stream, protocol, buffer_callback=inside)
+    def pickler(stream: io.BytesIO, inside: Any) -> Any:
+        return made(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
 
     try:
         return _pickle(pickler, objects, apart)

@@ -3,7 +3,7 @@
 First comes the *introduction*, once: what multiprocessing passes to a new child (search path,
 folder, main module, key), the pool, who the owner is, and how many jobs to expect. A fork
 server applies the first part of its own, before there are any jobs; so a process for which that
-is the same has nothing to do. Then, for each job, the *launch*: its name and changes to the
+is the same has nothing to do. Then, for each job, the *launch*: changes to the
 environment, and when those have been applied, the rest, which only then is unpickled, so that
 importing the function's module sees it all.
 """
@@ -54,9 +54,10 @@ class _Preparation(NamedTuple):
 #: The owner's pid and its name to multiprocessing; how many jobs a process may have.
 _Terms = Tuple[Tuple[int, str], Optional[int]]
 
-#: A job's name; changes to the environment. A plain tuple, for which no class has to be looked
-#: up in each job.
-_Call = Tuple[str, Changes]
+#: What mostly are the changes to a job's environment, as it is pickled.
+_UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
+
+_NO_DESCRIPTORS = _native.Descriptors()
 
 
 def introduce(method: str, home: str, tasks: int | None) -> tuple[Message, _native.Descriptors]:
@@ -69,10 +70,15 @@ def introduce(method: str, home: str, tasks: int | None) -> tuple[Message, _nati
 
 def dump(name: str, work: _native.Work) -> Launch:
     """The message that launches a job, and what goes with it."""
-    call: _Call = (name, work.env or [])
-    args, kwargs = _pickling.arguments_apart(work.args, work.kwargs)
-    rest = (work.time_limit, work.preexec_fn, work.function, args, kwargs)
-    return (*_pickling.dump_launch(call, rest), work.preexec_fn is not None)
+    fn, args, kwargs = work.function, work.args, work.kwargs
+    if not (work.env or work.preexec_fn or kwargs) and _pickling.are_simple(fn, args):
+        message = _pickling.dump_simply((name, work.time_limit, None, fn, args, None))
+        if message is not None:
+            return _UNCHANGED + message, _NO_DESCRIPTORS, False
+    args, kwargs = _pickling.arguments_apart(args, kwargs)
+    # A plain tuple, for which no class has to be looked up in each job.
+    rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
+    return (*_pickling.dump_launch(work.env, rest), work.preexec_fn is not None)
 
 
 def _preparation(method: str, home: str) -> _Preparation:
@@ -191,8 +197,7 @@ class Worker:
         if not self._pool.adopt(slot):
             os._exit(0)  # the owner is gone, and the slot with it
         loader = _pickling.Loader(message)
-        call: _Call = loader.load()
-        self._process._name, env = call
+        env: Changes | None = None if loader.skip(_UNCHANGED) else loader.load()
         if env:
             self._undo = _job.apply_environment(env)
         work = self._load_work(loader)
@@ -201,7 +206,8 @@ class Worker:
         return work, self._setup, self._left != 0 and work.preexec_fn is None
 
     def _load_work(self, loader: _pickling.Loader) -> _native.Work:
-        return _native.Work(None, *loader.load())
+        self._process._name, *work = loader.load()
+        return _native.Work(None, *work)
 
     def unload(self) -> None:
         """After a job: undoes what was done for it."""

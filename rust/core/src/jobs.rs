@@ -233,6 +233,11 @@ impl Jobs {
             Head { kind: Kind::Launch, word: slot.as_ref().map_or(0, |slot| slot.to_word()) };
         while let Some(number) = self.take_idle(fresh) {
             let Some(process) = self.processes.get_mut(&number) else { continue };
+            // A fork server's end of the channel outlives its child, so that no error would tell.
+            if process.jobs > 0 && !process.child.is_ours() && process.child.has_ended() {
+                process.dismiss();
+                continue;
+            }
             let sent = process.channel.as_ref().map_or(Ok(()), |channel| send(channel, head));
             match sent {
                 // It has left, or was killed, and had no job: another takes its place.

@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::process::ExitStatus;
 use crate::sys;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
@@ -56,6 +57,13 @@ impl Child {
     /// What polls as readable once the process has ended, where the system has that.
     pub(crate) fn watch(&self) -> Option<&Arc<OwnedFd>> {
         self.watch.as_ref()
+    }
+
+    /// Whether it has ended, as far as a look can tell.
+    pub(crate) fn has_ended(&self) -> bool {
+        let Some(watch) = &self.watch else { return false };
+        let mut fds = [PollFd::new(watch, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Reaps a direct child if it has ended; never waits.
