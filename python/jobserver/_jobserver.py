@@ -19,6 +19,7 @@ from typing import (
     Any,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     TypeVar,
 )
@@ -27,6 +28,7 @@ from weakref import WeakSet, WeakValueDictionary
 from . import _arguments, _job, _native, _pools
 from . import _multiprocessing as mp
 from ._arguments import Environment
+from ._as_completed import AsCompleted
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
 from ._start import starter
@@ -270,6 +272,30 @@ class Jobserver:
                 if slot.own:
                     self._jobs.resume(self._pool)
         return future
+
+    def as_completed(
+        self, futures: Iterable[Future[T]], timeout: float | None = None
+    ) -> Iterator[Future[T]]:
+        """The Futures in the order in which their jobs finish, well or not; each once.
+
+        Those that have finished already come first, in the order given. Waiting for the next
+        issues the callbacks that are due. What the iterator's `next` raises does not end it:
+        call it again to go on.
+
+        Args:
+            futures: of this Jobserver.
+            timeout: how many seconds from this call on to wait for a Future, as in
+                :func:`concurrent.futures.as_completed`; None waits for ever.
+
+        Raises:
+            TypeError, ValueError: what was given is not a Future, or is another Jobserver's.
+            Blocked: by `next`: the time is over, and no other job has finished.
+            CallbackRaised: by `next`: a callback that was due has raised.
+        """
+        deadline = _arguments.deadline(timeout)
+        self._own()
+        self._scan()
+        return AsCompleted(self, futures, deadline)
 
     def _open_pool(self) -> _native.Pool:
         """The pool, for this process to use; RuntimeError if it is closed.
