@@ -108,7 +108,7 @@ def test_strangers_are_refused_at_once(js: Jobserver, make_jobserver: Any) -> No
     with pytest.raises(ValueError, match="another Jobserver"):
         js.as_completed([ours, stranger])
     with pytest.raises(TypeError, match="not int"):
-        js.as_completed([ours, 1])  # type: ignore[list-item]
+        js.as_completed([ours, 1])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="timeout"):
         js.as_completed([ours], "1")  # type: ignore[arg-type]
     stranger.wait()

@@ -1,0 +1,179 @@
+//! What `map` does for each call, and so must cost little: in the job, to make it and say so
+//! (Progress); in the owner, to hand out its result (Ready). What is done for each chunk of
+//! calls is Python's: `_map.py`.
+
+use crate::errors::to_python;
+use crate::pool::duplicate;
+use jobserver_core as core;
+use pyo3::exceptions::{PyException, PySystemExit};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Which of its calls each chunk in flight is at.
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Progress(core::channel::Progress);
+
+/// What calls have returned, None where they have raised; what they have raised, and which
+/// they were; how many seconds they took together.
+type Made<'py> = (Bound<'py, PyList>, Vec<(usize, Py<PyAny>)>, f64);
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new(places: usize) -> PyResult<Progress> {
+        core::channel::Progress::new(places).map(Progress).map_err(to_python)
+    }
+
+    /// In a job: the owner's, by this descriptor, which stays the caller's to close.
+    #[staticmethod]
+    fn open(fd: RawFd) -> PyResult<Progress> {
+        core::channel::Progress::open(duplicate(fd)?).map(Progress).map_err(to_python)
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.0.as_descriptor().as_raw_fd()
+    }
+
+    /// Before a job is started that is to have this place.
+    fn clear(&self, place: usize) -> PyResult<()> {
+        self.0.clear(place).map_err(to_python)
+    }
+
+    /// The call that a job is in, or died in; None if it is in none.
+    fn running(&self, place: usize) -> PyResult<Option<u64>> {
+        self.0.running(place).map_err(to_python)
+    }
+
+    /// Makes the calls, one after the other. Ends early after one that has raised what is no
+    /// Exception (KeyboardInterrupt, above all); SystemExit is to end the process.
+    #[pyo3(signature = (place, function, argses, kwargses))]
+    fn run<'py>(
+        &self,
+        place: usize,
+        function: &Bound<'py, PyAny>,
+        argses: &Bound<'py, PyAny>,
+        kwargses: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Made<'py>> {
+        let py = function.py();
+        let (values, mut raised) = (PyList::empty(py), Vec::new());
+        let mut kwargses = kwargses.map(|kwargses| kwargses.try_iter()).transpose()?;
+        let begun = Instant::now();
+        for (call, args) in argses.try_iter()?.enumerate() {
+            let args = args?.cast_into::<PyTuple>()?;
+            self.0.begin(place, call as u64).map_err(to_python)?;
+            match make(function, args, kwargses.as_mut()) {
+                Ok(value) => values.append(value)?,
+                Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
+                Err(e) => {
+                    let ends = !e.is_instance_of::<PyException>(py);
+                    values.append(py.None())?;
+                    raised.push((call, e.into_value(py).into_any()));
+                    if ends {
+                        break;
+                    }
+                }
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.0.end(place).map_err(to_python)?;
+        Ok((values, raised, seconds))
+    }
+}
+
+/// Makes one call.
+fn make<'py>(
+    function: &Bound<'py, PyAny>,
+    args: Bound<'py, PyTuple>,
+    kwargses: Option<&mut Bound<'py, PyIterator>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // Between two calls of a function that is written in C, nobody else would.
+    function.py().check_signals()?;
+    match kwargses.and_then(Iterator::next) {
+        None => function.call1(args),
+        Some(kwargs) => function.call(args, Some(&kwargs?.cast_into::<PyDict>()?)),
+    }
+}
+
+/// An iterator over results that are there. When they have all been taken, its subclass's
+/// `_more` is to `_serve` others; the end is when it returns False.
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Ready(Mutex<Served>);
+
+#[derive(Default)]
+struct Served {
+    values: std::vec::IntoIter<Py<PyAny>>,
+    taken: usize,
+    /// What is to be raised instead of which value, in order.
+    errors: VecDeque<(usize, Py<PyAny>)>,
+}
+
+#[pymethods]
+impl Ready {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Ready {
+        Ready(Mutex::default())
+    }
+
+    /// Hands these out from now on, in one step that no signal handler comes into. What was
+    /// there before is dropped.
+    fn _serve(&self, values: Vec<Py<PyAny>>, errors: Vec<(usize, Py<PyAny>)>) {
+        let served = Served { values: values.into_iter(), taken: 0, errors: errors.into() };
+        let before = std::mem::replace(&mut *self.served(), served);
+        drop(before); // not while it is locked: this may run code
+    }
+
+    fn __iter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
+        this
+    }
+
+    fn __next__(this: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        loop {
+            if let Some(next) = this.get().take() {
+                return next
+                    .map(Some)
+                    .map_err(|error| PyErr::from_value(error.into_bound(this.py())));
+            }
+            if !this.call_method0(intern!(this.py(), "_more"))?.is_truthy()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let served = self.served();
+        served.values.as_slice().iter().try_for_each(|value| visit.call(value))?;
+        served.errors.iter().try_for_each(|(_, error)| visit.call(error))
+    }
+
+    fn __clear__(&self) {
+        self._serve(Vec::new(), Vec::new());
+    }
+}
+
+impl Ready {
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next result, or what its call has raised.
+    fn take(&self) -> Option<Result<Py<PyAny>, Py<PyAny>>> {
+        let mut served = self.served();
+        let value = served.values.next()?;
+        let place = served.taken;
+        served.taken += 1;
+        match served.errors.front() {
+            // The value is None then, and may be dropped here.
+            Some((raised, _)) if *raised == place => {
+                served.errors.pop_front().map(|(_, error)| Err(error))
+            }
+            _ => Some(Ok(value)),
+        }
+    }
+}
