@@ -7,15 +7,13 @@ what is made of chunks, and what becomes of them when a job dies (`_map.py`).
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from . import _multiprocessing as mp
 from . import _native, _pickling, _result
 from ._pickling import Message
-
-Args = Tuple[Any, ...]
-Kwargs = Dict[str, Any]
 
 #: What is raised instead of which value.
 Errors = List[Tuple[int, BaseException]]
@@ -42,28 +40,44 @@ def _opened(index: int) -> _native.Progress:
 
 
 class Calls(NamedTuple):
-    """The arguments of some calls: pickled by columns, if all have as many."""
+    """The arguments of some calls, those from `first` to before `end`."""
 
-    argses: Sequence[Args]
-    kwargses: Sequence[Kwargs] | None
+    argses: Sequence[Any]
+    kwargses: Sequence[Any] | None
+    first: int
+    end: int
+
+    def rows(self) -> tuple[Iterator[Any], Iterator[Any] | None]:
+        """Iterators over the calls' own, which touch no other."""
+        kwargses = self.kwargses
+        return self._own(self.argses), None if kwargses is None else self._own(kwargses)
+
+    def _own(self, sequence: Sequence[Any]) -> Iterator[Any]:
+        rows: Any = iter(sequence)
+        rows.__setstate__(self.first)
+        return itertools.islice(rows, self.end - self.first)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        width = len(self.argses[0])
-        if width and all(len(args) == width for args in self.argses):
-            return _of_columns, (tuple(zip(*self.argses)), self.kwargses)
-        return Calls, (self.argses, self.kwargses)
+        argses, kwargses, first, end = self
+        argses = argses[first:end]
+        if kwargses is not None:
+            kwargses = kwargses[first:end]
+        if {tuple}.issuperset(map(type, argses)) and len({*map(len, argses)}) == 1 and argses[0]:
+            return _of_columns, (tuple(zip(*argses)), kwargses)
+        return Calls, (argses, kwargses, 0, end - first)
 
 
 def _of_columns(columns: tuple[Any, ...], kwargses: Any) -> Calls:
-    rows: Any = zip(*columns)
-    return Calls(rows, kwargses)
+    argses = [*zip(*columns)]
+    return Calls(argses, kwargses, 0, len(argses))
 
 
 def run(
-    fn: Callable[..., Any], calls: Calls, progress: _native.Progress, place: int
+    fn: Callable[..., Any], calls: Calls, progress: _native.Progress, place: int, limit: float
 ) -> _result.Dumped:
-    """In the job: makes the calls."""
-    values, raised, seconds = progress.run(place, fn, *calls)
+    """In the job: makes the calls, as many as fit into so many seconds, but one at least."""
+    count = calls.end - calls.first
+    values, raised, seconds = progress.run(place, fn, *calls.rows(), count, limit)
     failures = [(call, _result.failure(error)) for call, error in raised]
     return _result.Dumped(_dump(Made(values, failures, seconds)))
 

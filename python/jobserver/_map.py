@@ -21,16 +21,26 @@ within its job (`_calls.py`).
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import os
 import pickle
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Generic, Iterable, Iterator, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Generic,
+    Iterable,
+    Iterator,
+    Sequence,
+    TypeVar,
+)
 
 from . import _arguments, _calls, _native, _result
 from ._arguments import Changes
-from ._calls import Args, Calls, Errors, Kwargs
+from ._calls import Calls, Errors
 from ._exceptions import Blocked
 from ._future import Future
 from ._signals import raised_by_handler
@@ -45,7 +55,10 @@ T = TypeVar("T")
 _AIM = 0.010
 
 #: The most by which chunks grow at a time, since the next calls may be slower than the last.
-_GROWTH = 16
+_GROWTH = 256
+
+#: When a chunk whose size we chose wrongly ends early, in seconds; the rest is for other jobs.
+_TOO_LONG = 5 * _AIM
 
 #: How many chunks for each slot may be ahead of the caller, if it does not say.
 _AHEAD = 4
@@ -89,20 +102,24 @@ class _Piece:
 
     def calls(self) -> Calls:
         chunk = self.chunk
-        if self.size == len(chunk.argses):
-            return Calls(chunk.argses, chunk.kwargses)
-        kwargses = chunk.kwargses and chunk.kwargses[self.first : self.end]
-        return Calls(chunk.argses[self.first : self.end], kwargses)
+        first, end = chunk.offset + self.first, chunk.offset + self.end
+        return Calls(chunk.argses, chunk.kwargses, first, end)
 
 
 class _Chunk:
     """Calls that are to be made together, in pieces that follow one another."""
 
-    __slots__ = ("argses", "kwargses", "pieces")
+    __slots__ = ("number", "argses", "kwargses", "offset", "pieces")
 
-    def __init__(self, with_keywords: bool) -> None:
-        self.argses: list[Args] = []
-        self.kwargses: list[Kwargs] | None = [] if with_keywords else None
+    def __init__(
+        self, number: int, argses: Sequence[Any], kwargses: list[Any] | None, offset: int
+    ) -> None:
+        #: Which call of all its first is.
+        self.number = number
+        self.argses = argses
+        self.kwargses = kwargses
+        #: Where the arguments of its first call are.
+        self.offset = offset
         self.pieces: list[_Piece] = []
 
     @property
@@ -121,48 +138,70 @@ class _Chunk:
 
 
 class _Input:
-    """The arguments of all calls. What is wrong with them ends them."""
+    """The arguments of all calls. What is wrong with them ends them.
+
+    A list or a tuple is left where it is, for jobs to read. After a fork, who touches an
+    object pays for a copy of the page that it is on: the owner would pay twice, when it takes
+    an object and when it lets go of it.
+    """
 
     def __init__(self, argses: Any, kwargses: Any) -> None:
-        self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
-        self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
-        #: How many calls are left, if that is known; else 0 or less.
-        self.left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
+        self._there: Sequence[Any] | None = None
+        self._argses = self._kwargses = None
+        if type(argses) in (list, tuple) and kwargses is None:
+            self._there = argses
+        else:
+            self._argses = None if argses is None else iter(argses)
+            self._kwargses = None if kwargses is None else iter(kwargses)
+        #: How many calls there will be, as far as is known.
+        self._total = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
+        self._taken = 0
         self.ended = False
         #: What has ended them, to be raised when the calls before have been told.
         self.error: BaseException | None = None
         #: The chunk that is being filled, if there is one: Ctrl-C may come meanwhile.
         self._filling: list[_Chunk] = []
 
+    @property
+    def left(self) -> int:
+        """How many calls are left; 0 or less if that is not known."""
+        return self._total - self._taken
+
     def take(self, size: int, chunks: deque[_Chunk]) -> None:
         """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
         if not self._filling:
-            self._filling.append(_Chunk(self._kwargses is not None))
+            self._filling.append(self._new_chunk())
         chunk = self._filling[0]
-        self._fill(chunk, size)
-        count = len(chunk.argses)
+        count = (
+            min(size, self._total - chunk.number)
+            if self._there is not None
+            else self._fill(chunk, size)
+        )
         self.ended = self.error is not None or count < size
         if count:
-            self.left -= count
+            self._taken = chunk.number + count
             chunk.pieces = [_Piece(chunk, 0, count)]
             chunks.extend(itertools.starmap(self._filling.pop, ((),)))
 
-    def _fill(self, chunk: _Chunk, size: int) -> None:
-        argses, kwargses = chunk.argses, chunk.kwargses
+    def _new_chunk(self) -> _Chunk:
+        if self._there is not None:
+            return _Chunk(self._taken, self._there, None, self._taken)
+        return _Chunk(self._taken, [], None if self._kwargses is None else [], 0)
+
+    def _fill(self, chunk: _Chunk, size: int) -> int:
+        argses: Any = chunk.argses
         if self._argses is not None:
             self._extend(argses, self._argses, size)
-            self._check(argses, tuple, _arguments.positional)
-        if kwargses is None or self._kwargses is None:
-            return
-        if self._argses is None:
-            self._extend(kwargses, self._kwargses, size)
-            argses[:] = itertools.repeat((), len(kwargses))
-        else:
-            self._extend(kwargses, self._kwargses, len(argses))
-            if self.error is None:
+        kwargses = chunk.kwargses
+        if kwargses is not None and self._kwargses is not None:
+            if self._argses is None:
+                self._extend(kwargses, self._kwargses, size)
+                argses[:] = itertools.repeat((), len(kwargses))
+            else:
+                self._extend(kwargses, self._kwargses, len(argses))
                 self._compare(len(argses), len(kwargses), size)
-        self._check(kwargses, dict, _arguments.keywords)
-        del argses[len(kwargses) :]
+                del argses[len(kwargses) :]
+        return len(argses)
 
     def _extend(self, rows: list[Any], source: Iterator[Any], size: int) -> None:
         if len(rows) < size and not self.ended:
@@ -172,19 +211,12 @@ class _Input:
             except Exception as e:
                 self._end(e)
 
-    def _check(self, rows: list[Any], kind: type, check: Callable[[Any], Any]) -> None:
-        if not {kind}.issuperset(map(type, rows)):
-            for place, row in enumerate(rows):
-                try:
-                    rows[place] = check(row)
-                except Exception as e:
-                    self._end(e)
-                    del rows[place:]
-
     def _compare(self, argses: int, kwargses: int, size: int) -> None:
+        if self.error is not None or self._kwargses is None:
+            return
         if kwargses < argses:
             self._end(ValueError("kwargses has fewer items than argses: they are taken in step"))
-        elif argses < size and self._kwargses is not None:
+        elif argses < size:
             for _ in self._kwargses:
                 more = "kwargses has more items than argses: they are taken in step"
                 self._end(ValueError(more))
@@ -227,6 +259,8 @@ class Results(_native.Ready, Generic[T]):
         self._deadline = deadline
         self._fixed = chunksize
         self._size = 1
+        self._share: int | None = None
+        self._limit = _TOO_LONG if chunksize is None else math.inf
         self._buffersize = buffersize
         self._around = env, preexec_fn
         self._gate = None if sleep_fn is None else self._ask
@@ -324,6 +358,8 @@ class Results(_native.Ready, Generic[T]):
     def _feed(self) -> _Piece | None:
         """Starts what can be without waiting. Returns a piece that could not, if there is one."""
         while True:
+            if self._finished or len(self._running) >= self._jobserver.slots:
+                return None  # what comes next may tell how many calls to start then
             piece = self._next_piece()
             if piece is None or (self._asleep and time.monotonic() < self._asleep):
                 return piece
@@ -350,8 +386,10 @@ class Results(_native.Ready, Generic[T]):
         """How many calls the next chunk is to have."""
         if self._fixed is not None:
             return self._fixed
-        left = self._input.left
-        return min(self._size, -(-left // self._jobserver.slots)) if left > 0 else self._size
+        left, slots = self._input.left, self._jobserver.slots
+        if self._share is None and 0 < left <= self._size * slots:
+            self._share = -(-left // slots)  # the last calls: something for each slot
+        return self._size if self._share is None else min(self._size, self._share)
 
     def _start(self, piece: _Piece, deadline: float | None) -> None:
         """Starts a piece's job. Blocked if there is no slot for it in time."""
@@ -364,7 +402,7 @@ class Results(_native.Ready, Generic[T]):
             future._watch(self._finished)
             piece.future = future
         env, preexec_fn = self._around
-        args = (self._fn, piece.calls(), self._progress, place)
+        args = (self._fn, piece.calls(), self._progress, place, self._limit)
         work = _native.Work(env, None, preexec_fn, _calls.run, args, None)
         self._progress.clear(place)
         piece.place = place
@@ -417,7 +455,11 @@ class Results(_native.Ready, Generic[T]):
         else:
             done = _Piece(piece.chunk, piece.first, piece.first + made)
             done.outcome = values, errors
-            self._replace(piece, [done, *piece.part(made, piece.size)])
+            parts = [
+                _Piece(piece.chunk, first, min(first + self._size, piece.end))
+                for first in range(done.end, piece.end, self._size)
+            ]
+            self._replace(piece, [done, *parts])
 
     def _fail(
         self, piece: _Piece, call: int | None, outcome: tuple[Any, BaseException | None]

@@ -189,8 +189,10 @@ class Progress:
         self,
         place: int,
         function: Callable[..., Any],
-        argses: Iterable[tuple[Any, ...]],
-        kwargses: Iterable[dict[str, Any]] | None,
+        argses: Iterable[Any],
+        kwargses: Iterable[Any] | None,
+        count: int,
+        limit: float,
     ) -> tuple[list[Any], list[tuple[int, BaseException]], float]: ...
 
 @disjoint_base

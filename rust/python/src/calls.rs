@@ -5,10 +5,11 @@
 use crate::errors::to_python;
 use crate::pool::duplicate;
 use jobserver_core as core;
-use pyo3::exceptions::{PyException, PySystemExit};
+use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::type_object::PyTypeCheck;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
@@ -50,24 +51,28 @@ impl Progress {
         self.0.running(place).map_err(to_python)
     }
 
-    /// Makes the calls, one after the other. Ends early after one that has raised what is no
-    /// Exception (KeyboardInterrupt, above all); SystemExit is to end the process.
-    #[pyo3(signature = (place, function, argses, kwargses))]
+    /// Makes so many calls, one after the other. Ends early when they have taken more than `limit`
+    /// seconds, and after one that has raised what is no Exception (KeyboardInterrupt, above
+    /// all); SystemExit is to end the process.
+    #[pyo3(signature = (place, function, argses, kwargses, count, limit))]
     fn run<'py>(
         &self,
         place: usize,
         function: &Bound<'py, PyAny>,
         argses: &Bound<'py, PyAny>,
         kwargses: Option<&Bound<'py, PyAny>>,
+        count: usize,
+        limit: f64,
     ) -> PyResult<Made<'py>> {
         let py = function.py();
         let (values, mut raised) = (PyList::empty(py), Vec::new());
         let mut kwargses = kwargses.map(|kwargses| kwargses.try_iter()).transpose()?;
         let begun = Instant::now();
-        for (call, args) in argses.try_iter()?.enumerate() {
-            let args = args?.cast_into::<PyTuple>()?;
+        let mut clock = Clock::default();
+        let mut argses = argses.try_iter()?;
+        for call in 0..count {
             self.0.begin(place, call as u64).map_err(to_python)?;
-            match make(function, args, kwargses.as_mut()) {
+            match make(function, &mut argses, kwargses.as_mut()) {
                 Ok(value) => values.append(value)?,
                 Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
                 Err(e) => {
@@ -79,6 +84,9 @@ impl Progress {
                     }
                 }
             }
+            if clock.is_to_be_read() && clock.read(begun) > limit {
+                break;
+            }
         }
         let seconds = begun.elapsed().as_secs_f64();
         self.0.end(place).map_err(to_python)?;
@@ -86,17 +94,59 @@ impl Progress {
     }
 }
 
+/// Spares short calls the reading of the clock, which would take as long as they do.
+#[derive(Default)]
+struct Clock {
+    skip: u32,
+    seen: f64,
+}
+
+impl Clock {
+    fn is_to_be_read(&mut self) -> bool {
+        let skipped = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        !skipped
+    }
+
+    /// The seconds since then.
+    fn read(&mut self, begun: Instant) -> f64 {
+        let seconds = begun.elapsed().as_secs_f64();
+        self.skip = if seconds - self.seen < 10e-6 { 7 } else { 0 };
+        self.seen = seconds;
+        seconds
+    }
+}
+
 /// Makes one call.
 fn make<'py>(
     function: &Bound<'py, PyAny>,
-    args: Bound<'py, PyTuple>,
+    argses: &mut Bound<'py, PyIterator>,
     kwargses: Option<&mut Bound<'py, PyIterator>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     // Between two calls of a function that is written in C, nobody else would.
     function.py().check_signals()?;
-    match kwargses.and_then(Iterator::next) {
+    let args: Bound<'py, PyTuple> = row(argses.next(), "positional")?;
+    match kwargses {
         None => function.call1(args),
-        Some(kwargs) => function.call(args, Some(&kwargs?.cast_into::<PyDict>()?)),
+        Some(kwargses) => function.call(args, Some(&row::<PyDict>(kwargses.next(), "keywords")?)),
+    }
+}
+
+/// One call's arguments, as they are or made so by this function of the package's.
+fn row<'py, T: PyTypeCheck>(
+    next: Option<PyResult<Bound<'py, PyAny>>>,
+    converter: &str,
+) -> PyResult<Bound<'py, T>> {
+    let next = next.unwrap_or_else(|| {
+        Err(PyRuntimeError::new_err("the list of arguments became shorter while map read it"))
+    })?;
+    match next.cast_into::<T>() {
+        Ok(row) => Ok(row),
+        Err(other) => {
+            let other = other.into_inner();
+            let arguments = other.py().import("jobserver._arguments")?;
+            Ok(arguments.call_method1(converter, (other,))?.cast_into::<T>()?)
+        }
     }
 }
 
