@@ -5,13 +5,12 @@ for that very call all the same: exceptions, because the job catches them one by
 because the job says which call it is in (`Progress`). Whatever else died with the job is done
 again, in another.
 
-    input -> chunk = calls -> piece = those of them that one job makes -> results
-
-A chunk begins as one piece. When a job dies in a call, its piece becomes that call, which
-has the death as its outcome, and two pieces: the calls before and those after. When the cause
-lies in no call that we know of (arguments that cannot be unpickled, a `preexec_fn` that fails),
-the piece is halved until it is one call, for which it is told. So every failure makes pieces
-smaller, and the work ends.
+There is one list of chunks, in the calls' order: results that the caller has not taken to their
+end, jobs under way, and what is to be started. When a job dies in a call, its chunk becomes
+three: that call, which has the death as its outcome, and the calls before and after. When the
+cause lies in no call that we know of (arguments that cannot be unpickled, a `preexec_fn` that
+fails), the chunk is halved until it is one call, for which it is told. So every failure makes
+chunks smaller, and the work ends.
 
 All that is done here happens in `next` and can be interrupted between any two lines: each state
 is changed in one step, and what is interrupted is done again. Not here: the life of a chunk
@@ -57,20 +56,23 @@ _AIM = 0.010
 #: The most by which chunks grow at a time, since the next calls may be slower than the last.
 _GROWTH = 256
 
-#: When a chunk whose size we chose wrongly ends early, in seconds; the rest is for other jobs.
+#: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
 _TOO_LONG = 5 * _AIM
 
 #: How many chunks for each slot may be ahead of the caller, if it does not say.
 _AHEAD = 4
 
 
-class _Piece:
-    """Calls of a chunk, from `first` to before `end`, that one job makes."""
+class _Chunk:
+    """Calls that one job is to make: those whose arguments stand from `first` to before `end`."""
 
-    __slots__ = ("chunk", "first", "end", "future", "place", "outcome")
+    __slots__ = ("argses", "kwargses", "first", "end", "future", "place", "outcome")
 
-    def __init__(self, chunk: _Chunk, first: int, end: int) -> None:
-        self.chunk = chunk
+    def __init__(
+        self, argses: Sequence[Any], kwargses: Sequence[Any] | None, first: int, end: int
+    ) -> None:
+        self.argses = argses
+        self.kwargses = kwargses
         self.first = first
         self.end = end
         self.future: Future[Any] | None = None
@@ -84,132 +86,66 @@ class _Piece:
 
     @property
     def to_start(self) -> bool:
-        """Whether its job has not been started, and still is to be."""
-        if self.outcome is not None or self not in self.chunk.pieces:
-            return False
-        return self.future is None or not self.future._pid
-
-    def known(self, call: int, outcome: tuple[Any, BaseException | None]) -> _Piece:
-        """A piece of it: one call, of which this is known."""
-        piece = _Piece(self.chunk, self.first + call, self.first + call + 1)
-        value, error = outcome
-        piece.outcome = [value], [] if error is None else [(0, error)]
-        return piece
-
-    def part(self, first: int, end: int) -> list[_Piece]:
-        """A piece of it, to be started; none if it would be empty."""
-        return [_Piece(self.chunk, self.first + first, self.first + end)] if first < end else []
+        """Whether its job is still to be started."""
+        return self.outcome is None and (self.future is None or not self.future._pid)
 
     def calls(self) -> Calls:
-        chunk = self.chunk
-        first, end = chunk.offset + self.first, chunk.offset + self.end
-        return Calls(chunk.argses, chunk.kwargses, first, end)
+        return Calls(self.argses, self.kwargses, self.first, self.end)
 
-
-class _Chunk:
-    """Calls that are to be made together, in pieces that follow one another."""
-
-    __slots__ = ("number", "argses", "kwargses", "offset", "pieces")
-
-    def __init__(
-        self, number: int, argses: Sequence[Any], kwargses: list[Any] | None, offset: int
-    ) -> None:
-        #: Which call of all its first is.
-        self.number = number
-        self.argses = argses
-        self.kwargses = kwargses
-        #: Where the arguments of its first call are.
-        self.offset = offset
-        self.pieces: list[_Piece] = []
-
-    @property
-    def is_done(self) -> bool:
-        return all(piece.outcome is not None for piece in self.pieces)
-
-    def results(self) -> tuple[list[Any], Errors]:
-        """Those of all its calls."""
-        values: list[Any] = []
-        errors: Errors = []
-        for piece in self.pieces:
-            assert piece.outcome is not None
-            errors += [(piece.first + call, error) for call, error in piece.outcome[1]]
-            values += piece.outcome[0]
-        return values, errors
+    def part(self, first: int, end: int, outcome: Any = None) -> list[_Chunk]:
+        """A chunk of some of these calls, counted from 0; none if it would be empty."""
+        if first >= end:
+            return []
+        part = _Chunk(self.argses, self.kwargses, self.first + first, self.first + end)
+        part.outcome = outcome
+        return [part]
 
 
 class _Input:
-    """The arguments of all calls. What is wrong with them ends them.
-
-    A list or a tuple is left where it is, for jobs to read. After a fork, who touches an
-    object pays for a copy of the page that it is on: the owner would pay twice, when it takes
-    an object and when it lets go of it.
-    """
+    """The arguments of all calls, one after the other. What is wrong with them ends them."""
 
     def __init__(self, argses: Any, kwargses: Any) -> None:
-        self._there: Sequence[Any] | None = None
-        self._argses = self._kwargses = None
-        if type(argses) in (list, tuple) and kwargses is None:
-            self._there = argses
-        else:
-            self._argses = None if argses is None else iter(argses)
-            self._kwargses = None if kwargses is None else iter(kwargses)
-        #: How many calls there will be, as far as is known.
-        self._total = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
-        self._taken = 0
+        self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
+        self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
         self.ended = False
         #: What has ended them, to be raised when the calls before have been told.
         self.error: BaseException | None = None
-        #: The chunk that is being filled, if there is one: Ctrl-C may come meanwhile.
-        self._filling: list[_Chunk] = []
+        #: What has been taken for the next chunk: Ctrl-C may come meanwhile.
+        self._taken: tuple[list[Any], list[Any]] = [], []
+        self._filled: list[_Chunk] = []
 
-    @property
-    def left(self) -> int:
-        """How many calls are left; 0 or less if that is not known."""
-        return self._total - self._taken
-
-    def take(self, size: int, chunks: deque[_Chunk]) -> None:
+    def take(self, size: int, chunks: list[_Chunk]) -> None:
         """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
-        if not self._filling:
-            self._filling.append(self._new_chunk())
-        chunk = self._filling[0]
-        count = (
-            min(size, self._total - chunk.number)
-            if self._there is not None
-            else self._fill(chunk, size)
-        )
-        self.ended = self.error is not None or count < size
-        if count:
-            self._taken = chunk.number + count
-            chunk.pieces = [_Piece(chunk, 0, count)]
-            chunks.extend(itertools.starmap(self._filling.pop, ((),)))
+        if not self._filled:
+            argses, kwargses = self._taken
+            self._fill(argses, kwargses, size)
+            self.ended = self.error is not None or len(argses) < size
+            if not argses:
+                return
+            filled = _Chunk(argses, None if self._kwargses is None else kwargses, 0, len(argses))
+            self._filled.append(filled)
+        self._taken = [], []
+        chunks.extend(itertools.starmap(self._filled.pop, ((),)))
 
-    def _new_chunk(self) -> _Chunk:
-        if self._there is not None:
-            return _Chunk(self._taken, self._there, None, self._taken)
-        return _Chunk(self._taken, [], None if self._kwargses is None else [], 0)
-
-    def _fill(self, chunk: _Chunk, size: int) -> int:
-        argses: Any = chunk.argses
+    def _fill(self, argses: list[Any], kwargses: list[Any], size: int) -> None:
         if self._argses is not None:
             self._extend(argses, self._argses, size)
-        kwargses = chunk.kwargses
-        if kwargses is not None and self._kwargses is not None:
-            if self._argses is None:
-                self._extend(kwargses, self._kwargses, size)
-                argses[:] = itertools.repeat((), len(kwargses))
-            else:
-                self._extend(kwargses, self._kwargses, len(argses))
-                self._compare(len(argses), len(kwargses), size)
-                del argses[len(kwargses) :]
-        return len(argses)
+        if self._kwargses is None:
+            return
+        if self._argses is None:
+            self._extend(kwargses, self._kwargses, size)
+            argses[:] = itertools.repeat((), len(kwargses))
+        else:
+            self._extend(kwargses, self._kwargses, len(argses))
+            self._compare(len(argses), len(kwargses), size)
+            del argses[len(kwargses) :]
 
     def _extend(self, rows: list[Any], source: Iterator[Any], size: int) -> None:
-        if len(rows) < size and not self.ended:
-            try:
-                # What has been taken stays in the list, whatever is raised meanwhile.
-                rows.extend(itertools.islice(source, size - len(rows)))
-            except Exception as e:
-                self._end(e)
+        try:
+            # What has been taken stays in the list, whatever is raised meanwhile.
+            rows.extend(itertools.islice(source, max(0, size - len(rows))))
+        except Exception as e:
+            self._end(e)
 
     def _compare(self, argses: int, kwargses: int, size: int) -> None:
         if self.error is not None or self._kwargses is None:
@@ -244,7 +180,8 @@ class Results(_native.Ready, Generic[T]):
         self,
         jobserver: Jobserver,
         fn: Callable[..., T],
-        given: _Input,
+        argses: Any,
+        kwargses: Any,
         *,
         deadline: float | None,
         chunksize: int | None,
@@ -255,12 +192,28 @@ class Results(_native.Ready, Generic[T]):
     ) -> None:
         self._jobserver = jobserver
         self._fn = fn
-        self._input = given
-        self._deadline = deadline
+        #: Chunks up to the last that has been cut from the input, in order. The first may be
+        #: the one whose results are being taken.
+        self._chunks: list[_Chunk] = []
+        #: The chunks of jobs under way. A job's Future is here before it starts.
+        self._running: dict[Future[Any], _Chunk] = {}
+        self._finished: deque[Future[Any]] = deque()
+        if type(argses) in (list, tuple) and kwargses is None and argses:
+            # After a fork, who touches an object pays for a copy of its page: we would when we
+            # take it and when we let go of it. So jobs read them where they are.
+            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
+            self._input = _Input((), None)
+        else:
+            self._input = _Input(argses, kwargses)
+        #: How many calls are left, as far as is known.
+        self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
         self._fixed = chunksize
+        #: How many calls the next chunk is to have; and, when the last calls are shared out
+        #: among the slots, at most.
         self._size = 1
-        self._share: int | None = None
+        self._share = math.inf
         self._limit = _TOO_LONG if chunksize is None else math.inf
+        self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
         self._gate = None if sleep_fn is None else self._ask
@@ -268,26 +221,16 @@ class Results(_native.Ready, Generic[T]):
         #: Until when `sleep_fn` does not want to be asked again.
         self._asleep = 0.0
         self._owner = os.getpid()
-        #: Chunks that have not been taken to their end by the caller. Those that are served
-        #: now are the first's.
-        self._chunks: deque[_Chunk] = deque()
-        self._served: _Chunk | None = None
-        #: Pieces that have been made of others and are to be started, before new chunks; some
-        #: may have been started already.
-        self._again: deque[_Piece] = deque()
-        #: The pieces of jobs under way. A job's Future is here before it starts.
-        self._running: dict[Future[Any], _Piece] = {}
-        self._finished: deque[Future[Any]] = deque()
-        self._places = min(buffersize, max(2 * jobserver.slots, 64))
+        self._places = min(buffersize, jobserver.slots) + 1
         self._progress = _calls.Progress(self._places)
 
     def close(self) -> None:
         """Abandons the calls that have not begun; there are no more results."""
         self._input = _Input((), None)
-        self._serve([], [])
+        self._input.ended = True
         self._chunks.clear()
-        self._again.clear()
         self._running.clear()
+        self._serve(None, [], [])
 
     # The owner's loop.
 
@@ -299,20 +242,19 @@ class Results(_native.Ready, Generic[T]):
                 "this is another process, forked from it"
             )
         if self._chunks and self._chunks[0] is self._served:
-            self._chunks.popleft()
-        self._served = None
+            self._chunks.pop(0)
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
             self._collect()
-            if self._chunks and self._chunks[0].is_done:
-                return self._serve_first()
+            if self._chunks and self._chunks[0].outcome is not None:
+                return self._serve_first(self._chunks[0])
             waiting = self._feed()
             if self._finished:
                 continue  # submitting has looked too
             if not self._chunks:
                 return self._end()
-            if waiting is not None and self._must_wait():
+            if waiting is not None and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
             left = None if self._deadline is None else self._deadline - time.monotonic()
@@ -320,9 +262,10 @@ class Results(_native.Ready, Generic[T]):
                 raise Blocked("the next result was not there in time")
             self._sleep(handled, left, waiting is not None)
 
-    def _serve_first(self) -> bool:
-        self._served = self._chunks[0]
-        self._serve(*self._served.results())
+    def _serve_first(self, chunk: _Chunk) -> bool:
+        assert chunk.outcome is not None
+        self._serve(chunk, *chunk.outcome)
+        chunk.outcome = [], []  # what the caller drops is not to be kept here
         if self._jobserver._pool is not None:
             self._feed()  # if this raises, what has just been served is still to come
         return True
@@ -333,96 +276,96 @@ class Results(_native.Ready, Generic[T]):
             raise error
         return False
 
-    def _must_wait(self) -> bool:
-        """Whether a piece that found no slot must have one. If nothing of ours runs, for nobody
+    def _must_start(self) -> bool:
+        """Whether a chunk that found no slot must have one. If nothing of ours runs, for nobody
         else may end; that job may then have our own. With "yield" in any case, as the caller
         needs none until a result is there."""
         js = self._jobserver
-        return not any(future._pid for future in self._running) or (
-            js._yields and js._open_pool().runs
-        )
+        return not self._under_way() or (js._yields and js._open_pool().runs)
+
+    def _under_way(self) -> list[_Chunk]:
+        return [chunk for future, chunk in self._running.items() if future._pid]
 
     def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
         js = self._jobserver
-        if wants_slot and self._asleep:
-            asleep = self._asleep - time.monotonic()
-            if asleep > 0:
-                wants_slot = False
-                left = asleep if left is None else min(left, asleep)
-        js._jobs.wait(
-            handled, js._open_pool() if wants_slot else None, left, js._yield_to(js._yields)
-        )
+        asleep = self._asleep - time.monotonic() if wants_slot and self._asleep else 0.0
+        if asleep > 0:
+            wants_slot = False
+            left = asleep if left is None else min(left, asleep)
+        pool = js._open_pool() if wants_slot else None
+        js._jobs.wait(handled, pool, left, js._yield_to(js._yields))
 
     # From the input to jobs.
 
-    def _feed(self) -> _Piece | None:
-        """Starts what can be without waiting. Returns a piece that could not, if there is one."""
-        while True:
-            if self._finished or len(self._running) >= self._jobserver.slots:
-                return None  # what comes next may tell how many calls to start then
-            piece = self._next_piece()
-            if piece is None or (self._asleep and time.monotonic() < self._asleep):
-                return piece
+    def _feed(self) -> _Chunk | None:
+        """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
+        # No more than there are slots: a job that has just ended has something to tell first.
+        while not self._finished and len(self._under_way()) < self._jobserver.slots:
+            chunk = self._next_chunk()
+            if chunk is None or (self._asleep and time.monotonic() < self._asleep):
+                return chunk
             try:
-                self._start(piece, 0.0)
+                self._start(chunk, 0.0)
             except Blocked:
-                return piece
+                return chunk
+        return None
 
-    def _next_piece(self) -> _Piece | None:
+    def _next_chunk(self) -> _Chunk | None:
         """What is to be started next."""
-        while self._again:
-            if self._again[0].to_start:
-                return self._again[0]
-            self._again.popleft()
-        if not self._chunks or not self._chunks[-1].pieces[-1].to_start:
-            if self._input.ended or len(self._chunks) >= self._buffersize:
-                return None
-            self._input.take(self._next_size(), self._chunks)
-            if self._input.ended and not (self._chunks and self._chunks[-1].pieces[-1].to_start):
-                return None
-        return self._chunks[-1].pieces[-1]
+        if not self._input.ended and len(self._chunks) < self._buffersize:
+            if not self._chunks or not self._chunks[-1].to_start:
+                self._input.take(self._next_size(), self._chunks)
+        for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
+            if chunk.to_start:
+                return self._cut(place, chunk)
+        return None
+
+    def _cut(self, place: int, chunk: _Chunk) -> _Chunk:
+        """Makes two of a chunk that is too large: the first of them."""
+        size = self._next_size()
+        if chunk.size <= size:
+            return chunk
+        self._chunks[place : place + 1] = chunk.part(0, size) + chunk.part(size, chunk.size)
+        return self._chunks[place]
 
     def _next_size(self) -> int:
         """How many calls the next chunk is to have."""
         if self._fixed is not None:
             return self._fixed
-        left, slots = self._input.left, self._jobserver.slots
-        if self._share is None and 0 < left <= self._size * slots:
-            self._share = -(-left // slots)  # the last calls: something for each slot
-        return self._size if self._share is None else min(self._size, self._share)
+        slots = self._jobserver.slots
+        if self._share is math.inf and 0 < self._left <= self._size * slots:
+            self._share = -(-self._left // slots)
+        return int(min(self._size, self._share))
 
-    def _start(self, piece: _Piece, deadline: float | None) -> None:
-        """Starts a piece's job. Blocked if there is no slot for it in time."""
+    def _start(self, chunk: _Chunk, deadline: float | None) -> None:
+        """Starts a chunk's job. Blocked if there is no slot for it in time."""
         js = self._jobserver
         js._open_pool()
-        place = self._free_place()
-        future = piece.future
+        future = chunk.future
         if future is None:
             future = Future(js, None, 1)
             future._watch(self._finished)
-            piece.future = future
+            chunk.future = future
+        chunk.place = self._free_place()
+        self._progress.clear(chunk.place)
         env, preexec_fn = self._around
-        args = (self._fn, piece.calls(), self._progress, place, self._limit)
+        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
         work = _native.Work(env, None, preexec_fn, _calls.run, args, None)
-        self._progress.clear(place)
-        piece.place = place
-        self._running[future] = piece
+        self._running[future] = chunk
         try:
             js._start(future, work, self._gate, deadline != 0, deadline)
+            self._left -= chunk.size
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
-            self._fail(piece, None, (None, e))
+            self._fail(chunk, None, (None, e))
         finally:
             if not future._pid:
                 self._running.pop(future, None)
 
     def _free_place(self) -> int:
-        taken = {piece.place for future, piece in self._running.items() if future._pid}
-        for place in range(self._places):
-            if place not in taken:
-                return place
-        raise Blocked("too many jobs are under way")
+        taken = {chunk.place for chunk in self._under_way()}
+        return next(place for place in range(self._places) if place not in taken)
 
     def _ask(self) -> Any:
         delay = self._sleep_fn and self._sleep_fn()
@@ -435,56 +378,52 @@ class Results(_native.Ready, Generic[T]):
         """Takes in what came of jobs that have ended."""
         while self._finished:
             future = self._finished[0]
-            piece = self._running.get(future)
-            if piece is not None:
-                self._take_in(piece, future)
+            chunk = self._running.get(future)
+            if chunk is not None:
+                self._take_in(chunk, future)
                 self._running.pop(future, None)
             self._finished.popleft()
 
-    def _take_in(self, piece: _Piece, future: Future[Any]) -> None:
+    def _take_in(self, chunk: _Chunk, future: Future[Any]) -> None:
         value, error = future._load()
         if value is None:
-            self._fail(piece, self._progress.running(piece.place), (value, error))
+            self._fail(chunk, self._progress.running(chunk.place), (value, error))
             return
         values, failures, seconds = value
         errors = [(call, _result.load_failure(failure)) for call, failure in failures]
         made = len(values)
         self._measure(made, seconds)
-        if made == piece.size:
-            piece.outcome = values, errors
+        if made == chunk.size:
+            chunk.outcome = values, errors
         else:
-            done = _Piece(piece.chunk, piece.first, piece.first + made)
-            done.outcome = values, errors
-            parts = [
-                _Piece(piece.chunk, first, min(first + self._size, piece.end))
-                for first in range(done.end, piece.end, self._size)
-            ]
-            self._replace(piece, [done, *parts])
+            self._left += chunk.size - made
+            rest = chunk.part(made, chunk.size)
+            self._replace(chunk, chunk.part(0, made, (values, errors)) + rest)
 
     def _fail(
-        self, piece: _Piece, call: int | None, outcome: tuple[Any, BaseException | None]
+        self, chunk: _Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
     ) -> None:
-        """After the job of a piece has failed, in this call if that is known."""
-        if piece.size == 1:
+        """After the job of a chunk has failed, in this call if that is known."""
+        if chunk.size == 1:
             call = 0
-        if call is not None:
-            parts = [*piece.part(0, call), piece.known(call, outcome)]
-            parts += piece.part(call + 1, piece.size)
-        else:
-            half = piece.size // 2
-            parts = [*piece.part(0, half), *piece.part(half, piece.size)]
-        self._replace(piece, parts)
+        if call is None:
+            half = chunk.size // 2
+            self._replace(chunk, chunk.part(0, half) + chunk.part(half, chunk.size))
+            return
+        value, error = outcome
+        known = [value], [] if error is None else [(0, error)]
+        parts = chunk.part(0, call) + chunk.part(call, call + 1, known)
+        self._replace(chunk, parts + chunk.part(call + 1, chunk.size))
 
-    def _replace(self, piece: _Piece, parts: list[_Piece]) -> None:
-        # Until they are in the chunk, nobody would start them: so twice does no harm.
-        self._again.extendleft(reversed([part for part in parts if part.outcome is None]))
-        place = piece.chunk.pieces.index(piece)
-        piece.chunk.pieces[place : place + 1] = parts
+    def _replace(self, chunk: _Chunk, parts: list[_Chunk]) -> None:
+        if chunk in self._chunks:  # else Ctrl-C came just after this
+            place = self._chunks.index(chunk)
+            self._chunks[place : place + 1] = parts
 
     def _measure(self, calls: int, seconds: float) -> None:
         """Chooses the size of chunks by what these calls have taken."""
         most = max(self._size, calls * _GROWTH)
-        self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-9))))
+        self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
 
 
 def results(
@@ -506,10 +445,8 @@ def results(
     made = Results(
         jobserver,
         _arguments.function(fn),
-        _Input(
-            None if argses is None else _arguments.many(argses, "argses"),
-            None if kwargses is None else _arguments.many(kwargses, "kwargses"),
-        ),
+        None if argses is None else _arguments.many(argses, "argses"),
+        None if kwargses is None else _arguments.many(kwargses, "kwargses"),
         deadline=_arguments.deadline(timeout),
         chunksize=_arguments.chunksize(chunksize),
         buffersize=_arguments.buffersize(buffersize, _AHEAD * jobserver.slots),

@@ -161,6 +161,8 @@ struct Served {
     taken: usize,
     /// What is to be raised instead of which value, in order.
     errors: VecDeque<(usize, Py<PyAny>)>,
+    /// What they are the results of.
+    of: Option<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -171,12 +173,24 @@ impl Ready {
         Ready(Mutex::default())
     }
 
-    /// Hands these out from now on, in one step that no signal handler comes into. What was
-    /// there before is dropped.
-    fn _serve(&self, values: Vec<Py<PyAny>>, errors: Vec<(usize, Py<PyAny>)>) {
-        let served = Served { values: values.into_iter(), taken: 0, errors: errors.into() };
+    /// Hands these out from now on, the results `of` something, in one step that no signal
+    /// handler comes into. What was there before is dropped.
+    #[pyo3(signature = (of, values, errors))]
+    fn _serve(
+        &self,
+        of: Option<Py<PyAny>>,
+        values: Vec<Py<PyAny>>,
+        errors: Vec<(usize, Py<PyAny>)>,
+    ) {
+        let served = Served { values: values.into_iter(), taken: 0, errors: errors.into(), of };
         let before = std::mem::replace(&mut *self.served(), served);
         drop(before); // not while it is locked: this may run code
+    }
+
+    /// What it hands out, or has handed out, the results of.
+    #[getter]
+    fn _served(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.served().of.as_ref().map(|of| of.clone_ref(py))
     }
 
     fn __iter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -199,11 +213,12 @@ impl Ready {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let served = self.served();
         served.values.as_slice().iter().try_for_each(|value| visit.call(value))?;
-        served.errors.iter().try_for_each(|(_, error)| visit.call(error))
+        served.errors.iter().try_for_each(|(_, error)| visit.call(error))?;
+        visit.call(&served.of)
     }
 
     fn __clear__(&self) {
-        self._serve(Vec::new(), Vec::new());
+        self._serve(None, Vec::new(), Vec::new());
     }
 }
 
