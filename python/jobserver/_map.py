@@ -198,13 +198,6 @@ class Results(_native.Ready, Generic[T]):
         #: The chunks of jobs under way. A job's Future is here before it starts.
         self._running: dict[Future[Any], _Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
-        if type(argses) in (list, tuple) and kwargses is None and argses:
-            # After a fork, who touches an object pays for a copy of its page: we would when we
-            # take it and when we let go of it. So jobs read them where they are.
-            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
-            self._input = _Input((), None)
-        else:
-            self._input = _Input(argses, kwargses)
         #: How many calls are left, as far as is known.
         self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
         self._fixed = chunksize
@@ -213,6 +206,16 @@ class Results(_native.Ready, Generic[T]):
         self._size = 1
         self._share = math.inf
         self._limit = _TOO_LONG if chunksize is None else math.inf
+        if type(argses) in (list, tuple) and kwargses is None and argses:
+            # After a fork, who touches an object pays for a copy of its page: we would when we
+            # take it and when we let go of it. So jobs read them where they are.
+            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
+            self._input = _Input((), None)
+            if chunksize is None and jobserver.context.get_start_method() == "fork":
+                # And as nothing is sent, a job may be given more than it will do.
+                self._size = len(argses)
+        else:
+            self._input = _Input(argses, kwargses)
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
@@ -221,7 +224,7 @@ class Results(_native.Ready, Generic[T]):
         #: Until when `sleep_fn` does not want to be asked again.
         self._asleep = 0.0
         self._owner = os.getpid()
-        self._places = min(buffersize, jobserver.slots) + 1
+        self._places = jobserver.slots + 1
         self._progress = _calls.Progress(self._places)
 
     def close(self) -> None:
