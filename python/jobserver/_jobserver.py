@@ -283,6 +283,7 @@ class Jobserver:
             # A job that was started has these now. Otherwise they must not stay with us for
             # as long as somebody keeps the traceback.
             prepared = None
+            del work
             if slot is not None:
                 slot.release()
                 if slot.own:

@@ -219,13 +219,12 @@ class Results(_native.Ready, Generic[T]):
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
-        self._gate = None if sleep_fn is None else self._ask
         self._sleep_fn = sleep_fn
         #: Until when `sleep_fn` does not want to be asked again.
         self._asleep = 0.0
         self._owner = os.getpid()
-        self._places = jobserver.slots + 1
-        self._progress = _calls.Progress(self._places)
+        #: While there is something to be done.
+        self._progress: _native.Progress | None = None
 
     def close(self) -> None:
         """Abandons the calls that have not begun; there are no more results."""
@@ -234,6 +233,7 @@ class Results(_native.Ready, Generic[T]):
         self._chunks.clear()
         self._running.clear()
         self._serve(None, [], [])
+        self._progress = None
 
     # The owner's loop.
 
@@ -257,7 +257,7 @@ class Results(_native.Ready, Generic[T]):
                 continue  # submitting has looked too
             if not self._chunks:
                 return self._end()
-            if waiting is not None and self._must_start():
+            if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
             left = None if self._deadline is None else self._deadline - time.monotonic()
@@ -268,12 +268,14 @@ class Results(_native.Ready, Generic[T]):
     def _serve_first(self, chunk: _Chunk) -> bool:
         assert chunk.outcome is not None
         self._serve(chunk, *chunk.outcome)
-        chunk.outcome = [], []  # what the caller drops is not to be kept here
+        chunk.outcome = [], []  # what the caller drops is not to be kept here,
+        chunk.future = None  # nor there
         if self._jobserver._pool is not None:
             self._feed()  # if this raises, what has just been served is still to come
         return True
 
     def _end(self) -> bool:
+        self._progress = None  # its descriptor is not for who keeps a traceback
         error, self._input.error = self._input.error, None
         if error is not None:
             raise error
@@ -291,7 +293,7 @@ class Results(_native.Ready, Generic[T]):
 
     def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
         js = self._jobserver
-        asleep = self._asleep - time.monotonic() if wants_slot and self._asleep else 0.0
+        asleep = self._asleep_for() if wants_slot else 0.0
         if asleep > 0:
             wants_slot = False
             left = asleep if left is None else min(left, asleep)
@@ -305,7 +307,7 @@ class Results(_native.Ready, Generic[T]):
         # No more than there are slots: a job that has just ended has something to tell first.
         while not self._finished and len(self._under_way()) < self._jobserver.slots:
             chunk = self._next_chunk()
-            if chunk is None or (self._asleep and time.monotonic() < self._asleep):
+            if chunk is None or self._asleep_for() > 0:
                 return chunk
             try:
                 self._start(chunk, 0.0)
@@ -350,13 +352,10 @@ class Results(_native.Ready, Generic[T]):
             future._watch(self._finished)
             chunk.future = future
         chunk.place = self._free_place()
-        self._progress.clear(chunk.place)
-        env, preexec_fn = self._around
-        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
-        work = _native.Work(env, None, preexec_fn, _calls.run, args, None)
         self._running[future] = chunk
         try:
-            js._start(future, work, self._gate, deadline != 0, deadline)
+            gate = None if self._sleep_fn is None else self._ask
+            js._start(future, self._work(chunk), gate, deadline != 0, deadline)
             self._left -= chunk.size
         except pickle.PicklingError as e:
             if raised_by_handler(e):
@@ -366,9 +365,21 @@ class Results(_native.Ready, Generic[T]):
             if not future._pid:
                 self._running.pop(future, None)
 
+    def _work(self, chunk: _Chunk) -> _native.Work:
+        if self._progress is None:
+            self._progress = _calls.Progress(self._jobserver.slots + 1)
+        self._progress.clear(chunk.place)
+        env, preexec_fn = self._around
+        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
+        return _native.Work(env, None, preexec_fn, _calls.run, args, None)
+
     def _free_place(self) -> int:
         taken = {chunk.place for chunk in self._under_way()}
-        return next(place for place in range(self._places) if place not in taken)
+        return next(place for place in itertools.count() if place not in taken)
+
+    def _asleep_for(self) -> float:
+        """For how many seconds `sleep_fn` does not want to be asked."""
+        return self._asleep and self._asleep - time.monotonic()
 
     def _ask(self) -> Any:
         delay = self._sleep_fn and self._sleep_fn()
@@ -390,7 +401,8 @@ class Results(_native.Ready, Generic[T]):
     def _take_in(self, chunk: _Chunk, future: Future[Any]) -> None:
         value, error = future._load()
         if value is None:
-            self._fail(chunk, self._progress.running(chunk.place), (value, error))
+            call = None if self._progress is None else self._progress.running(chunk.place)
+            self._fail(chunk, call, (value, error))
             return
         values, failures, seconds = value
         errors = [(call, _result.load_failure(failure)) for call, failure in failures]
