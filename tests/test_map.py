@@ -10,11 +10,13 @@ import gc
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import mapped
@@ -23,6 +25,7 @@ import pytest
 from conftest import DEADLINE, descriptors, settle
 from holding import Hold, free, held
 from mapped import double, noted, power, traces
+from test_interrupts import signal_once_asleep
 
 from jobserver import Blocked, CallbackRaised, Jobserver, SubmissionDied
 
@@ -625,3 +628,68 @@ def test_results_belong_to_the_process_that_called_map() -> None:
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
         assert list(results) == [2, 4, 6]
+
+
+# Ctrl-C.
+
+
+def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], bool]:
+    """All results, though KeyboardInterrupt is raised at the line of this number that the
+    package's part for map comes to; and whether it came so far."""
+    owner, lines = os.getpid(), itertools.count(1)
+    gathered: list[Any] = []
+    interrupted = False
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if os.getpid() != owner or not frame.f_code.co_filename.endswith("jobserver/_map.py"):
+            return None
+        if event == "line" and next(lines) == number:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        while True:
+            try:
+                gathered.append(next(results))
+            except StopIteration:
+                return gathered, interrupted
+            except KeyboardInterrupt:
+                interrupted = True
+            except SubmissionDied:
+                gathered.append("died")
+    finally:
+        sys.settrace(None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given, dies", [("list", True), ("iterator", False), ("keywords", True)])
+def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
+    tmp_path: Path, given: str, dies: bool
+) -> None:
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        argses: Any = [(folder, n, "kill" if n == 1 and dies else "return") for n in range(6)]
+        keywords: Any = [{} for _ in argses] if given == "keywords" else None
+        with Jobserver("fork", 2) as js:
+            argses = argses if given == "list" else iter(argses)
+            results = js.map(noted, argses, keywords, chunksize=2, buffersize=2)
+            gathered, interrupted = with_interrupts(results, number)
+            settle(js)
+            assert free(js) == 2
+        assert gathered == [0, "died" if dies else 1, 2, 3, 4, 5], number
+        made = [len(traces(folder, n)) for n in range(6)]
+        assert made == [2 if dies else 1, 1, 1, 1, 1, 1], number
+        if not interrupted:
+            assert number > 50
+            return
+
+
+def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hold) -> None:
+    results = js.map(held, [(hold.end,)] * 3, chunksize=1)
+    with signal_once_asleep():
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+    hold.let_go(3)
+    assert len(set(results)) == 3

@@ -360,7 +360,7 @@ class Results(_native.Ready, Generic[T]):
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
-            self._fail(chunk, None, (None, e))
+            self._fail(chunk, None, (None, _without_frames(e)))
         finally:
             if not future._pid:
                 self._running.pop(future, None)
@@ -439,6 +439,15 @@ class Results(_native.Ready, Generic[T]):
         """Chooses the size of chunks by what these calls have taken."""
         most = max(self._size, calls * _GROWTH)
         self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Drops tracebacks whose frames would keep what was to be sent."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def results(
