@@ -48,7 +48,7 @@ def all_of(results: Iterator[Any]) -> list[Any]:
             gathered.append(e)
 
 
-class Counted(Iterator[Any]):
+class Counted(Iterator):  # type: ignore[type-arg]
     """An endless iterator that counts what was taken."""
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ def test_arguments_that_cannot_be_unpickled_are_their_calls_error(
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_function_that_cannot_be_pickled_is_refused_at_once(
-    js: Jobserver, monkeypatch: pytest.MonkeyPatch
+    js: Jobserver,
 ) -> None:
     source = Counted()
     lock = threading.Lock()
@@ -438,14 +438,12 @@ def test_sleep_fn_is_not_asked_again_before_its_time(js: Jobserver) -> None:
     assert [later - sooner >= 0.1 for sooner, later in zip(asked, asked[1:])] == [True, True]
 
 
-def test_an_error_of_sleep_fn_is_raised_and_the_next_goes_on(js: Jobserver, hold: Hold) -> None:
-    answers = iter([None, None, 1 // 1, None])
+def test_an_error_of_sleep_fn_is_raised_and_the_next_goes_on(js: Jobserver) -> None:
+    answers = iter([True, False, True, True])
 
-    def gate() -> float | None:
-        answer = next(answers)
-        if answer is not None:
+    def gate() -> None:
+        if not next(answers):
             raise LookupError("the gate is broken")
-        return None
 
     results = js.map(double, numbers(3), chunksize=1, buffersize=1, sleep_fn=gate)
     told = all_of(results)

@@ -317,12 +317,13 @@ class Results(_native.Ready, Generic[T]):
 
     def _next_chunk(self) -> _Chunk | None:
         """What is to be started next."""
-        if not self._input.ended and len(self._chunks) < self._buffersize:
-            if not self._chunks or not self._chunks[-1].to_start:
-                self._input.take(self._next_size(), self._chunks)
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
             if chunk.to_start:
                 return self._cut(place, chunk)
+        if not self._input.ended and len(self._chunks) < self._buffersize:
+            self._input.take(self._next_size(), self._chunks)
+            if self._chunks and self._chunks[-1].to_start:
+                return self._chunks[-1]
         return None
 
     def _cut(self, place: int, chunk: _Chunk) -> _Chunk:
