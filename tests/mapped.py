@@ -132,6 +132,16 @@ def map_deeper(js: Jobserver, depth: int) -> int:
     return sum(js.map(map_deeper, [(js, depth - 1)] * 2, chunksize=1))
 
 
+def meet(mine: Any, other: Any) -> bool:
+    """Ends well when the other runs at the same time."""
+    mine.release()
+    return bool(other.acquire(timeout=60))
+
+
+def map_meeting(js: Jobserver, one: Any, other: Any) -> list[bool]:
+    return list(js.map(meet, [(one, other), (other, one)], chunksize=1))
+
+
 def slow_after_first(x: int) -> int:
     if x:
         time.sleep(0.06)

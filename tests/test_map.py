@@ -556,6 +556,14 @@ def test_maps_of_maps_end(
     assert free(js) == slots
 
 
+def test_a_job_that_yields_leaves_all_slots_to_its_calls(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(2, waiting="yield")
+    one, other = js.context.Semaphore(0), js.context.Semaphore(0)
+    assert js(mapped.map_meeting, js, one, other).result(DEADLINE) == [True, True]
+
+
 def test_maps_in_several_threads_at_once(make_jobserver: Callable[..., Jobserver]) -> None:
     js = make_jobserver(2)
     if js.context.get_start_method() == "fork":
