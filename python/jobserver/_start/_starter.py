@@ -17,6 +17,11 @@ class Starter:
         """Does all that can be done, and fail, before a slot is taken."""
         raise NotImplementedError
 
+    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+        """Raises what `prepare` would, and leaves nothing behind."""
+        _, descriptors = self.prepare(work, jobs)
+        descriptors.clear()
+
     def start(
         self,
         jobs: _native.Jobs,

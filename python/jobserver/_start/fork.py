@@ -35,6 +35,9 @@ class Fork(Starter):
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> _native.Work:
         return work
 
+    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+        pass
+
     def start(
         self,
         jobs: _native.Jobs,
@@ -49,7 +52,7 @@ class Fork(Starter):
                 f"this process (pid {os.getpid()}) has threads: a job forked from it may "
                 'deadlock; Jobserver(context="forkserver") is safe',
                 DeprecationWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         jobs.fork(future, slot, self._setup, prepared)
 

@@ -15,9 +15,11 @@
 
 mod frame;
 mod memory;
+mod progress;
 
 pub use frame::{Body, Frame, Kind};
 pub use memory::{memory_file, MemoryMap};
+pub use progress::Progress;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scan::{Wait, LOOK_AFTER};
