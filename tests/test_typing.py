@@ -30,6 +30,12 @@ if TYPE_CHECKING:
         assert_type(js(str).exception(), "BaseException | None")
         assert_type(js(str).when_done(print, "done"), int)
 
+    def maps_have_the_functions_type(js: Jobserver) -> None:
+        assert_type(next(js.map(power, [(2,), (3,)])), float)
+        assert_type(list(js.map(power, kwargses=iter([{"base": 2}]))), "list[float]")
+        for future in js.as_completed([js(power, 2)], timeout=1):
+            assert_type(future, Future[float])
+
     def wrong_arguments_are_found(js: Jobserver) -> None:
         js(power)  # type: ignore[call-arg]
         js(power, "2")  # type: ignore[arg-type]
@@ -38,6 +44,10 @@ if TYPE_CHECKING:
         js.submit(power, (2,))  # type: ignore[call-arg]
         js.submit(power, env={"A": 1})  # type: ignore[arg-type]
         js(power, 2).when_done(power, "2")  # type: ignore[arg-type]
+        js.map(power, [2, 3])  # type: ignore[list-item]
+        js.map(power, [(2,)], chunksize="large")  # type: ignore[arg-type]
+        js.map(power, [(2,)], timeouts=1)  # type: ignore[call-arg]
+        js.as_completed([power])  # type: ignore[arg-type]
         Jobserver(slots="2")  # type: ignore[arg-type]
 
 

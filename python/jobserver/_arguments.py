@@ -156,6 +156,35 @@ def keywords(value: Any) -> Mapping[str, Any]:
     return dict(value)
 
 
+def many(value: Any, name: str) -> Iterable[Any]:
+    """The arguments of many calls."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        what = "argument tuples" if name == "argses" else "keyword mappings"
+        raise TypeError(f"{name} must be an iterable of {what}, not {type(value).__name__}")
+    return value
+
+
+def chunksize(value: Any) -> int | None:
+    """How many calls to a chunk: None for "auto"."""
+    if isinstance(value, str):
+        if value == "auto":
+            return None
+        raise ValueError(f'chunksize must be "auto" or an int, not {value!r}')
+    return _at_least_one(value, "chunksize")
+
+
+def buffersize(value: Any, default: int) -> int:
+    """How many chunks may be ahead of the caller."""
+    return default if value is None else _at_least_one(value, "buffersize")
+
+
+def _at_least_one(value: Any, name: str) -> int:
+    number = whole_number(value, name)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
+
+
 def environment(value: Environment) -> Changes:
     """Changes to the environment, in order: pairs of a name and its value, None to unset."""
     pairs = value.items() if isinstance(value, Mapping) else value

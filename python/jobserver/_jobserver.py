@@ -19,6 +19,7 @@ from typing import (
     Any,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     TypeVar,
 )
@@ -27,12 +28,15 @@ from weakref import WeakSet, WeakValueDictionary
 from . import _arguments, _job, _native, _pools
 from . import _multiprocessing as mp
 from ._arguments import Environment
+from ._as_completed import AsCompleted
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
+from ._map import Results, results
 from ._start import starter
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Literal
 
     from typing_extensions import ParamSpec, Self
 
@@ -258,10 +262,24 @@ class Jobserver:
         )
         if self._pool is None or self._pid != os.getpid():
             self._open_pool()
-        if timeout is not None and timeout <= 0 and consume:
+        future: Future[T] = Future(self, work.time_limit, consume)
+        self._start(future, work, gate, callbacks, deadline)
+        return future
+
+    def _start(
+        self,
+        future: Future[Any],
+        work: _native.Work,
+        gate: Callable[[], Any] | None,
+        callbacks: bool,
+        deadline: float | None,
+    ) -> None:
+        """Starts the job of `future`, waiting for a slot. Whether it has been started, though
+        a signal handler raises, can be told by the Future's pid."""
+        consume = future._consume
+        if deadline is not None and consume and deadline <= time.monotonic():
             self._refuse_early(callbacks)
         prepared = self._starter.prepare(work, self._jobs)
-        future: Future[T] = Future(self, work.time_limit, consume)
         slot = None
         try:
             if gate is not None:
@@ -275,11 +293,102 @@ class Jobserver:
             # A job that was started has these now. Otherwise they must not stay with us for
             # as long as somebody keeps the traceback.
             prepared = None
+            del work
             if slot is not None:
                 slot.release()
                 if slot.own:
                     self._jobs.resume(self._pool)
-        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        argses: Iterable[Iterable[Any]] | None = None,
+        kwargses: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        env: Environment = (),
+        preexec_fn: Callable[[], Any] | None = None,
+        sleep_fn: Callable[[], float | None] | None = None,
+    ) -> Results[T]:
+        """Calls `fn` with each of many arguments; the results come in order, from an iterator.
+
+        Calls are grouped into *chunks*, each of which is one submission: it takes one slot,
+        and one process makes its calls, one after the other. They share what `fn` changes in
+        that process. This call starts what finds a slot at once; the rest is started within
+        `next`, which also issues the callbacks that are due.
+
+        What a call raises is raised by the `next` for that very call, and the next `next` goes
+        on with the result that follows. If a call ends its process, or something kills it,
+        that call's `next` raises SubmissionDied. The other calls of its chunk are made in
+        other processes: those after it, and, since their results died with the process, those
+        before it once more. KeyboardInterrupt raised in a call ends its process too, but the
+        results before it are kept.
+
+        Args:
+            argses: an iterable of the positional arguments of each call: ``[(1,), (2,)]``.
+            kwargses: an iterable of the keyword arguments of each call, mappings. With both,
+                they are taken in step. They are read as calls are started, so they may be
+                endless; what they raise is raised when the results before have been taken,
+                and ends the calls.
+            timeout: how many seconds from this call on to wait for a result, as in
+                :meth:`concurrent.futures.Executor.map`; None waits for ever.
+            chunksize: how many calls to a chunk. "auto" begins with 1 and lets chunks grow to
+                about 10 ms, by what calls have taken so far.
+            buffersize: how many chunks may be started, or have results, that the caller has
+                not taken to their end; None means four for each slot.
+            env, preexec_fn, sleep_fn: as in :meth:`submit`, for each chunk.
+
+        Raises:
+            TypeError, ValueError: an argument is of no use.
+            pickle.PicklingError: `fn` or `preexec_fn` cannot be sent to a job.
+            OSError: the system refused.
+            RuntimeError: the Jobserver is closed.
+
+        `next` raises these too, when they concern later chunks, and:
+            Blocked: the result was not there in time; ask again.
+            CallbackRaised: a callback that was due has raised; ask again.
+            ValueError: one of `argses` and `kwargses` has more items than the other.
+            BaseException: whatever the call raised. What cannot be pickled, arguments or
+                result, is told by the call's own PicklingError.
+        """
+        return results(
+            self,
+            fn,
+            argses,
+            kwargses,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            env=env,
+            preexec_fn=preexec_fn,
+            sleep_fn=sleep_fn,
+        )
+
+    def as_completed(
+        self, futures: Iterable[Future[T]], timeout: float | None = None
+    ) -> Iterator[Future[T]]:
+        """The Futures in the order in which their jobs finish, well or not; each once.
+
+        Those that have finished already come first, in the order given. Waiting for the next
+        issues the callbacks that are due. What the iterator's `next` raises does not end it:
+        call it again to go on.
+
+        Args:
+            futures: of this Jobserver.
+            timeout: how many seconds from this call on to wait for a Future, as in
+                :func:`concurrent.futures.as_completed`; None waits for ever.
+
+        Raises:
+            TypeError, ValueError: what was given is not a Future, or is another Jobserver's.
+            Blocked: by `next`: the time is over, and no other job has finished.
+            CallbackRaised: by `next`: a callback that was due has raised.
+        """
+        deadline = _arguments.deadline(timeout)
+        self._own()
+        self._scan()
+        return AsCompleted(self, futures, deadline)
 
     def _open_pool(self) -> _native.Pool:
         """The pool, for this process to use; RuntimeError if it is closed.

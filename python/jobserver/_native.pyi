@@ -1,7 +1,7 @@
 """The Rust binding: see rust/python. Private to the package."""
 
 from collections import deque
-from typing import Any, Callable, Mapping, NoReturn, Sequence, TypeVar, final
+from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -21,7 +21,9 @@ __all__ = [
     "MemoryFile",
     "MemoryMap",
     "Pool",
+    "Progress",
     "Promise",
+    "Ready",
     "Server",
     "Setup",
     "Slot",
@@ -178,6 +180,37 @@ class Promise:
     @property
     def _callbacks(self) -> Any: ...
     def _callbacks_or(self, made: Any) -> Any: ...
+    def _watch(self, queue: deque[Any]) -> None: ...
+    def _unwatch(self, queue: deque[Any]) -> None: ...
+
+@disjoint_base
+class Progress:
+    def __new__(cls, places: int) -> Self: ...
+    @staticmethod
+    def open(fd: int) -> Progress: ...
+    def fileno(self) -> int: ...
+    def clear(self, place: int) -> None: ...
+    def running(self, place: int) -> int | None: ...
+    def run(
+        self,
+        place: int,
+        function: Callable[..., Any],
+        argses: Iterable[Any],
+        kwargses: Iterable[Any] | None,
+        count: int,
+        limit: float,
+    ) -> tuple[list[Any], list[tuple[int, BaseException]], float]: ...
+
+@disjoint_base
+class Ready:
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _serve(
+        self, of: Any | None, values: list[Any], errors: list[tuple[int, BaseException]]
+    ) -> None: ...
+    @property
+    def _served(self) -> Any: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
 
 @final
 class Jobs:

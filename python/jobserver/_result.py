@@ -16,10 +16,19 @@ from ._pickling import Message, Sent
 from ._signals import raised_by_handler
 
 
-class _Failure(NamedTuple):
+class Failure(NamedTuple):
+    """An exception on its way."""
+
     pickled: bytes
     summary: str
     traceback: str
+
+
+class Dumped:
+    """What a function of ours returns in a job whose message it has made itself."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
 
 
 #: What needs none of multiprocessing's reducers, and so can take the quickest way.
@@ -32,18 +41,30 @@ def dump_value(value: Any) -> Sent:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
             return stream
+    if type(value) is Dumped:
+        return value.message
     try:
         return _pickling.dump((_pickling.apart(value), None))
     except pickle.PicklingError as e:
-        error = pickle.PicklingError(
-            f"what the job returned, a {type(value).__name__}, cannot be pickled: {e}"
-        )
-        error.__cause__ = e
-        return dump_exception(error)
+        return dump_exception(unpicklable(value, e))
+
+
+def unpicklable(value: Any, cause: pickle.PicklingError) -> pickle.PicklingError:
+    """Says that what a function returned cannot be sent."""
+    error = pickle.PicklingError(
+        f"what the job returned, a {type(value).__name__}, cannot be pickled: {cause}"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def dump_exception(error: BaseException) -> Sent:
     """A message that says what the job's function raised."""
+    return _pickling.dump((None, failure(error)))
+
+
+def failure(error: BaseException) -> Failure:
+    """What can be told of an exception."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     try:
@@ -52,7 +73,7 @@ def dump_exception(error: BaseException) -> Sent:
         pickled = _pickled(
             pickle.PicklingError(f"the job raised {summary}, which cannot be pickled: {e}")
         )
-    return _pickling.dump((None, _Failure(pickled, summary, text)))
+    return Failure(pickled, summary, text)
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -76,10 +97,11 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
         )
         error.__cause__ = e
         return None, error
-    return value, None if failure is None else _load_failure(failure)
+    return value, None if failure is None else load_failure(failure)
 
 
-def _load_failure(failure: _Failure) -> BaseException:
+def load_failure(failure: Failure) -> BaseException:
+    """The exception, with its traceback in the job as its cause."""
     try:
         error = pickle.loads(failure.pickled)
     except Exception as e:

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 class Starter:
     """Starts jobs by one method, for one Jobserver in one process."""
 
+    #: Whether what jobs are to do travels to them, rather than being there already.
+    sends = True
+
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
         """Does all that can be done, and fail, before a slot is taken."""
         raise NotImplementedError
+
+    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+        """Raises what `prepare` would, and leaves nothing behind."""
 
     def start(
         self,
@@ -48,6 +54,9 @@ class HiringStarter(Starter):
     def __init__(self, tasks: int | None) -> None:
         """With so many jobs a process, at most; None: no bound."""
         self._tasks = tasks
+
+    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+        self.prepare(work, jobs)[1].clear()
 
     def hire(self, jobs: _native.Jobs) -> None:
         """Has another process born."""

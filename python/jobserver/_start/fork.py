@@ -29,6 +29,8 @@ _WARNS = sys.version_info >= (3, 12)
 class Fork(Starter):
     """A fresh process for each job."""
 
+    sends = False
+
     def __init__(self) -> None:
         self._identity, self._setup = _prepared()
 
@@ -46,7 +48,7 @@ class Fork(Starter):
         prepared: _native.Work,
     ) -> None:
         self._identity.process.number += 1
-        _announce(stacklevel=5)
+        _announce(stacklevel=6)
         jobs.fork(future, slot, self._setup, prepared)
 
 
@@ -69,6 +71,9 @@ class ForkedWorkers(HiringStarter):
                 return launch.dump(f"Job-{self._identity.process.number}", work)
         return work
 
+    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+        pass  # a fresh process takes anything
+
     def start(
         self,
         jobs: _native.Jobs,
@@ -82,7 +87,7 @@ class ForkedWorkers(HiringStarter):
             super().start(jobs, future, slot, prepared)
 
     def hire(self, jobs: _native.Jobs) -> None:
-        _announce(stacklevel=6)
+        _announce(stacklevel=7)
         worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
         jobs.hire_fork(self._setup, worker)
 

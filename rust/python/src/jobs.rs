@@ -6,7 +6,7 @@ use crate::forkserver::{command, ForkServer};
 use crate::hooks;
 use crate::job::{self, Sent, Work};
 use crate::pool::{take, Pool, Slot};
-use crate::promise::Promise;
+use crate::promise::{append, Promise};
 use crate::setup::Setup;
 use crate::worker::run_jobs;
 use jobserver_core as core;
@@ -15,7 +15,6 @@ use jobserver_core::process::{gettid, Lifeline, Pid};
 use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -369,8 +368,8 @@ impl Jobs {
         let py = future.py();
         let outcome =
             outcome_to_python(&future, outcome).unwrap_or_else(|e| e.into_value(py).into_any());
-        if future.get().tell(py, outcome) {
-            self.finished.call_method1(py, intern!(py, "append"), (future,))?;
+        if Promise::tell(&future, outcome)? {
+            append(self.finished.bind(py), &future)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! The GIL is this module's lock: tables are only touched while it is held and never
 //! borrowed across a wait, so a fork by another thread cannot catch one half changed.
 
+mod calls;
 mod channel;
 mod errors;
 mod forkserver;
@@ -72,6 +73,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<jobs::Death>()?;
     module.add_class::<job::Work>()?;
     module.add_class::<promise::Promise>()?;
+    module.add_class::<calls::Progress>()?;
+    module.add_class::<calls::Ready>()?;
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;

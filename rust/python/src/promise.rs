@@ -11,6 +11,7 @@ use jobserver_core::process::{getpid, Pid};
 use jobserver_core::sys::{alarm_signal, time_limit_signal};
 use jobserver_core::{ExitStatus, JobId};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -53,6 +54,8 @@ pub(crate) struct Promise {
     outcome: Cell,
     loaded: Cell,
     callbacks: Cell,
+    /// Deques to which it is appended when it is told.
+    watchers: Mutex<Vec<Py<PyAny>>>,
 }
 
 #[pymethods]
@@ -71,6 +74,7 @@ impl Promise {
             outcome: Cell::default(),
             loaded: Cell::default(),
             callbacks: Cell::default(),
+            watchers: Mutex::default(),
         }
     }
 
@@ -133,11 +137,34 @@ impl Promise {
         self.callbacks.get_or_set(py, made)
     }
 
+    /// Has the Future appended to this deque when its job has ended: at once if it has. So who
+    /// waits for any of many need not look at each.
+    fn _watch(this: &Bound<'_, Self>, queue: Bound<'_, PyAny>) -> PyResult<()> {
+        let promise = this.get();
+        {
+            let mut watchers = promise.watchers();
+            if !promise.is_done() {
+                watchers.push(queue.unbind());
+                return Ok(());
+            }
+        }
+        append(&queue, this)
+    }
+
+    /// Takes that back.
+    fn _unwatch(&self, queue: Bound<'_, PyAny>) {
+        let mut watchers = self.watchers();
+        let place = watchers.iter().position(|each| each.is(&queue));
+        let removed = place.map(|place| watchers.swap_remove(place));
+        drop(watchers);
+        drop(removed);
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         for cell in [&self.jobserver, &self.outcome, &self.loaded, &self.callbacks] {
             visit.call(&*cell.lock())?;
         }
-        Ok(())
+        self.watchers().iter().try_for_each(|queue| visit.call(queue))
     }
 
     fn __clear__(&self) {
@@ -145,6 +172,8 @@ impl Promise {
             let cleared = cell.lock().take();
             drop(cleared); // not while it is locked: this may run code
         }
+        let watchers = std::mem::take(&mut *self.watchers());
+        drop(watchers);
     }
 }
 
@@ -174,11 +203,25 @@ impl Promise {
         self.outcome.lock().is_some()
     }
 
+    fn watchers(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The job has ended. Returns whether somebody must look at it: it has callbacks, or a
     /// memory file to read before its Jobserver closes.
-    pub(crate) fn tell(&self, py: Python<'_>, outcome: Py<PyAny>) -> bool {
+    pub(crate) fn tell(this: &Bound<'_, Self>, outcome: Py<PyAny>) -> PyResult<bool> {
+        let (py, promise) = (this.py(), this.get());
         let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
-        *self.outcome.lock() = Some(outcome); // told once only: nothing is replaced
-        in_memory || self.callbacks.lock().is_some()
+        *promise.outcome.lock() = Some(outcome); // told once only: nothing is replaced
+        let watchers = std::mem::take(&mut *promise.watchers());
+        for queue in watchers {
+            append(queue.bind(py), this)?;
+        }
+        Ok(in_memory || promise.callbacks.lock().is_some())
     }
+}
+
+/// Appends a Future to a deque.
+pub(crate) fn append(queue: &Bound<'_, PyAny>, future: &Bound<'_, Promise>) -> PyResult<()> {
+    queue.call_method1(intern!(future.py(), "append"), (future,)).map(drop)
 }

@@ -16,9 +16,11 @@
 
 mod frame;
 mod memory;
+mod progress;
 
 pub use frame::{Body, Frame, Head, Kind, HANGS, STAYS};
 pub use memory::{memory_file, MemoryMap};
+pub use progress::Progress;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scan::{Wait, Woken};

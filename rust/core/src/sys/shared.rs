@@ -19,7 +19,6 @@ pub(crate) const WORD: usize = 8;
 /// A file mapped into this process, seen as words that change under everybody's eyes.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     file: OwnedFd,
     start: NonNull<AtomicU64>,
     words: usize,
@@ -45,7 +44,7 @@ impl Shared {
 
     /// One word; `index` must be within it.
     pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.words, "a word outside the ledger");
+        assert!(index < self.words, "a word outside the mapping");
         // SAFETY: within the mapping, as just asserted, which lives as long as `self`.
         let word = unsafe { self.start.add(index) };
         // SAFETY: pages are aligned for any word, all bits are valid, and whoever else
@@ -80,6 +79,12 @@ impl Shared {
             },
             _ => Err(Errno::IO),
         }
+    }
+}
+
+impl AsFd for Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -1,0 +1,74 @@
+"""`Jobserver.as_completed`: Futures in the order in which they finish.
+
+Each Future, when it is told of its job, appends itself to a deque of ours (`_watch`), so that
+what a completion costs does not grow with how many are outstanding. Callbacks of Futures would
+not do: another thread may run them after it has woken us, and their errors are the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, TypeVar
+
+from ._exceptions import Blocked
+from ._future import Future
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ._jobserver import Jobserver
+
+T = TypeVar("T")
+
+
+class AsCompleted(Iterator["Future[T]"]):
+    """The iterator. Blocked and CallbackRaised do not end it: the next `next` goes on."""
+
+    def __init__(
+        self, jobserver: Jobserver, futures: Iterable[Future[T]], deadline: float | None
+    ) -> None:
+        self._jobserver = jobserver
+        self._deadline = deadline
+        self._finished: deque[Future[T]] = deque()
+        self._left = dict.fromkeys(checked(jobserver, futures))
+        # A job without a slot has none to lend to jobs of its own: they may need ours.
+        self._yields = jobserver._yields or not all(future._consume for future in self._left)
+        for future in self._left:
+            future._watch(self._finished)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Future[T]:
+        while self._left or self._finished:
+            handled = self._jobserver._scan(callbacks=True)
+            if self._finished:
+                # Taken last, lest Ctrl-C lose it.
+                self._left.pop(self._finished[0], None)
+                return self._finished.popleft()
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
+            yield_to = self._jobserver._yield_to(self._yields)
+            self._jobserver._jobs.wait(handled, None, left, yield_to)
+        raise StopIteration
+
+    def __del__(self) -> None:
+        # Else what is still running would keep what is not.
+        for future in getattr(self, "_left", ()):
+            future._unwatch(self._finished)
+
+
+def checked(jobserver: Jobserver, futures: Iterable[Any]) -> list[Future[Any]]:
+    """The Futures, if they are of this Jobserver and this process."""
+    known = list(futures)
+    for future in known:
+        if not isinstance(future, Future):
+            raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
+        if future._jobserver is not jobserver:
+            raise ValueError(f"{future!r} is of another Jobserver: each has its own as_completed")
+        if future._owner != os.getpid():
+            future._wait_elsewhere()
+    return known

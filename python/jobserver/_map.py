@@ -1,0 +1,486 @@
+"""`Jobserver.map`: many calls, grouped into chunks, a submission each; results in order.
+
+A chunk costs a process, so calls that are short must share one. What happens to a call is told
+for that very call all the same: exceptions, because the job catches them one by one; deaths,
+because the job says which call it is in (`Progress`). Whatever else died with the job is done
+again, in another.
+
+There is one list of chunks, in the calls' order: results that the caller has not taken to their
+end, jobs under way, and what is to be started. When a job dies in a call, its chunk becomes
+three: that call, which has the death as its outcome, and the calls before and after. When the
+cause lies in no call that we know of (arguments that cannot be unpickled, a `preexec_fn` that
+fails), the chunk is halved until it is one call, for which it is told. So every failure makes
+chunks smaller, and the work ends.
+
+All that is done here happens in `next` and can be interrupted between any two lines: each state
+is changed in one step, and what is interrupted is done again. Not here: the life of a chunk
+within its job (`_calls.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+import os
+import pickle
+import time
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Generic,
+    Iterable,
+    Iterator,
+    Sequence,
+    TypeVar,
+)
+
+from . import _arguments, _calls, _native, _result
+from ._arguments import Changes
+from ._calls import Calls, Errors
+from ._exceptions import Blocked
+from ._future import Future
+from ._signals import raised_by_handler
+
+if TYPE_CHECKING:
+    from ._jobserver import Jobserver
+
+T = TypeVar("T")
+
+#: How long the calls of a chunk are to take, in seconds, if we choose its size: many times
+#: what a fork costs, and yet no long wait for the last.
+_AIM = 0.010
+
+#: The most by which chunks grow at a time, since the next calls may be slower than the last.
+_GROWTH = 256
+
+#: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
+_TOO_LONG = 5 * _AIM
+
+#: How many chunks for each slot may be ahead of the caller, if it does not say.
+_AHEAD = 4
+
+
+class _Chunk:
+    """Calls that one job is to make: those whose arguments stand from `first` to before `end`."""
+
+    __slots__ = ("argses", "kwargses", "first", "end", "future", "place", "outcome")
+
+    def __init__(
+        self, argses: Sequence[Any], kwargses: Sequence[Any] | None, first: int, end: int
+    ) -> None:
+        self.argses = argses
+        self.kwargses = kwargses
+        self.first = first
+        self.end = end
+        self.future: Future[Any] | None = None
+        self.place = 0
+        #: Values, and what is raised instead of which, once they are known.
+        self.outcome: tuple[list[Any], Errors] | None = None
+
+    @property
+    def size(self) -> int:
+        return self.end - self.first
+
+    @property
+    def to_start(self) -> bool:
+        """Whether its job is still to be started."""
+        return self.outcome is None and (self.future is None or not self.future._pid)
+
+    def calls(self) -> Calls:
+        return Calls(self.argses, self.kwargses, self.first, self.end)
+
+    def part(self, first: int, end: int, outcome: Any = None) -> list[_Chunk]:
+        """A chunk of some of these calls, counted from 0; none if it would be empty."""
+        if first >= end:
+            return []
+        part = _Chunk(self.argses, self.kwargses, self.first + first, self.first + end)
+        part.outcome = outcome
+        return [part]
+
+
+class _Input:
+    """The arguments of all calls, one after the other. What is wrong with them ends them."""
+
+    def __init__(self, argses: Any, kwargses: Any) -> None:
+        self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
+        self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
+        self.ended = False
+        #: What has ended them, to be raised when the calls before have been told.
+        self.error: BaseException | None = None
+        #: What has been taken for the next chunk: Ctrl-C may come meanwhile.
+        self._taken: tuple[list[Any], list[Any]] = [], []
+        self._filled: list[_Chunk] = []
+
+    def take(self, size: int, chunks: list[_Chunk]) -> None:
+        """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
+        if not self._filled:
+            argses, kwargses = self._taken
+            self._fill(argses, kwargses, size)
+            self.ended = self.error is not None or len(argses) < size
+            if not argses:
+                return
+            filled = _Chunk(argses, None if self._kwargses is None else kwargses, 0, len(argses))
+            self._filled.append(filled)
+        self._taken = [], []
+        chunks.extend(itertools.starmap(self._filled.pop, ((),)))
+
+    def _fill(self, argses: list[Any], kwargses: list[Any], size: int) -> None:
+        if self._argses is not None:
+            self._extend(argses, self._argses, size)
+        if self._kwargses is None:
+            return
+        if self._argses is None:
+            self._extend(kwargses, self._kwargses, size)
+            argses[:] = itertools.repeat((), len(kwargses))
+        else:
+            self._extend(kwargses, self._kwargses, len(argses))
+            self._compare(len(argses), len(kwargses), size)
+            del argses[len(kwargses) :]
+
+    def _extend(self, rows: list[Any], source: Iterator[Any], size: int) -> None:
+        try:
+            # What has been taken stays in the list, whatever is raised meanwhile.
+            rows.extend(itertools.islice(source, max(0, size - len(rows))))
+        except Exception as e:
+            self._end(e)
+
+    def _compare(self, argses: int, kwargses: int, size: int) -> None:
+        if self.error is not None or self._kwargses is None:
+            return
+        if kwargses < argses:
+            self._end(ValueError("kwargses has fewer items than argses: they are taken in step"))
+        elif argses < size:
+            for _ in self._kwargses:
+                more = "kwargses has more items than argses: they are taken in step"
+                self._end(ValueError(more))
+                break
+
+    def _end(self, error: Exception) -> None:
+        if raised_by_handler(error):
+            raise error
+        self.error = self.error or error
+
+
+class Results(_native.Ready, Generic[T]):
+    """What :meth:`Jobserver.map` returns: an iterator over the calls' results, in their order.
+
+    What `next` raises does not end it, be it a call's own error, Blocked or KeyboardInterrupt:
+    the next `next` goes on. It is for one thread at a time. Dropping it, or :meth:`close`,
+    abandons the calls whose jobs have not begun; the others end in peace.
+    """
+
+    if TYPE_CHECKING:
+
+        def __next__(self) -> T: ...
+
+    def __init__(
+        self,
+        jobserver: Jobserver,
+        fn: Callable[..., T],
+        argses: Any,
+        kwargses: Any,
+        *,
+        deadline: float | None,
+        chunksize: int | None,
+        buffersize: int,
+        env: Changes | None,
+        preexec_fn: Callable[[], Any] | None,
+        sleep_fn: Callable[[], Any] | None,
+    ) -> None:
+        self._jobserver = jobserver
+        self._fn = fn
+        #: Chunks up to the last that has been cut from the input, in order. The first may be
+        #: the one whose results are being taken.
+        self._chunks: list[_Chunk] = []
+        #: The chunks of jobs under way. A job's Future is here before it starts.
+        self._running: dict[Future[Any], _Chunk] = {}
+        self._finished: deque[Future[Any]] = deque()
+        #: How many calls are left, as far as is known.
+        self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
+        self._fixed = chunksize
+        #: How many calls the next chunk is to have; and, when the last calls are shared out
+        #: among the slots, at most.
+        self._size = 1
+        self._share = math.inf
+        self._limit = _TOO_LONG if chunksize is None else math.inf
+        if type(argses) in (list, tuple) and kwargses is None and argses:
+            # After a fork, who touches an object pays for a copy of its page: we would when we
+            # take it and when we let go of it. So jobs read them where they are.
+            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
+            self._input = _Input((), None)
+            if chunksize is None and not jobserver._starter.sends:
+                # And as nothing is sent, a job may be given more than it will do.
+                self._size = len(argses)
+        else:
+            self._input = _Input(argses, kwargses)
+        self._deadline = deadline
+        self._buffersize = buffersize
+        self._around = env, preexec_fn
+        self._sleep_fn = sleep_fn
+        #: Until when `sleep_fn` does not want to be asked again.
+        self._asleep = 0.0
+        self._owner = os.getpid()
+        #: While there is something to be done.
+        self._progress: _native.Progress | None = None
+
+    def close(self) -> None:
+        """Abandons the calls that have not begun; there are no more results."""
+        self._input = _Input((), None)
+        self._input.ended = True
+        self._chunks.clear()
+        self._running.clear()
+        self._serve(None, [], [])
+        self._progress = None
+
+    # The owner's loop.
+
+    def _more(self) -> bool:
+        """Has the next chunk's results served, waiting for them: whether there are any."""
+        if self._owner != os.getpid():
+            raise RuntimeError(
+                f"these results belong to process {self._owner}, which called map; "
+                "this is another process, forked from it"
+            )
+        if self._chunks and self._chunks[0] is self._served:
+            self._chunks.pop(0)
+        js = self._jobserver
+        while True:
+            handled = js._scan(callbacks=True)
+            self._collect()
+            if self._chunks and self._chunks[0].outcome is not None:
+                return self._serve_first(self._chunks[0])
+            waiting = self._feed()
+            if self._finished:
+                continue  # submitting has looked too
+            if not self._chunks:
+                return self._end()
+            if waiting is not None and self._asleep_for() <= 0 and self._must_start():
+                self._start(waiting, self._deadline)
+                continue
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise Blocked("the next result was not there in time")
+            self._sleep(handled, left, waiting is not None)
+
+    def _serve_first(self, chunk: _Chunk) -> bool:
+        assert chunk.outcome is not None
+        self._serve(chunk, *chunk.outcome)
+        chunk.outcome = [], []  # what the caller drops is not to be kept here,
+        chunk.future = None  # nor there
+        if self._jobserver._pool is not None:
+            self._feed()  # if this raises, what has just been served is still to come
+        return True
+
+    def _end(self) -> bool:
+        self._progress = None  # its descriptor is not for who keeps a traceback
+        error, self._input.error = self._input.error, None
+        if error is not None:
+            raise error
+        return False
+
+    def _must_start(self) -> bool:
+        """Whether a chunk that found no slot must have one. If nothing of ours runs, for nobody
+        else may end; that job may then have our own. With "yield" in any case, as the caller
+        needs none until a result is there."""
+        js = self._jobserver
+        return not self._under_way() or (js._yields and js._open_pool().runs)
+
+    def _under_way(self) -> list[_Chunk]:
+        return [chunk for future, chunk in self._running.items() if future._pid]
+
+    def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
+        js = self._jobserver
+        asleep = self._asleep_for() if wants_slot else 0.0
+        if asleep > 0:
+            wants_slot = False
+            left = asleep if left is None else min(left, asleep)
+        pool = js._open_pool() if wants_slot else None
+        js._jobs.wait(handled, pool, left, js._yield_to(js._yields))
+
+    # From the input to jobs.
+
+    def _feed(self) -> _Chunk | None:
+        """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
+        # No more than there are slots: a job that has just ended has something to tell first.
+        while not self._finished and len(self._under_way()) < self._jobserver.slots:
+            chunk = self._next_chunk()
+            if chunk is None or self._asleep_for() > 0:
+                return chunk
+            try:
+                self._start(chunk, 0.0)
+            except Blocked:
+                return chunk
+        return None
+
+    def _next_chunk(self) -> _Chunk | None:
+        """What is to be started next."""
+        for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
+            if chunk.to_start:
+                return self._cut(place, chunk)
+        if not self._input.ended and len(self._chunks) < self._buffersize:
+            self._input.take(self._next_size(), self._chunks)
+            if self._chunks and self._chunks[-1].to_start:
+                return self._chunks[-1]
+        return None
+
+    def _cut(self, place: int, chunk: _Chunk) -> _Chunk:
+        """Makes two of a chunk that is too large: the first of them."""
+        size = self._next_size()
+        if chunk.size <= size:
+            return chunk
+        self._chunks[place : place + 1] = chunk.part(0, size) + chunk.part(size, chunk.size)
+        return self._chunks[place]
+
+    def _next_size(self) -> int:
+        """How many calls the next chunk is to have."""
+        if self._fixed is not None:
+            return self._fixed
+        slots = self._jobserver.slots
+        if self._share is math.inf and 0 < self._left <= self._size * slots:
+            self._share = -(-self._left // slots)
+        return int(min(self._size, self._share))
+
+    def _start(self, chunk: _Chunk, deadline: float | None) -> None:
+        """Starts a chunk's job. Blocked if there is no slot for it in time."""
+        js = self._jobserver
+        js._open_pool()
+        future = chunk.future
+        if future is None:
+            future = Future(js, None, 1)
+            future._watch(self._finished)
+            chunk.future = future
+        chunk.place = self._free_place()
+        self._running[future] = chunk
+        try:
+            gate = None if self._sleep_fn is None else self._ask
+            js._start(future, self._work(chunk), gate, deadline != 0, deadline)
+            self._left -= chunk.size
+        except pickle.PicklingError as e:
+            if raised_by_handler(e):
+                raise
+            self._fail(chunk, None, (None, _without_frames(e)))
+        finally:
+            if not future._pid:
+                self._running.pop(future, None)
+
+    def _work(self, chunk: _Chunk) -> _native.Work:
+        if self._progress is None:
+            self._progress = _calls.Progress(self._jobserver.slots + 1)
+        self._progress.clear(chunk.place)
+        env, preexec_fn = self._around
+        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
+        return _native.Work(env, None, preexec_fn, _calls.run, args, None)
+
+    def _free_place(self) -> int:
+        taken = {chunk.place for chunk in self._under_way()}
+        return next(place for place in itertools.count() if place not in taken)
+
+    def _asleep_for(self) -> float:
+        """For how many seconds `sleep_fn` does not want to be asked."""
+        return self._asleep and self._asleep - time.monotonic()
+
+    def _ask(self) -> Any:
+        delay = self._sleep_fn and self._sleep_fn()
+        self._asleep = time.monotonic() + (_arguments.delay(delay) or 0.0)
+        return delay
+
+    # From jobs to results.
+
+    def _collect(self) -> None:
+        """Takes in what came of jobs that have ended."""
+        while self._finished:
+            future = self._finished[0]
+            chunk = self._running.get(future)
+            if chunk is not None:
+                self._take_in(chunk, future)
+                self._running.pop(future, None)
+            self._finished.popleft()
+
+    def _take_in(self, chunk: _Chunk, future: Future[Any]) -> None:
+        value, error = future._load()
+        if value is None:
+            call = None if self._progress is None else self._progress.running(chunk.place)
+            self._fail(chunk, call, (value, error))
+            return
+        values, failures, seconds = value
+        errors = [(call, _result.load_failure(failure)) for call, failure in failures]
+        made = len(values)
+        self._measure(made, seconds)
+        if made == chunk.size:
+            chunk.outcome = values, errors
+        else:
+            self._left += chunk.size - made
+            rest = chunk.part(made, chunk.size)
+            self._replace(chunk, chunk.part(0, made, (values, errors)) + rest)
+
+    def _fail(
+        self, chunk: _Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
+    ) -> None:
+        """After the job of a chunk has failed, in this call if that is known."""
+        if chunk.size == 1:
+            call = 0
+        if call is None:
+            half = chunk.size // 2
+            self._replace(chunk, chunk.part(0, half) + chunk.part(half, chunk.size))
+            return
+        value, error = outcome
+        known = [value], [] if error is None else [(0, error)]
+        parts = chunk.part(0, call) + chunk.part(call, call + 1, known)
+        self._replace(chunk, parts + chunk.part(call + 1, chunk.size))
+
+    def _replace(self, chunk: _Chunk, parts: list[_Chunk]) -> None:
+        if chunk in self._chunks:  # else Ctrl-C came just after this
+            place = self._chunks.index(chunk)
+            self._chunks[place : place + 1] = parts
+
+    def _measure(self, calls: int, seconds: float) -> None:
+        """Chooses the size of chunks by what these calls have taken."""
+        most = max(self._size, calls * _GROWTH)
+        self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Drops tracebacks whose frames would keep what was to be sent."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def results(
+    jobserver: Jobserver,
+    fn: Callable[..., T],
+    argses: Iterable[Any] | None,
+    kwargses: Iterable[Any] | None,
+    *,
+    timeout: Any,
+    chunksize: Any,
+    buffersize: Any,
+    env: Any,
+    preexec_fn: Any,
+    sleep_fn: Any,
+) -> Results[T]:
+    """Checks what `map` was given, and starts what can be started without waiting."""
+    if argses is None and kwargses is None:
+        raise TypeError("map needs argses, kwargses or both: without them it makes no call")
+    made = Results(
+        jobserver,
+        _arguments.function(fn),
+        None if argses is None else _arguments.many(argses, "argses"),
+        None if kwargses is None else _arguments.many(kwargses, "kwargses"),
+        deadline=_arguments.deadline(timeout),
+        chunksize=_arguments.chunksize(chunksize),
+        buffersize=_arguments.buffersize(buffersize, _AHEAD * jobserver.slots),
+        env=_arguments.environment(env) if env != () else None,
+        preexec_fn=_arguments.optional_function(preexec_fn, "preexec_fn"),
+        sleep_fn=_arguments.optional_function(sleep_fn, "sleep_fn"),
+    )
+    jobserver._open_pool()
+    jobserver._starter.check(_native.Work(None, None, preexec_fn, fn, (), None), jobserver._jobs)
+    jobserver._scan()
+    made._feed()
+    return made

@@ -1,0 +1,244 @@
+//! What `map` does for each call, and so must cost little: in the job, to make it and say so
+//! (Progress); in the owner, to hand out its result (Ready). What is done for each chunk of
+//! calls is Python's: `_map.py`.
+
+use crate::errors::to_python;
+use crate::pool::duplicate;
+use jobserver_core as core;
+use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeCheck;
+use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Which of its calls each chunk in flight is at.
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Progress(core::channel::Progress);
+
+/// What calls have returned, None where they have raised; what they have raised, and which
+/// they were; how many seconds they took together.
+type Made<'py> = (Bound<'py, PyList>, Vec<(usize, Py<PyAny>)>, f64);
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new(places: usize) -> PyResult<Progress> {
+        core::channel::Progress::new(places).map(Progress).map_err(to_python)
+    }
+
+    /// In a job: the owner's, by this descriptor, which stays the caller's to close.
+    #[staticmethod]
+    fn open(fd: RawFd) -> PyResult<Progress> {
+        core::channel::Progress::open(duplicate(fd)?).map(Progress).map_err(to_python)
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.0.as_descriptor().as_raw_fd()
+    }
+
+    /// Before a job is started that is to have this place.
+    fn clear(&self, place: usize) -> PyResult<()> {
+        self.0.clear(place).map_err(to_python)
+    }
+
+    /// The call that a job is in, or died in; None if it is in none.
+    fn running(&self, place: usize) -> PyResult<Option<u64>> {
+        self.0.running(place).map_err(to_python)
+    }
+
+    /// Makes so many calls, one after the other. Ends early when they have taken more than `limit`
+    /// seconds, and after one that has raised what is no Exception (KeyboardInterrupt, above
+    /// all); SystemExit is to end the process.
+    #[pyo3(signature = (place, function, argses, kwargses, count, limit))]
+    fn run<'py>(
+        &self,
+        place: usize,
+        function: &Bound<'py, PyAny>,
+        argses: &Bound<'py, PyAny>,
+        kwargses: Option<&Bound<'py, PyAny>>,
+        count: usize,
+        limit: f64,
+    ) -> PyResult<Made<'py>> {
+        let py = function.py();
+        let (values, mut raised) = (PyList::empty(py), Vec::new());
+        let mut kwargses = kwargses.map(|kwargses| kwargses.try_iter()).transpose()?;
+        let begun = Instant::now();
+        let mut clock = Clock::default();
+        let mut argses = argses.try_iter()?;
+        for call in 0..count {
+            self.0.begin(place, call as u64).map_err(to_python)?;
+            match make(function, &mut argses, kwargses.as_mut()) {
+                Ok(value) => values.append(value)?,
+                Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
+                Err(e) => {
+                    let ends = !e.is_instance_of::<PyException>(py);
+                    values.append(py.None())?;
+                    raised.push((call, e.into_value(py).into_any()));
+                    if ends {
+                        break;
+                    }
+                }
+            }
+            if clock.is_to_be_read() && clock.read(begun) > limit {
+                break;
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.0.end(place).map_err(to_python)?;
+        Ok((values, raised, seconds))
+    }
+}
+
+/// Spares short calls the reading of the clock, which would take as long as they do.
+#[derive(Default)]
+struct Clock {
+    skip: u32,
+    seen: f64,
+}
+
+impl Clock {
+    fn is_to_be_read(&mut self) -> bool {
+        let skipped = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        !skipped
+    }
+
+    /// The seconds since then.
+    fn read(&mut self, begun: Instant) -> f64 {
+        let seconds = begun.elapsed().as_secs_f64();
+        self.skip = if seconds - self.seen < 10e-6 { 7 } else { 0 };
+        self.seen = seconds;
+        seconds
+    }
+}
+
+/// Makes one call.
+fn make<'py>(
+    function: &Bound<'py, PyAny>,
+    argses: &mut Bound<'py, PyIterator>,
+    kwargses: Option<&mut Bound<'py, PyIterator>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // Between two calls of a function that is written in C, nobody else would.
+    function.py().check_signals()?;
+    let args: Bound<'py, PyTuple> = row(argses.next(), "positional")?;
+    match kwargses {
+        None => function.call1(args),
+        Some(kwargses) => function.call(args, Some(&row::<PyDict>(kwargses.next(), "keywords")?)),
+    }
+}
+
+/// One call's arguments, as they are or made so by this function of the package's.
+fn row<'py, T: PyTypeCheck>(
+    next: Option<PyResult<Bound<'py, PyAny>>>,
+    converter: &str,
+) -> PyResult<Bound<'py, T>> {
+    let next = next.unwrap_or_else(|| {
+        Err(PyRuntimeError::new_err("the list of arguments became shorter while map read it"))
+    })?;
+    match next.cast_into::<T>() {
+        Ok(row) => Ok(row),
+        Err(other) => {
+            let other = other.into_inner();
+            let arguments = other.py().import("jobserver._arguments")?;
+            Ok(arguments.call_method1(converter, (other,))?.cast_into::<T>()?)
+        }
+    }
+}
+
+/// An iterator over results that are there. When they have all been taken, its subclass's
+/// `_more` is to `_serve` others; the end is when it returns False.
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Ready(Mutex<Served>);
+
+#[derive(Default)]
+struct Served {
+    values: std::vec::IntoIter<Py<PyAny>>,
+    taken: usize,
+    /// What is to be raised instead of which value, in order.
+    errors: VecDeque<(usize, Py<PyAny>)>,
+    /// What they are the results of.
+    of: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Ready {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Ready {
+        Ready(Mutex::default())
+    }
+
+    /// Hands these out from now on, the results `of` something, in one step that no signal
+    /// handler comes into. What was there before is dropped.
+    #[pyo3(signature = (of, values, errors))]
+    fn _serve(
+        &self,
+        of: Option<Py<PyAny>>,
+        values: Vec<Py<PyAny>>,
+        errors: Vec<(usize, Py<PyAny>)>,
+    ) {
+        let served = Served { values: values.into_iter(), taken: 0, errors: errors.into(), of };
+        let before = std::mem::replace(&mut *self.served(), served);
+        drop(before); // not while it is locked: this may run code
+    }
+
+    /// What it hands out, or has handed out, the results of.
+    #[getter]
+    fn _served(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.served().of.as_ref().map(|of| of.clone_ref(py))
+    }
+
+    fn __iter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
+        this
+    }
+
+    fn __next__(this: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        loop {
+            if let Some(next) = this.get().take() {
+                return next
+                    .map(Some)
+                    .map_err(|error| PyErr::from_value(error.into_bound(this.py())));
+            }
+            if !this.call_method0(intern!(this.py(), "_more"))?.is_truthy()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let served = self.served();
+        served.values.as_slice().iter().try_for_each(|value| visit.call(value))?;
+        served.errors.iter().try_for_each(|(_, error)| visit.call(error))?;
+        visit.call(&served.of)
+    }
+
+    fn __clear__(&self) {
+        self._serve(None, Vec::new(), Vec::new());
+    }
+}
+
+impl Ready {
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next result, or what its call has raised.
+    fn take(&self) -> Option<Result<Py<PyAny>, Py<PyAny>>> {
+        let mut served = self.served();
+        let value = served.values.next()?;
+        let place = served.taken;
+        served.taken += 1;
+        match served.errors.front() {
+            // The value is None then, and may be dropped here.
+            Some((raised, _)) if *raised == place => {
+                served.errors.pop_front().map(|(_, error)| Err(error))
+            }
+            _ => Some(Ok(value)),
+        }
+    }
+}
