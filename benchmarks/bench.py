@@ -25,7 +25,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import plot
 import report
@@ -40,7 +40,7 @@ PATIENCE_FOR_SETUP, PATIENCE = 120.0, 60.0
 
 #: What a process may need beside what a request says, in MiB; and how many copies of a value that
 #: it hands to a job, or gets from it, there may be at once.
-SPARE, COPIES = 256, 5
+SPARE, COPIES = 256, 4
 
 
 class Cell:
@@ -50,9 +50,9 @@ class Cell:
         self.contender = contender
         self.case = case
         self.request = dict(request)
-        self.figures: List[Optional[float]] = []
-        self.cannot: Optional[str] = None
-        self._process: Optional[subprocess.Popen[str]] = None
+        self.figures: list[float | None] = []
+        self.cannot: str | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         needed = self.request.get("owner", 0) + COPIES * self.request.get("mib", 0) + SPARE
@@ -99,33 +99,33 @@ class Cell:
         self._process.wait()
         self._process = None
 
-    def _answer(self, patience: float) -> Dict[str, Any]:
+    def _answer(self, patience: float) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], patience)
         line = self._process.stdout.readline() if ready else None
         if line:
-            answer: Dict[str, Any] = json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
             return answer
         self.cannot = "failed" if line == "" else f"gave no answer for {patience:.0f} s"
         self.stop()
         return {"cannot": self.cannot}
 
-    def told(self) -> Dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         names = ("contender", "case", "request", "figures", "cannot")
         return {name: getattr(self, name) for name in names}
 
 
-def _command(request: Request) -> List[str]:
+def _command(request: Request) -> list[str]:
     if request["by"] == RUST:
         words = [str(word) for word in request["words"]]
         bench = ["cargo", "bench", "--quiet", "--package", "jobserver-core", "--bench", "floor"]
         return [*bench, "--", *words]
     python = {MAIN: sys.executable, PEER: str(PEER_PYTHON)}[request["by"]]
-    told = {name: value for name, value in request.items() if name not in ("by", "rounds")}
+    told = {name: value for name, value in request.items() if name not in ("by", "rounds", "of")}
     return [python, str(HERE / "contender.py"), json.dumps(told)]
 
 
-def measured(scenario: Scenario, rounds: int, quick: bool) -> Dict[str, Any]:
+def measured(scenario: Scenario, rounds: int, quick: bool) -> dict[str, Any]:
     """A scenario's figures."""
     begun = time.monotonic()
     cells = [Cell(*cell) for cell in scenario.cells() if not quick or _is_quick(cell[2])]
@@ -164,7 +164,7 @@ def _memory(field: str) -> int:
     return 1 << 30
 
 
-def _machine() -> Dict[str, Any]:
+def _machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -173,7 +173,9 @@ def _machine() -> Dict[str, Any]:
     with suppress(OSError):  # for what a fork copies
         huge = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip()
     return {
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "cpu": cpu,
         "memory_mib": _memory("MemTotal"),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -183,7 +185,7 @@ def _machine() -> Dict[str, Any]:
     }
 
 
-def _packages(python: str) -> List[str]:
+def _packages(python: str) -> list[str]:
     """Names and versions of what this interpreter has installed."""
     listing = (
         "from importlib.metadata import distributions\n"
@@ -200,7 +202,7 @@ def _commit() -> str:
     return "unknown"
 
 
-def _save(run: Dict[str, Any], whole: bool) -> Path:
+def _save(run: dict[str, Any], whole: bool) -> Path:
     """Whole runs stay, one a day; what others wrote is overwritten by the next."""
     path = report.RESULTS / f"{run['date'][:10] if whole else 'partial'}.json"
     path.parent.mkdir(exist_ok=True)
@@ -213,13 +215,15 @@ def main() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each scenario (15)")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="at most so many rounds of each scenario (15)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one short round of what is small: does it work?"
     )
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
-    run: Dict[str, Any] = {
+    run: dict[str, Any] = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "command": os.environ.get("BENCH_COMMAND") or shlex.join(["python", *sys.argv]),
         "commit": _commit(),

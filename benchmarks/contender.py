@@ -14,15 +14,17 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from typing import Any, TextIO
+from typing import Any, Callable, TextIO
 
-#: A round's length at most, in seconds: who is slow does fewer operations in it.
-ROUND = 0.3
+#: A run's length at most, in seconds, unless `exact`: who is slow does fewer operations in it.
+RUN = 0.2
 #: Memory that this process holds, and has written to.
 ballast = b""
 
 
-def main(count: int, owner: int, **request: Any) -> None:
+def main(
+    count: int, owner: int, exact: bool = False, rehearse: bool = True, **request: Any
+) -> None:
     global ballast
 
     import measures
@@ -33,17 +35,23 @@ def main(count: int, owner: int, **request: Any) -> None:
     with ExitStack() as ends:
         try:
             run = measures.set_up(ends=ends, **request)
-            rehearsed = min(count, 8)
-            figure = run(rehearsed)
+            if rehearse:
+                count = _rehearsed(run, count, exact)
         except (pools.Cannot, ImportError) as e:
             _say(answers, cannot=str(e))
             return
-        if request["measure"] != "idle_worker":
-            count = max(rehearsed, min(count, int(ROUND / max(figure, 1e-9))))
-        run(count)
         _say(answers, ready=True)
-        for _ in sys.stdin:
+        # Not by `sys.stdin`, whose lock would be held meanwhile: a pool's thread may fork, and the
+        # child closes its standard input first of all.
+        while os.read(0, 100):
             _say(answers, figure=run(count))
+
+
+def _rehearsed(run: Callable[[int], float], count: int, exact: bool) -> int:
+    """Runs some operations, so that all is warm. How many a run is to have."""
+    few = min(count, 8)
+    figure = run(few)
+    return count if exact else max(few, min(count, int(RUN / max(figure, 1e-9))))
 
 
 def _answers() -> TextIO:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from contextlib import ExitStack
-from typing import Any, Callable, Deque, Dict, List, Tuple
+from typing import Any, Callable
 
 import pools
 import work
@@ -67,13 +67,14 @@ def argument(opened: Opened, ends: ExitStack, kind: str, mib: int) -> Run:
     return timed(lambda count: [pool.one(work.take, value) for _ in range(count)])
 
 
-def tree(opened: Opened, ends: ExitStack, levels: int) -> Run:
-    """A tree of jobs of jobs; see `work.tree`."""
+def tree(opened: Opened, ends: ExitStack, levels: int, kind: str) -> Run:
+    """A whole tree of jobs of jobs; see `work`."""
     js = opened().js
+    of_jobs = getattr(work, kind)
 
     def trees(count: int) -> None:
         for _ in range(count):
-            assert work.tree(js, levels) == 2**levels
+            assert of_jobs(js, levels) == 2**levels
 
     return timed(trees)
 
@@ -85,14 +86,14 @@ def scan(opened: Opened, ends: ExitStack, outstanding: int, ready: int) -> Run:
     reading, writing = os.pipe()
     # Before there are jobs, which inherit it: one that is told too early just does not wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    waiting: Deque[Tuple[Any, int]] = deque()
+    waiting: deque[tuple[Any, int]] = deque()
 
     def start(count: int) -> None:
         for _ in range(count):
             future = js.submit(work.until_told, args=(writing,), consume=0)
             waiting.append((future, int.from_bytes(os.read(reading, 4), "little")))
 
-    def end(count: int) -> List[Any]:
+    def end(count: int) -> list[Any]:
         ended = [waiting.popleft() for _ in range(count)]
         for _, pid in ended:
             os.kill(pid, signal.SIGUSR1)
@@ -122,8 +123,11 @@ def importing(opened: Opened, ends: ExitStack, module: str) -> Run:
 
     def whole_process(program: str) -> float:
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program], check=True, cwd="/")
+        subprocess.run([sys.executable, "-c", program], check=True, cwd="/", env=environment)
         return time.perf_counter() - begun
+
+    # As an installed package is imported: compiled before. Some containers forbid that.
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run(count: int) -> float:
         more = 0.0
@@ -131,7 +135,7 @@ def importing(opened: Opened, ends: ExitStack, module: str) -> Run:
             more += whole_process(f"import {module}") - whole_process("pass")
         return more / count
 
-    whole_process(f"import {module}")  # so that it is compiled, and in the page cache
+    whole_process(f"import {module}")  # compiles it, if need be
     return run
 
 
@@ -150,7 +154,7 @@ def idle_worker(opened: Opened, ends: ExitStack, memory: str) -> Run:
     return run
 
 
-BY_NAME: Dict[str, Callable[..., Run]] = {
+BY_NAME: dict[str, Callable[..., Run]] = {
     measure.__name__: measure
     for measure in (
         submit_all,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any, Callable, Iterable, List, Sequence, Tuple
+from typing import Any, Callable, Iterable, Sequence, Tuple
 
 Function = Callable[..., Any]
 Calls = Sequence[Tuple[Any, ...]]
@@ -28,10 +28,10 @@ class Pool:
     def one(self, fn: Function, *args: Any) -> Any:
         raise NotImplementedError
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         raise NotImplementedError
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         raise Cannot("has no map")
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class Bare(Pool):
     def __init__(self, method: str, slots: int, fresh: bool) -> None:
         self._slots = slots
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         running = 0
         for args in calls:
             if running == self._slots:
@@ -76,11 +76,11 @@ class Jobserver(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self.js.submit(fn, args=args).result()
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         futures = [self.js.submit(fn, args=args) for args in calls]
         return [future.result() for future in futures]
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         if not hasattr(self.js, "map"):
             raise Cannot("no map yet")
         return list(self.js.map(fn, ((item,) for item in items)))
@@ -99,11 +99,11 @@ class Multiprocessing(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self._pool.apply(fn, args)
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         results = [self._pool.apply_async(fn, args) for args in calls]
         return [result.get() for result in results]
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return self._pool.map(fn, items)
 
     def close(self) -> None:
@@ -119,11 +119,11 @@ class Executor(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self._executor.submit(fn, *args).result()
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         futures = [self._executor.submit(fn, *args) for args in calls]
         return [future.result() for future in futures]
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return list(self._executor.map(fn, items, chunksize=_chunksize(items, self._slots)))
 
     def close(self) -> None:
@@ -144,10 +144,10 @@ class ProcessPoolExecutor(Executor):
 
         if fresh and method == "fork":
             raise Cannot("no fresh processes by fork")
-        more = {"max_tasks_per_child": 1} if fresh else {}
+        more: Any = {"max_tasks_per_child": 1} if fresh else {}
         context = multiprocessing.get_context(method)
         try:
-            return concurrent.futures.ProcessPoolExecutor(slots, context, **more)  # type: ignore[arg-type]
+            return concurrent.futures.ProcessPoolExecutor(slots, context, **more)
         except TypeError:
             raise Cannot("no fresh processes before Python 3.11") from None
 
@@ -174,11 +174,11 @@ class Pebble(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self._pool.schedule(fn, args=args).result()
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         futures = [self._pool.schedule(fn, args=args) for args in calls]
         return [future.result() for future in futures]
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         chunksize = _chunksize(items, self._slots)
         return list(self._pool.map(fn, items, chunksize=chunksize).result())
 
@@ -196,11 +196,11 @@ class Mpire(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self._pool.apply(fn, args)
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         results = [self._pool.apply_async(fn, args) for args in calls]
         return [result.get() for result in results]
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return list(self._pool.map(fn, items))
 
     def close(self) -> None:
@@ -221,13 +221,13 @@ class Joblib(Pool):
     def one(self, fn: Function, *args: Any) -> Any:
         return self.all(fn, [args])[0]
 
-    def all(self, fn: Function, calls: Calls) -> List[Any]:
+    def all(self, fn: Function, calls: Calls) -> list[Any]:
         return self._run(self._delayed(fn)(*args) for args in calls)
 
-    def map(self, fn: Function, items: Sequence[Any]) -> List[Any]:
+    def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return self._run(self._delayed(fn)(item) for item in items)
 
-    def _run(self, calls: Iterable[Any]) -> List[Any]:
+    def _run(self, calls: Iterable[Any]) -> list[Any]:
         return list(self._parallel(calls))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional
 
 from scenarios import OURS, TARGETS, WARM, Target
 
@@ -30,44 +30,43 @@ class Table(NamedTuple):
     name: str
     title: str
     unit: str
-    cells: Dict[Tuple[str, str], Figures]
+    contenders: list[str]
+    cases: list[str]
+    cells: dict[tuple[str, str], Figures]
     #: Of what could not be measured.
-    reasons: Dict[Tuple[str, str], str]
+    reasons: dict[tuple[str, str], str]
 
-    @property
-    def contenders(self) -> List[str]:
-        return list(dict.fromkeys(who for who, _ in (*self.cells, *self.reasons)))
-
-    @property
-    def cases(self) -> List[str]:
-        return list(dict.fromkeys(case for _, case in (*self.cells, *self.reasons)))
-
-    def baseline(self, case: str) -> Optional[str]:
+    def baseline(self, case: str) -> str | None:
         """Whose figure the others' are compared with: ours, the one made for this if it can."""
         return next((who for who in (WARM, OURS) if (who, case) in self.cells), None)
 
 
-def tables(run: Dict[str, Any]) -> List[Table]:
+def tables(run: dict[str, Any]) -> list[Table]:
     return [table(scenario) for scenario in run["scenarios"]]
 
 
-def table(scenario: Dict[str, Any]) -> Table:
-    cells: Dict[Tuple[str, str], Figures] = {}
-    reasons: Dict[Tuple[str, str], str] = {}
+def table(scenario: dict[str, Any]) -> Table:
+    cells: dict[tuple[str, str], Figures] = {}
+    reasons: dict[tuple[str, str], str] = {}
     for cell in scenario["cells"]:
         place = cell["contender"], cell["case"]
         if cell["cannot"] is None:
             cells[place] = cell["figures"]
         else:
             reasons[place] = cell["cannot"]
-    return Table(scenario["name"], scenario["title"], scenario["unit"], cells, reasons)
+    contenders, cases = (
+        list(dict.fromkeys(cell[name] for cell in scenario["cells"]))
+        for name in ("contender", "case")
+    )
+    head = (scenario["name"], scenario["title"], scenario["unit"])
+    return Table(*head, contenders, cases, cells, reasons)
 
 
 def median(figures: Figures) -> float:
     return statistics.median(figure for figure in figures if figure is not None)
 
 
-def quartiles(figures: Figures) -> Tuple[float, float]:
+def quartiles(figures: Figures) -> tuple[float, float]:
     known = [figure for figure in figures if figure is not None]
     if len(known) < 2:
         return known[0], known[0]
@@ -75,13 +74,13 @@ def quartiles(figures: Figures) -> Tuple[float, float]:
     return first, third
 
 
-def ratio(ours: Figures, others: Figures) -> Optional[float]:
+def ratio(ours: Figures, others: Figures) -> float | None:
     """The median of the rounds' ratios; None if no round has both."""
     ratios = [a / b for a, b in zip(ours, others) if a is not None and b]
     return statistics.median(ratios) if ratios else None
 
 
-def reached(table: Table, target: Target) -> Optional[float]:
+def reached(table: Table, target: Target) -> float | None:
     """What a target's ratio is; None if one of its figures is not there."""
     ours, other = table.cells.get(target.ours), table.cells.get(target.other)
     return None if ours is None or other is None else ratio(ours, other)
@@ -94,27 +93,27 @@ def told(table: Table, who: str, case: str) -> str:
         return table.reasons.get((who, case), "")
     unit = UNITS[table.unit]
     first, third = quartiles(figures)
-    text = f"{_number(median(figures) / unit)} ± {_number((third - first) / 2 / unit)}"
+    text = f"{number(median(figures) / unit)} ± {number((third - first) / 2 / unit)}"
     baseline = table.baseline(case)
     if baseline is None or who == baseline:
         return text
     times = ratio(figures, table.cells[baseline, case])
-    return text if times is None else f"{text} ({_number(times)}x)"
+    return text if times is None else f"{text} ({number(times)}x)"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits that count, without an exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.3f}"
 
 
-def _grid(table: Table) -> List[List[str]]:
+def _grid(table: Table) -> list[list[str]]:
     head = [table.unit, *table.cases]
     return [head, *([who, *(told(table, who, c) for c in table.cases)] for who in table.contenders)]
 
 
-def _targets(run: Dict[str, Any]) -> List[List[str]]:
+def _targets(run: dict[str, Any]) -> list[list[str]]:
     rows = [["what", "divided by", "at most", "is", ""]]
     measured = {table.name: table for table in tables(run)}
     for target in TARGETS:
@@ -135,7 +134,7 @@ def _targets(run: Dict[str, Any]) -> List[List[str]]:
     return rows
 
 
-def made_by(run: Dict[str, Any]) -> str:
+def made_by(run: dict[str, Any]) -> str:
     machine = run["machine"]
     return (
         f"{run['date']}: `{run['command']}`, commit {run['commit']}; {run['rounds']} rounds; "
@@ -144,7 +143,7 @@ def made_by(run: Dict[str, Any]) -> str:
     )
 
 
-def text(run: Dict[str, Any]) -> str:
+def text(run: dict[str, Any]) -> str:
     each = (table_text(table) for table in tables(run))
     return "\n\n".join((made_by(run), *each, targets_text(run)))
 
@@ -153,24 +152,24 @@ def table_text(table: Table) -> str:
     return f"{table.name}: {table.title}\n{_aligned(_grid(table))}"
 
 
-def targets_text(run: Dict[str, Any]) -> str:
+def targets_text(run: dict[str, Any]) -> str:
     return f"targets (medians of the rounds' ratios)\n{_aligned(_targets(run))}"
 
 
-def _aligned(rows: List[List[str]]) -> str:
+def _aligned(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows)
     return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
-def markdown(run: Dict[str, Any]) -> str:
+def markdown(run: dict[str, Any]) -> str:
     blocks = [made_by(run) + ".", "### Targets", _markdown_table(_targets(run))]
     for table in tables(run):
         blocks += [f"### {table.name}: {table.title}", _markdown_table(_grid(table))]
     return "\n\n".join(blocks)
 
 
-def _markdown_table(rows: List[List[str]]) -> str:
+def _markdown_table(rows: list[list[str]]) -> str:
     head, *rest = rows
     ruled = [head, ["---"] * len(head), *rest]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)

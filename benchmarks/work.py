@@ -47,17 +47,26 @@ def take(value: Any) -> float:
 
 
 def tree(js: Any, levels: int) -> int:
-    """Divides and conquers: one half in a job, if there is a slot, the other here. As both
-    jobservers' examples do it."""
+    """Divides and conquers: each half is a job. Those that divide take no slot, since PyPI's
+    jobserver would wait for ever for a slot that a job above has."""
+    if levels == 0:
+        return 1
+    halves = [js.submit(tree, args=(js, levels - 1), consume=int(levels == 1)) for _ in range(2)]
+    return sum(int(half.result()) for half in halves)
+
+
+def tree_if_free(js: Any, levels: int) -> int:
+    """Divides and conquers: one half is a job, if there is a slot, as both projects' examples
+    have it. How many jobs that makes depends on when slots are free."""
     if levels == 0:
         return 1
     from jobserver import Blocked
 
     try:
-        half = js.submit(tree, args=(js, levels - 1), timeout=0)
+        half = js.submit(tree_if_free, args=(js, levels - 1), timeout=0)
     except Blocked:
-        return tree(js, levels - 1) + tree(js, levels - 1)
-    return tree(js, levels - 1) + int(half.result())
+        return tree_if_free(js, levels - 1) + tree_if_free(js, levels - 1)
+    return tree_if_free(js, levels - 1) + int(half.result())
 
 
 def until_told(ready: int) -> None:
