@@ -163,10 +163,14 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def markdown(run: dict[str, Any]) -> str:
-    blocks = [made_by(run) + ".", "### Targets", _markdown_table(_targets(run))]
+    blocks = [targets_markdown(run)]
     for table in tables(run):
         blocks += [f"### {table.name}: {table.title}", _markdown_table(_grid(table))]
     return "\n\n".join(blocks)
+
+
+def targets_markdown(run: dict[str, Any]) -> str:
+    return f"{made_by(run)}.\n\n{_markdown_table(_targets(run))}"
 
 
 def _markdown_table(rows: list[list[str]]) -> str:
