@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from typing import Any, NamedTuple, cast
+from typing import Any, Tuple, cast
 
 from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message
 from ._signals import raised_by_handler
 
-
-class _Failure(NamedTuple):
-    pickled: bytes
-    summary: str
-    traceback: str
-
+#: An exception pickled, in a line, and its traceback. A plain tuple: a class of its own would be
+#: pickled by name each time, and to make a named one takes 2 ms of the import of this package.
+_Failure = Tuple[bytes, str, str]
 
 #: What needs none of multiprocessing's reducers, and so can take the quickest way.
 _SIMPLE = frozenset({bool, int, float, str})
@@ -52,7 +49,7 @@ def dump_exception(error: BaseException) -> Message:
         pickled = _pickled(
             pickle.PicklingError(f"the job raised {summary}, which cannot be pickled: {e}")
         )
-    return _pickling.dump((None, _Failure(pickled, summary, text)))
+    return _pickling.dump((None, (pickled, summary, text)))
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -80,17 +77,18 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
 
 
 def _load_failure(failure: _Failure) -> BaseException:
+    pickled, summary, text = failure
     try:
-        error = pickle.loads(failure.pickled)
+        error = pickle.loads(pickled)
     except Exception as e:
         if raised_by_handler(e):
             raise
         error = pickle.UnpicklingError(
-            f"the job raised {failure.summary}, which cannot be unpickled here: {e}"
+            f"the job raised {summary}, which cannot be unpickled here: {e}"
         )
     if not isinstance(error, BaseException):
         error = pickle.UnpicklingError(
-            f"the job raised {failure.summary}, which pickles as something else: {error!r}"
+            f"the job raised {summary}, which pickles as something else: {error!r}"
         )
-    error.__cause__ = JobTraceback(failure.traceback)
+    error.__cause__ = JobTraceback(text)
     return cast(BaseException, error)
