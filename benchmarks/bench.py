@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import select
 import shlex
 import signal
@@ -84,6 +85,7 @@ class Cell:
             with suppress(BrokenPipeError):  # then there is no answer either
                 self._process.stdin.write("run\n")
             figure = self._answer(PATIENCE).get("figure")
+            figure = None if figure is None else float(f"{figure:.5g}")
         self.figures.append(figure)
 
     def stop(self) -> None:
@@ -206,7 +208,9 @@ def _save(run: dict[str, Any], whole: bool) -> Path:
     """Whole runs stay, one a day; what others wrote is overwritten by the next."""
     path = report.RESULTS / f"{run['date'][:10] if whole else 'partial'}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(run, indent=1) + "\n")
+    lines = json.dumps(run, indent=1) + "\n"
+    # A cell's figures on one line, which is how they are read.
+    path.write_text(re.sub(r"\[[^][{}]*\]", lambda each: " ".join(each[0].split()), lines))
     path.with_suffix(".svg").write_text(plot.svg(run))
     return path
 

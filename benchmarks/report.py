@@ -135,11 +135,12 @@ def _targets(run: dict[str, Any]) -> list[list[str]]:
 
 
 def made_by(run: dict[str, Any]) -> str:
+    """Where the figures are from, and how far to trust them: other programs' load counts."""
     machine = run["machine"]
     return (
-        f"{run['date']}: `{run['command']}`, commit {run['commit']}; {run['rounds']} rounds; "
-        f"{machine['cpus']} CPUs, {machine['cpu']}, {machine['memory_mib']:,} MiB; "
-        f"{machine['kernel']}; {machine['python']}"
+        f"{run['date']}: `{run['command']}`, commit {run['commit']}; {machine['cpus']} CPUs, "
+        f"{machine['cpu']}, {machine['memory_mib']:,} MiB, load {machine['load_before'][0]:.1f} "
+        f"before; {machine['kernel']}; {machine['python']}"
     )
 
 
