@@ -35,6 +35,9 @@ FUZZ_ARTIFACTS := rust/fuzz/artifacts/makeflags
 CHAOS_KILLS ?= 1200
 CHAOS_SEED ?= 1
 
+# What `make bench` was told: which scenarios, how many rounds at most; QUICK=1 shows that it works.
+BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(name))'))
+
 # What differs on the portable path: how ends are noticed, waited for and watched.
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large)
 
@@ -61,7 +64,7 @@ heading = @printf '\n== %s ==\n' "$(1)"
 # The steps are in order, cheapest first, and each is parallel in itself.
 .NOTPARALLEL:
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy rust-test doc ruff types pytest examples every-python model
+	tools fmt clippy rust-test doc ruff types pytest examples bench-works every-python model
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -70,14 +73,16 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	$(call heading,examples/ex9_tree.py)
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
-test: fmt clippy rust-test doc ruff types pytest examples every-python ## run every check that CI runs
+test: fmt clippy rust-test doc ruff types pytest examples bench-works every-python ## run every check that CI runs
 	@printf '\nAll checks passed.\n'
 
 lint: fmt clippy doc ruff types ## the checks that run none of our code
 
-bench: $(VENV)/.wheel ## measure a release build
+bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
-	@$(RUN_PYTHON) benchmarks/bench.py
+	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
+	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
+		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
 chaos: $(VENV)/.dev ## kill processes of trees of jobs at random, CHAOS_KILLS (1200) each way
 	$(call heading,chaos)
@@ -157,6 +162,10 @@ examples: $(VENV)/.wheel ## Python: each example, as it stands
 	$(call heading,examples)
 	@$(RUN_PYTHON) scripts/run_examples.py
 
+bench-works: $(VENV)/.bench ## Python: the benchmark still works; nothing is asserted of its figures
+	$(call heading,benchmarks/bench.py --quick)
+	@$(RUN_PYTHON) benchmarks/bench.py --quick --only fork warm map tree scan import
+
 every-python: $(VENV)/.wheel ## Python: the wheel on every CPython 3.8 to 3.14 of this machine
 	$(call heading,the wheel on every CPython found)
 	@$(RUN_PYTHON) scripts/every_python.py $(WHEEL)
@@ -187,4 +196,16 @@ $(VENV)/.wheel: dist/.built $(CREATED)
 $(VENV)/.dev: $(VENV)/.wheel
 	$(call heading,installing what the tests and checks use)
 	@$(PIP) install "$$(echo $(WHEEL))[test,dev]"
+	@touch $@
+
+# PyPI's jobserver has our import name, so it has an environment of its own.
+$(VENV)/peer/.made: $(CREATED)
+	$(call heading,setting up $(VENV)/peer: the jobserver of PyPI)
+	@$(PYTHON) -m venv --clear $(VENV)/peer
+	@$(VENV)/peer/bin/python -m pip --quiet --disable-pip-version-check install jobserver==3.0.1 numpy
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.wheel $(VENV)/peer/.made
+	$(call heading,installing the peers)
+	@$(PIP) install "$$(echo $(WHEEL))[bench]"
 	@touch $@

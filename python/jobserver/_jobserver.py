@@ -11,7 +11,6 @@ import atexit
 import itertools
 import os
 import time
-import uuid
 from collections import deque
 from multiprocessing.context import BaseContext
 from typing import (
@@ -103,7 +102,7 @@ class Jobserver:
             if by_pipe:
                 pool.set_pipe_style()
         _end_well(os.getpid())  # for it has a home to remove
-        self._set_up(chosen, pool, uuid.uuid4().hex, None, tasks, yields, stay)
+        self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, yields, stay)
 
     def _set_up(
         self,

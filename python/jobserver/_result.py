@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from typing import Any, NamedTuple, cast
+from typing import Any, Tuple, cast
 
 from . import _native, _pickling
 from ._exceptions import JobTraceback
 from ._pickling import Message, Sent
 from ._signals import raised_by_handler
 
-
-class Failure(NamedTuple):
-    """An exception on its way."""
-
-    pickled: bytes
-    summary: str
-    traceback: str
+#: An exception pickled, in a line, and its traceback. A plain tuple: a class of its own would be
+#: pickled by name each time, and to make a named one takes 2 ms of the import of this package.
+Failure = Tuple[bytes, str, str]
 
 
 class Dumped:
@@ -73,7 +69,7 @@ def failure(error: BaseException) -> Failure:
         pickled = _pickled(
             pickle.PicklingError(f"the job raised {summary}, which cannot be pickled: {e}")
         )
-    return Failure(pickled, summary, text)
+    return pickled, summary, text
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -102,17 +98,18 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
 
 def load_failure(failure: Failure) -> BaseException:
     """The exception, with its traceback in the job as its cause."""
+    pickled, summary, text = failure
     try:
-        error = pickle.loads(failure.pickled)
+        error = pickle.loads(pickled)
     except Exception as e:
         if raised_by_handler(e):
             raise
         error = pickle.UnpicklingError(
-            f"the job raised {failure.summary}, which cannot be unpickled here: {e}"
+            f"the job raised {summary}, which cannot be unpickled here: {e}"
         )
     if not isinstance(error, BaseException):
         error = pickle.UnpicklingError(
-            f"the job raised {failure.summary}, which pickles as something else: {error!r}"
+            f"the job raised {summary}, which pickles as something else: {error!r}"
         )
-    error.__cause__ = JobTraceback(failure.traceback)
+    error.__cause__ = JobTraceback(text)
     return cast(BaseException, error)

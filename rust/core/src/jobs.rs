@@ -12,7 +12,7 @@
 use crate::channel::{Body, Channel, Frame, Head, Kind, Received, PACKET, STAYS};
 use crate::error::{Error, Result};
 use crate::process::{Child, ExitStatus, Family};
-use crate::scan::{Bell, ReadySet, Wait, Woken, LOOK_AFTER};
+use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
 use rustix::process::{Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
@@ -315,11 +315,15 @@ impl Jobs {
             if ready.is_empty() {
                 break;
             }
+            let these_are_all = ready.len() != AT_ONCE;
             for key in ready {
                 match key & 1 {
                     CHANNEL => self.read_channel(key >> 1, &mut news),
                     _ => self.check_exit(key >> 1, &mut news),
                 }
+            }
+            if these_are_all {
+                break;
             }
         }
         for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
@@ -352,7 +356,7 @@ impl Jobs {
                         if process.stay() {
                             self.idle.push(number);
                         }
-                        continue;
+                        return; // who is idle waits for us
                     }
                     _ => process.tell(number, Outcome::of(frame), news),
                 },

@@ -554,8 +554,8 @@ impl Jobs {
         let py = future.py();
         let known = future.clone().unbind();
         let looks_until = Instant::now() + HESITATION;
+        let mut handled = None;
         loop {
-            let handled = self.scan(py)?;
             let mut state = self.state();
             let send = |channel: &core::Channel, head: Head| {
                 message.send(channel, head, &borrowed(descriptors))
@@ -569,9 +569,14 @@ impl Jobs {
             }
             let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
             drop(state);
-            if !about_to_stay || !self.sleep(py, handled, None, Some(looks_until))? {
+            let in_time = match handled {
+                Some(handled) => self.sleep(py, handled, None, Some(looks_until))?,
+                None => true, // not looked yet
+            };
+            if !about_to_stay || !in_time {
                 return Ok(false);
             }
+            handled = Some(self.scan(py)?);
         }
     }
 

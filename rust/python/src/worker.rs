@@ -78,7 +78,7 @@ fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame
     loop {
         let look = leaves.min(Instant::now() + LOOK);
         match py.detach(|| channel.wait_until(look)).map_err(to_python)? {
-            Woken::Ready => return channel.receive().map_err(to_python),
+            Woken::Ready => return channel.receive_ready().map_err(to_python),
             Woken::Interrupted => py.check_signals()?,
             Woken::TimedOut if Instant::now() >= leaves || memory_is_short(py)? => {
                 return channel.leave().map_err(to_python)

@@ -176,6 +176,15 @@ impl Channel {
         }
     }
 
+    /// Receives the frame that a wait has said is there; None at the end of file.
+    pub fn receive_ready(&self) -> Result<Option<Frame>> {
+        match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
+            Received::Frame(frame) => Ok(Some(frame)),
+            Received::EndOfFile => Ok(None),
+            Received::NothingYet => self.receive(),
+        }
+    }
+
     /// Waits until there is something to receive, a signal comes, or `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> Result<Woken> {
         Wait::on(&self.socket).block(Some(deadline))

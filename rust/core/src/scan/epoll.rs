@@ -4,14 +4,12 @@
 //! look. Removal is explicit: a descriptor's registration otherwise lives on in every
 //! process that inherited its description by fork.
 
+use super::AT_ONCE;
 use rustix::buffer::spare_capacity;
 use rustix::event::{epoll, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::io::{retry_on_intr, Result};
 use std::sync::Arc;
-
-/// How many ready descriptors one look tells of at most; the rest come with the next.
-const AT_ONCE: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Set {

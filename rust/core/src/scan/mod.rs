@@ -17,6 +17,10 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How many ready descriptors one look tells of at most, if the kernel keeps the set; the rest
+/// come with the next.
+pub(crate) const AT_ONCE: usize = 64;
+
 /// How long a sleep may last while something can only be seen by looking: a death that no
 /// descriptor tells of, for one.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(20);

@@ -1,0 +1,225 @@
+"""What is measured, of whom, and what is to be reached.
+
+A scenario is a table: a line for each contender, a column for each case. Both are requests, parts
+of what `contender.py` is told; a contender in a case is a *cell*, and has a process of its own.
+All cells of a scenario are measured in the same rounds. Not here: how (`measures`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, NamedTuple
+
+Request = Dict[str, Any]
+
+OURS, WARM = "jobserver", "jobserver, warm"
+PYPI = "jobserver 3.0.1 of PyPI"
+BARE, FLOOR = "bare os.fork", "floor: Rust"
+POOL, EXECUTOR = "multiprocessing.Pool", "ProcessPoolExecutor"
+LOKY, PEBBLE, MPIRE, JOBLIB = "loky", "pebble", "mpire", "joblib"
+
+#: Who is run by what: the interpreter that has all others, the one that has PyPI's jobserver
+#: (which has our import name), or the Rust benchmark.
+MAIN, PEER, RUST = "main", "peer", "rust"
+
+SLOTS = 2
+
+
+def contender(pool: str, fresh: bool, by: str = MAIN) -> Request:
+    return {"by": by, "pool": pool, "fresh": fresh, "slots": SLOTS}
+
+
+_FRESH = {
+    BARE: contender("Bare", True),
+    OURS: contender("Jobserver", True),
+    PYPI: contender("Jobserver", True, PEER),
+    POOL: contender("Multiprocessing", True),
+    EXECUTOR: contender("ProcessPoolExecutor", True),
+    PEBBLE: contender("Pebble", True),
+}
+_WARM = {
+    WARM: contender("Jobserver", False),
+    POOL: contender("Multiprocessing", False),
+    EXECUTOR: contender("ProcessPoolExecutor", False),
+    LOKY: contender("Loky", False),
+    PEBBLE: contender("Pebble", False),
+    MPIRE: contender("Mpire", False),
+    JOBLIB: contender("Joblib", False),
+}
+_OURS = {OURS: _FRESH[OURS]}
+#: The largest take seconds and gigabytes: once each, of the best known, and without a rehearsal. So
+#: does a list of 100 MiB, whose 13 million ints are pickled one by one: lists are smaller.
+_SIZES: dict[str, Request] = {
+    "1 MiB": {"mib": 1, "count": 10},
+    "10 MiB": {"mib": 10, "count": 1, "rounds": 3},
+    "100 MiB": {"mib": 100, "count": 1, "rounds": 7},
+    "1,000 MiB": {
+        "mib": 1000,
+        "count": 1,
+        "rounds": 1,
+        "rehearse": False,
+        "of": (OURS, WARM, PYPI, POOL, EXECUTOR),
+    },
+}
+_BOTH = {OURS: _FRESH[OURS], PYPI: _FRESH[PYPI]}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`unit` is that of the table. A request says for `contender.py` how many operations a run
+    has at most (`count`; `exact`: exactly), and for `bench.py` in how many rounds at most it is
+    run (`rounds`). A case's may say which contenders it is for (`of`)."""
+
+    name: str
+    title: str
+    unit: str
+    contenders: dict[str, Request]
+    cases: dict[str, Request]
+    #: What all requests have in common.
+    common: Request = field(default_factory=dict)
+    #: The cases for which there is a floor, measured in Rust.
+    floor: dict[str, Request] = field(default_factory=dict)
+
+    def cells(self) -> list[tuple[str, str, Request]]:
+        """Each contender and case, and the request."""
+        cells = [
+            (name, case, {"owner": 0, "method": "fork", **self.common, **who, **what})
+            for name, who in self.contenders.items()
+            for case, what in self.cases.items()
+            if name in what.get("of", self.contenders)
+        ]
+        floor = [(FLOOR, case, {"by": RUST, **request}) for case, request in self.floor.items()]
+        return cells + floor
+
+
+def _fresh(method: str, counts: tuple[int, int, int], rounds: int) -> Scenario:
+    owners = dict(zip((0, 256, 1024), counts))
+    forks = method == "fork"
+    return Scenario(
+        method,
+        f"a fresh process for each job, by {method}; an owner of so much memory",
+        "us",
+        {who: it for who, it in _FRESH.items() if forks or who != BARE},
+        {
+            f"{mib} MiB": {"owner": mib, "count": count, "rounds": rounds}
+            for mib, count in owners.items()
+        },
+        {"measure": "submit_all", "method": method},
+        {f"{mib} MiB": {"words": ["fork", count, mib]} for mib, count in owners.items()}
+        if forks
+        else {},
+    )
+
+
+def _sizes(direction: str, kind: str, *cases: str) -> Scenario:
+    plural = {"bytes": "bytes", "array": "a NumPy array", "list": "a list of ints"}[kind]
+    return Scenario(
+        f"{direction}-{kind}",
+        f"{plural} of so much memory as {direction}",
+        "ms",
+        {**_BOTH, **_WARM},
+        {case: _SIZES[case] for case in cases},
+        {"measure": direction, "kind": kind},
+    )
+
+
+SCENARIOS = (
+    _fresh("fork", (200, 40, 10), 15),
+    _fresh("forkserver", (200, 200, 200), 9),
+    _fresh("spawn", (6, 6, 6), 5),
+    Scenario(
+        "warm",
+        "workers that are kept, and a trivial job",
+        "us",
+        {OURS: _FRESH[OURS], **_WARM},
+        {
+            "submit all": {"measure": "submit_all", "count": 2000},
+            "one at a time": {"measure": "one_at_a_time", "count": 1000},
+        },
+        floor={"one at a time": {"words": ["ping-pong", 5000]}},
+    ),
+    Scenario(
+        "map",
+        "a map of trivial calls",
+        "us",
+        {OURS: _FRESH[OURS], **_WARM},
+        {"100,000 calls": {"count": 100_000, "exact": True, "rounds": 7}},
+        {"measure": "map_all"},
+    ),
+    _sizes("result", "bytes", "1 MiB", "100 MiB", "1,000 MiB"),
+    _sizes("result", "array", "1 MiB", "100 MiB", "1,000 MiB"),
+    _sizes("result", "list", "1 MiB", "10 MiB"),
+    _sizes("argument", "bytes", "1 MiB", "100 MiB", "1,000 MiB"),
+    _sizes("argument", "array", "1 MiB", "100 MiB", "1,000 MiB"),
+    _sizes("argument", "list", "1 MiB", "10 MiB"),
+    Scenario(
+        "tree",
+        "divide and conquer, seven levels of jobs that submit jobs",
+        "ms",
+        _BOTH,
+        {
+            f"{name}, {slots} slots": {"kind": kind, "slots": slots, "count": 1, "rounds": 7}
+            for name, kind in (("all halves", "tree"), ("if a slot is free", "tree_if_free"))
+            for slots in (2, 4)
+        },
+        {"measure": "tree", "levels": 7},
+    ),
+    Scenario(
+        "scan",
+        "a look at so many outstanding jobs, of which few are ready",
+        "us",
+        _BOTH,
+        {f"{n:,} outstanding": {"outstanding": n, "count": 100} for n in (50, 1000)},
+        {"measure": "scan", "ready": 5},
+    ),
+    Scenario(
+        "import",
+        "importing it",
+        "ms",
+        {
+            OURS: {"by": MAIN, "module": "jobserver"},
+            PYPI: {"by": PEER, "module": "jobserver"},
+            POOL: {"by": MAIN, "module": "multiprocessing.pool"},
+            EXECUTOR: {"by": MAIN, "module": "concurrent.futures.process"},
+            **{name: {"by": MAIN, "module": name} for name in (LOKY, PEBBLE, MPIRE, JOBLIB)},
+        },
+        {"import": {"count": 2}},
+        {"measure": "importing", "pool": "", "fresh": True, "slots": 0},
+    ),
+    Scenario(
+        "idle",
+        "memory of an idle worker",
+        "MiB",
+        _WARM,
+        {
+            "private": {"memory": "private"},
+            "proportional (PSS)": {"memory": "pss"},
+        },
+        {"measure": "idle_worker", "count": 1, "exact": True, "rounds": 3},
+    ),
+)
+
+
+class Target(NamedTuple):
+    """The first cell's figure, divided by the second's, is to be at most this."""
+
+    scenario: str
+    ours: tuple[str, str]
+    other: tuple[str, str]
+    at_most: float
+
+
+TARGETS = (
+    Target("fork", (OURS, "0 MiB"), (BARE, "0 MiB"), 1.3),
+    Target("fork", (OURS, "0 MiB"), (PYPI, "0 MiB"), 0.35),
+    Target("forkserver", (OURS, "0 MiB"), (PYPI, "0 MiB"), 0.04),
+    Target("forkserver", (OURS, "1024 MiB"), (OURS, "0 MiB"), 1.1),
+    Target("warm", (WARM, "submit all"), (EXECUTOR, "submit all"), 0.3),
+    Target("warm", (WARM, "one at a time"), (EXECUTOR, "one at a time"), 0.35),
+    Target("map", (WARM, "100,000 calls"), (POOL, "100,000 calls"), 1.0),
+    Target("result-array", (OURS, "100 MiB"), (EXECUTOR, "100 MiB"), 0.15),
+    Target("tree", (OURS, "all halves, 2 slots"), (PYPI, "all halves, 2 slots"), 0.25),
+    Target("tree", (OURS, "all halves, 4 slots"), (PYPI, "all halves, 4 slots"), 0.25),
+    Target("scan", (OURS, "1,000 outstanding"), (OURS, "50 outstanding"), 1.2),
+    Target("import", (OURS, "import"), (EXECUTOR, "import"), 1.0),
+)
