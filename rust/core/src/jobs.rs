@@ -98,11 +98,18 @@ fn key(process: u64, which: u64) -> u64 {
 #[derive(Debug)]
 pub struct Waiting {
     wait: Wait,
+    quick: bool,
     bell: Option<Arc<Bell>>,
     _pool: Option<PoolWait>,
 }
 
 impl Waiting {
+    /// Where that may pay, looks for a moment whether a sleep is needed: whether something is
+    /// ready. Then look for signals, and sleep.
+    pub fn spin(&self) -> bool {
+        self.quick && self.wait.spin()
+    }
+
     /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
     /// comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
@@ -122,6 +129,8 @@ pub struct Jobs {
     unwatched: BTreeSet<u64>,
     next: u64,
     handled: u64,
+    /// Some process has stayed after a job: answers may come within microseconds.
+    quick: bool,
     waiting: Vec<Arc<Bell>>,
     spare_bells: Vec<Arc<Bell>>,
     /// Where packets are received; kept, since fresh memory costs page faults.
@@ -355,6 +364,7 @@ impl Jobs {
                         process.tell(number, Outcome::of(frame), news);
                         if process.stay() {
                             self.idle.push(number);
+                            self.quick = true;
                         }
                         return; // who is idle waits for us
                     }
@@ -490,7 +500,8 @@ impl Jobs {
             look_after = look_after.or(pool.look_after);
         }
         self.waiting.extend(bell.clone());
-        Ok(Some(Waiting { wait: Wait { descriptors, look_after }, bell, _pool: pool }))
+        let wait = Wait { descriptors, look_after };
+        Ok(Some(Waiting { wait, quick: self.quick, bell, _pool: pool }))
     }
 
     /// Ends a wait.

@@ -447,8 +447,14 @@ impl Jobs {
             py.check_signals()?;
             let begun = self.state().table.begin_wait(handled, pool);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
-            let woken = py.detach(|| waiting.block(deadline));
+            let soon = py.detach(|| waiting.spin());
+            let raised = if soon { Ok(()) } else { py.check_signals() };
+            let woken = match raised {
+                Ok(()) if !soon => py.detach(|| waiting.block(deadline)),
+                _ => Ok(Woken::Ready),
+            };
             self.state().table.end_wait(waiting);
+            raised?;
             match woken.map_err(to_python)? {
                 Woken::Interrupted => {}
                 Woken::Ready => return Ok(true),

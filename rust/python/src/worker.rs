@@ -75,6 +75,10 @@ fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame
     // Its owner is told by the terminal too, and it has nothing that could be interrupted.
     let _ignored = SignalIgnored::begin(Signal::INT)?;
     let leaves = Instant::now() + PATIENCE;
+    if py.detach(|| channel.spin()) {
+        return channel.receive_ready().map_err(to_python);
+    }
+    py.check_signals()?;
     loop {
         let look = leaves.min(Instant::now() + LOOK);
         match py.detach(|| channel.wait_until(look)).map_err(to_python)? {

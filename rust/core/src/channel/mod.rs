@@ -185,6 +185,11 @@ impl Channel {
         }
     }
 
+    /// Looks, for a moment, whether there is something to receive: see [`Wait::spin`].
+    pub fn spin(&self) -> bool {
+        Wait::on(&self.socket).spin()
+    }
+
     /// Waits until there is something to receive, a signal comes, or `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> Result<Woken> {
         Wait::on(&self.socket).block(Some(deadline))

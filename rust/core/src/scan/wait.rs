@@ -23,6 +23,10 @@ pub enum Woken {
     Interrupted,
 }
 
+/// For how long to look before a sleep, where an answer is expected soon. Measured: at 20 us most
+/// answers of idle processes come too late, at 50 us none does, and more gains nothing.
+const A_MOMENT: Duration = Duration::from_micros(50);
+
 /// One wait, prepared; it borrows nothing.
 #[derive(Debug)]
 pub struct Wait {
@@ -37,10 +41,30 @@ impl Wait {
         Wait { descriptors: vec![Arc::clone(descriptor)], look_after: None }
     }
 
+    /// Looks, for a moment, whether something is ready, and leaves the CPU to whoever else wants
+    /// it meanwhile. Where an answer is a few microseconds away, to sleep and to be woken takes
+    /// longer than the answer: on a virtual machine, 40 us for each of two processes.
+    ///
+    /// Signals are the caller's to look for, before a sleep.
+    pub fn spin(&self) -> bool {
+        let mut fds: Vec<_> = self.poll_fds().collect();
+        let until = Instant::now() + A_MOMENT;
+        loop {
+            match poll(&mut fds, Some(&Timespec::default())) {
+                Ok(0) if Instant::now() < until => std::thread::yield_now(),
+                Ok(ready) => return ready > 0,
+                Err(_) => return false, // the sleep will meet it too
+            }
+        }
+    }
+
+    fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN))
+    }
+
     /// Sleeps until something is ready, a signal comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
-        let mut fds: Vec<_> =
-            self.descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<_> = self.poll_fds().collect();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let look = self.look_after.filter(|look| left.is_none_or(|left| *look < left));
         let timeout = look.or(left).and_then(|left| Timespec::try_from(left).ok());
