@@ -10,6 +10,7 @@ import multiprocessing
 import operator
 import os
 import signal
+import sys
 import time
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
@@ -45,6 +46,22 @@ def tasks(value: Any) -> int | None:
     if number < 1:
         raise ValueError(f"max_tasks_per_child must be None or at least 1, not {number}")
     return number
+
+
+def modules(value: Any) -> tuple[str, ...]:
+    """The names of modules that can be found. They are not imported here."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"preload must be the names of modules, not {value!r}: write [{value!r}]")
+    from importlib.util import find_spec  # late, since few need it
+
+    names = tuple(value)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload takes the names of modules, not {name!r}")
+        top = name.partition(".")[0]
+        if not top or (top not in sys.modules and find_spec(top) is None):
+            raise ModuleNotFoundError(f"preload: there is no module {name!r}", name=name)
+    return names
 
 
 def context(value: Any) -> BaseContext:

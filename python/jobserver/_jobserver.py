@@ -64,11 +64,15 @@ class Jobserver:
             without a slot, and a job costs a message and not a fork; it sees what earlier ones
             left in memory. A job that left threads, processes or much memory behind is its
             process's last; one with a `preexec_fn`, or that cannot be pickled, has a fresh one.
+        preload: the names of modules that the fork server imports, so that its jobs need not; your
+            main module it imports anyway. None may start threads. Other start methods have no
+            fork server, and do nothing with it.
         style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo" or, for make before
             4.4, as a "pipe", whose descriptors programs below must inherit: see `pass_fds`.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
+        ModuleNotFoundError: so is a name in `preload`.
         OSError: the system has no more descriptors for us.
 
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
@@ -89,12 +93,14 @@ class Jobserver:
         waiting: str = "hold",
         orphans: str = "end",
         max_tasks_per_child: int | None = 1,
+        preload: Iterable[str] = (),
         style: str = "fifo",
     ) -> None:
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
         tasks = _arguments.tasks(max_tasks_per_child)
+        modules = _arguments.modules(preload)
         by_pipe = _arguments.choice(style, "style", ("fifo", "pipe")) == "pipe"
         pool = _pools.in_force() if slots is None else None
         if pool is None:
@@ -102,7 +108,7 @@ class Jobserver:
             if by_pipe:
                 pool.set_pipe_style()
         _end_well(os.getpid())  # for it has a home to remove
-        self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, yields, stay)
+        self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, modules, yields, stay)
 
     def _set_up(
         self,
@@ -111,6 +117,7 @@ class Jobserver:
         key: str,
         helper: int | None,
         tasks: int | None,
+        preload: tuple[str, ...],
         yields: bool,
         orphans_stay: bool,
     ) -> None:
@@ -121,7 +128,9 @@ class Jobserver:
         self._slots = pool.slots
         self._key = key
         self._tasks = tasks
-        self._starter = starter(context.get_start_method(), tasks, helper)
+        self._preload = preload
+        method = context.get_start_method()
+        self._starter = starter(method, self._slots, tasks, preload, helper)
         self._pid = 0  # of the process that it is ready for
         self._made: dict[int, dict[str, Any]] = {}
         _everyone[key] = self
@@ -197,6 +206,7 @@ class Jobserver:
             pool.home,
             None if helper is None else mp.reduction.DupFd(helper),
             self._tasks,
+            self._preload,
             self._yields,
             self._orphans_stay,
         )
@@ -579,7 +589,13 @@ def _left(deadline: float | None, complaint: str) -> float | None:
 
 
 def _rebuild(
-    key: str, method: str, home: str, helper: Any | None, tasks: int | None, *ways: bool
+    key: str,
+    method: str,
+    home: str,
+    helper: Any | None,
+    tasks: int | None,
+    preload: tuple[str, ...],
+    *ways: bool,
 ) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
     fd = None if helper is None else helper.detach()
@@ -588,7 +604,9 @@ def _rebuild(
         if known is not None:
             return known
         made = Jobserver.__new__(Jobserver)
-        made._set_up(_arguments.context(method), _pools.opened(home), key, fd, tasks, *ways)
+        made._set_up(
+            _arguments.context(method), _pools.opened(home), key, fd, tasks, preload, *ways
+        )
         return made
     finally:
         if fd is not None:

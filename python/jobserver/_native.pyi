@@ -233,6 +233,7 @@ class Jobs:
         introduction: bytes | MemoryFile,
         descriptors: Descriptors,
     ) -> None: ...
+    def ask_ahead(self, server: ForkServer, number: int) -> None: ...
     def launch(
         self,
         future: Any,

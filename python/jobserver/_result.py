@@ -23,7 +23,7 @@ Failure = Tuple[bytes, str, str]
 class Dumped:
     """What a function of ours returns in a job whose message it has made itself."""
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Sent) -> None:
         self.message = message
 
 

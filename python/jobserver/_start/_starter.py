@@ -78,9 +78,15 @@ class HiringStarter(Starter):
             del prepared, descriptors  # a traceback that is kept must keep no descriptor
 
 
-def starter(method: str, tasks: int | None, helper: int | None = None) -> Starter:
-    """The starter for a start method, with so many jobs a process at most; `helper` is another
-    process's `descriptor`."""
+def starter(
+    method: str,
+    slots: int,
+    tasks: int | None,
+    preload: tuple[str, ...],
+    helper: int | None,
+) -> Starter:
+    """The starter for a start method, with so many jobs a process at most; for a fork server, what
+    it imports, and another process's `descriptor` if that has started it."""
     # Imported when wanted: a program rarely uses more than one.
     if method == "fork":
         from .fork import Fork, ForkedWorkers
@@ -89,7 +95,7 @@ def starter(method: str, tasks: int | None, helper: int | None = None) -> Starte
     if method == "forkserver":
         from .forkserver import ForkServer
 
-        return ForkServer(tasks, helper)
+        return ForkServer(tasks, preload, slots, helper)
     from .spawn import Spawn
 
     return Spawn(tasks)

@@ -1,31 +1,42 @@
 """Start method forkserver: the job is forked from a small helper process.
 
-The helper has the user's main module loaded and is otherwise empty, so that a fork of it
-costs the same however large the owner is, and is safe though the owner has threads. It is
-started by the first submission and serves the whole tree of jobs below.
+The helper has the user's main module loaded, and what is to be preloaded, and is otherwise
+empty, so that a fork of it costs the same however large the owner is, and is safe though the
+owner has threads. It is started by the first submission and serves the whole tree of jobs below.
+From an owner that submits much, it forks processes ahead of need: each submission takes one, and
+asks for the next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _native
 from . import launch
 from ._starter import HiringStarter
 
+if TYPE_CHECKING:
+    from .._future import Future
+
 
 class ForkServer(HiringStarter):
-    def __init__(self, tasks: int | None, helper: int | None) -> None:
+    def __init__(
+        self, tasks: int | None, preload: tuple[str, ...], slots: int, helper: int | None
+    ) -> None:
         super().__init__(tasks)
+        self._preload = preload
+        self._slots = slots
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
     def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
-        return ForkServer(self._tasks, self._helper.fileno() if self._helper.running else None)
+        helper = self._helper.fileno() if self._helper.running else None
+        return ForkServer(self._tasks, self._preload, self._slots, helper)
 
     def descriptor(self, home: str) -> int:
         self._start_helper(home)
@@ -34,6 +45,19 @@ class ForkServer(HiringStarter):
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
         return launch.dump(f"Job-{self._count}", work)
+
+    def start(
+        self,
+        jobs: _native.Jobs,
+        future: Future[Any],
+        slot: _native.Slot | None,
+        prepared: launch.Launch,
+    ) -> None:
+        super().start(jobs, future, slot, prepared)
+        if self._tasks == 1:
+            # As many as there are slots, but not for who submits a job or two.
+            with contextlib.suppress(OSError, RuntimeError):
+                jobs.ask_ahead(self._helper, min(self._slots, self._count // 2))
 
     def hire(self, jobs: _native.Jobs) -> None:
         home = jobs.pool.home
@@ -51,7 +75,7 @@ class ForkServer(HiringStarter):
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            preparation, descriptors = launch.introduce("forkserver", home, None)
+            preparation, descriptors = launch.introduce("forkserver", home, None, self._preload)
             try:
                 with launch.uninterrupted() as interruptible:
                     self._helper.start(_helpers_command(interruptible), preparation, descriptors)

@@ -10,6 +10,7 @@ importing the function's module sees it all.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import select
@@ -51,8 +52,9 @@ class _Preparation(NamedTuple):
     tracker: _Tracked
 
 
-#: The owner's pid and its name to multiprocessing; how many jobs a process may have.
-_Terms = Tuple[Tuple[int, str], Optional[int]]
+#: The owner's pid and its name to multiprocessing; how many jobs a process may have; what a fork
+#: server is to import.
+_Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...]]
 
 #: What mostly are the changes to a job's environment, as it is pickled.
 _UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
@@ -60,11 +62,13 @@ _UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
 _NO_DESCRIPTORS = _native.Descriptors()
 
 
-def introduce(method: str, home: str, tasks: int | None) -> tuple[Message, _native.Descriptors]:
+def introduce(
+    method: str, home: str, tasks: int | None, preload: tuple[str, ...] = ()
+) -> tuple[Sent, _native.Descriptors]:
     """The message to a new process that is to run jobs of the pool with this home, `tasks` at
     most; and the descriptors to send with it."""
     owner = (os.getpid(), mp.process.current_process().name)
-    terms: _Terms = (owner, tasks)
+    terms: _Terms = (owner, tasks, preload)
     return _pickling.dump_launch(_preparation(method, home), terms)
 
 
@@ -276,7 +280,7 @@ class _Newcomer:
         if prepared is None or not prepared.serves(loader):
             prepared = Prepared(loader)
         terms: _Terms = loader.load()
-        owner, tasks = terms
+        owner, tasks, _ = terms
         prepared.identity.belongs_to(owner)
         prepared.setup.apply(prepared.pool, self._channel)
         return _Prepared(prepared, tasks)
@@ -287,15 +291,22 @@ class _Newcomer:
 
 
 def prepare_ahead(message: Message, descriptors: Sequence[int]) -> Prepared | None:
-    """In a fork server, applies the preparation that it has been sent. None if that failed:
-    it will fail again in each job, where it can be told."""
+    """In a fork server, applies the preparation that it has been sent, and imports what it is to.
+    None if the first failed: it will fail again in each job, where it can be told."""
     _pickling.received = descriptors
     try:
-        prepared = Prepared(_pickling.Loader(message))
+        loader = _pickling.Loader(message)
+        prepared = Prepared(loader)
         prepared.rehearse()
-        return prepared
+        terms: _Terms = loader.load()
     except (Exception, SystemExit):
         return None
+    for module in terms[2]:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as e:
+            _job.report(e)  # jobs can do without, or will meet it themselves
+    return prepared
 
 
 def run(

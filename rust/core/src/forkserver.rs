@@ -7,19 +7,20 @@
 //! of a fresh channel. All else happens on that channel:
 //!
 //! ```text
-//! owner  ── request: the job's end of a channel ──> helper ── fork ──> job
+//! owner  ── request: the job's end of a channel, a lifeline ──> helper ── fork ──> job
 //! owner <── Started(pid, pidfd) or Refused(errno) ── helper
 //! owner  ── Launch: what to run ─────────────────────────────────────> job
 //! owner <── Result ────────────────────────────────────────────────── job
 //! owner <── Exited(status) ───────── helper
 //! ```
 //!
-//! So a job runs nothing before its owner knows its pid, and an owner that gives up in
+//! An owner may ask for processes ahead of need ([`Ahead`]): they cost it a message then, and not
+//! a fork. A job runs nothing before its owner knows its pid, and an owner that gives up in
 //! between just closes its end: the job sees an end of file and ends.
 
 use crate::channel::{close_on_exec, no_sigpipe, Channel, Frame, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Child, ExitStatus};
+use crate::process::{Child, ExitStatus, Lifeline};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +31,7 @@ use rustix::net::{
     SendAncillaryMessage, Shutdown,
 };
 use rustix::process::Pid;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
@@ -46,6 +47,9 @@ pub struct ForkServer {
     process: Option<Child>,
     reaped: AtomicBool,
 }
+
+/// How many descriptors come with a request, at most.
+const REQUEST: usize = 2;
 
 /// Room for the helper's answers, which are short.
 const SHORT: usize = 64;
@@ -85,10 +89,12 @@ impl ForkServer {
         self.process.as_ref().map(Child::pid)
     }
 
-    /// Asks for a process with this end of a channel; the answer comes on the other.
-    pub fn request(&self, job_end: &Channel) -> Result<()> {
-        let fds = [job_end.as_descriptor()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// Asks for a process with this end of a channel, that hangs on this lifeline from its birth;
+    /// the answer comes on the other end.
+    pub fn request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<()> {
+        let lifeline = lifeline.map(Lifeline::as_descriptor);
+        let fds: Vec<_> = [job_end.as_descriptor()].into_iter().chain(lifeline).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         let sent = retry_on_intr(|| {
@@ -150,6 +156,43 @@ impl Drop for ForkServer {
     }
 }
 
+/// Processes that an owner has asked a fork server for ahead of need. They hold nothing, hang on
+/// the owner's lifeline, and end when their channels do.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    /// The owner's ends. The answers are read when the processes are needed.
+    channels: VecDeque<Channel>,
+}
+
+impl Ahead {
+    /// The next of them: its answer is there, or will be in a moment. None if there is none.
+    pub fn take(&mut self) -> Option<Channel> {
+        self.channels.pop_front()
+    }
+
+    /// Sees to it that there are `number` of them, or will be in a moment.
+    pub fn top_up(
+        &mut self,
+        number: usize,
+        server: &ForkServer,
+        lifeline: Option<&Lifeline>,
+    ) -> Result<()> {
+        while self.channels.len() < number {
+            let (owner_end, job_end) = Channel::pair()?;
+            server.request(&job_end, lifeline)?;
+            self.channels.push_back(owner_end);
+        }
+        Ok(())
+    }
+
+    /// Has them end, whoever else has copies of the channels.
+    pub fn dismiss(&mut self) {
+        for channel in self.channels.drain(..) {
+            channel.finish();
+        }
+    }
+}
+
 fn answered(frame: Frame) -> Result<Child> {
     let [number] = frame.integers()?;
     match (frame.kind, Pid::from_raw(number)) {
@@ -182,6 +225,9 @@ pub struct Server {
     next: u64,
 }
 
+/// What a request brings: the job's end of a channel, and what it is to hang on.
+type Request = (Channel, Option<OwnedFd>);
+
 /// The key of the request socket in the ready set; children count up from 1.
 const REQUESTS: u64 = 0;
 
@@ -206,8 +252,11 @@ impl Server {
             for key in self.wait()? {
                 if key != REQUESTS {
                     self.report_end(key);
-                } else if let Some(channel) = self.next_request()? {
+                } else if let Some((channel, lifeline)) = self.next_request()? {
                     if let Some(channel) = self.launch(channel, &mut fork) {
+                        if let Some(lifeline) = lifeline {
+                            Lifeline::hang_on_to(lifeline.as_fd())?;
+                        }
                         return Ok(Some(channel));
                     }
                 }
@@ -238,12 +287,14 @@ impl Server {
     /// The kernel silently drops a descriptor that does not fit into the receiver's table,
     /// and with it the only way to answer. So there must be room: if there is none, a spare
     /// place serves to refuse the request.
-    fn next_request(&mut self) -> Result<Option<Channel>> {
-        let room = null_device();
-        if let Err(full) = &room {
+    fn next_request(&mut self) -> Result<Option<Request>> {
+        let room = [(); REQUEST].map(|()| null_device());
+        if let Some(full) = room.iter().find_map(|place| place.as_ref().err()) {
+            let full = full.raw_os_error().to_ne_bytes();
+            drop(room);
             self.spare = None;
-            if let Some(channel) = self.receive_request()? {
-                let _ = channel.try_send(Kind::Refused, &full.raw_os_error().to_ne_bytes(), &[]);
+            if let Some((channel, _)) = self.receive_request()? {
+                let _ = channel.try_send(Kind::Refused, &full, &[]);
             }
             self.spare = null_device().ok();
             return Ok(None);
@@ -252,9 +303,9 @@ impl Server {
         self.receive_request()
     }
 
-    fn receive_request(&mut self) -> Result<Option<Channel>> {
+    fn receive_request(&mut self) -> Result<Option<Request>> {
         let Some(requests) = &self.requests else { return Ok(None) };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | close_on_exec();
         let mut byte = [0u8; 1];
@@ -270,7 +321,9 @@ impl Server {
             Err(Errno::AGAIN) => Ok(None),
             Err(e) => Err(Error::system("cannot receive a request")(e)),
             Ok(_) => Ok(ancillary.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => fds.last().map(Channel::from_socket),
+                RecvAncillaryMessage::ScmRights(mut fds) => {
+                    Some((Channel::from_socket(fds.next()?), fds.next()))
+                }
                 _ => None,
             })),
         }

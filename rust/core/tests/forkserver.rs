@@ -103,7 +103,7 @@ fn stop(server: &ForkServer) {
 /// Has a process forked; it waits for its launch.
 fn born(server: &ForkServer) -> Result<(Channel, Child), Error> {
     let launch = Launch::new()?;
-    server.request(&launch.job_end)?;
+    server.request(&launch.job_end, None)?;
     drop(launch.job_end);
     loop {
         if let Some(child) = server.wait_answer(&launch.owner_end)? {
@@ -233,7 +233,7 @@ fn an_owner_killed_before_the_answer_costs_the_helper_nothing() {
     let (server, mut jobs) = (serve(""), Jobs::new());
     for _ in 0..20 {
         let owner = child(|| {
-            server.request(&Launch::new().unwrap().job_end).unwrap();
+            server.request(&Launch::new().unwrap().job_end, None).unwrap();
             kill_process(getpid(), Signal::KILL).map_or(1, |()| hang())
         });
         assert_eq!(ended(owner), ExitStatus::Signal(libc::SIGKILL));
@@ -374,7 +374,7 @@ fn a_helper_killed_with_a_request_unread_is_gone() {
         let pid = server.pid().unwrap();
         kill_process(pid, Signal::STOP).unwrap();
         let launch = Launch::new().unwrap();
-        server.request(&launch.job_end).unwrap();
+        server.request(&launch.job_end, None).unwrap();
         drop(launch.job_end);
         kill_helper(&server);
         let error = server.wait_answer(&launch.owner_end).unwrap_err();

@@ -6,6 +6,7 @@ use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver as core;
+use jobserver_core::process::Lifeline;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -32,6 +33,8 @@ pub(crate) struct ForkServer(Mutex<Helper>);
 #[derive(Default)]
 struct Helper {
     running: Option<Arc<core::ForkServer>>,
+    /// Asked for by this process.
+    ahead: core::Ahead,
     /// Nothing is started any more.
     stopped: bool,
 }
@@ -90,11 +93,13 @@ impl ForkServer {
         self.helper().running.as_ref()?.pid().map(|pid| pid.as_raw_nonzero().get())
     }
 
-    /// Ends the helper for good, if this process started it, and waits for its end.
+    /// Ends the processes that are ahead, and the helper for good if this process started it, for
+    /// whose end it waits.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         let helper = {
             let mut helper = self.helper();
             helper.stopped = true;
+            helper.ahead.dismiss();
             helper.running.clone()
         };
         helper.map_or(Ok(()), |helper| self.give_up(py, &helper))
@@ -121,8 +126,29 @@ impl ForkServer {
                 py.check_signals()?;
             }
         }
-        self.helper().running.take_if(|helper| Arc::ptr_eq(helper, gone));
+        let mut helper = self.helper();
+        if helper.running.take_if(|helper| Arc::ptr_eq(helper, gone)).is_some() {
+            helper.ahead.dismiss();
+        }
         Ok(())
+    }
+
+    /// A process that is ahead, if there is one.
+    pub(crate) fn take_ahead(&self) -> Option<jobserver_core::Channel> {
+        self.helper().ahead.take()
+    }
+
+    /// Asks for processes ahead of need, until there are so many.
+    pub(crate) fn top_up(
+        &self,
+        number: usize,
+        lifeline: Option<&Lifeline>,
+    ) -> jobserver_core::Result<()> {
+        let helper = &mut *self.helper();
+        match &helper.running {
+            Some(running) if !helper.stopped => helper.ahead.top_up(number, running, lifeline),
+            _ => Ok(()),
+        }
     }
 }
 

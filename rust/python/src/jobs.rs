@@ -14,7 +14,7 @@ use jobserver_core::channel::{Head, Kind, HANGS};
 use jobserver_core::process::{gettid, Lifeline, Pid};
 use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -139,14 +139,15 @@ impl Jobs {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
-        self.introduce(&launch.owner_end, introduction, &descriptors)?;
+        let lifeline = self.lifeline()?;
+        self.introduce(&launch.owner_end, introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
         let child = Child::spawn(&mut command).map_err(to_python)?;
         self.hired(launch.owner_end, child)
     }
 
-    /// Has a process forked by a fork server; waits for its answer.
+    /// Takes a process that a fork server has forked ahead, or has one forked.
     fn hire_request(
         &self,
         py: Python<'_>,
@@ -156,10 +157,20 @@ impl Jobs {
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
-        let launch = Launch::new().map_err(to_python)?;
-        let child = Jobs::ask(py, server, &launch.owner_end, launch.job_end)?;
-        self.introduce(&launch.owner_end, introduction, &descriptors)?;
-        self.hired(launch.owner_end, child)
+        let (channel, child) = match Jobs::ahead(py, server)? {
+            Some(there) => there,
+            None => self.ask(py, server)?,
+        };
+        self.introduce(&channel, introduction, &descriptors, None)?;
+        self.hired(channel, child)
+    }
+
+    /// Has a fork server fork processes ahead of need, until there are so many. Not to wait for
+    /// them: nothing is lost if it cannot.
+    fn ask_ahead(&self, server: &Bound<'_, ForkServer>, number: usize) -> PyResult<()> {
+        let _launching = self.begin_launch()?;
+        let lifeline = self.lifeline()?;
+        server.get().top_up(number, lifeline.as_ref()).map_err(to_python)
     }
 
     /// Launches a job on a process that is idle, or, if `fresh`, on one that has had no job yet:
@@ -407,30 +418,68 @@ impl Jobs {
 
     /// Asks a fork server for a process, and waits for its answer.
     fn ask(
+        &self,
         py: Python<'_>,
         server: &Bound<'_, ForkServer>,
-        channel: &core::Channel,
-        job_end: core::Channel,
-    ) -> PyResult<Child> {
+    ) -> PyResult<(core::Channel, Child)> {
         let helper = server.get().current()?;
-        let asked = helper.request(&job_end);
-        drop(job_end);
-        let mut answer = asked.map(|()| None);
-        loop {
-            match answer {
-                Ok(Some(child)) => return Ok(child),
-                Ok(None) => {
-                    py.check_signals()?;
-                    answer = py.detach(|| helper.wait_answer(channel));
-                }
-                Err(e) => {
-                    if e.kind() == ErrorKind::ForkServerGone {
-                        server.get().give_up(py, &helper)?;
-                    }
-                    return Err(to_python(e));
-                }
+        let lifeline = self.lifeline()?;
+        let launch = Launch::new().map_err(to_python)?;
+        let asked = helper.request(&launch.job_end, lifeline.as_ref());
+        drop(launch.job_end);
+        let channel = launch.owner_end;
+        let child = match asked {
+            Ok(()) => Jobs::answer(py, server, &helper, &channel),
+            Err(e) => Err(Jobs::failed(py, server, &helper, e)),
+        }?;
+        Ok((channel, child))
+    }
+
+    /// A process that was forked ahead, and has neither failed nor ended.
+    fn ahead(
+        py: Python<'_>,
+        server: &Bound<'_, ForkServer>,
+    ) -> PyResult<Option<(core::Channel, Child)>> {
+        let helper = server.get().current()?;
+        while let Some(channel) = server.get().take_ahead() {
+            match Jobs::answer(py, server, &helper, &channel) {
+                Ok(child) if !child.has_ended() => return Ok(Some((channel, child))),
+                Err(e) if !e.is_instance_of::<PyOSError>(py) => return Err(e),
+                _ => {} // it was refused then, or killed since
             }
         }
+        Ok(None)
+    }
+
+    fn answer(
+        py: Python<'_>,
+        server: &Bound<'_, ForkServer>,
+        helper: &Arc<core::forkserver::ForkServer>,
+        channel: &core::Channel,
+    ) -> PyResult<Child> {
+        loop {
+            py.check_signals()?;
+            match py.detach(|| helper.wait_answer(channel)) {
+                Ok(Some(child)) => return Ok(child),
+                Ok(None) => {}
+                Err(e) => return Err(Jobs::failed(py, server, helper, e)),
+            }
+        }
+    }
+
+    /// After a request has failed: gives the fork server up if it is gone.
+    fn failed(
+        py: Python<'_>,
+        server: &Bound<'_, ForkServer>,
+        helper: &Arc<core::forkserver::ForkServer>,
+        error: core::Error,
+    ) -> PyErr {
+        if error.kind() == ErrorKind::ForkServerGone {
+            if let Err(raised) = server.get().give_up(py, helper) {
+                return raised;
+            }
+        }
+        to_python(error)
     }
 
     /// Sleeps until something may be ready, or the deadline: whether it was not the deadline.
@@ -586,14 +635,14 @@ impl Jobs {
         }
     }
 
-    /// Tells a new process what all its jobs have in common.
+    /// Tells a new process what all its jobs have in common, and what to hang on if that is new.
     fn introduce(
         &self,
         channel: &core::Channel,
         introduction: Message<'_>,
         descriptors: &[Arc<OwnedFd>],
+        lifeline: Option<Lifeline>,
     ) -> PyResult<()> {
-        let lifeline = self.lifeline()?;
         let word = if lifeline.is_some() { HANGS } else { 0 };
         let head = Head { kind: Kind::Introduction, word };
         let lifeline = lifeline.iter().map(Lifeline::as_descriptor);

@@ -60,7 +60,7 @@ impl Child {
     }
 
     /// Whether it has ended, as far as a look can tell.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let Some(watch) = &self.watch else { return false };
         let mut fds = [PollFd::new(watch, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
