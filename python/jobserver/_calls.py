@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from . import _multiprocessing as mp
 from . import _native, _pickling, _result
-from ._pickling import Message
+from ._pickling import Sent
 
 #: What is raised instead of which value.
 Errors = List[Tuple[int, BaseException]]
@@ -86,7 +86,7 @@ def run(
 _SIMPLE = frozenset({bool, int, float, str, bytes, type(None)})
 
 
-def _dump(made: Made) -> Message:
+def _dump(made: Made) -> Sent:
     if _SIMPLE.issuperset(map(type, made.values)):
         return _pickling.dump_plain((tuple(made), None))
     try:
