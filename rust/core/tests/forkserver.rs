@@ -9,7 +9,8 @@ mod common;
 
 use common::*;
 use jobserver_core::channel::{memory_file, Kind, INLINE};
-use jobserver_core::forkserver::{ForkServer, Server};
+use jobserver_core::forkserver::{Ahead, ForkServer, Server};
+use jobserver_core::process::Lifeline;
 use jobserver_core::sys::{self, Forked};
 use jobserver_core::{
     Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool,
@@ -477,4 +478,83 @@ fn a_job_that_floods_its_channel_does_not_stall_the_helper() {
         0
     });
     assert_eq!(ended(owner), ExitStatus::Code(0));
+}
+
+// Processes ahead of need.
+
+/// Takes the next process that is ahead.
+fn taken(server: &ForkServer, ahead: &mut Ahead) -> (Channel, Child) {
+    let channel = ahead.take().unwrap();
+    loop {
+        if let Some(child) = server.wait_answer(&channel).unwrap() {
+            return (channel, child);
+        }
+    }
+}
+
+#[test]
+fn processes_ahead_are_there_when_they_are_needed_and_no_more_than_asked_for() {
+    let _alone = Alone::new();
+    let (server, mut jobs, mut ahead) = (serve(""), Jobs::new(), Ahead::default());
+    assert!(ahead.take().is_none());
+    let mut pids = Vec::new();
+    for n in 0..20 {
+        ahead.top_up(2, &server, None).unwrap();
+        ahead.top_up(2, &server, None).unwrap();
+        let (channel, child) = taken(&server, &mut ahead);
+        assert!(!child.has_ended());
+        pids.push(child.pid());
+        let id = jobs.started(channel, child, None).unwrap();
+        let launch = format!("echo {n}");
+        jobs.channel(id).unwrap().send(Kind::Launch, launch.as_bytes(), &[]).unwrap();
+        assert_eq!(result(outcome(&mut jobs, id)), n.to_string().as_bytes());
+        drain(&mut jobs);
+    }
+    assert!(ahead.take().is_some());
+    assert!(ahead.take().is_none(), "two at a time");
+    pids.dedup();
+    assert_eq!(pids.len(), 20);
+    stop(&server);
+}
+
+#[test]
+fn dismissed_processes_ahead_end_though_somebody_has_copies_of_their_channels() {
+    let _alone = Alone::new();
+    let (server, mut ahead) = (serve(""), Ahead::default());
+    ahead.top_up(3, &server, None).unwrap();
+    let holder = child(|| hang());
+    ahead.dismiss();
+    stop(&server); // which waits for the helper's children
+    kill_process(holder, Signal::KILL).unwrap();
+    ended(holder);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn processes_ahead_end_with_a_killed_owner_though_a_child_of_its_lives_on() {
+    let _alone = Alone::new();
+    let server = serve("");
+    let (mut told, tell) = witness();
+    let owner = child(|| {
+        let mut ahead = Ahead::default();
+        let lifeline = Lifeline::of_this_process().unwrap();
+        ahead.top_up(1, &server, Some(&lifeline)).unwrap();
+        let (channel, born) = taken(&server, &mut ahead);
+        let child = child(|| {
+            Lifeline::forget_parents();
+            hang()
+        });
+        let pids = [born.pid(), child].map(|pid| pid.as_raw_nonzero().get().to_ne_bytes());
+        File::from(tell.try_clone().unwrap()).write_all(&pids.concat()).unwrap();
+        kill_process(getpid(), Signal::KILL).unwrap();
+        drop(channel);
+        hang()
+    });
+    ended(owner);
+    let mut pids = [0; 8];
+    told.read_exact(&mut pids).unwrap();
+    let [_ahead, child] = [&pids[..4], &pids[4..]]
+        .map(|pid| Pid::from_raw(i32::from_ne_bytes(pid.try_into().unwrap())).unwrap());
+    stop(&server); // which waits for the process ahead
+    kill_process(child, Signal::KILL).unwrap();
 }

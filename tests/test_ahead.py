@@ -1,0 +1,178 @@
+"""The fork server's processes ahead of need, and what it imports ahead of need (`preload`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from conftest import DEADLINE, settle
+from holding import free
+
+from jobserver import Jobserver
+
+
+@pytest.fixture
+def method() -> str:
+    return "forkserver"
+
+
+@pytest.fixture
+def busy(make_jobserver: Callable[..., Jobserver]) -> Iterator[Jobserver]:
+    """A Jobserver of two slots that has submitted enough to have processes ahead."""
+    js = make_jobserver(2, max_tasks_per_child=1)
+    for _ in range(6):
+        js(pid).result()
+    settle(js)
+    yield js
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def wait_until(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE
+    while not (seen := what()):
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.001)
+    return seen
+
+
+def helper(js: Jobserver) -> int:
+    starter: Any = js._starter
+    return int(starter._helper.pid)
+
+
+def children_of(process: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def ahead(js: Jobserver) -> list[int]:
+    """The pids of the processes ahead, when they are all there."""
+    return list(wait_until(lambda: len(found := children_of(helper(js))) == 2 and found))
+
+
+def test_there_are_as_many_processes_ahead_as_slots_and_none_holds_one(busy: Jobserver) -> None:
+    assert len(ahead(busy)) == 2
+    assert free(busy) == 2
+
+
+def test_who_submits_one_job_has_no_processes_ahead(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(2, max_tasks_per_child=1)
+    js(pid).result()
+    wait_until(lambda: not children_of(helper(js)))
+
+
+def test_the_next_jobs_have_the_processes_ahead(busy: Jobserver) -> None:
+    there = ahead(busy)
+    assert [busy(pid).result() for _ in range(2)] == there
+
+
+def test_processes_ahead_that_were_killed_are_passed_over(busy: Jobserver) -> None:
+    for _ in range(5):
+        for process in ahead(busy):
+            os.kill(process, signal.SIGKILL)
+        wait_until(lambda: not children_of(helper(busy)))
+        assert busy(pid).result() not in (0, os.getpid())
+        settle(busy)
+
+
+def test_a_killed_helper_with_processes_ahead_is_replaced(busy: Jobserver) -> None:
+    there = ahead(busy)
+    before = helper(busy)
+    os.kill(before, signal.SIGKILL)
+    futures = [busy(pid) for _ in range(6)]
+    assert all(future.result() == future.pid for future in futures)
+    assert helper(busy) != before
+    wait_until(lambda: not any(os.path.exists(f"/proc/{process}/exe") for process in there))
+
+
+def test_closing_ends_the_processes_ahead_though_a_child_has_their_channels(
+    busy: Jobserver,
+) -> None:
+    there = ahead(busy)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    busy.close()  # which waits for the helper, and that for its children
+    assert not any(os.path.exists(f"/proc/{process}") for process in there)
+    os.close(writer)
+    os.waitpid(child, 0)
+
+
+def test_processes_ahead_end_with_a_killed_owner() -> None:
+    program = (
+        "import os, signal\n"
+        "from jobserver import Jobserver\n"
+        "if __name__ == '__main__':\n"
+        "    js = Jobserver('forkserver', 2)\n"
+        "    pids = [js(os.getpid).result() for _ in range(6)]\n"
+        "    print(js._starter._helper.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
+    assert owner.returncode == -signal.SIGKILL
+    helper = int(owner.stdout)
+    wait_until(lambda: not os.path.exists(f"/proc/{helper}/exe"))
+
+
+def folder_and_path() -> tuple[str, list[str]]:
+    return os.getcwd(), sys.path
+
+
+def test_a_job_is_as_its_owner_is_now_though_its_process_was_there_before(
+    busy: Jobserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead(busy)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder, path = busy(folder_and_path).result()
+    assert (folder, path[0]) == (str(tmp_path), str(tmp_path))
+
+
+def loaded(module: str) -> bool:
+    return module in sys.modules
+
+
+def test_the_fork_server_imports_what_is_to_be_preloaded() -> None:
+    with Jobserver("forkserver", 1, preload=["this"]) as js:
+        assert js(loaded, "this").result()
+    with Jobserver("forkserver", 1) as js:
+        assert not js(loaded, "this").result()
+
+
+def test_a_preload_that_fails_is_told_and_costs_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fails_to_load.py").write_text("raise OSError('of the module')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Jobserver("forkserver", 1, preload=["fails_to_load", "this"]) as js:
+        assert js(loaded, "this").result()
+    assert "of the module" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong, error",
+    [
+        ("json", TypeError),
+        (3, TypeError),
+        ([3], TypeError),
+        (["no_such_module_anywhere"], ModuleNotFoundError),
+        ([""], ModuleNotFoundError),
+    ],
+)
+def test_a_useless_preload_is_refused(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="preload"):
+        Jobserver("forkserver", 1, preload=wrong)
