@@ -86,8 +86,10 @@ bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENA
 
 chaos: $(VENV)/.dev ## kill processes of trees of jobs at random, CHAOS_KILLS (1200) each way
 	$(call heading,chaos)
-	@$(RUN_PYTHON) tests/chaos.py --method fork --kills $(CHAOS_KILLS) --seed $(CHAOS_SEED)
-	@$(RUN_PYTHON) tests/chaos.py --method forkserver --kills $(CHAOS_KILLS) --seed $(CHAOS_SEED)
+	@for method in fork forkserver; do for tasks in 1 0; do \
+		$(RUN_PYTHON) tests/chaos.py --method $$method --tasks $$tasks \
+			--kills $(CHAOS_KILLS) --seed $(CHAOS_SEED) || exit 1; \
+	done; done
 
 fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECONDS (60)
 	@sh scripts/check_tools.sh fuzz

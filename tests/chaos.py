@@ -2,7 +2,8 @@
 
 Each round makes a Jobserver, lets a tree grow, and has a killer, a process of its own that is
 not of the tree, kill whatever of the tree it meets. Then: nothing runs, all slots are free, no
-descriptor and no pool's home is left. `python tests/chaos.py --kills 2000 --seed 1 --method fork`.
+descriptor and no pool's home is left. `python tests/chaos.py --kills 2000 --seed 1 --method fork`;
+with `--tasks 0` or a number, processes run several jobs (0: without a bound).
 
 What a round does follows from the seed; at which moments its kills come does not.
 """
@@ -172,13 +173,15 @@ def run_round(js: Jobserver, given: Shape, seed: int, spared: set[int], kills: i
 
 
 def wait_for_rest(js: Jobserver, spared: set[int]) -> float:
-    """Until nothing runs and all slots are back; in how many seconds that was so."""
+    """Until nothing runs and all slots are back; in how many seconds that was so. Processes may
+    wait for jobs: those that are idle, and those that the fork server has forked ahead."""
     pool: Any = js._pool
     begun = time.monotonic()
     while True:
         js.reclaim_resources()
         left = set(descendants(os.getpid())) - spared
-        if not left and pool.free() == js.slots and not js._jobs.outstanding:
+        waiting = js._jobs.idle + (js.slots if helper_of(js) else 0)
+        if len(left) <= waiting and pool.free() == js.slots and not js._jobs.outstanding:
             return time.monotonic() - begun
         if time.monotonic() > begun + SOON + (DEADLINE if left else 0):
             raise AssertionError(f"{pool.free()} of {js.slots} slots are back, {left} run")
@@ -195,8 +198,8 @@ def homes() -> set[str]:
     }
 
 
-def run(method: str, seed: int, kills: int) -> Seen:
-    """Rounds until there have been so many kills."""
+def run(method: str, seed: int, kills: int, tasks: int | None = 1) -> Seen:
+    """Rounds until there have been so many kills; so many jobs a process at most."""
     choose = random.Random(f"{method} {seed}")
     tracker: Any = resource_tracker
     killed = rounds = 0
@@ -205,7 +208,9 @@ def run(method: str, seed: int, kills: int) -> Seen:
         given = shape(choose)
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         try:
-            with Jobserver(method, given.slots, waiting=given.waiting) as js:
+            with Jobserver(
+                method, given.slots, waiting=given.waiting, max_tasks_per_child=tasks
+            ) as js:
                 js.submit(int).result()  # whatever is started once is there now
                 spared = {tracker._resource_tracker._pid} | helper_of(js)
                 for _ in range(5):
@@ -216,6 +221,9 @@ def run(method: str, seed: int, kills: int) -> Seen:
                     worst = max(worst, wait_for_rest(js, spared))
                     if descriptors_at_rest(js) > before + FIRST_WAIT:
                         raise AssertionError(f"{before} descriptors became {descriptors()}")
+            left = set(descendants(os.getpid())) - {tracker._resource_tracker._pid}
+            if left:
+                raise AssertionError(f"{left} still run after close()")
         except BaseException as e:
             print(f"{method}, round {rounds}: {given}: {e!r}", file=sys.stderr)
             raise
@@ -233,8 +241,11 @@ FIRST_WAIT = 5
 
 
 def descriptors_at_rest(js: Jobserver) -> int:
+    """But for those by which we hold processes that wait for jobs."""
     js.reclaim_resources()
-    return descriptors()
+    starter: Any = js._starter
+    helper = getattr(starter, "_helper", None)
+    return descriptors() - 2 * js._jobs.idle - (0 if helper is None else helper.ahead)
 
 
 def helper_of(js: Jobserver) -> set[int]:
@@ -248,10 +259,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--method", choices=("fork", "forkserver"), default="fork")
+    parser.add_argument("--tasks", type=int, default=1)
     given = parser.parse_args()
-    seen = run(given.method, given.seed, given.kills)
+    seen = run(given.method, given.seed, given.kills, given.tasks or None)
+    jobs = {0: "any number of jobs", 1: "one job"}.get(given.tasks, f"{given.tasks} jobs")
     print(
-        f"{given.method}: {seen.kills} kills in {seen.rounds} rounds; all slots were back "
+        f"{given.method}, {jobs} a process: {seen.kills} kills in {seen.rounds} rounds; all slots were back "
         f"within {seen.worst:.3f} s after each"
     )
 

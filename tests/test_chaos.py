@@ -7,6 +7,9 @@ import pytest
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_no_slot_is_lost_and_nothing_hangs_whichever_processes_are_killed(method: str) -> None:
-    seen = chaos.run(method, seed=1, kills=15)
+@pytest.mark.parametrize("tasks", [1, None])
+def test_no_slot_is_lost_and_nothing_hangs_whichever_processes_are_killed(
+    method: str, tasks: int | None
+) -> None:
+    seen = chaos.run(method, seed=1, kills=15, tasks=tasks)
     assert seen.kills >= 15

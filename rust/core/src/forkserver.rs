@@ -165,6 +165,11 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// How many there are, or will be in a moment.
+    pub fn number(&self) -> usize {
+        self.channels.len()
+    }
+
     /// The next of them: its answer is there, or will be in a moment. None if there is none.
     pub fn take(&mut self) -> Option<Channel> {
         self.channels.pop_front()

@@ -84,6 +84,12 @@ impl ForkServer {
         Ok(())
     }
 
+    /// How many processes have been asked for ahead of need.
+    #[getter]
+    fn ahead(&self) -> usize {
+        self.helper().ahead.number()
+    }
+
     fn fileno(&self) -> PyResult<RawFd> {
         Ok(self.current()?.as_descriptor().as_raw_fd())
     }

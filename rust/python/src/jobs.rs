@@ -348,6 +348,12 @@ impl Jobs {
         self.state().table.signal(JobId(job), known).map_err(to_python)
     }
 
+    /// How many processes wait for jobs.
+    #[getter]
+    fn idle(&self) -> usize {
+        self.state().table.idle()
+    }
+
     #[getter]
     fn outstanding(&self) -> usize {
         self.state().table.outstanding()
