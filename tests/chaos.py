@@ -264,8 +264,8 @@ def main() -> None:
     seen = run(given.method, given.seed, given.kills, given.tasks or None)
     jobs = {0: "any number of jobs", 1: "one job"}.get(given.tasks, f"{given.tasks} jobs")
     print(
-        f"{given.method}, {jobs} a process: {seen.kills} kills in {seen.rounds} rounds; all slots were back "
-        f"within {seen.worst:.3f} s after each"
+        f"{given.method}, {jobs} a process: {seen.kills} kills in {seen.rounds} rounds; "
+        f"all slots were back within {seen.worst:.3f} s after each"
     )
 
 
