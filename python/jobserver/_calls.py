@@ -59,21 +59,34 @@ class Calls(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         argses, kwargses, first, end = self
-        argses = argses[first:end]
+        columns = _native.columns(argses, first, end)
         if kwargses is not None:
             kwargses = kwargses[first:end]
-        if {tuple}.issuperset(map(type, argses)) and len({*map(len, argses)}) == 1 and argses[0]:
-            return _of_columns, (tuple(zip(*argses)), kwargses)
-        return Calls, (argses, kwargses, 0, end - first)
+        if columns is None:
+            return Calls, (argses[first:end], kwargses, 0, end - first)
+        return Columns, (columns, kwargses, 0, end - first)
 
 
-def _of_columns(columns: tuple[Any, ...], kwargses: Any) -> Calls:
-    argses = [*zip(*columns)]
-    return Calls(argses, kwargses, 0, len(argses))
+class Columns(NamedTuple):
+    """The same calls when they have travelled: a list for each argument, or none if there is
+    something else than tuples of one length."""
+
+    columns: list[list[Any]]
+    kwargses: Sequence[Any] | None
+    first: int
+    end: int
+
+    def rows(self) -> tuple[Iterator[Any], Iterator[Any] | None]:
+        # zip makes one tuple, and uses it again and again.
+        return zip(*self.columns), None if self.kwargses is None else iter(self.kwargses)
 
 
 def run(
-    fn: Callable[..., Any], calls: Calls, progress: _native.Progress, place: int, limit: float
+    fn: Callable[..., Any],
+    calls: Calls | Columns,
+    progress: _native.Progress,
+    place: int,
+    limit: float,
 ) -> _result.Dumped:
     """In the job: makes the calls, as many as fit into so many seconds, but one at least."""
     count = calls.end - calls.first

@@ -53,8 +53,10 @@ T = TypeVar("T")
 #: what a fork costs, and yet no long wait for the last.
 _AIM = 0.010
 
-#: The most by which chunks grow at a time, since the next calls may be slower than the last.
-_GROWTH = 256
+#: The most by which chunks grow at a time, since the next calls may be slower than the last; and
+#: the most calls of one that are sent, since to send them takes longer than calls so short.
+_GROWTH = 64
+_MOST = 16 * 1024
 
 #: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
 _TOO_LONG = 5 * _AIM
@@ -438,7 +440,7 @@ class Results(_native.Ready, Generic[T]):
 
     def _measure(self, calls: int, seconds: float) -> None:
         """Chooses the size of chunks by what these calls have taken."""
-        most = max(self._size, calls * _GROWTH)
+        most = max(self._size, min(_MOST, calls * _GROWTH))
         self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
 
 
