@@ -69,9 +69,9 @@ class Jobserver(Pool):
         if fresh:
             self.js: Any = jobserver.Jobserver(method, slots)
         elif "max_tasks_per_child" in known:
-            self.js = jobserver.Jobserver(method, slots, max_tasks_per_child=None)  # type: ignore[call-arg,unused-ignore]
+            self.js = jobserver.Jobserver(method, slots, max_tasks_per_child=None)
         else:
-            raise Cannot("no warm workers yet")
+            raise Cannot("has no warm workers")
 
     def one(self, fn: Function, *args: Any) -> Any:
         return self.js.submit(fn, args=args).result()
@@ -82,8 +82,8 @@ class Jobserver(Pool):
 
     def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         if not hasattr(self.js, "map"):
-            raise Cannot("no map yet")
-        return list(self.js.map(fn, ((item,) for item in items)))
+            raise Cannot("has no map")
+        return list(self.js.map(fn, zip(items)))
 
     def close(self) -> None:
         self.js.__exit__(None, None, None)
