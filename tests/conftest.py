@@ -96,11 +96,17 @@ def hold(make_jobserver: Any) -> Iterator[Hold]:
 
 
 def settle(js: Jobserver) -> None:
-    """Returns when all that has ended is reaped: a job's result comes before its end does."""
+    """Returns when all that has ended is reaped (a job's result comes before its end does), and
+    no process waits for jobs."""
     deadline = time.monotonic() + DEADLINE
-    while js._jobs.outstanding:
+    starter: Any = js._starter
+    while js._jobs.outstanding or js._jobs.idle:
         assert time.monotonic() < deadline, "a job has not ended"
         js.reclaim_resources()
+        if not js._jobs.outstanding:
+            js._jobs.dismiss_idle()
+    if hasattr(starter, "_helper"):
+        starter._helper.dismiss_ahead()
 
 
 @pytest.fixture(autouse=True)

@@ -27,9 +27,13 @@ def descriptors():
     return {fd for fd in numbers if os.path.exists(f"/proc/self/fd/{fd}")}  # not the listing's
 
 def settle(js):
-    """Until what has ended is reaped."""
-    while js._jobs.outstanding:
+    """Until what has ended is reaped, and no process waits for jobs."""
+    while js._jobs.outstanding or js._jobs.idle:
         js.reclaim_resources()
+        if not js._jobs.outstanding:
+            js._jobs.dismiss_idle()
+    if hasattr(js._starter, "_helper"):
+        js._starter._helper.dismiss_ahead()
 
 def warm_up(js):
     """Has everything made that is made once, what waits need included."""

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{Child, ExitStatus, Lifeline};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::sys::{self, Forked};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
@@ -116,6 +117,13 @@ impl ForkServer {
             Received::NothingYet if woken == Woken::Interrupted => Ok(None),
             _ => Err(gone()),
         }
+    }
+
+    /// Whether the helper has gone, as far as a look can tell: it serves nobody, and tells of no
+    /// death.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.requests, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Tells the helper to end as soon as its children have. Harmless when repeated.
@@ -215,7 +223,8 @@ fn null_device() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn gone() -> Error {
+/// What a request to a helper that has gone away is answered with.
+pub fn gone() -> Error {
     Error::new(ErrorKind::ForkServerGone, "the fork server has gone away")
 }
 

@@ -90,6 +90,11 @@ impl ForkServer {
         self.helper().ahead.number()
     }
 
+    /// Has those processes end.
+    fn dismiss_ahead(&self) {
+        self.helper().ahead.dismiss();
+    }
+
     fn fileno(&self) -> PyResult<RawFd> {
         Ok(self.current()?.as_descriptor().as_raw_fd())
     }

@@ -348,6 +348,11 @@ impl Jobs {
         self.state().table.signal(JobId(job), known).map_err(to_python)
     }
 
+    /// Has those processes end that wait for jobs.
+    fn dismiss_idle(&self) {
+        self.state().table.dismiss_idle();
+    }
+
     /// How many processes wait for jobs.
     #[getter]
     fn idle(&self) -> usize {
@@ -447,6 +452,10 @@ impl Jobs {
         server: &Bound<'_, ForkServer>,
     ) -> PyResult<Option<(core::Channel, Child)>> {
         let helper = server.get().current()?;
+        if helper.is_gone() {
+            // They may be there still, but nobody would tell how they end.
+            return Err(Jobs::failed(py, server, &helper, core::forkserver::gone()));
+        }
         while let Some(channel) = server.get().take_ahead() {
             match Jobs::answer(py, server, &helper, &channel) {
                 Ok(child) if !child.has_ended() => return Ok(Some((channel, child))),
