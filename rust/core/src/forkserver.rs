@@ -123,7 +123,9 @@ impl ForkServer {
     /// death.
     pub fn is_gone(&self) -> bool {
         let mut fds = [PollFd::new(&self.requests, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+        let closed = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..));
+        // A child that it has just forked may have the other end still.
+        closed || self.process.as_ref().is_some_and(Child::has_ended)
     }
 
     /// Tells the helper to end as soon as its children have. Harmless when repeated.
