@@ -6,14 +6,18 @@ What else is promised holds for them too: `pytest --warm` runs the other tests o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
@@ -43,7 +47,7 @@ def gone(process: int) -> bool:
     try:
         with open(f"/proc/{process}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -187,6 +191,22 @@ def test_a_job_that_leaves_a_program_running_is_its_processs_last(make_jobserver
     left = js(leave_child)
     os.kill(left.result(), signal.SIGKILL)
     assert js(pid).result() != left.pid
+
+
+def return_twice() -> str:
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+def test_a_process_that_a_job_has_forked_does_not_stay(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    forking = js(return_twice)
+    assert forking.result() == "child"
+    # The parent has the slot until the child has ended, and is not used again either.
+    assert js.submit(pid, timeout=DEADLINE / 2).result() != forking.pid
 
 
 def submit_nested(js: Jobserver) -> int:
@@ -353,6 +373,34 @@ def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
     assert owner.returncode == -signal.SIGKILL
     idle = int(owner.stdout)
     wait_until(lambda: gone(idle))
+
+
+def large() -> bytes:
+    return bytes(1 << 20)
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.enter_context(open(os.devnull))
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_process_whose_result_could_not_be_received_ends(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    js(pid).result()
+    lost = js(large)
+    with no_descriptor_left():
+        error = lost.exception()
+    assert isinstance(error, OSError) and error.errno == errno.EMFILE
+    began = time.monotonic()
+    js.close()
+    assert time.monotonic() - began < DEADLINE / 2  # and not when it has idled for a minute
 
 
 # Several threads, and forks.

@@ -11,7 +11,7 @@ use crate::job::{self, helper, Sent, Work};
 use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::Frame;
-use jobserver_core::process::{has_children, Growth, Signal};
+use jobserver_core::process::{getpid, has_children, Growth, Signal};
 use jobserver_core::sys::SignalIgnored;
 use jobserver_core::Woken;
 use pyo3::intern;
@@ -33,6 +33,7 @@ pub(crate) fn run_jobs(
     worker: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let channel = channel.get();
+    let me = getpid();
     let (mut setup, mut sent) = (None, Ok(Sent::Ends(0)));
     let mut growth = None;
     let mut launch = py.detach(|| channel.channel.receive()).map_err(to_python)?;
@@ -47,7 +48,9 @@ pub(crate) fn run_jobs(
         };
         sent = job::send(py, channel, ready, |py| {
             let growth = growth.get_or_insert_with(Growth::since_now);
+            // A job's function may fork, and return in both processes.
             let clean = may_stay
+                && getpid() == me
                 && setup.as_ref().is_some_and(|setup| setup.get().nothing_begun(py))
                 && !has_children()
                 && !growth.exceeds(GROWTH);
