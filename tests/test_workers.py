@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
-from conftest import DEADLINE, settle
+from conftest import DEADLINE, children, settle
 from holding import Hold, free, held
 
 from jobserver import Jobserver, SubmissionDied
@@ -358,6 +358,35 @@ def handles_ctrl_c() -> bool:
 def test_each_job_can_be_interrupted(make_jobserver: Make) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
     assert [js(handles_ctrl_c).result() for _ in range(3)] == [True] * 3
+
+
+def interrupt_all_that_wait(js: Jobserver) -> None:
+    """As a terminal does, where nothing runs."""
+    helper = getattr(getattr(js._starter, "_helper", None), "pid", None)
+    waiting = children() if helper is None else children(helper)
+    for process in waiting:
+        wait_until(lambda process=process: gone(process) or ignores_ctrl_c(process))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
+
+
+def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
+    make_jobserver: Make,
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    js._own()
+    js._starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
+    interrupt_all_that_wait(js)
+    assert js(pid).result() != os.getpid()
+
+
+def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
+    with Jobserver("forkserver", 4) as js:
+        for _ in range(10):
+            js(pid).result()
+        settle(js)
+        interrupt_all_that_wait(js)
+        assert all(future.result() == future.pid for future in [js(pid) for _ in range(8)])
 
 
 def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
