@@ -63,11 +63,11 @@ def js(make_jobserver: Callable[..., Jobserver]) -> Jobserver:
     return make_jobserver()
 
 
-def children() -> set[int]:
-    """The pids of this process's children, zombies included; without multiprocessing's own
-    resource tracker, which lives as long as the process."""
+def children(process: int | str = "self") -> set[int]:
+    """The pids of a process's children, zombies included; without multiprocessing's own
+    resource tracker, which lives as long as this process."""
     pids: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
+    for task in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that ends just now
             pids.update(int(pid) for pid in (task / "children").read_text().split())
     tracker: Any = multiprocessing.resource_tracker

@@ -6,18 +6,22 @@ What else is promised holds for them too: `pytest --warm` runs the other tests o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, children
 from holding import Hold, free, held
 
 from jobserver import Jobserver, SubmissionDied
@@ -190,6 +194,22 @@ def test_a_job_that_leaves_a_program_running_is_its_processs_last(make_jobserver
     assert js(pid).result() != left.pid
 
 
+def return_twice() -> str:
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+def test_a_process_that_a_job_has_forked_does_not_stay(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    forking = js(return_twice)
+    assert forking.result() == "child"
+    # The parent has the slot until the child has ended, and is not used again either.
+    assert js.submit(pid, timeout=DEADLINE / 2).result() != forking.pid
+
+
 def submit_nested(js: Jobserver) -> int:
     return js(pid).result()
 
@@ -341,6 +361,35 @@ def test_each_job_can_be_interrupted(make_jobserver: Make) -> None:
     assert [js(handles_ctrl_c).result() for _ in range(3)] == [True] * 3
 
 
+def interrupt_all_that_wait(js: Jobserver) -> None:
+    """As a terminal does, where nothing runs."""
+    helper = getattr(getattr(js._starter, "_helper", None), "pid", None)
+    waiting = children() if helper is None else children(helper)
+    for process in waiting:
+        wait_until(lambda process=process: gone(process) or ignores_ctrl_c(process))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
+
+
+def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
+    make_jobserver: Make,
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    js._own()
+    js._starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
+    interrupt_all_that_wait(js)
+    assert js(pid).result() != os.getpid()
+
+
+def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
+    with Jobserver("forkserver", 4) as js:
+        for _ in range(10):
+            js(pid).result()
+        settle(js)
+        interrupt_all_that_wait(js)
+        assert all(future.result() == future.pid for future in [js(pid) for _ in range(8)])
+
+
 def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
     program = (
         "import os, signal\n"
@@ -354,6 +403,34 @@ def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
     assert owner.returncode == -signal.SIGKILL
     idle = int(owner.stdout)
     wait_until(lambda: gone(idle))
+
+
+def large() -> bytes:
+    return bytes(1 << 20)
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.enter_context(open(os.devnull))
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_process_whose_result_could_not_be_received_ends(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    js(pid).result()
+    lost = js(large)
+    with no_descriptor_left():
+        error = lost.exception()
+    assert isinstance(error, OSError) and error.errno == errno.EMFILE
+    began = time.monotonic()
+    js.close()
+    assert time.monotonic() - began < DEADLINE / 2  # and not when it has idled for a minute
 
 
 # Several threads, and forks.

@@ -381,7 +381,9 @@ impl Jobs {
                 }
                 Err(e) => process.tell(number, Outcome::Lost(e), news),
             }
-            // (Who is idle has nothing to say, and is to go.)
+            // (Who is idle has nothing to say, and is to go.) If it means to stay, it has to be told
+            // otherwise: of what could not be received, or had been told already, that is unknown.
+            process.dismiss();
             self.idle.retain(|idle| *idle != number);
             if ours {
                 return self.close_channel(number);

@@ -2,6 +2,7 @@
 
 use crate::errors::to_python;
 use crate::pool::duplicate;
+use crate::worker;
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Frame, Head, HANGS};
 use jobserver_core::process::Lifeline;
@@ -172,8 +173,7 @@ impl Channel {
     /// Waits for the introduction, and from then on ends with the owner if that wants it so.
     /// None if the owner is gone, or gave up.
     fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
-        let frame = py.detach(|| self.channel.receive()).map_err(to_python)?;
-        let Some(mut frame) = frame else { return Ok(None) };
+        let Some(mut frame) = worker::begin(py, &self.channel)? else { return Ok(None) };
         if frame.word == HANGS && !frame.descriptors.is_empty() {
             let lifeline = frame.descriptors.remove(0);
             Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;

@@ -11,9 +11,10 @@ use crate::job::{self, helper, Sent, Work};
 use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::Frame;
-use jobserver_core::process::{has_children, Growth, Signal};
+use jobserver_core::process::{getpid, has_children, Growth, Signal};
 use jobserver_core::sys::SignalIgnored;
 use jobserver_core::Woken;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::time::{Duration, Instant};
@@ -33,9 +34,10 @@ pub(crate) fn run_jobs(
     worker: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let channel = channel.get();
+    let me = getpid();
     let (mut setup, mut sent) = (None, Ok(Sent::Ends(0)));
     let mut growth = None;
-    let mut launch = py.detach(|| channel.channel.receive()).map_err(to_python)?;
+    let mut launch = begin(py, &channel.channel)?;
     while let Some(frame) = launch {
         let loaded = load(py, worker, frame);
         let (ready, may_stay) = match loaded {
@@ -47,7 +49,9 @@ pub(crate) fn run_jobs(
         };
         sent = job::send(py, channel, ready, |py| {
             let growth = growth.get_or_insert_with(Growth::since_now);
+            // A job's function may fork, and return in both processes.
             let clean = may_stay
+                && getpid() == me
                 && setup.as_ref().is_some_and(|setup| setup.get().nothing_begun(py))
                 && !has_children()
                 && !growth.exceeds(GROWTH);
@@ -55,7 +59,10 @@ pub(crate) fn run_jobs(
             Ok(clean)
         });
         launch = match sent {
-            Ok(Sent::Stays) => next_launch(py, &channel.channel)?,
+            Ok(Sent::Stays) => next_launch(py, &channel.channel).unwrap_or_else(|error| {
+                sent = Err(error);
+                None
+            }),
             _ => None,
         };
     }
@@ -70,10 +77,27 @@ fn load<'py>(py: Python<'py>, worker: &Bound<'py, PyAny>, frame: Frame) -> PyRes
     worker.call_method1(intern!(py, "load"), (message, descriptors, slot))?.extract()
 }
 
+/// In a new process: waits for what it is sent first. None if its owner gave up, or is gone.
+pub(crate) fn begin(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
+    // What is there already may be older than a Ctrl-C that has come while this process started.
+    let there = channel.wait_until(Instant::now()).map_err(to_python)? == Woken::Ready;
+    let _ignored = (!there).then(|| ignore_ctrl_c(py)).transpose()?;
+    py.detach(|| channel.receive()).map_err(to_python)
+}
+
+/// For as long as a process waits, also if one has come already: its owner is told by the terminal
+/// too, and it has nothing that could be interrupted. A job that comes later is not to be.
+fn ignore_ctrl_c(py: Python<'_>) -> PyResult<SignalIgnored> {
+    let ignored = SignalIgnored::begin(Signal::INT)?;
+    match py.check_signals() {
+        Err(e) if !e.is_instance_of::<PyKeyboardInterrupt>(py) => Err(e),
+        _ => Ok(ignored),
+    }
+}
+
 /// Waits for another launch. None if it is time to end.
 fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
-    // Its owner is told by the terminal too, and it has nothing that could be interrupted.
-    let _ignored = SignalIgnored::begin(Signal::INT)?;
+    let _ignored = ignore_ctrl_c(py)?;
     let leaves = Instant::now() + PATIENCE;
     if py.detach(|| channel.spin()) {
         return channel.receive_ready().map_err(to_python);

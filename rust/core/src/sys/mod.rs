@@ -130,8 +130,8 @@ impl Drop for SignalsHeld {
     }
 }
 
-/// Has this process ignore a signal until it is dropped, when whatever was in force before is
-/// so again.
+/// Has this process ignore a signal, also one that it has blocked and that has come already, until
+/// it is dropped, when whatever was in force before is so again.
 #[derive(Debug)]
 pub struct SignalIgnored {
     signal: Signal,
@@ -141,23 +141,35 @@ pub struct SignalIgnored {
 impl SignalIgnored {
     /// Ignores this signal from now on.
     pub fn begin(signal: Signal) -> io::Result<SignalIgnored> {
-        // SAFETY: all zeroes is a valid sigaction, of which the field that counts is set next.
-        let mut ignore: libc::sigaction = unsafe { std::mem::zeroed() };
-        ignore.sa_sigaction = libc::SIG_IGN;
         let mut before = MaybeUninit::uninit();
-        // SAFETY: reads `ignore`, and writes the whole of `before` if it succeeds.
-        match unsafe { libc::sigaction(signal.as_raw(), &ignore, before.as_mut_ptr()) } {
-            // SAFETY: sigaction has succeeded, and so has written it.
-            0 => Ok(SignalIgnored { signal, before: unsafe { before.assume_init() } }),
-            _ => Err(io::Error::last_os_error()),
-        }
+        // SAFETY: `before` is to be written.
+        unsafe { ignore(signal, before.as_mut_ptr()) }?;
+        // SAFETY: that has succeeded, and so has written it.
+        Ok(SignalIgnored { signal, before: unsafe { before.assume_init() } })
     }
 }
 
 impl Drop for SignalIgnored {
     fn drop(&mut self) {
+        // Once more, since one that is blocked is not ignored, but forgotten by this.
+        // SAFETY: nothing is to be written.
+        let _ = unsafe { ignore(self.signal, std::ptr::null_mut()) };
         // SAFETY: reads `before`, which the kernel wrote; whatever it names was in force.
         unsafe { libc::sigaction(self.signal.as_raw(), &self.before, std::ptr::null_mut()) };
+    }
+}
+
+/// # Safety
+///
+/// `before` must be valid to be written to, or null.
+unsafe fn ignore(signal: Signal, before: *mut libc::sigaction) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid sigaction, of which the field that counts is set next.
+    let mut ignore: libc::sigaction = unsafe { std::mem::zeroed() };
+    ignore.sa_sigaction = libc::SIG_IGN;
+    // SAFETY: reads `ignore`, and writes the whole of `before` if it succeeds and may do so.
+    match unsafe { libc::sigaction(signal.as_raw(), &ignore, before) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
