@@ -95,16 +95,20 @@ def hold(make_jobserver: Any) -> Iterator[Hold]:
     made.close()
 
 
-def settle(js: Jobserver) -> None:
-    """Returns when all that has ended is reaped (a job's result comes before its end does), and
-    no process waits for jobs."""
+def reap(js: Jobserver) -> None:
+    """Returns when all that has ended is reaped: a job's result comes before its end does."""
     deadline = time.monotonic() + DEADLINE
-    starter: Any = js._starter
-    while js._jobs.outstanding or js._jobs.idle:
+    while js._jobs.outstanding:
         assert time.monotonic() < deadline, "a job has not ended"
         js.reclaim_resources()
-        if not js._jobs.outstanding:
-            js._jobs.dismiss_idle()
+
+
+def settle(js: Jobserver) -> None:
+    """The same, and no process waits for jobs."""
+    starter: Any = js._starter
+    reap(js)
+    js._jobs.dismiss_idle()
+    reap(js)
     if hasattr(starter, "_helper"):
         starter._helper.dismiss_ahead()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, reap
 from holding import free
 
 from jobserver import Jobserver
@@ -28,14 +28,8 @@ def busy(make_jobserver: Callable[..., Jobserver]) -> Iterator[Jobserver]:
     js = make_jobserver(2, max_tasks_per_child=1)
     for _ in range(6):
         js(pid).result()
-    at_rest(js)
+    reap(js)
     yield js
-
-
-def at_rest(js: Jobserver) -> None:
-    """Returns when all that has ended is reaped."""
-    while js._jobs.outstanding:
-        js.reclaim_resources()
 
 
 def pid() -> int:
@@ -88,7 +82,7 @@ def test_processes_ahead_that_were_killed_are_passed_over(busy: Jobserver) -> No
             os.kill(process, signal.SIGKILL)
         wait_until(lambda: not children_of(helper(busy)))
         assert busy(pid).result() not in (0, os.getpid())
-        at_rest(busy)
+        reap(busy)
 
 
 def test_a_killed_helper_with_processes_ahead_is_replaced(busy: Jobserver) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
-from conftest import DEADLINE, children
+from conftest import DEADLINE, children, reap
 from holding import Hold, free, held
 
 from jobserver import Jobserver, SubmissionDied
@@ -69,8 +69,7 @@ def test_a_process_has_as_many_jobs_as_it_may(make_jobserver: Make) -> None:
     pids = []
     for _ in range(9):
         pids.append(js(pid).result())
-        while js._jobs.outstanding:
-            js.reclaim_resources()
+        reap(js)
     assert [pids.count(one) for one in dict.fromkeys(pids)] == [3, 3, 3]
 
 
@@ -366,7 +365,9 @@ def interrupt_all_that_wait(js: Jobserver) -> None:
     helper = getattr(getattr(js._starter, "_helper", None), "pid", None)
     waiting = children() if helper is None else children(helper)
     for process in waiting:
-        wait_until(lambda process=process: gone(process) or ignores_ctrl_c(process))
+        deadline = time.monotonic() + DEADLINE
+        while not (gone(process) or ignores_ctrl_c(process)):
+            assert time.monotonic() < deadline, "it does not wait"
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGINT)
 
@@ -375,8 +376,9 @@ def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
     make_jobserver: Make,
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
+    starter: Any = js._starter
     js._own()
-    js._starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
+    starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
     interrupt_all_that_wait(js)
     assert js(pid).result() != os.getpid()
 
@@ -385,7 +387,7 @@ def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
     with Jobserver("forkserver", 4) as js:
         for _ in range(10):
             js(pid).result()
-        settle(js)
+        reap(js)
         interrupt_all_that_wait(js)
         assert all(future.result() == future.pid for future in [js(pid) for _ in range(8)])
 
