@@ -376,8 +376,8 @@ def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
     make_jobserver: Make,
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
-    starter: Any = js._starter
     js._own()
+    starter: Any = js._starter
     starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
     interrupt_all_that_wait(js)
     assert js(pid).result() != os.getpid()
