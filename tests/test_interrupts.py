@@ -175,7 +175,7 @@ def test_a_signal_handler_may_itself_submit_and_wait(
 
 
 def test_ctrl_c_while_the_fork_server_does_not_answer() -> None:
-    with Jobserver("forkserver", 1) as js:
+    with Jobserver("forkserver", 1, max_tasks_per_child=1) as js:
         js(int).result()
         starter: Any = js._starter
         helper = starter._helper.pid
