@@ -641,7 +641,7 @@ def test_an_interrupt_of_a_job_that_waits_for_its_jobs_loses_no_slot(
 def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
     on_alarm: Callable[[Callable[[], object]], None],
 ) -> None:
-    js = Jobserver("forkserver", 1)
+    js = Jobserver("forkserver", 1, max_tasks_per_child=1)
     js(int).result()
     starter: Any = js._starter
     helper = starter._helper.pid
