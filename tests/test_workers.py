@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -95,6 +96,20 @@ def test_closing_ends_the_idle_processes(make_jobserver: Make) -> None:
     pids = {future.result() for future in [js(pid) for _ in range(4)]}
     js.close()
     assert all(gone(process) for process in pids)
+
+
+def test_the_idle_processes_of_a_dropped_jobserver_end() -> None:
+    dropped = Jobserver("fork", 1, max_tasks_per_child=None)
+    idle = dropped(pid).result()
+    with Jobserver("fork", 1, max_tasks_per_child=None) as js:
+        js(pid).result()  # in a process that has inherited all that the owner had open
+        del dropped
+        gc.collect()
+        deadline = time.monotonic() + DEADLINE / 2  # and not when it has idled for a minute
+        while not gone(idle):
+            assert time.monotonic() < deadline
+        js(leave_thread).result()
+        js(pid).result()  # a birth, at which the dead are reaped
 
 
 # What a job leaves for the next.
