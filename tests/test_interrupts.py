@@ -175,7 +175,7 @@ def test_a_signal_handler_may_itself_submit_and_wait(
 
 
 def test_ctrl_c_while_the_fork_server_does_not_answer() -> None:
-    with Jobserver("forkserver", 1) as js:
+    with Jobserver("forkserver", 1, max_tasks_per_child=1) as js:
         js(int).result()
         starter: Any = js._starter
         helper = starter._helper.pid
@@ -641,7 +641,7 @@ def test_an_interrupt_of_a_job_that_waits_for_its_jobs_loses_no_slot(
 def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
     on_alarm: Callable[[Callable[[], object]], None],
 ) -> None:
-    js = Jobserver("forkserver", 1)
+    js = Jobserver("forkserver", 1, max_tasks_per_child=1)
     js(int).result()
     starter: Any = js._starter
     helper = starter._helper.pid

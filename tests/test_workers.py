@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -95,6 +96,20 @@ def test_closing_ends_the_idle_processes(make_jobserver: Make) -> None:
     pids = {future.result() for future in [js(pid) for _ in range(4)]}
     js.close()
     assert all(gone(process) for process in pids)
+
+
+def test_the_idle_processes_of_a_dropped_jobserver_end() -> None:
+    dropped = Jobserver("fork", 1, max_tasks_per_child=None)
+    idle = dropped(pid).result()
+    with Jobserver("fork", 1, max_tasks_per_child=None) as js:
+        js(pid).result()  # in a process that has inherited all that the owner had open
+        del dropped
+        gc.collect()
+        deadline = time.monotonic() + DEADLINE / 2  # and not when it has idled for a minute
+        while not gone(idle):
+            assert time.monotonic() < deadline
+        js(leave_thread).result()
+        js(pid).result()  # a birth, at which the dead are reaped
 
 
 # What a job leaves for the next.
@@ -332,6 +347,19 @@ def test_a_time_limit_ends_with_its_job(make_jobserver: Make) -> None:
     limited = js.submit(pid, time_limit=0.5)
     assert limited.result() == js(sleep_for, 0.7).pid
     assert js(pid).result() == limited.pid
+
+
+def outlast_the_limit() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX})
+    while signal.SIGRTMAX not in signal.sigpending():
+        time.sleep(0.001)
+
+
+def test_a_process_that_has_outlasted_a_time_limit_has_no_other_job(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    outlasting = js.submit(outlast_the_limit, time_limit=0.1)
+    assert outlasting.exception() is None
+    assert js.submit(pid, time_limit=DEADLINE).result() != outlasting.pid
 
 
 def test_ctrl_c_does_not_end_an_idle_process(make_jobserver: Make) -> None:

@@ -29,7 +29,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, Shutdown,
+    SendAncillaryMessage, SendFlags, Shutdown,
 };
 use rustix::process::Pid;
 use std::collections::{HashMap, VecDeque};
@@ -91,18 +91,38 @@ impl ForkServer {
     }
 
     /// Asks for a process with this end of a channel, that hangs on this lifeline from its birth;
-    /// the answer comes on the other end.
-    pub fn request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<()> {
+    /// the answer comes on the other end. Waits while the helper is behind with many requests;
+    /// false if a signal has come meanwhile: ask again.
+    pub fn request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<bool> {
+        self.send_request(job_end, lifeline, no_sigpipe(), Errno::INTR)
+    }
+
+    /// The same without waiting: false if it would have to.
+    pub fn try_request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<bool> {
+        self.send_request(job_end, lifeline, no_sigpipe() | SendFlags::DONTWAIT, Errno::AGAIN)
+    }
+
+    /// False where the system says "not now" by this error.
+    fn send_request(
+        &self,
+        job_end: &Channel,
+        lifeline: Option<&Lifeline>,
+        flags: SendFlags,
+        not_now: Errno,
+    ) -> Result<bool> {
         let lifeline = lifeline.map(Lifeline::as_descriptor);
         let fds: Vec<_> = [job_end.as_descriptor()].into_iter().chain(lifeline).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        let sent = retry_on_intr(|| {
-            sendmsg(&self.requests, &[IoSlice::new(b"f")], &mut ancillary, no_sigpipe())
-        });
-        let sent = sent.map(|_| ()).map_err(Error::system("cannot ask the fork server"));
-        sent.map_err(|e| if e.is_hang_up() { gone() } else { e })
+        match sendmsg(&self.requests, &[IoSlice::new(b"f")], &mut ancillary, flags) {
+            Ok(_) => Ok(true),
+            Err(e) if e == not_now => Ok(false),
+            Err(e) => {
+                let error = Error::system("cannot ask the fork server")(e);
+                Err(if error.is_hang_up() { gone() } else { error })
+            }
+        }
     }
 
     /// Waits for the helper's answer, on the owner's end of the channel that it was sent the
@@ -185,7 +205,8 @@ impl Ahead {
         self.channels.pop_front()
     }
 
-    /// Sees to it that there are `number` of them, or will be in a moment.
+    /// Sees to it that there are `number` of them, or will be in a moment; or fewer, if the helper
+    /// is behind with many requests: never waits.
     pub fn top_up(
         &mut self,
         number: usize,
@@ -194,7 +215,9 @@ impl Ahead {
     ) -> Result<()> {
         while self.channels.len() < number {
             let (owner_end, job_end) = Channel::pair()?;
-            server.request(&job_end, lifeline)?;
+            if !server.try_request(&job_end, lifeline)? {
+                break;
+            }
             self.channels.push_back(owner_end);
         }
         Ok(())

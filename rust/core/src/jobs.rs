@@ -561,9 +561,14 @@ impl Jobs {
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        for (_, process) in self.processes.drain() {
+        for (_, mut process) in self.processes.drain() {
             if let Some(slot) = &process.slot {
                 slot.disown();
+            }
+            // A copy of the channel may be open in another process that was forked from this one.
+            // (Where this itself was, its parent's children are not its own, nor to be dismissed.)
+            if process.state == State::Idle && matches!(process.child.try_wait(), Ok(None)) {
+                process.dismiss();
             }
             process.child.forget();
         }

@@ -368,6 +368,25 @@ fn kill_helper(server: &ForkServer) {
 }
 
 #[test]
+fn processes_are_not_asked_for_ahead_where_that_would_mean_to_wait() {
+    let _alone = Alone::new();
+    // In a process of its own, which an alarm ends if that waits.
+    let owner = child(|| {
+        let (server, mut ahead) = (serve(""), Ahead::default());
+        let helper = server.pid().unwrap();
+        kill_process(helper, Signal::STOP).unwrap();
+        while server.try_request(&Launch::new().unwrap().job_end, None).unwrap() {}
+        ahead.top_up(1, &server, None).unwrap();
+        assert!(ahead.take().is_none());
+        kill_process(helper, Signal::CONT).unwrap();
+        drop(born(&server).unwrap()); // and whoever needs a process waits
+        stop(&server);
+        0
+    });
+    assert_eq!(ended(owner), ExitStatus::Code(0));
+}
+
+#[test]
 fn a_helper_killed_with_a_request_unread_is_gone() {
     let _alone = Alone::new();
     for _ in 0..20 {

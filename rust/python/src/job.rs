@@ -142,10 +142,8 @@ pub(crate) fn send(
             Err(_) => return Ok(Sent::Ends(outcome.extract()?)),
         },
     };
-    let stays = !interrupted && stays(py)?;
-    if let (true, Some(limit)) = (stays, limit) {
-        limit.lift(); // a process that is to end is limited to its end
-    }
+    // A process that is to end is limited to its end.
+    let stays = !interrupted && stays(py)? && limit.is_none_or(TimeLimit::lift);
     Pool::release_own();
     let head = match stays {
         true => Head { kind: Kind::Result, word: STAYS },

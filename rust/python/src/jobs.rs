@@ -435,15 +435,17 @@ impl Jobs {
     ) -> PyResult<(core::Channel, Child)> {
         let helper = server.get().current()?;
         let lifeline = self.lifeline()?;
-        let launch = Launch::new().map_err(to_python)?;
-        let asked = helper.request(&launch.job_end, lifeline.as_ref());
-        drop(launch.job_end);
-        let channel = launch.owner_end;
-        let child = match asked {
-            Ok(()) => Jobs::answer(py, server, &helper, &channel),
-            Err(e) => Err(Jobs::failed(py, server, &helper, e)),
-        }?;
-        Ok((channel, child))
+        let Launch { owner_end, job_end } = Launch::new().map_err(to_python)?;
+        // The GIL is kept where that is quick, lest another thread fork, and copy these ends.
+        let mut asked = helper.try_request(&job_end, lifeline.as_ref());
+        while let Ok(false) = asked {
+            py.check_signals()?;
+            asked = py.detach(|| helper.request(&job_end, lifeline.as_ref()));
+        }
+        asked.map_err(|e| Jobs::failed(py, server, &helper, e))?;
+        drop(job_end);
+        let child = Jobs::answer(py, server, &helper, &owner_end)?;
+        Ok((owner_end, child))
     }
 
     /// A process that was forked ahead, and has neither failed nor ended.

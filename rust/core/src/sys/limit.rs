@@ -14,7 +14,7 @@ use rustix::fs::{open, openat, Mode, OFlags, RawDir};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
 /// with it; a second later, should that be blocked, ignored or handled, by SIGKILL, and alone.
@@ -28,6 +28,7 @@ pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
     let limit = limit.max(Duration::from_nanos(1));
     let (marked, ended) =
         (limit.saturating_add(Duration::from_millis(500)), limit.saturating_add(A_SECOND));
+    let until = Instant::now().checked_add(limit);
     handle(time_limit_signal())?;
     change_mask(libc::SIG_UNBLOCK, time_limit_signal()); // its owner may have blocked it
     change_mask(libc::SIG_BLOCK, mark());
@@ -37,7 +38,7 @@ pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
         Timer::begin(ended, libc::SIGKILL)?,
     ];
     set_alarm(ended)?;
-    Ok(TimeLimit(timers))
+    Ok(TimeLimit { timers, until })
 }
 
 const A_SECOND: Duration = Duration::from_secs(1);
@@ -59,16 +60,26 @@ pub(crate) fn is_marked(pid: Pid) -> bool {
 
 /// The limit that this process is under.
 #[derive(Debug)]
-pub struct TimeLimit([Timer; 3]);
+pub struct TimeLimit {
+    timers: [Timer; 3],
+    /// None: longer than the clock can tell.
+    until: Option<Instant>,
+}
 
 impl TimeLimit {
-    /// Takes it away.
-    pub fn lift(self) {
-        for timer in self.0 {
+    /// Takes it away: whether it was in force until now. Once it is over, its signals may pend in a
+    /// process that has not heeded them, and would be taken for those of the next limit.
+    pub fn lift(self) -> bool {
+        let in_time = || self.until.is_none_or(|until| Instant::now() < until);
+        if !in_time() {
+            return false; // and it ends the process, if that does not end by itself
+        }
+        for timer in &self.timers {
             // SAFETY: ours, and deleted once.
             unsafe { libc::timer_delete(timer.0) };
         }
         let _ = set_alarm(Duration::ZERO);
+        in_time()
     }
 }
 
