@@ -53,6 +53,8 @@ class ForkServer(HiringStarter):
         slot: _native.Slot | None,
         prepared: launch.Launch,
     ) -> None:
+        if self._tasks != 1 and self._helper.gone:
+            jobs.dismiss_idle()  # nobody would tell how they end
         super().start(jobs, future, slot, prepared)
         if self._tasks == 1:
             # As many as there are slots, but not for who submits a job or two.

@@ -84,6 +84,12 @@ impl ForkServer {
         Ok(())
     }
 
+    /// Whether there was a helper and it has gone, though nobody may have noticed yet.
+    #[getter]
+    fn gone(&self) -> bool {
+        self.helper().running.as_ref().is_some_and(|helper| helper.is_gone())
+    }
+
     /// How many processes have been asked for ahead of need.
     #[getter]
     fn ahead(&self) -> usize {
