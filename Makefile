@@ -41,6 +41,10 @@ BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(
 # What differs on the portable path: how ends are noticed, waited for and watched.
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large)
 
+# What might differ where a process has many jobs.
+WARM_TESTS := $(patsubst %,tests/test_%.py,basics results deaths kill ledger slots nesting interrupts \
+	forks threads close environment arguments callbacks)
+
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.
 STUBTESTED = $(shell $(VENV)/bin/python -c \
@@ -153,9 +157,11 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 	@$(RUN_PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml \
 		--allowlist scripts/stubtest_allowlist.txt --ignore-unused-allowlist $(STUBTESTED)
 
-pytest: $(VENV)/.dev ## Python: all tests, on Linux's path and on the portable one
+pytest: $(VENV)/.dev ## Python: all tests; over processes that stay, and on the portable path, what differs
 	$(call heading,pytest)
 	@$(RUN_PYTHON) -m pytest
+	$(call heading,pytest over processes that stay)
+	@$(RUN_PYTHON) -m pytest --warm -m "not slow" -k "not spawn" $(WARM_TESTS)
 	$(call heading,pytest on the portable path)
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
 		$(PORTABLE_TESTS)

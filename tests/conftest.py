@@ -37,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
         defaults["max_tasks_per_child"] = None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--warm"):
+        # What is true of a process that has one job only.
+        gone = [item for item in items if item.get_closest_marker("fresh")]
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if item not in gone]
+
+
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     """Each start method in turn."""

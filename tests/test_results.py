@@ -115,6 +115,7 @@ def test_results_of_every_size_arrive_whole(js: Jobserver) -> None:
     assert [f.result(DEADLINE) for f in futures] == [pattern(size, size) for size in SIZES]
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize("size", SIZES)
 def test_a_job_ends_though_its_owner_does_not_look(js: Jobserver, size: int) -> None:
     reader, writer = js.context.Pipe(duplex=False)

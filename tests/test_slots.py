@@ -296,6 +296,7 @@ def test_a_slot_is_back_when_the_work_cannot_be_sent(
     assert_all_free(js)
 
 
+@pytest.mark.fresh
 def test_a_slot_is_back_when_the_system_refuses_a_launch(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:
