@@ -414,10 +414,10 @@ def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
 def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
     with Jobserver("forkserver", 4) as js:
         for _ in range(10):
-            js(pid).result()
+            js(os.getpid).result()
         reap(js)
         interrupt_all_that_wait(js)
-        assert all(future.result() == future.pid for future in [js(pid) for _ in range(8)])
+        assert all(future.result() == future.pid for future in [js(os.getpid) for _ in range(8)])
 
 
 def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
