@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import multiprocessing
 import os
@@ -388,12 +389,16 @@ def test_each_job_can_be_interrupted(make_jobserver: Make) -> None:
     assert [js(handles_ctrl_c).result() for _ in range(3)] == [True] * 3
 
 
+def is_deaf_or_gone(process: int) -> bool:
+    return gone(process) or ignores_ctrl_c(process)
+
+
 def interrupt_all_that_wait(js: Jobserver) -> None:
     """As a terminal does, where nothing runs."""
     helper = getattr(getattr(js._starter, "_helper", None), "pid", None)
     waiting = children() if helper is None else children(helper)
     for process in waiting:
-        wait_until(lambda process=process: gone(process) or ignores_ctrl_c(process))
+        wait_until(functools.partial(is_deaf_or_gone, process))
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGINT)
 
@@ -403,7 +408,8 @@ def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
     js._own()
-    js._starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
+    starter: Any = js._starter
+    starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
     interrupt_all_that_wait(js)
     assert js(pid).result() != os.getpid()
 
