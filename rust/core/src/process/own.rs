@@ -1,9 +1,9 @@
 //! What a job has left behind in this process, by which it is decided whether another may
 //! follow it here. Not here: what it has left in the interpreter, which is for that to know.
 
-use crate::sys;
 use rustix::io::Errno;
 use rustix::process::{waitid, WaitId, WaitIdOptions};
+use std::time::{Duration, Instant};
 
 /// Whether this process has children, zombies included.
 pub fn has_children() -> bool {
@@ -14,21 +14,29 @@ pub fn has_children() -> bool {
 /// How much more memory this process has resident than at first.
 #[derive(Debug, Clone, Copy)]
 pub struct Growth {
-    first: u64,
+    first: Option<u64>,
+    looked: Instant,
 }
+
+/// How often to look: a look takes microseconds, and nobody fills much memory in less than this.
+/// (The peak that `getrusage` tells is had for less, but that of a new program is no less than the
+/// memory of who has started it.)
+const LOOK: Duration = Duration::from_millis(5);
 
 impl Growth {
     /// Compares with what there is now.
     pub fn since_now() -> Growth {
-        Growth { first: sys::peak_memory() }
+        Growth { first: resident(), looked: Instant::now() }
     }
 
-    /// Whether it is more than `bound` bytes.
-    pub fn exceeds(&self, bound: u64) -> bool {
-        // The peak is had by one system call, and mostly decides: only where that has grown is
-        // it asked how much of it is still there.
-        let limit = self.first.saturating_add(bound);
-        sys::peak_memory() > limit && resident().is_none_or(|now| now > limit)
+    /// Whether it is more than `bound` bytes, as far as the last look tells.
+    pub fn exceeds(&mut self, bound: u64) -> bool {
+        if self.looked.elapsed() < LOOK {
+            return false;
+        }
+        self.looked = Instant::now();
+        let now = self.first.and_then(|first| Some((first, resident()?)));
+        now.is_some_and(|(first, now)| now > first.saturating_add(bound))
     }
 }
 

@@ -186,19 +186,6 @@ pub fn duplicate(raw: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// The most memory, in bytes, that this process has ever had resident.
-pub fn peak_memory() -> u64 {
-    let mut usage = MaybeUninit::<libc::rusage>::uninit();
-    // SAFETY: writes the whole of `usage` if it succeeds.
-    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
-        return 0;
-    }
-    // SAFETY: getrusage has succeeded, and so has written it.
-    let peak = unsafe { usage.assume_init() }.ru_maxrss;
-    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
-    u64::try_from(peak).unwrap_or(0) * unit
-}
-
 /// Makes standard input the null device.
 pub fn nullify_stdin() -> crate::error::Result<()> {
     use rustix::fs::{open, Mode, OFlags};
