@@ -339,6 +339,26 @@ def test_killing_a_job_ends_its_process(make_jobserver: Make, hold: Hold) -> Non
     assert js(pid).result() != running.pid
 
 
+def return_when_asked(end: Any) -> str:
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    end.send("ready")
+    asked.wait()
+    return "asked"
+
+
+def test_killing_a_job_does_not_wait_for_its_process_to_idle(make_jobserver: Make) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        asked = js(return_when_asked, writer)
+        assert reader.recv() == "ready"
+        began = time.monotonic()
+        asked.kill(grace=DEADLINE)
+        assert time.monotonic() - began < DEADLINE / 2
+    assert asked.result() == "asked"
+
+
 def sleep_for(seconds: float) -> None:
     time.sleep(seconds)
 

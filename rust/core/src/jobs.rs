@@ -467,7 +467,9 @@ impl Jobs {
     /// so that its process will have no other job.
     pub fn family(&mut self, id: JobId) -> Option<Family> {
         self.last_job(id);
-        let child = &self.of(id)?.child;
+        let Process { child, channel, .. } = self.of(id)?;
+        // Or else, its job done, it would wait for us, and whoever ends the family for its end.
+        channel.iter().for_each(Channel::finish);
         Some(Family::of(child.pid(), child.watch().cloned()))
     }
 
