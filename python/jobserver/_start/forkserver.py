@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .._future import Future
 
 
+#: Each takes a descriptor of the owner's, and two of the helper's.
+_MOST_AHEAD = 64
+
+
 class ForkServer(HiringStarter):
     def __init__(
         self, tasks: int | None, preload: tuple[str, ...], slots: int, helper: int | None
@@ -59,7 +63,7 @@ class ForkServer(HiringStarter):
         if self._tasks == 1:
             # As many as there are slots, but not for who submits a job or two.
             with contextlib.suppress(OSError, RuntimeError):
-                jobs.ask_ahead(self._helper, min(self._slots, self._count // 2))
+                jobs.ask_ahead(self._helper, min(self._slots, _MOST_AHEAD, self._count // 2))
 
     def hire(self, jobs: _native.Jobs) -> None:
         home = jobs.pool.home
