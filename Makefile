@@ -42,8 +42,7 @@ BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large)
 
 # What might differ where a process has many jobs.
-WARM_TESTS := $(patsubst %,tests/test_%.py,basics results deaths kill ledger slots nesting interrupts \
-	forks threads close environment arguments callbacks)
+WARM_TESTS := $(patsubst %,tests/test_%.py,deaths kill slots nesting interrupts close)
 
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.

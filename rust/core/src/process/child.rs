@@ -61,7 +61,10 @@ impl Child {
 
     /// Whether it has ended, as far as a look can tell.
     pub fn has_ended(&self) -> bool {
-        let Some(watch) = &self.watch else { return false };
+        let Some(watch) = &self.watch else {
+            let looked = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            return self.ours && !matches!(self.waitid(looked), Ok(None));
+        };
         let mut fds = [PollFd::new(watch, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }
