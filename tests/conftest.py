@@ -103,6 +103,15 @@ def hold(make_jobserver: Any) -> Iterator[Hold]:
     made.close()
 
 
+def wait_until(what: Callable[[], Any]) -> Any:
+    """What this returns as soon as that is true."""
+    deadline = time.monotonic() + DEADLINE
+    while not (seen := what()):
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.001)
+    return seen
+
+
 def reap(js: Jobserver) -> None:
     """Returns when all that has ended is reaped: a job's result comes before its end does."""
     deadline = time.monotonic() + DEADLINE

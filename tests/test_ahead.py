@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import DEADLINE, reap
+from conftest import reap, wait_until
 from holding import free
 
 from jobserver import Jobserver
@@ -34,14 +33,6 @@ def busy(make_jobserver: Callable[..., Jobserver]) -> Iterator[Jobserver]:
 
 def pid() -> int:
     return os.getpid()
-
-
-def wait_until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (seen := what()):
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.001)
-    return seen
 
 
 def helper(js: Jobserver) -> int:

@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, wait_until
 
 from jobserver import Future, Jobserver, SubmissionDied, TimeLimitExceeded
 
@@ -25,14 +25,6 @@ def lives(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def wait_until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (seen := what()):
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.001)
-    return seen
 
 
 def say_pid(path: Path) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
-from conftest import DEADLINE, children, reap
+from conftest import DEADLINE, children, reap, wait_until
 from holding import Hold, free, held
 
 from jobserver import Jobserver, SubmissionDied
@@ -34,14 +34,6 @@ Make = Callable[..., Jobserver]
 
 def pid() -> int:
     return os.getpid()
-
-
-def wait_until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (seen := what()):
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.001)
-    return seen
 
 
 def gone(process: int) -> bool:
