@@ -96,7 +96,7 @@ def run(
 
 
 #: What needs none of multiprocessing's reducers, and so can take the quickest way.
-_SIMPLE = frozenset({bool, int, float, str, bytes, type(None)})
+_SIMPLE = _pickling.SIMPLE | {bytes}
 
 
 def _dump(made: Made) -> Sent:

@@ -174,13 +174,13 @@ def dump_whole(value: Any) -> bytes:
 
 
 #: What pickles in the quickest way, since it needs none of multiprocessing's reducers.
-_SIMPLE = frozenset({type(None), bool, int, float, str})
+SIMPLE = frozenset({type(None), bool, int, float, str})
 _FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType})
 
 
 def are_simple(fn: Any, args: tuple[Any, ...]) -> bool:
     """Whether a function and its arguments are of the simple kind."""
-    return type(fn) in _FUNCTIONS and _SIMPLE.issuperset(map(type, args))
+    return type(fn) in _FUNCTIONS and SIMPLE.issuperset(map(type, args))
 
 
 def dump_simply(value: Any) -> bytes | None:

@@ -27,13 +27,9 @@ class Dumped:
         self.message = message
 
 
-#: What needs none of multiprocessing's reducers, and so can take the quickest way.
-_SIMPLE = frozenset({bool, int, float, str})
-
-
 def dump_value(value: Any) -> Sent:
     """A message that says what the job's function returned."""
-    if type(value) in _SIMPLE:
+    if type(value) in _pickling.SIMPLE:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
             return stream
