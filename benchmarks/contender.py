@@ -16,6 +16,8 @@ import sys
 from contextlib import ExitStack
 from typing import Any, Callable, TextIO
 
+import work  # noqa: F401 - as a program imports what its jobs run; the rest is not theirs
+
 #: A run's length at most, in seconds, unless `exact`: who is slow does fewer operations in it.
 RUN = 0.2
 #: Memory that this process holds, and has written to.

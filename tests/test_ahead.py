@@ -154,6 +154,23 @@ def test_a_preload_that_fails_is_told_and_costs_no_job(
     assert "of the module" in capfd.readouterr().err
 
 
+def test_hooks_of_forks_that_the_users_modules_register_run_in_jobs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    (tmp_path / "registers_a_hook.py").write_text(
+        "import os\n"
+        "def tell():\n"
+        f"    with open({str(told)!r}, 'a') as file:\n"
+        "        print(os.getpid(), file=file)\n"
+        "os.register_at_fork(after_in_child=tell)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Jobserver("forkserver", 1, preload=["registers_a_hook"]) as js:
+        job = js(pid).result()
+    assert told.read_text().split() == [str(job)]
+
+
 @pytest.mark.parametrize(
     "wrong, error",
     [

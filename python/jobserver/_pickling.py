@@ -428,10 +428,6 @@ class Loader:
     def load(self) -> Any:
         return pickle.Unpickler(self._stream, buffers=self._buffers).load()
 
-    def loaded(self) -> bytes:
-        """What the objects that have been loaded were pickled as."""
-        return bytes(self._pickles[: self._stream.tell()])
-
     def skip(self, known: bytes) -> bool:
         """Passes over the first objects if this is what they were pickled as."""
         known_too = self._pickles[: len(known)] == known

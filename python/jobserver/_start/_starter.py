@@ -71,6 +71,8 @@ class HiringStarter(Starter):
     ) -> None:
         message, descriptors, fresh = prepared
         try:
+            if self._tasks == 1:
+                self.hire(jobs)  # nobody is idle, nor will be
             while not jobs.launch(future, slot, message, descriptors, fresh):
                 self.hire(jobs)
         finally:

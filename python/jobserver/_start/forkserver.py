@@ -34,6 +34,7 @@ class ForkServer(HiringStarter):
         super().__init__(tasks)
         self._preload = preload
         self._slots = slots
+        self._introductions = launch.Introductions("forkserver")
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
@@ -67,21 +68,23 @@ class ForkServer(HiringStarter):
 
     def hire(self, jobs: _native.Jobs) -> None:
         home = jobs.pool.home
-        introduction, descriptors = launch.introduce("forkserver", home, self._tasks)
         try:
-            self._start_helper(home)
-            try:
-                jobs.hire_request(self._helper, introduction, descriptors)
-            except _native.ForkServerGone:
-                # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-                self._start_helper(home)
-                jobs.hire_request(self._helper, introduction, descriptors)
+            self._hire(jobs, home)
+        except _native.ForkServerGone:
+            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
+            self._hire(jobs, home)
+
+    def _hire(self, jobs: _native.Jobs, home: str) -> None:
+        self._start_helper(home)
+        introduction, descriptors = self._introductions.to_job(home, self._tasks)
+        try:
+            jobs.hire_request(self._helper, introduction, descriptors)
         finally:
             descriptors.clear()
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            preparation, descriptors = launch.introduce("forkserver", home, None, self._preload)
+            preparation, descriptors = self._introductions.to_helper(home, self._preload)
             try:
                 with launch.uninterrupted() as interruptible:
                     self._helper.start(_helpers_command(interruptible), preparation, descriptors)
@@ -105,7 +108,9 @@ def main(interruptible: bool) -> NoReturn:
     _native.nullify_stdin()
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    prepared = None if introduction is None else launch.prepare_ahead(*introduction)
+    for _ in range(launch.REHEARSALS):
+        _native.rehearse_fork()  # before anything of the user's is here to notice
+    known = None if introduction is None else launch.prepare_ahead(*introduction)
     gc.collect()
     gc.freeze()
     channel = server.serve()
@@ -113,4 +118,4 @@ def main(interruptible: bool) -> NoReturn:
         os._exit(0)
     if child_ended is not signal.SIG_DFL:
         signal.signal(signal.SIGCHLD, child_ended)
-    launch.run(channel, interruptible, prepared)
+    launch.run(channel, interruptible, known)

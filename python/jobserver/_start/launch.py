@@ -1,9 +1,9 @@
 """The launch: how a process that does not share its owner's memory learns what to run.
 
-First comes the *introduction*, once: what multiprocessing passes to a new child (search path,
-folder, main module, key), the pool, who the owner is, and how many jobs to expect. A fork
-server applies the first part of its own, before there are any jobs; so a process for which that
-is the same has nothing to do. Then, for each job, the *launch*: changes to the
+First comes the *introduction*, once: the *preparation*, which is what multiprocessing passes to
+a new child (search path, folder, main module, key) and the pool; who the owner is; and how many
+jobs to expect. A fork server is prepared itself, before there are any jobs; so a process for which
+that is the same has nothing to do. Then, for each job, the *launch*: changes to the
 environment, and when those have been applied, the rest, which only then is unpickled, so that
 importing the function's module sees it all.
 """
@@ -16,7 +16,7 @@ import pickle
 import select
 import signal
 from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -40,12 +40,15 @@ class _Tracked:
         self.descriptor = descriptor
         self.inode = inode  # tells one tracker from another
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Tracked) and self.inode == other.inode
+
     def __reduce__(self) -> tuple[Any, ...]:
         index = mp.context.get_spawning_popen().duplicate_for_child(self.descriptor)
         return _Tracked, (_pickling.Passed(index), self.inode)
 
 
-class _Preparation(NamedTuple):
+class Preparation(NamedTuple):
     method: str
     home: str
     data: dict[str, Any]
@@ -62,14 +65,35 @@ _UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
 _NO_DESCRIPTORS = _native.Descriptors()
 
 
-def introduce(
-    method: str, home: str, tasks: int | None, preload: tuple[str, ...] = ()
-) -> tuple[Sent, _native.Descriptors]:
-    """The message to a new process that is to run jobs of the pool with this home, `tasks` at
-    most; and the descriptors to send with it."""
-    owner = (os.getpid(), mp.process.current_process().name)
-    terms: _Terms = (owner, tasks, preload)
-    return _pickling.dump_launch(_preparation(method, home), terms)
+class Introductions:
+    """The messages that introduce this process to new ones."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        #: What the fork server that this process has started was prepared for.
+        self._helpers: Preparation | None = None
+        #: The last to a process that is prepared already.
+        self._short: tuple[_Terms, Sent] | None = None
+
+    def to_helper(self, home: str, preload: tuple[str, ...]) -> tuple[Sent, _native.Descriptors]:
+        """To a fork server for the pool with this home."""
+        preparation = _preparation(self._method, home)
+        message = _pickling.dump_launch(preparation, _terms(None, preload))
+        self._helpers = preparation
+        return message
+
+    def to_job(self, home: str, tasks: int | None) -> tuple[Sent, _native.Descriptors]:
+        """To a process that is to run jobs of that pool, `tasks` at most."""
+        preparation, terms = _preparation(self._method, home), _terms(tasks)
+        if preparation != self._helpers:
+            return _pickling.dump_launch(preparation, terms)
+        if self._short is None or self._short[0] != terms:
+            self._short = terms, _pickling.dump_launch(None, terms)[0]
+        return self._short[1], _NO_DESCRIPTORS
+
+
+def _terms(tasks: int | None, preload: tuple[str, ...] = ()) -> _Terms:
+    return (os.getpid(), mp.process.current_process().name), tasks, preload
 
 
 def dump(name: str, work: _native.Work) -> Launch:
@@ -85,12 +109,12 @@ def dump(name: str, work: _native.Work) -> Launch:
     return (*_pickling.dump_launch(work.env, rest), work.preexec_fn is not None)
 
 
-def _preparation(method: str, home: str) -> _Preparation:
+def _preparation(method: str, home: str) -> Preparation:
     data = mp.spawn.get_preparation_data("")
     del data["name"]  # which is each job's own
     data["start_method"] = method
     tracker = _tracker()
-    return _Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
+    return Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
 
 
 def _tracker() -> int:
@@ -135,24 +159,19 @@ def uninterrupted() -> Iterator[bool]:
 
 
 #: More than CPython needs before it specialises a function's bytecode.
-_REHEARSALS = 20
+REHEARSALS = 20
 
 
 class Prepared:
-    """A preparation, as it was pickled, and what it means for a process."""
+    """What a preparation means for a process."""
 
-    def __init__(self, loader: _pickling.Loader) -> None:
-        preparation: _Preparation = loader.load()
-        self._pickled = loader.loaded()
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation = preparation
         self._data: dict[str, Any] | None = preparation.data
         self.pool = _pools.opened(preparation.home)
         self.identity = _job.Identity(preparation.method)
         self.setup = self.identity.setup()
         mp.resource_tracker._resource_tracker._fd = preparation.tracker.descriptor.detach()
-
-    def serves(self, loader: _pickling.Loader) -> bool:
-        """Whether an introduction wants just this to be applied; if so, it is passed over."""
-        return loader.skip(self._pickled)
 
     def apply(self) -> None:
         if self._data is not None:
@@ -160,13 +179,14 @@ class Prepared:
             self._data = None
 
     def rehearse(self) -> None:
-        """In a fork server: applies all that is the same for each job, and loads one again and
-        again, so that the interpreter knows the way by heart and no job finds it cold."""
+        """In a fork server: does all that is the same for each job, and runs one that does nothing
+        again and again, so that the interpreter knows the way by heart and no job finds it cold."""
+        self.setup.prepare(self.pool)
         self.setup.assign()
-        message = dump("", _NOTHING)[0]
-        worker = _Prepared(self, None)
-        for _ in range(_REHEARSALS):
-            worker.load(message, [], 0)
+        introduction = _pickling.dump_launch(None, _terms(1))[0]
+        launch = dump("", _NOTHING)[0]
+        for _ in range(REHEARSALS):
+            _native.rehearse_job(Newcomer((introduction, []), self), launch)
 
 
 def _nothing() -> None:
@@ -241,20 +261,22 @@ class _Prepared(Worker):
             del self._process._inheriting
 
 
-class _Newcomer:
+class Newcomer:
     """A new process, which is set up when it has a job, whose Future is told if that fails."""
 
     def __init__(
         self,
-        channel: _native.Channel,
         introduction: tuple[Message, list[int]],
-        interruptible: bool,
-        prepared: Prepared | None,
+        known: Known,
+        channel: _native.Channel | None = None,
+        interruptible: bool = False,
     ) -> None:
-        self._channel = channel
+        """With what it has been sent. Without a channel it only rehearses, and is not to become
+        a job."""
         self._introduction = introduction
+        self._known = known
+        self._channel = channel
         self._interruptible = interruptible
-        self._prepared = prepared
         self._worker: Worker | None = None
 
     def load(
@@ -266,7 +288,7 @@ class _Newcomer:
             self._worker = self._set_up(*self._introduction)
             loaded = self._worker.load(message, descriptors, slot)
             if self._interruptible:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+                _native.unblock_interrupts()
             return loaded
         except Exception as e:
             raise pickle.UnpicklingError(
@@ -274,15 +296,11 @@ class _Newcomer:
             ) from e
 
     def _set_up(self, message: Message, descriptors: list[int]) -> Worker:
-        _pickling.received = descriptors
-        loader = _pickling.Loader(message)
-        prepared = self._prepared
-        if prepared is None or not prepared.serves(loader):
-            prepared = Prepared(loader)
-        terms: _Terms = loader.load()
+        prepared, terms = _introduced(message, descriptors, self._known)
         owner, tasks, _ = terms
         prepared.identity.belongs_to(owner)
-        prepared.setup.apply(prepared.pool, self._channel)
+        if self._channel is not None:
+            prepared.setup.apply(prepared.pool, self._channel)
         return _Prepared(prepared, tasks)
 
     def unload(self) -> None:
@@ -290,17 +308,37 @@ class _Newcomer:
             self._worker.unload()
 
 
-def prepare_ahead(message: Message, descriptors: Sequence[int]) -> Prepared | None:
-    """In a fork server, applies the preparation that it has been sent, and imports what it is to.
-    None if the first failed: it will fail again in each job, where it can be told."""
+#: What a process is prepared for before it is introduced, or why that could not be. None: nothing.
+Known = Union[Prepared, Exception, None]
+
+
+def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple[Prepared, _Terms]:
+    """What an introduction says to a process that knows this already."""
     _pickling.received = descriptors
+    loader = _pickling.Loader(message)
+    preparation: Preparation | None = loader.load()
+    terms: _Terms = loader.load()
+    if preparation is not None:
+        if not isinstance(known, Prepared) or known.preparation != preparation:
+            known = Prepared(preparation)
+        for descriptor in descriptors:
+            os.close(descriptor)
+    if not isinstance(known, Prepared):
+        raise known or RuntimeError("the introduction does not say what to prepare for")
+    return known, terms
+
+
+def prepare_ahead(message: Message, descriptors: list[int]) -> Known:
+    """In a fork server, prepares for what it has been sent, and imports what it is to. What
+    fails here is left to the jobs, whose Futures can be told."""
     try:
-        loader = _pickling.Loader(message)
-        prepared = Prepared(loader)
+        prepared, terms = _introduced(message, descriptors, None)
+    except Exception as e:
+        return e
+    try:
         prepared.rehearse()
-        terms: _Terms = loader.load()
     except (Exception, SystemExit):
-        return None
+        return prepared  # each job tries to apply it again
     for module in terms[2]:
         try:
             importlib.import_module(module)
@@ -309,12 +347,10 @@ def prepare_ahead(message: Message, descriptors: Sequence[int]) -> Prepared | No
     return prepared
 
 
-def run(
-    channel: _native.Channel, interruptible: bool, prepared: Prepared | None = None
-) -> NoReturn:
+def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> NoReturn:
     """In a new process: waits for its jobs, and runs them. SIGINT is blocked until the first,
     and after that too unless it is `interruptible`."""
     introduction = channel.receive_introduction()
     if introduction is None:
         os._exit(0)  # the owner gave up, or is gone
-    _native.run_jobs(channel, _Newcomer(channel, introduction, interruptible, prepared))
+    _native.run_jobs(channel, Newcomer(introduction, known, channel, interruptible))

@@ -12,6 +12,7 @@ from ._starter import HiringStarter
 class Spawn(HiringStarter):
     def __init__(self, tasks: int | None) -> None:
         super().__init__(tasks)
+        self._introductions = launch.Introductions("spawn")
         self._count = 0
 
     def renewed(self) -> Spawn:
@@ -22,7 +23,7 @@ class Spawn(HiringStarter):
         return launch.dump(f"Job-{self._count}", work)
 
     def hire(self, jobs: _native.Jobs) -> None:
-        introduction, descriptors = launch.introduce("spawn", jobs.pool.home, self._tasks)
+        introduction, descriptors = self._introductions.to_job(jobs.pool.home, self._tasks)
         try:
             with launch.uninterrupted() as interruptible:
                 jobs.hire_spawn(_command(interruptible), introduction, descriptors)

@@ -23,6 +23,18 @@ pub(crate) fn fork(_py: Python<'_>) -> io::Result<Forked> {
     forked
 }
 
+/// Runs CPython's hooks as in the child of a fork, without one: so that the interpreter knows the
+/// way by heart, and the children that follow do not each find it cold. For a process that could
+/// as well be a forked child: it has one thread, and nobody has registered hooks yet that would
+/// mind.
+pub(crate) fn rehearse_fork(_py: Python<'_>) {
+    // SAFETY: the GIL is held, as `_py` shows; the After hook follows.
+    unsafe { pyo3::ffi::PyOS_BeforeFork() };
+    // SAFETY: called once, by the thread that called PyOS_BeforeFork, which is the only one. What
+    // this makes anew (locks, thread states) is what a child would have been given.
+    unsafe { pyo3::ffi::PyOS_AfterFork_Child() };
+}
+
 /// Sets a variable of the C library's environment by an assignment (`NAME=value`), as
 /// `os.putenv` does.
 pub(crate) fn put_environment(_py: Python<'_>, assignment: CString) -> io::Result<()> {

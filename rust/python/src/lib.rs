@@ -51,6 +51,12 @@ fn forget_lifeline() {
     jobserver_core::process::Lifeline::forget_parents();
 }
 
+/// In a process that others will be forked from, as its only thread: see `hooks::rehearse_fork`.
+#[pyfunction]
+fn rehearse_fork(py: Python<'_>) {
+    hooks::rehearse_fork(py);
+}
+
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
@@ -60,6 +66,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(calls::columns, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
+    module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;

@@ -101,19 +101,7 @@ impl Setup {
         Ok(())
     }
 
-    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so.
-    fn apply(&self, pool: &Bound<'_, Pool>, channel: &Bound<'_, Channel>) -> PyResult<()> {
-        self.prepare(pool)?;
-        self.assume(pool, channel.get())
-    }
-}
-
-impl Setup {
-    fn prepared(&self) -> MutexGuard<'_, Option<Arc<Variables>>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// In the owner, before each fork: makes ready what may have changed since the last.
+    /// Before each fork: makes ready what may have changed since the last.
     pub(crate) fn prepare(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
         let py = pool.py();
         let known = self.prepared().clone();
@@ -124,6 +112,18 @@ impl Setup {
             drop(replaced); // Python objects, so not while that is locked
         }
         Ok(())
+    }
+
+    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so.
+    fn apply(&self, pool: &Bound<'_, Pool>, channel: &Bound<'_, Channel>) -> PyResult<()> {
+        self.prepare(pool)?;
+        self.assume(pool, channel.get())
+    }
+}
+
+impl Setup {
+    fn prepared(&self) -> MutexGuard<'_, Option<Arc<Variables>>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In the job: makes it all so.

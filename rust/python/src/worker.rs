@@ -5,14 +5,14 @@
 //! processes, much memory); or when it has waited for long, or memory is short. Not here: a
 //! job's own life (`job.rs`), and how one is loaded (`_start/launch.py`).
 
-use crate::channel::{frame_to_python, Channel};
+use crate::channel::{frame_to_python, Channel, Message};
 use crate::errors::to_python;
 use crate::job::{self, helper, Sent, Work};
 use crate::setup::Setup;
 use jobserver_core as core;
-use jobserver_core::channel::Frame;
+use jobserver_core::channel::{Frame, Head, Kind};
 use jobserver_core::process::{getpid, has_children, Growth, Signal};
-use jobserver_core::sys::SignalIgnored;
+use jobserver_core::sys::{unblock, SignalIgnored};
 use jobserver_core::Woken;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
@@ -48,13 +48,12 @@ pub(crate) fn run_jobs(
             Err(error) => (Err(error), false),
         };
         sent = job::send(py, channel, ready, |py| {
-            let growth = growth.get_or_insert_with(Growth::since_now);
             // A job's function may fork, and return in both processes.
             let clean = may_stay
                 && getpid() == me
                 && setup.as_ref().is_some_and(|setup| setup.get().nothing_begun(py))
                 && !has_children()
-                && !growth.exceeds(GROWTH);
+                && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
             worker.call_method0(intern!(py, "unload"))?;
             Ok(clean)
         });
@@ -67,6 +66,31 @@ pub(crate) fn run_jobs(
         };
     }
     job::end(py, setup, sent)
+}
+
+/// In a process that was born with SIGINT blocked: lets it through. (Python's own way makes an
+/// enumeration of what was blocked before, which is dear where everything runs for the first time.)
+#[pyfunction]
+pub(crate) fn unblock_interrupts(py: Python<'_>) -> PyResult<()> {
+    unblock(Signal::INT);
+    py.check_signals()
+}
+
+/// In a process that others will be forked from: does all that one does with its first job, up to
+/// its end, with this launch.
+#[pyfunction]
+pub(crate) fn rehearse_job(
+    py: Python<'_>,
+    worker: &Bound<'_, PyAny>,
+    launch: Message<'_>,
+) -> PyResult<()> {
+    let (owner_end, job_end) = core::Channel::pair().map_err(to_python)?;
+    launch.send(&owner_end, Head { kind: Kind::Launch, word: 0 }, &[]).map_err(to_python)?;
+    let channel = Channel::from(job_end);
+    let Some(frame) = begin(py, &channel.channel)? else { return Ok(()) };
+    let (work, setup, _) = load(py, worker, frame)?;
+    job::send(py, &channel, Ok(work), |_| Ok(false))?;
+    setup.get().nothing_to_end(py).map(drop)
 }
 
 type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>, bool);
