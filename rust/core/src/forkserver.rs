@@ -131,7 +131,7 @@ impl ForkServer {
         // The request socket too: were the helper killed between fork and answer, its child
         // would keep the channel open, and wait for us.
         let descriptors = vec![Arc::clone(channel.socket()), Arc::clone(&self.requests)];
-        let woken = Wait { descriptors, look_after: None }.block(None)?;
+        let woken = Wait::new(descriptors, None).block(None)?;
         match channel.try_receive(&mut [0; SHORT])? {
             Received::Frame(frame) => answered(frame).map(Some),
             Received::NothingYet if woken == Woken::Interrupted => Ok(None),
@@ -163,8 +163,7 @@ impl ForkServer {
         match process.watch() {
             Some(exit) => Wait::on(exit).block(None)?,
             // Its end of the socket closes as it ends; the exit itself follows at once.
-            None => Wait { descriptors: vec![], look_after: Some(Duration::from_millis(1)) }
-                .block(None)?,
+            None => Wait::new(vec![], Some(Duration::from_millis(1))).block(None)?,
         };
         self.reap(process)
     }
@@ -312,7 +311,7 @@ impl Server {
             .map(|(key, _)| *key)
             .collect();
         let look_after = (!unwatched.is_empty()).then_some(LOOK_AFTER);
-        let woken = Wait { descriptors: self.set.watched(), look_after }.block(None)?;
+        let woken = Wait::new(self.set.watched(), look_after).block(None)?;
         if woken == Woken::Interrupted {
             return Ok(Vec::new());
         }

@@ -499,12 +499,14 @@ impl Jobs {
         let must_look = bell.is_none() || !self.unwatched.is_empty();
         let mut look_after = must_look.then_some(LOOK_AFTER);
         let pool = pool.map(Pool::begin_wait);
+        let mut pipes = Vec::new();
         if let Some(pool) = &pool {
+            pipes.extend(pool.pipes.iter().cloned());
             descriptors.extend(pool.descriptors.iter().cloned());
-            look_after = look_after.or(pool.look_after);
+            look_after = look_after.into_iter().chain(pool.look_after).min();
         }
         self.waiting.extend(bell.clone());
-        let wait = Wait { descriptors, look_after };
+        let wait = Wait::new(descriptors, look_after).or_token(pipes);
         Ok(Some(Waiting { wait, quick: self.quick, bell, _pool: pool }))
     }
 
@@ -522,7 +524,12 @@ impl Jobs {
     /// For a table that no other thread uses.
     pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
         let Some(waiting) = self.begin_wait(self.handled, pool)? else { return Ok(Woken::Ready) };
-        let woken = waiting.block(deadline);
+        let woken = loop {
+            match waiting.block(deadline) {
+                Ok(Woken::Missed) => {}
+                woken => break woken,
+            }
+        };
         self.end_wait(waiting);
         woken
     }

@@ -85,7 +85,7 @@ pub mod sys;
 
 pub use channel::{Body, Channel};
 pub use error::{advice, Error, ErrorKind, Result};
-pub use jobs::{JobId, Jobs, Launch, Outcome};
+pub use jobs::{JobId, Jobs, Launch, Outcome, Waiting};
 pub use process::{Child, ExitStatus};
 pub use scan::Woken;
 pub use slots::{usable_cpus, Pool, Slot};

@@ -13,7 +13,7 @@ use jobserver_core as core;
 use jobserver_core::channel::{Head, Kind, HANGS};
 use jobserver_core::process::{gettid, Lifeline, Pid};
 use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
-use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Woken};
+use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Waiting, Woken};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
@@ -326,6 +326,7 @@ impl Jobs {
                 match py.detach(|| family.ask(&kin, until)).map_err(to_python)? {
                     Woken::Ready => return Ok(()),
                     Woken::TimedOut => break,
+                    Woken::Missed => {}
                     Woken::Interrupted => {
                         if let Err(e) = py.check_signals() {
                             family.ask_everybody(); // nobody is to stay stopped
@@ -513,18 +514,29 @@ impl Jobs {
             py.check_signals()?;
             let begun = self.state().table.begin_wait(handled, pool);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
-            let soon = py.detach(|| waiting.spin());
-            let raised = if soon { Ok(()) } else { py.check_signals() };
-            let woken = match raised {
-                Ok(()) if !soon => py.detach(|| waiting.block(deadline)),
-                _ => Ok(Woken::Ready),
-            };
+            let woken = Jobs::sleep_through(py, &waiting, deadline);
             self.state().table.end_wait(waiting);
-            raised?;
-            match woken.map_err(to_python)? {
-                Woken::Interrupted => {}
+            match woken? {
+                Woken::Interrupted | Woken::Missed => {}
                 Woken::Ready => return Ok(true),
                 Woken::TimedOut => return Ok(false),
+            }
+        }
+    }
+
+    fn sleep_through(
+        py: Python<'_>,
+        waiting: &Waiting,
+        deadline: Option<Instant>,
+    ) -> PyResult<Woken> {
+        if py.detach(|| waiting.spin()) {
+            return Ok(Woken::Ready);
+        }
+        loop {
+            py.check_signals()?;
+            match py.detach(|| waiting.block(deadline)).map_err(to_python)? {
+                Woken::Missed => {}
+                woken => return Ok(woken),
             }
         }
     }

@@ -135,7 +135,7 @@ fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame
             Woken::TimedOut if Instant::now() >= leaves || memory_is_short(py)? => {
                 return channel.leave().map_err(to_python)
             }
-            Woken::TimedOut => {}
+            Woken::TimedOut | Woken::Missed => {}
         }
     }
 }

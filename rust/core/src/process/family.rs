@@ -184,7 +184,7 @@ impl Family {
         let asked = self.members.values().filter(|member| member.asked);
         let descriptors: Vec<_> = asked.clone().filter_map(|member| member.pidfd.clone()).collect();
         let blind = descriptors.len() < asked.count();
-        Wait { descriptors, look_after: blind.then_some(LOOK_AFTER) }.block(Some(deadline))
+        Wait::new(descriptors, blind.then_some(LOOK_AFTER)).block(Some(deadline))
     }
 
     /// In a job: what its descendants leave behind becomes its own child, to be found here.

@@ -73,9 +73,9 @@ pub(crate) fn look(named: Named) -> Life {
     }
     match pidfd_open(named.pid, PidfdFlags::empty()) {
         Ok(pidfd) => {
-            // After the opening: what is read now is of the process that the pidfd holds.
-            let stranger = birth(named.pid).is_some_and(|birth| named.is_younger(birth));
-            if stranger || has_ended(&pidfd) {
+            // After the opening: what is read now is of the process that the pidfd holds. (That
+            // one was born before now, which is all that could be found out if this is now.)
+            if named.since != now() && is_stranger(named) || has_ended(&pidfd) {
                 return Life::Dead;
             }
             Life::Alive(Some(Arc::new(pidfd)))
@@ -94,11 +94,15 @@ pub(crate) fn look(named: Named) -> Life {
 /// Where there is no pidfd. A zombie passes for alive until it is reaped.
 fn look_by_signal(named: Named) -> Life {
     let gone = rustix::process::test_kill_process(named.pid) == Err(Errno::SRCH);
-    let stranger = birth(named.pid).is_some_and(|birth| named.is_younger(birth));
-    if gone || stranger || is_zombie(named.pid) {
+    if gone || is_stranger(named) || is_zombie(named.pid) {
         return Life::Dead;
     }
     Life::Alive(None)
+}
+
+/// Whether its pid is another process's by now.
+fn is_stranger(named: Named) -> bool {
+    birth(named.pid).is_some_and(|birth| named.is_younger(birth))
 }
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]

@@ -5,8 +5,8 @@
 //! again) rings our bell. A signal ends the wait early: its handlers are the caller's.
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fd::OwnedFd;
-use rustix::io::Errno;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{ioctl_fionread, Errno};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub enum Woken {
     TimedOut,
     /// A signal was delivered to this thread: run its handlers, then wait again.
     Interrupted,
+    /// A slot was free, but another process has taken it: look for signals, then wait again.
+    Missed,
 }
 
 /// For how long to look before a sleep, where an answer is expected soon. Measured: at 20 us most
@@ -30,15 +32,28 @@ const A_MOMENT: Duration = Duration::from_micros(50);
 /// One wait, prepared; it borrows nothing.
 #[derive(Debug)]
 pub struct Wait {
-    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
-    /// The longest time to sleep before something must be looked at all the same.
-    pub(crate) look_after: Option<Duration>,
+    descriptors: Vec<Arc<OwnedFd>>,
+    /// The read ends of token pipes, whose bytes may be gone by the time that we wake.
+    pipes: Vec<Arc<OwnedFd>>,
+    /// When something must be looked at in any case.
+    look_at: Option<Instant>,
 }
 
 impl Wait {
+    /// A wait for one of these to become readable, or for a look after so long a time.
+    pub(crate) fn new(descriptors: Vec<Arc<OwnedFd>>, look_after: Option<Duration>) -> Wait {
+        let look_at = look_after.map(|after| Instant::now() + after);
+        Wait { descriptors, pipes: Vec::new(), look_at }
+    }
+
     /// A wait for one descriptor to become readable.
     pub(crate) fn on(descriptor: &Arc<OwnedFd>) -> Wait {
-        Wait { descriptors: vec![Arc::clone(descriptor)], look_after: None }
+        Wait::new(vec![Arc::clone(descriptor)], None)
+    }
+
+    /// The same wait, and for a token in one of these pipes.
+    pub(crate) fn or_token(self, pipes: Vec<Arc<OwnedFd>>) -> Wait {
+        Wait { pipes, ..self }
     }
 
     /// Looks, for a moment, whether something is ready, and leaves the CPU to whoever else wants
@@ -59,21 +74,32 @@ impl Wait {
     }
 
     fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN))
+        let all = self.descriptors.iter().chain(&self.pipes);
+        all.map(|fd| PollFd::new(fd, PollFlags::IN))
     }
 
     /// Sleeps until something is ready, a signal comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
         let mut fds: Vec<_> = self.poll_fds().collect();
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let look = self.look_after.filter(|look| left.is_none_or(|left| *look < left));
-        let timeout = look.or(left).and_then(|left| Timespec::try_from(left).ok());
+        let until = self.look_at.into_iter().chain(deadline).min();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) if look.is_none() => Ok(Woken::TimedOut),
+            Ok(0) if until == deadline => Ok(Woken::TimedOut),
+            Ok(0) => Ok(Woken::Ready),
+            Ok(_) if self.is_missed(&fds) => Ok(Woken::Missed),
             Ok(_) => Ok(Woken::Ready),
             Err(Errno::INTR) => Ok(Woken::Interrupted),
             Err(e) => Err(Error::system("cannot wait for jobs")(e)),
         }
+    }
+
+    /// Whether all that woke us were tokens, which are gone. Where many wait for few slots that is
+    /// mostly so, and this is quicker found out than by a scan.
+    fn is_missed(&self, polled: &[PollFd<'_>]) -> bool {
+        let (descriptors, pipes) = polled.split_at(self.descriptors.len());
+        descriptors.iter().all(|polled| polled.revents().is_empty())
+            && pipes.iter().all(|pipe| ioctl_fionread(pipe.as_fd()).is_ok_and(|bytes| bytes == 0))
     }
 }
 

@@ -372,25 +372,24 @@ pub(crate) fn home_of(auth: &Auth) -> Option<PathBuf> {
 #[derive(Debug, Default)]
 pub(crate) struct PoolWait {
     parts: Vec<Arc<Part>>,
+    pub(crate) pipes: Vec<Arc<OwnedFd>>,
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) look_after: Option<Duration>,
 }
 
 impl PoolWait {
     fn add(&mut self, part: &Arc<Part>) {
-        drop(part.watch()); // so that the bell is heard from now on
+        let mut watch = part.watch(); // so that the bell is heard from now on
         part.ledger.waiters().fetch_add(1, IN_ORDER);
-        part.reclaim(); // who holds a slot by now is watched; who will, rings
         self.parts.push(Arc::clone(part));
-        self.descriptors.push(part.pipe.shared_read_end());
-        match &*part.watch() {
-            Some((_, watch)) => {
-                let (watched, look_after) = watch.watched();
-                self.descriptors.extend(watched);
-                self.look_after = self.look_after.or(look_after);
-            }
-            None => self.look_after = Some(crate::scan::LOOK_AFTER),
-        }
+        self.pipes.push(part.pipe.shared_read_end());
+        // Who holds a slot by now is watched; who will, rings.
+        let (watched, look_after) = match &mut *watch {
+            Some((_, watch)) => watch.before_wait(&part.ledger, &part.pipe),
+            None => (Vec::new(), Some(crate::scan::LOOK_AFTER)),
+        };
+        self.descriptors.extend(watched);
+        self.look_after = self.look_after.into_iter().chain(look_after).min();
     }
 }
 

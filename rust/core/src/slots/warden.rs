@@ -55,7 +55,7 @@ fn keep_watch(file: OwnedFd, bell: PoolBell, pipe: &TokenPipe) -> Result<()> {
         // that has not opened the ledger yet, and could not, were we to keep it to ourselves.
         lock(FlockOperation::LockShared)?;
         let (descriptors, look_after) = watch.watched();
-        Wait { descriptors, look_after }.block(None)?;
+        Wait::new(descriptors, look_after).block(None)?;
         lock(FlockOperation::LockExclusive)?;
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! A holder's death frees a slot without a word. So who waits has a pidfd for each holder
 //! that is not its own job (those ends the table of jobs hears of), and a bell that rings
-//! when there is a new one. All of it is one descriptor to poll, and nothing is done while
+//! when there is a new one. That is two descriptors to poll, and nothing is done while
 //! nothing happens. Where there are no pidfds, who waits looks now and then.
+//!
+//! Where jobs are short and many wait, the bell rings all the time, and all would do little but
+//! look. So who has just looked does not listen for a moment, and looks again after it: a holder
+//! that is killed within its first moments may be found that much later.
 
 use crate::process::other::{look, Life};
 use crate::scan::{ReadySet, LOOK_AFTER};
@@ -13,10 +17,11 @@ use rustix::fd::OwnedFd;
 use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The bell's key in the set; the others are places in the ledger.
-const BELL: u64 = u64::MAX;
+/// For how long who has looked does not listen. Measured with 64 that wait while jobs of 1 ms come
+/// and go on two slots: they then cost half as much time, and with 20 ms no less than with 10.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// How we hear of a holder's death.
 #[derive(Debug)]
@@ -30,9 +35,12 @@ enum Watched {
 
 #[derive(Debug)]
 pub(crate) struct Watch {
+    /// Under their entries' places.
     set: ReadySet,
-    /// By their entries' places.
     holders: HashMap<u32, (Tenant, Watched)>,
+    bell: Option<ReadySet>,
+    /// When we last looked before a wait.
+    looked: Option<Instant>,
     /// Some news come by no descriptor.
     must_look: bool,
     /// Some job is being launched. Who did not count as waiting yet when it looked whether to
@@ -43,7 +51,9 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(bell: Option<&Arc<OwnedFd>>) -> rustix::io::Result<Watch> {
         let mut watch = Watch::without_a_bell()?;
-        let heard = bell.is_some_and(|bell| watch.set.add_edge(bell, BELL));
+        let mut set = ReadySet::new()?;
+        let heard = bell.is_some_and(|bell| set.add_edge(bell, 0));
+        watch.bell = heard.then_some(set);
         watch.must_look = !heard;
         Ok(watch)
     }
@@ -51,7 +61,7 @@ impl Watch {
     /// For who need not hear of new holders.
     pub(crate) fn without_a_bell() -> rustix::io::Result<Watch> {
         let (set, holders) = (ReadySet::new()?, HashMap::new());
-        Ok(Watch { set, holders, must_look: false, launching: false })
+        Ok(Watch { set, holders, bell: None, looked: None, must_look: false, launching: false })
     }
 
     /// Puts the slots of the dead back: whether there were any. Those who live are watched
@@ -77,6 +87,8 @@ impl Watch {
 
     /// The entries whose holders are dead; those of all others are watched from now on.
     fn look(&mut self, ledger: &Ledger) -> Vec<Tenant> {
+        // First, so that who rings from now on is heard by the next wait.
+        let _ = self.bell.as_mut().map(ReadySet::ready);
         // A pidfd stays ready for good, and so is told of at the next look too.
         let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
         let me = getpid().as_raw_nonzero().get().unsigned_abs();
@@ -134,7 +146,25 @@ impl Watch {
         }
     }
 
-    /// What to poll, and how long to sleep at most.
+    /// For who counts as waiting: looks, unless it has just done so. What to poll, and how long to
+    /// sleep at most.
+    pub(crate) fn before_wait(
+        &mut self,
+        ledger: &Ledger,
+        pipe: &TokenPipe,
+    ) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+        let ago = self.looked.map(|looked| looked.elapsed());
+        if let Some(rest) = ago.and_then(|ago| MOMENT.checked_sub(ago)) {
+            return (self.set.watched(), Some(rest));
+        }
+        self.reclaim(ledger, pipe);
+        self.looked = Some(Instant::now());
+        let (mut descriptors, look_after) = self.watched();
+        descriptors.extend(self.bell.iter().flat_map(ReadySet::watched));
+        (descriptors, look_after)
+    }
+
+    /// What to poll for the deaths of those that are watched, and how long to sleep at most.
     pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
