@@ -34,8 +34,8 @@ runs_atexit = _CHILDREN_RUN_ATEXIT
 #: The share of memory that processes which idle leave to others.
 _SPARE = 0.1
 
-#: The pid of the last process in which a Jobserver was set up or used; see `_jobserver`.
-jobserver_pid = 0
+#: The pid of the process in which a Jobserver was last set up or used; see `_jobserver`.
+owner: set[int] = set()
 
 
 def wait_for_own_jobs() -> None:
@@ -61,6 +61,11 @@ class _Process(BaseProcess):
     @_name.setter
     def _name(self, name: str) -> None:
         self._given_name = name
+
+
+def is_this_process() -> bool:
+    """Whether this process is a job, and not one that a job has started in another way."""
+    return type(mp.process._current_process) is _Process
 
 
 class Identity:
@@ -102,6 +107,7 @@ class Identity:
             stdin is not None,
             (vars(self.parent), "_sentinel"),
             {
+                "owner": owner,
                 "threads": threading._active,  # type: ignore[attr-defined]
                 "finalizers": util._finalizer_registry,
                 "after_fork": util._afterfork_registry.data,
@@ -193,7 +199,7 @@ def wind_down() -> None:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
     finally:
-        if jobserver_pid == os.getpid():
+        if os.getpid() in owner:
             _see_own_jobs_out()
     if runs_atexit:
         atexit._run_exitfuncs()

@@ -636,9 +636,11 @@ def _wait_for_own_jobs() -> None:
 
 def _end_well(pid: int) -> None:
     """Has this process do that at its end."""
-    _job.jobserver_pid = pid
-    if mp.process._parent_process is not None:
-        # A child of multiprocessing ends without what has been registered with atexit.
+    _job.owner.clear()
+    _job.owner.add(pid)
+    if mp.process._parent_process is not None and not _job.is_this_process():
+        # A child of multiprocessing ends without what has been registered with atexit. (A job
+        # sees to its own, and should not look like having begun something of multiprocessing's.)
         mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
 
 

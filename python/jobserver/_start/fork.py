@@ -109,11 +109,27 @@ def _announce(stacklevel: int) -> None:
         )
 
 
+#: The last that was made.
+_stdin: Any = None
+
+
 def _unread_stdin() -> Any:
     """A file object on descriptor 0 that nobody has read from, for jobs to have as stdin,
     since two readers of one input would get half each; None where there is none."""
+    global _stdin
     if sys.stdin is None:
         return None
-    with contextlib.suppress(OSError):
-        return open(0, closefd=False)
-    return None
+    # A job has it from its owner, and there is nothing to read where it leads to.
+    if _stdin is None or _stdin.closed or not (_job.is_this_process() and _is_null(0)):
+        _stdin = None
+        with contextlib.suppress(OSError):
+            _stdin = open(0, closefd=False)
+    return _stdin
+
+
+def _is_null(fd: int) -> bool:
+    """Whether a descriptor is of the null device."""
+    try:
+        return os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
+    except OSError:
+        return False

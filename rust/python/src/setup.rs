@@ -10,7 +10,7 @@ use crate::errors::to_python;
 use crate::hooks;
 use crate::job::helper;
 use crate::pool::{Ends, Pool};
-use jobserver_core::process::Family;
+use jobserver_core::process::{getpid, Family};
 use jobserver_core::sys::nullify_stdin;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
@@ -46,6 +46,8 @@ pub(crate) struct Setup {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Registries {
+    /// The pid of the process that has used a Jobserver last.
+    owner: Py<PySet>,
     /// By thread, `threading._active`.
     threads: Py<PyDict>,
     /// multiprocessing's.
@@ -162,13 +164,13 @@ impl Setup {
     }
 
     /// Whether a job has begun nothing that would go on after it.
-    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> bool {
+    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
         self.registries.nothing_begun(py)
     }
 
     /// Whether the process, at its end, has nothing to see to.
     pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.nothing_begun(py) && !self.registries.exit_functions(py)?)
+        Ok(self.nothing_begun(py)? && !self.registries.exit_functions(py)?)
     }
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Values<'py>> {
@@ -187,9 +189,12 @@ impl Registries {
         Ok(registered || self.after_fork.bind(py).len()? > 0 || self.exit_functions(py)?)
     }
 
-    fn nothing_begun(&self, py: Python<'_>) -> bool {
+    fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
+        let me = getpid().as_raw_nonzero().get();
         let processes = self.finalizers.bind(py).len() + self.children.bind(py).len();
-        self.threads.bind(py).len() < 2 && processes == 0
+        Ok(self.threads.bind(py).len() < 2
+            && processes == 0
+            && !self.owner.bind(py).contains(me)?)
     }
 
     fn exit_functions(&self, py: Python<'_>) -> PyResult<bool> {

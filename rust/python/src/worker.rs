@@ -51,7 +51,10 @@ pub(crate) fn run_jobs(
             // A job's function may fork, and return in both processes.
             let clean = may_stay
                 && getpid() == me
-                && setup.as_ref().is_some_and(|setup| setup.get().nothing_begun(py))
+                && match &setup {
+                    Some(setup) => setup.get().nothing_begun(py)?,
+                    None => false,
+                }
                 && !has_children()
                 && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
             worker.call_method0(intern!(py, "unload"))?;
