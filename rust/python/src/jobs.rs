@@ -1,26 +1,31 @@
-//! Jobs: the owner's table of what it has running.
+//! Jobs: the owner's table of what it has running. Not here: how a process is born (`births`), and
+//! how the table is waited for (`waits`).
 
-use crate::channel::{body_to_python, borrowed, Channel, Descriptors, Message};
+mod births;
+mod waits;
+
+use crate::channel::{body_to_python, borrowed, Descriptors, Message};
 use crate::errors::to_python;
 use crate::forkserver::{command, ForkServer};
-use crate::hooks;
 use crate::job::{self, Sent, Work};
 use crate::pool::{take, Pool, Slot};
 use crate::promise::{append, Promise};
 use crate::setup::Setup;
 use crate::worker::run_jobs;
+use births::Side;
 use jobserver_core as core;
-use jobserver_core::channel::{Head, Kind, HANGS};
+use jobserver_core::channel::Head;
 use jobserver_core::process::{gettid, Lifeline, Pid};
-use jobserver_core::sys::{exit_at_once, signal_from_raw, Forked, SignalsHeld};
-use jobserver_core::{Child, ErrorKind, ExitStatus, JobId, Launch, Outcome, Waiting, Woken};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use jobserver_core::sys::signal_from_raw;
+use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use waits::deadline;
 
 /// What came of which Future.
 type News = (Py<Promise>, Outcome);
@@ -428,184 +433,6 @@ impl Jobs {
         Ok(Launching(self))
     }
 
-    /// Asks a fork server for a process, and waits for its answer.
-    fn ask(
-        &self,
-        py: Python<'_>,
-        server: &Bound<'_, ForkServer>,
-    ) -> PyResult<(core::Channel, Child)> {
-        let helper = server.get().current()?;
-        let lifeline = self.lifeline()?;
-        let Launch { owner_end, job_end } = Launch::new().map_err(to_python)?;
-        // The GIL is kept where that is quick, lest another thread fork, and copy these ends.
-        let mut asked = helper.try_request(&job_end, lifeline.as_ref());
-        while let Ok(false) = asked {
-            py.check_signals()?;
-            asked = py.detach(|| helper.request(&job_end, lifeline.as_ref()));
-        }
-        asked.map_err(|e| Jobs::failed(py, server, &helper, e))?;
-        drop(job_end);
-        let child = Jobs::answer(py, server, &helper, &owner_end)?;
-        Ok((owner_end, child))
-    }
-
-    /// A process that was forked ahead, and has neither failed nor ended.
-    fn ahead(
-        py: Python<'_>,
-        server: &Bound<'_, ForkServer>,
-    ) -> PyResult<Option<(core::Channel, Child)>> {
-        let helper = server.get().current()?;
-        if helper.is_gone() {
-            // They may be there still, but nobody would tell how they end.
-            return Err(Jobs::failed(py, server, &helper, core::forkserver::gone()));
-        }
-        while let Some(channel) = server.get().take_ahead() {
-            match Jobs::answer(py, server, &helper, &channel) {
-                Ok(child) if !child.has_ended() => return Ok(Some((channel, child))),
-                Err(e) if !e.is_instance_of::<PyOSError>(py) => return Err(e),
-                _ => {} // it was refused then, or killed since
-            }
-        }
-        Ok(None)
-    }
-
-    fn answer(
-        py: Python<'_>,
-        server: &Bound<'_, ForkServer>,
-        helper: &Arc<core::forkserver::ForkServer>,
-        channel: &core::Channel,
-    ) -> PyResult<Child> {
-        loop {
-            py.check_signals()?;
-            match py.detach(|| helper.wait_answer(channel)) {
-                Ok(Some(child)) => return Ok(child),
-                Ok(None) => {}
-                Err(e) => return Err(Jobs::failed(py, server, helper, e)),
-            }
-        }
-    }
-
-    /// After a request has failed: gives the fork server up if it is gone.
-    fn failed(
-        py: Python<'_>,
-        server: &Bound<'_, ForkServer>,
-        helper: &Arc<core::forkserver::ForkServer>,
-        error: core::Error,
-    ) -> PyErr {
-        if error.kind() == ErrorKind::ForkServerGone {
-            if let Err(raised) = server.get().give_up(py, helper) {
-                return raised;
-            }
-        }
-        to_python(error)
-    }
-
-    /// Sleeps until something may be ready, or the deadline: whether it was not the deadline.
-    fn sleep(
-        &self,
-        py: Python<'_>,
-        handled: u64,
-        pool: Option<&core::Pool>,
-        deadline: Option<Instant>,
-    ) -> PyResult<bool> {
-        loop {
-            // Not only when a wait was interrupted: a signal that comes together with what is
-            // waited for, as Ctrl-C does that also ends a job, interrupts nothing.
-            py.check_signals()?;
-            let begun = self.state().table.begin_wait(handled, pool);
-            let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
-            let woken = Jobs::sleep_through(py, &waiting, deadline);
-            self.state().table.end_wait(waiting);
-            match woken? {
-                Woken::Interrupted | Woken::Missed => {}
-                Woken::Ready => return Ok(true),
-                Woken::TimedOut => return Ok(false),
-            }
-        }
-    }
-
-    fn sleep_through(
-        py: Python<'_>,
-        waiting: &Waiting,
-        deadline: Option<Instant>,
-    ) -> PyResult<Woken> {
-        if py.detach(|| waiting.spin()) {
-            return Ok(Woken::Ready);
-        }
-        loop {
-            py.check_signals()?;
-            match py.detach(|| waiting.block(deadline)).map_err(to_python)? {
-                Woken::Missed => {}
-                woken => return Ok(woken),
-            }
-        }
-    }
-
-    /// Scans and sleeps by turns until `look` finds something, the time is up, or, if
-    /// `callbacks`, some are due. Stands here and not in Python since every Python function
-    /// that runs between two forks writes to memory, and each page written costs a copy.
-    fn until<T>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<f64>,
-        pool: Option<&core::Pool>,
-        callbacks: bool,
-        look: impl FnMut() -> PyResult<Option<T>>,
-    ) -> PyResult<Option<T>> {
-        self.until_releasing(py, timeout, pool, callbacks, &mut || (), look)
-    }
-
-    /// The same, with something to be done before each sleep.
-    fn until_releasing<T>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<f64>,
-        pool: Option<&core::Pool>,
-        callbacks: bool,
-        release: &mut dyn FnMut(),
-        mut look: impl FnMut() -> PyResult<Option<T>>,
-    ) -> PyResult<Option<T>> {
-        let deadline = deadline(timeout);
-        let mut more_time = true;
-        loop {
-            let handled = self.scan(py)?;
-            if callbacks && self.finished.bind(py).len()? > 0 {
-                return Ok(None);
-            }
-            if let Some(found) = look()? {
-                return Ok(Some(found));
-            }
-            if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
-                return Ok(None);
-            }
-            release();
-            // What wakes us may do so for ever, without being what we wait for.
-            more_time = self.sleep(py, handled, pool, deadline)?
-                && deadline.is_none_or(|deadline| Instant::now() < deadline);
-        }
-    }
-
-    /// Waits, where a job's own slot is given to `pool` for as long as it sleeps, and one is
-    /// there again afterwards. An exception goes on without: Ctrl-C must work at once.
-    fn yielding<T>(
-        &self,
-        py: Python<'_>,
-        pool: Option<&Bound<'_, Pool>>,
-        wait: impl FnOnce(&mut dyn FnMut()) -> PyResult<T>,
-    ) -> PyResult<T> {
-        let mut yielded = false;
-        let waited = wait(&mut || {
-            if let Some(slot) = pool.and_then(|pool| pool.get().own().hand_over()) {
-                yielded = true;
-                drop(slot);
-            }
-        })?;
-        if yielded {
-            self.resume(py, pool)?;
-        }
-        Ok(waited)
-    }
-
     fn enter(
         &self,
         future: Bound<'_, Promise>,
@@ -663,97 +490,6 @@ impl Jobs {
             handled = Some(self.scan(py)?);
         }
     }
-
-    /// Tells a new process what all its jobs have in common, and what to hang on if that is new.
-    fn introduce(
-        &self,
-        channel: &core::Channel,
-        introduction: Message<'_>,
-        descriptors: &[Arc<OwnedFd>],
-        lifeline: Option<Lifeline>,
-    ) -> PyResult<()> {
-        let word = if lifeline.is_some() { HANGS } else { 0 };
-        let head = Head { kind: Kind::Introduction, word };
-        let lifeline = lifeline.iter().map(Lifeline::as_descriptor);
-        let all: Vec<_> = lifeline.chain(descriptors.iter().map(|fd| fd.as_fd())).collect();
-        match introduction.send(channel, head, &all) {
-            // A process that is gone already will be told of when it is given a job.
-            Err(e) if !e.is_hang_up() => Err(to_python(e)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Forks a process for jobs of this one; the first runs on this slot, if there is one.
-    fn fork_process(&self, setup: &Bound<'_, Setup>, slot: Option<&core::Slot>) -> PyResult<Side> {
-        let py = setup.py();
-        let pool = self.pool(py)?.into_bound(py);
-        setup.get().prepare(&pool)?;
-        job::flush(py)?; // or what is buffered would be printed twice
-        let launch = Launch::new().map_err(to_python)?;
-        let lifeline = self.lifeline()?;
-        // CPython's fork hooks are Python functions, and an exception of a signal handler that
-        // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
-        // (With several threads another one may take the signal, and this still happen, as
-        // it may around os.fork.)
-        // Looked at before signals are held too, lest a handler run, and start things, with
-        // all signals blocked; after that, only what came in between is left.
-        py.check_signals()?;
-        let held = SignalsHeld::begin();
-        py.check_signals()?;
-        if let Some(slot) = slot {
-            slot.launch();
-        }
-        let forked =
-            hooks::fork(py).map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
-        match forked {
-            Forked::Child => {
-                let never = NeverOn;
-                drop(launch.owner_end);
-                let channel = Channel::from(launch.job_end);
-                let set_up = self
-                    .become_job(lifeline, slot, &pool)
-                    .and_then(|()| setup.get().assume(&pool, &channel));
-                drop(held);
-                Ok(Side::Job(channel, set_up, never))
-            }
-            Forked::Parent(pid) => Ok(Side::Owner(launch.owner_end, Child::adopt(pid))),
-        }
-    }
-
-    /// What a new job is to hang on to, if it is to.
-    fn lifeline(&self) -> PyResult<Option<Lifeline>> {
-        if self.orphans_stay {
-            return Ok(None);
-        }
-        let lifeline = Lifeline::of_this_process().map_err(to_python)?;
-        self.state().lifeline = Some(lifeline.clone());
-        Ok(Some(lifeline))
-    }
-
-    /// In a forked child: makes it a job, on this slot.
-    fn become_job(
-        &self,
-        lifeline: Option<Lifeline>,
-        slot: Option<&core::Slot>,
-        pool: &Bound<'_, Pool>,
-    ) -> PyResult<()> {
-        if let Some(lifeline) = lifeline {
-            lifeline.hang_on().map_err(to_python)?;
-        }
-        self.abandon();
-        let adopted = slot.map(|slot| slot.adopt().ok_or_else(owner_gone)).transpose()?;
-        pool.get().set_own(adopted);
-        Ok(())
-    }
-
-    /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to
-    /// drop them would write to the memory that the fork shares, and run code.
-    fn abandon(&self) {
-        let mut state = self.state();
-        state.table.abandon();
-        state.lifeline = None;
-        std::mem::forget(std::mem::take(&mut state.futures));
-    }
 }
 
 /// A launch under way. Another thread may run meanwhile, and may want to close: in a fork's
@@ -774,34 +510,8 @@ impl Drop for Launching<'_> {
 /// How long a launch waits for a process that is about to be idle, before another is born.
 const HESITATION: Duration = Duration::from_millis(1);
 
-/// On which side of a fork the caller finds itself, with its end of the channel.
-enum Side {
-    Owner(core::Channel, Child),
-    /// In the new process, and whether that could be set up.
-    Job(Channel, PyResult<()>, NeverOn),
-}
-
-/// Ends a forked process that would go on, by an error of ours, in what its owner was about.
-struct NeverOn;
-
-impl Drop for NeverOn {
-    fn drop(&mut self) {
-        exit_at_once(1);
-    }
-}
-
-fn owner_gone() -> PyErr {
-    PyRuntimeError::new_err("the owner of this job died before the job had begun")
-}
-
 fn closed() -> PyErr {
     PyRuntimeError::new_err("this Jobserver is closed")
-}
-
-/// When a timeout is over. One too long for the clock (infinity included) never is.
-fn deadline(timeout: Option<f64>) -> Option<Instant> {
-    let timeout = timeout.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
-    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
 fn outcome_to_python(future: &Bound<'_, Promise>, outcome: Outcome) -> PyResult<Py<PyAny>> {
