@@ -70,12 +70,11 @@ def argument(opened: Opened, ends: ExitStack, kind: str, mib: int) -> Run:
 
 def tree(opened: Opened, ends: ExitStack, levels: int, kind: str) -> Run:
     """A whole tree of jobs of jobs; see `work`."""
-    js = opened().js
-    of_jobs = getattr(work, kind)
+    pool = opened()
 
     def trees(count: int) -> None:
         for _ in range(count):
-            assert of_jobs(js, levels) == 2**levels
+            assert pool.tree(kind, levels) == 2**levels
 
     return timed(trees)
 

@@ -11,6 +11,8 @@ import inspect
 import os
 from typing import Any, Callable, Iterable, Sequence, Tuple
 
+import work
+
 Function = Callable[..., Any]
 Calls = Sequence[Tuple[Any, ...]]
 
@@ -33,6 +35,10 @@ class Pool:
 
     def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         raise Cannot("has no map")
+
+    def tree(self, kind: str, levels: int) -> int:
+        """The number of leaves of a tree of jobs: see `work`."""
+        raise Cannot("has no nested jobs")
 
     def close(self) -> None:
         """Waits for the end of all that it has started."""
@@ -57,6 +63,9 @@ class Bare(Pool):
         for _ in range(running):
             os.wait()
         return []
+
+    def tree(self, kind: str, levels: int) -> int:
+        return work.tree_of_forks(levels)
 
 
 class Jobserver(Pool):
@@ -84,6 +93,10 @@ class Jobserver(Pool):
         if not hasattr(self.js, "map"):
             raise Cannot("has no map")
         return list(self.js.map(fn, zip(items)))
+
+    def tree(self, kind: str, levels: int) -> int:
+        leaves: int = getattr(work, kind)(self.js, levels)
+        return leaves
 
     def close(self) -> None:
         self.js.__exit__(None, None, None)

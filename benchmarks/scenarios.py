@@ -157,10 +157,19 @@ SCENARIOS = (
         "tree",
         "divide and conquer, seven levels of jobs that submit jobs",
         "ms",
-        _BOTH,
+        {**_BOTH, BARE: _FRESH[BARE]},
         {
-            f"{name}, {slots} slots": {"kind": kind, "slots": slots, "count": 1, "rounds": 7}
-            for name, kind in (("all halves", "tree"), ("if a slot is free", "tree_if_free"))
+            f"{name}, {slots} slots": {
+                "kind": kind,
+                "slots": slots,
+                "count": 1,
+                "rounds": 7,
+                "of": of,
+            }
+            for name, kind, of in (
+                ("all halves", "tree", (OURS, PYPI, BARE)),
+                ("if a slot is free", "tree_if_free", (OURS, PYPI)),
+            )
             for slots in (2, 4)
         },
         {"measure": "tree", "levels": 7},

@@ -55,6 +55,20 @@ def tree(js: Any, levels: int) -> int:
     return sum(int(half.result()) for half in halves)
 
 
+def tree_of_forks(levels: int) -> int:
+    """The same tree of bare forks, without slots and results: how many leaves it has is known."""
+    halves = []
+    for _ in range(2 if levels else 0):
+        half = os.fork()
+        if half == 0:
+            tree_of_forks(levels - 1)
+            os._exit(0)
+        halves.append(half)
+    for half in halves:
+        os.waitpid(half, 0)
+    return int(2**levels)
+
+
 def tree_if_free(js: Any, levels: int) -> int:
     """Divides and conquers: one half is a job, if there is a slot, as both projects' examples
     have it. How many jobs that makes depends on when slots are free."""
