@@ -91,7 +91,11 @@ pub(crate) struct Holder {
 
 impl Holder {
     fn me(generation: u16) -> Holder {
-        Holder { process: Some(Named::me()), generation, launching: false }
+        Holder::of(Named::me(), generation)
+    }
+
+    fn of(process: Named, generation: u16) -> Holder {
+        Holder { process: Some(process), generation, launching: false }
     }
 
     // pid: 22 bits, the kernel's limit; since: 29; launching: 1; generation: 12.
@@ -269,17 +273,18 @@ impl Ledger {
 
     /// Makes a free entry ours.
     fn claim(&self) -> Option<Tenure> {
+        let me = Named::me();
         let hint = self.hint.load(Ordering::Relaxed);
         let index = (hint..self.entries).chain(0..hint).find(|index| {
             let free = self.holder(*index as u32);
             let generation = (free.generation + 1) & GENERATIONS;
             free.process.is_none()
-                && self.change_holder(*index as u32, free, Holder::me(generation))
+                && self.change_holder(*index as u32, free, Holder::of(me, generation))
         })?;
         self.hint.store(index + 1, Ordering::Relaxed);
         self.memory.word(USED).fetch_max(index as u64 + 1, IN_ORDER);
         let index = index as u32;
-        self.field(index, OWNER).store(Named::me().pid_bits().into(), IN_ORDER);
+        self.field(index, OWNER).store(me.pid_bits().into(), IN_ORDER);
         Some(Tenure { index, generation: self.holder(index).generation })
     }
 
@@ -337,9 +342,13 @@ impl Ledger {
     /// repeated, and when the job has the slot already.
     pub(crate) fn launch(&self, tenure: Tenure) {
         let ours = self.holder(tenure.index);
-        if ours.generation == tenure.generation && ours.is(getpid()) {
+        if ours.launching || ours.generation != tenure.generation {
+            return;
+        }
+        let me = Named::me();
+        if ours.is(me.pid) {
             // Not who claimed the entry, if that was handed over to us with its slot.
-            self.field(tenure.index, OWNER).store(Named::me().pid_bits().into(), IN_ORDER);
+            self.field(tenure.index, OWNER).store(me.pid_bits().into(), IN_ORDER);
             self.change_holder(tenure.index, ours, Holder { launching: true, ..ours });
         }
     }
