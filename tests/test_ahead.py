@@ -76,6 +76,22 @@ def test_processes_ahead_that_were_killed_are_passed_over(busy: Jobserver) -> No
         reap(busy)
 
 
+def test_processes_ahead_end_when_memory_is_short_and_cost_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short_of_memory.py").write_text(
+        "import jobserver._job\njobserver._job.memory_is_short = lambda: True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Jobserver("forkserver", 2, preload=["short_of_memory"]) as js:
+        for _ in range(6):
+            js(pid).result()
+        reap(js)
+        there = ahead(js)
+        wait_until(lambda: not children_of(helper(js)))
+        assert js(pid).result() not in there
+
+
 def test_a_killed_helper_with_processes_ahead_is_replaced(busy: Jobserver) -> None:
     there = ahead(busy)
     before = helper(busy)

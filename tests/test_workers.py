@@ -91,6 +91,14 @@ def test_closing_ends_the_idle_processes(make_jobserver: Make) -> None:
     assert all(gone(process) for process in pids)
 
 
+def test_an_idle_process_ends_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobserver._job.memory_is_short", lambda: True)  # as the fork has it
+    with Jobserver("fork", 1, max_tasks_per_child=None) as js:
+        idle = js(pid).result()
+        wait_until(lambda: gone(idle))
+        assert js(pid).result() != idle
+
+
 def test_the_idle_processes_of_a_dropped_jobserver_end() -> None:
     dropped = Jobserver("fork", 1, max_tasks_per_child=None)
     idle = dropped(pid).result()

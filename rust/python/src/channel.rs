@@ -171,9 +171,11 @@ impl Channel {
     }
 
     /// Waits for the introduction, and from then on ends with the owner if that wants it so.
-    /// None if the owner is gone, or gave up.
+    /// None if the owner is gone, or gave up, or none has come for long.
     fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
-        let Some(mut frame) = worker::begin(py, &self.channel)? else { return Ok(None) };
+        let Some(mut frame) = worker::first_frame(py, &self.channel, true)? else {
+            return Ok(None);
+        };
         if frame.word == HANGS && !frame.descriptors.is_empty() {
             let lifeline = frame.descriptors.remove(0);
             Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;

@@ -145,7 +145,7 @@ impl Jobs {
         let descriptors = descriptors.get().held();
         let launch = Launch::new().map_err(to_python)?;
         let lifeline = self.lifeline()?;
-        self.introduce(&launch.owner_end, introduction, &descriptors, lifeline)?;
+        self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
         let child = Child::spawn(&mut command).map_err(to_python)?;
@@ -162,11 +162,13 @@ impl Jobs {
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
-        let (channel, child) = match Jobs::ahead(py, server)? {
-            Some(there) => there,
-            None => self.ask(py, server)?,
-        };
-        self.introduce(&channel, introduction, &descriptors, None)?;
+        while let Some((channel, child)) = Jobs::ahead(py, server)? {
+            if self.introduce(&channel, &introduction, &descriptors, None)? {
+                return self.hired(channel, child);
+            } // else it has just left, having waited for long
+        }
+        let (channel, child) = self.ask(py, server)?;
+        self.introduce(&channel, &introduction, &descriptors, None)?;
         self.hired(channel, child)
     }
 

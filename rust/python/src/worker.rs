@@ -37,7 +37,7 @@ pub(crate) fn run_jobs(
     let me = getpid();
     let (mut setup, mut sent) = (None, Ok(Sent::Ends(0)));
     let mut growth = None;
-    let mut launch = begin(py, &channel.channel)?;
+    let mut launch = first_frame(py, &channel.channel, false)?;
     while let Some(frame) = launch {
         let loaded = load(py, worker, frame);
         let (ready, may_stay) = match loaded {
@@ -90,7 +90,7 @@ pub(crate) fn rehearse_job(
     let (owner_end, job_end) = core::Channel::pair().map_err(to_python)?;
     launch.send(&owner_end, Head { kind: Kind::Launch, word: 0 }, &[]).map_err(to_python)?;
     let channel = Channel::from(job_end);
-    let Some(frame) = begin(py, &channel.channel)? else { return Ok(()) };
+    let Some(frame) = first_frame(py, &channel.channel, false)? else { return Ok(()) };
     let (work, setup, _) = load(py, worker, frame)?;
     job::send(py, &channel, Ok(work), |_| Ok(false))?;
     setup.get().nothing_to_end(py).map(drop)
@@ -104,12 +104,20 @@ fn load<'py>(py: Python<'py>, worker: &Bound<'py, PyAny>, frame: Frame) -> PyRes
     worker.call_method1(intern!(py, "load"), (message, descriptors, slot))?.extract()
 }
 
-/// In a new process: waits for what it is sent first. None if its owner gave up, or is gone.
-pub(crate) fn begin(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
+/// In a new process: waits for what it is sent first. None if its owner gave up, or is gone; or if
+/// it `may_leave`, and it is time to. (It may not once its owner counts on it.)
+pub(crate) fn first_frame(
+    py: Python<'_>,
+    channel: &core::Channel,
+    may_leave: bool,
+) -> PyResult<Option<Frame>> {
     // What is there already may be older than a Ctrl-C that has come while this process started.
     let there = channel.wait_until(Instant::now()).map_err(to_python)? == Woken::Ready;
     let _ignored = (!there).then(|| ignore_ctrl_c(py)).transpose()?;
-    py.detach(|| channel.receive()).map_err(to_python)
+    match may_leave {
+        true => idle(py, channel),
+        false => py.detach(|| channel.receive()).map_err(to_python),
+    }
 }
 
 /// For as long as a process waits, also if one has come already: its owner is told by the terminal
@@ -122,23 +130,27 @@ fn ignore_ctrl_c(py: Python<'_>) -> PyResult<SignalIgnored> {
     }
 }
 
-/// Waits for another launch. None if it is time to end.
+/// Waits for another launch, which may well be under way. None if it is time to end.
 fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
     let _ignored = ignore_ctrl_c(py)?;
-    let leaves = Instant::now() + PATIENCE;
     if py.detach(|| channel.spin()) {
         return channel.receive_ready().map_err(to_python);
     }
-    py.check_signals()?;
+    idle(py, channel)
+}
+
+/// Waits for what comes next, not for ever. None if it is time to end.
+fn idle(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
+    let leaves = Instant::now() + PATIENCE;
     loop {
+        py.check_signals()?;
         let look = leaves.min(Instant::now() + LOOK);
         match py.detach(|| channel.wait_until(look)).map_err(to_python)? {
             Woken::Ready => return channel.receive_ready().map_err(to_python),
-            Woken::Interrupted => py.check_signals()?,
             Woken::TimedOut if Instant::now() >= leaves || memory_is_short(py)? => {
                 return channel.leave().map_err(to_python)
             }
-            Woken::TimedOut | Woken::Missed => {}
+            _ => {}
         }
     }
 }

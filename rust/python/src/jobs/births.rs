@@ -103,22 +103,23 @@ impl Jobs {
         Ok(Some(lifeline))
     }
 
-    /// Tells a new process what all its jobs have in common, and what to hang on if that is new.
+    /// Tells a new process what all its jobs have in common, and what to hang on if that is new:
+    /// whether it was there to hear it. (If not, it will be told of when it is given a job.)
     pub(super) fn introduce(
         &self,
         channel: &core::Channel,
-        introduction: Message<'_>,
+        introduction: &Message<'_>,
         descriptors: &[Arc<OwnedFd>],
         lifeline: Option<Lifeline>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let word = if lifeline.is_some() { HANGS } else { 0 };
         let head = Head { kind: Kind::Introduction, word };
         let lifeline = lifeline.iter().map(Lifeline::as_descriptor);
         let all: Vec<_> = lifeline.chain(descriptors.iter().map(|fd| fd.as_fd())).collect();
         match introduction.send(channel, head, &all) {
-            // A process that is gone already will be told of when it is given a job.
-            Err(e) if !e.is_hang_up() => Err(to_python(e)),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(e) if e.is_hang_up() => Ok(false),
+            Err(e) => Err(to_python(e)),
         }
     }
 
