@@ -13,7 +13,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{open, openat, Mode, OFlags, RawDir};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::time::{Duration, Instant};
 
 /// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
@@ -38,7 +38,7 @@ pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
         Timer::begin(ended, libc::SIGKILL)?,
     ];
     set_alarm(ended)?;
-    Ok(TimeLimit { timers, until })
+    Ok(TimeLimit { timers: ManuallyDrop::new(timers), until })
 }
 
 const A_SECOND: Duration = Duration::from_secs(1);
@@ -58,10 +58,10 @@ pub(crate) fn is_marked(pid: Pid) -> bool {
     pending.is_some_and(|pending| pending >> (mark() - 1) & 1 == 1)
 }
 
-/// The limit that this process is under.
+/// The limit that this process is under, also after this is dropped.
 #[derive(Debug)]
 pub struct TimeLimit {
-    timers: [Timer; 3],
+    timers: ManuallyDrop<[Timer; 3]>,
     /// None: longer than the clock can tell.
     until: Option<Instant>,
 }
@@ -70,22 +70,27 @@ impl TimeLimit {
     /// Takes it away: whether it was in force until now. Once it is over, its signals may pend in a
     /// process that has not heeded them, and would be taken for those of the next limit.
     pub fn lift(self) -> bool {
-        let in_time = || self.until.is_none_or(|until| Instant::now() < until);
+        let until = self.until;
+        let in_time = || until.is_none_or(|until| Instant::now() < until);
         if !in_time() {
             return false; // and it ends the process, if that does not end by itself
         }
-        for timer in &self.timers {
-            // SAFETY: ours, and deleted once.
-            unsafe { libc::timer_delete(timer.0) };
-        }
+        drop(ManuallyDrop::into_inner(self.timers));
         let _ = set_alarm(Duration::ZERO);
         in_time()
     }
 }
 
-/// A timer of the kernel's that sends this process a signal.
+/// A timer of the kernel's that sends this process a signal, until it is dropped.
 #[derive(Debug)]
 struct Timer(libc::timer_t);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: made by timer_create, and deleted here only.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
 
 fn handle(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: all zeroes is a valid sigaction, of which the fields that count are set next.
@@ -100,7 +105,7 @@ fn handle(signal: libc::c_int) -> io::Result<()> {
 }
 
 /// In this thread, and those that it starts.
-fn change_mask(how: libc::c_int, signal: libc::c_int) {
+pub(super) fn change_mask(how: libc::c_int, signal: libc::c_int) {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set that it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

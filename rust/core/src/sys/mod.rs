@@ -132,13 +132,7 @@ impl Drop for SignalsHeld {
 
 /// Lets this signal through to this thread again.
 pub fn unblock(signal: Signal) {
-    let mut one = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set that it is given.
-    unsafe { libc::sigemptyset(one.as_mut_ptr()) };
-    // SAFETY: the set is initialised, and the signal's number a valid one.
-    unsafe { libc::sigaddset(one.as_mut_ptr(), signal.as_raw()) };
-    // SAFETY: reads the set; a null third argument is allowed.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, one.as_ptr(), std::ptr::null_mut()) };
+    limit::change_mask(libc::SIG_UNBLOCK, signal.as_raw());
 }
 
 /// Has this process ignore a signal, also one that it has blocked and that has come already, until
