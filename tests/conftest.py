@@ -20,6 +20,12 @@ from jobserver import Jobserver
 
 METHODS = ("fork", "forkserver", "spawn")
 
+#: For a file whose subject is the owner's side, the same however its jobs are born: its tests run
+#: over those methods between which the owner's own part differs, in how an end is noticed and
+#: whether arguments are pickled, unless they say `each_method`.
+OWNERS_METHODS = ("fork", "forkserver")
+each_method = pytest.mark.parametrize("method", METHODS)
+
 #: No test waits longer than this for anything, in seconds; it bounds hangs, not speed.
 DEADLINE = 60.0
 
