@@ -137,8 +137,7 @@ rust-test: tools ## Rust: tests, on Linux's path and on the portable one
 	$(call heading,cargo test on the portable path)
 	@$(RUN) JOBSERVER_PORTABLE=1 cargo test $(RUST_TESTS)
 	$(call heading,cargo check with nothing of Linux compiled in)
-	@RUSTFLAGS="--cfg jobserver_portable -D warnings" \
-		cargo check $(RUST_TESTS) --all-targets --target-dir target/portable
+	@RUSTC_WORKSPACE_WRAPPER=scripts/rustc_portable.sh cargo check $(RUST_TESTS) --all-targets
 
 doc: tools ## Rust: documentation
 	$(call heading,cargo doc)

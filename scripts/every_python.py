@@ -194,6 +194,7 @@ def main() -> int:
     found = find()
     tell(found)
     usable = [found[v] for v in VERSIONS if v in found and not found[v].problem]
+    usable.sort(key=lambda python: python.version not in IN_FULL)  # else the longest end alone
     failed = []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         checks = pool.map(lambda python: check(python, wheel), usable)

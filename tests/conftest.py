@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,19 @@ from jobserver import Jobserver
 
 METHODS = ("fork", "forkserver", "spawn")
 
+#: For a file whose subject is the owner's side, the same however its jobs are born: its tests run
+#: over those methods between which the owner's own part differs, in how an end is noticed and
+#: whether arguments are pickled, unless they say `each_method`.
+OWNERS_METHODS = ("fork", "forkserver")
+each_method = pytest.mark.parametrize("method", METHODS)
+
 #: No test waits longer than this for anything, in seconds; it bounds hangs, not speed.
 DEADLINE = 60.0
+
+#: Jobs are given this process's path, and so find a pytest there that costs them next to nothing.
+IN_JOBS = str(Path(__file__).with_name("in_jobs"))
+if IN_JOBS not in sys.path:
+    sys.path.insert(0, IN_JOBS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

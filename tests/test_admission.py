@@ -15,12 +15,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, children, descriptors
+from conftest import DEADLINE, OWNERS_METHODS, children, descriptors, each_method
 
 from jobserver import Blocked, CallbackRaised, Future, Jobserver, gates
 
 #: Longer than any test may take: who sleeps so long has been told nothing meanwhile.
 AGES = 2 * DEADLINE
+
+
+@pytest.fixture(params=OWNERS_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Admission comes before there is a process."""
+    return str(request.param)
 
 
 class Asked:
@@ -90,6 +96,7 @@ def one(make_jobserver: Callable[..., Jobserver]) -> Jobserver:
     return make_jobserver(slots=1)
 
 
+@each_method
 def test_none_lets_the_job_go(js: Jobserver) -> None:
     asked = Asked(None)
     assert js.submit(double, args=(2,), sleep_fn=asked).result() == 4
@@ -138,6 +145,7 @@ def test_what_a_gate_raises_comes_out_of_submit(one: Jobserver) -> None:
     assert_slot_is_free(one)
 
 
+@each_method
 def test_no_slot_is_held_while_a_gate_is_asked(one: Jobserver) -> None:
     def submit_another() -> None:
         assert one.submit(double, args=(21,), timeout=0).result() == 42
@@ -163,6 +171,7 @@ def test_another_thread_can_take_the_slot_during_a_delay(one: Jobserver) -> None
     assert results == [42]
 
 
+@each_method
 def test_a_job_can_take_the_slot_for_a_job_of_its_own_during_a_delay(js: Jobserver) -> None:
     begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
     future = js(hold_then_submit, js, begun, go)
@@ -277,6 +286,7 @@ def test_a_gate_is_asked_in_the_calling_thread(js: Jobserver) -> None:
     assert threads == [threading.get_ident()]
 
 
+@each_method
 def test_a_job_submits_through_a_gate_too(js: Jobserver) -> None:
     assert js(submit_through_a_gate, js).result() == (4, 3)
 

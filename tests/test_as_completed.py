@@ -10,10 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, OWNERS_METHODS, each_method
 from holding import Hold, held
 
 from jobserver import Blocked, CallbackRaised, Future, Jobserver, SubmissionDied
+
+
+@pytest.fixture(params=OWNERS_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Who finished first is the owner's knowledge."""
+    return str(request.param)
 
 
 def double(x: int) -> int:
@@ -57,6 +63,7 @@ def test_what_has_finished_already_comes_first_in_the_order_given(
     assert list(completed) == [slow]
 
 
+@each_method
 def test_errors_and_deaths_are_futures_like_others(js: Jobserver) -> None:
     futures: list[Future[None]] = [js(fail), js(os._exit, 3)]
     came = {type(future.exception()) for future in js.as_completed(futures, DEADLINE)}
@@ -136,6 +143,7 @@ def consume_completed(js: Jobserver, count: int) -> int:
     return sum(f.result() for f in js.as_completed([js(double, n) for n in range(count)]))
 
 
+@each_method
 @pytest.mark.parametrize("waiting", ["hold", "yield"])
 def test_it_works_in_a_job_on_one_slot(
     make_jobserver: Callable[..., Jobserver], waiting: str

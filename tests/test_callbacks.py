@@ -12,11 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, descriptors
+from conftest import DEADLINE, OWNERS_METHODS, descriptors, each_method
 
 from jobserver import Blocked, CallbackRaised, Future, Jobserver
 
 LARGE = 1 << 20  # bytes, more than travels in a channel
+
+
+@pytest.fixture(params=OWNERS_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Callbacks are the owner's, and run there."""
+    return str(request.param)
 
 
 def nothing() -> None:
@@ -139,6 +145,7 @@ def test_a_callback_of_a_finished_job_is_issued_at_once(js: Jobserver) -> None:
     assert issued == [0, 1]
 
 
+@each_method
 def test_callbacks_are_issued_for_jobs_that_fail_and_die_too(js: Jobserver) -> None:
     issued: list[str] = []
     for fn in (fail, sys.exit):
@@ -282,6 +289,7 @@ def test_a_callback_may_register_callbacks(js: Jobserver) -> None:
     assert issued == ["first", "second", "added", "of another"]
 
 
+@each_method
 def test_a_chain_of_callbacks_submits_job_after_job(js: Jobserver) -> None:
     results: list[int] = []
 
@@ -463,6 +471,7 @@ def test_an_interrupt_in_a_callback_passes_as_itself_and_the_rest_goes_on(
 # Closing
 
 
+@each_method
 def test_closing_issues_callbacks(js: Jobserver) -> None:
     issued: list[int] = []
     for n in range(3):
@@ -496,6 +505,7 @@ def test_closing_with_callbacks_that_raise_closes_everything_and_goes_on_when_re
     assert [held.future.result() for held in helds] == [bytes([n]) * LARGE for n in range(3)]
 
 
+@each_method
 def test_leaving_a_with_statement_tells_of_a_callbacks_error(method: str) -> None:
     with pytest.raises(CallbackRaised):
         with Jobserver(method, 1) as js:
@@ -514,6 +524,7 @@ def divide(a: int, b: int) -> float:
     return a / b
 
 
+@each_method
 def test_a_callbacks_error_can_leave_the_job_that_met_it(js: Jobserver) -> None:
     with pytest.raises(CallbackRaised, match=r"callback 0 of <Future.*raised ZeroDivis") as raised:
         js(raise_in_a_callback, js).result()

@@ -17,9 +17,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, OWNERS_METHODS, each_method
 
 from jobserver import Blocked, Future, Jobserver, SubmissionDied
+
+
+@pytest.fixture(params=OWNERS_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """A Future is the owner's."""
+    return str(request.param)
 
 
 def hold(conn: Connection) -> Any:
@@ -83,6 +89,7 @@ def held(hold_job: Callable[[], Held]) -> Held:
     return hold_job()
 
 
+@each_method
 def test_a_running_job_is_not_done(held: Held) -> None:
     future = held.future
     assert future.done() is False
@@ -126,6 +133,7 @@ def test_what_is_finished_is_there_at_once(js: Jobserver) -> None:
         assert future.exception(timeout) is None
 
 
+@each_method
 def test_a_failed_job_is_done(js: Jobserver) -> None:
     for future, kind in ((js(raise_key_error), KeyError), (js(os._exit, 3), SubmissionDied)):
         assert future.wait(DEADLINE) is True
@@ -172,6 +180,7 @@ def test_waiting_for_one_job_takes_in_what_else_has_finished(js: Jobserver, held
     assert other.result(timeout=0) == 3
 
 
+@each_method
 def test_a_future_knows_its_jobs_pid(js: Jobserver, held: Held) -> None:
     future = js(os.getpid)
     before = future.pid
@@ -180,6 +189,7 @@ def test_a_future_knows_its_jobs_pid(js: Jobserver, held: Held) -> None:
     assert held.future.pid not in (0, os.getpid(), future.pid)
 
 
+@each_method
 def test_a_representation_says_state_and_pid(js: Jobserver, held: Held) -> None:
     future = held.future
     assert repr(future) == f"<Future of job {future.pid}: running>"
@@ -221,6 +231,7 @@ def test_a_future_outlives_its_jobserver(js: Jobserver) -> None:
     assert future.exception() is None
 
 
+@each_method
 def test_a_job_whose_future_is_dropped_runs_to_its_end(
     make_jobserver: Callable[..., Jobserver], tmp_path: Path
 ) -> None:
@@ -315,6 +326,7 @@ def test_a_forked_process_may_not_register_a_callback_for_its_parents_job(held: 
     assert in_a_fork(lambda: held.future.when_done(print)).startswith("RuntimeError: ")
 
 
+@each_method
 def test_a_forked_process_may_have_what_was_finished_before(js: Jobserver) -> None:
     small, failed, died = js(abs, -3), js(raise_key_error), js(os._exit, 3)
     big = js(large, 1024 * 1024)
@@ -328,6 +340,7 @@ def test_a_forked_process_may_have_what_was_finished_before(js: Jobserver) -> No
     assert len(big.result()) == 1024 * 1024
 
 
+@each_method
 def test_a_forked_process_leaves_its_parents_futures_alone(js: Jobserver, held: Held) -> None:
     def submit_and_close() -> object:
         with js:

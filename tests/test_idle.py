@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,9 @@ def wait_for_a_result(js: Jobserver, end: Any) -> Any:
     return js.submit(held, args=(end,), consume=0).result() and 7
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "waiting"), [("fork", "hold"), ("forkserver", "yield")])
-def test_nothing_wakes_those_who_wait_on_a_full_pool(method: str, waiting: str) -> None:
+@contextlib.contextmanager
+def those_who_wait(method: str, waiting: str) -> Iterator[list[int]]:
+    """Processes that wait for a slot of a full pool, or for a result."""
     hold = Hold()
     with Jobserver(method, 2, waiting=waiting) as js:
         try:
@@ -49,15 +51,23 @@ def test_nothing_wakes_those_who_wait_on_a_full_pool(method: str, waiting: str) 
                 js.submit(wait_for_a_slot, args=(js,), consume=0),
                 js.submit(wait_for_a_result, args=(js, hold.end), consume=0),
             ]
-            settle_down([future.pid for future in waiters])
-            before = [switches(future.pid) for future in waiters]
-            time.sleep(WATCHED)  # what is watched is this time itself
-            assert [switches(future.pid) for future in waiters] == before
+            yield [future.pid for future in waiters]
         finally:
             hold.let_go(3)
         assert [future.result(DEADLINE) for future in waiters] == [7, 7, 7]
         assert len([future.result(DEADLINE) for future in holders]) == 2
     hold.close()
+
+
+@pytest.mark.slow
+def test_nothing_wakes_those_who_wait_on_a_full_pool() -> None:
+    # Two pools in the time of one.
+    with those_who_wait("fork", "hold") as some, those_who_wait("forkserver", "yield") as others:
+        pids = some + others
+        settle_down(pids)
+        before = [switches(pid) for pid in pids]
+        time.sleep(WATCHED)  # what is watched is this time itself
+        assert [switches(pid) for pid in pids] == before
 
 
 def settle_down(pids: list[int]) -> None:

@@ -39,6 +39,13 @@ BORDERS = [
 kept: list[object] = []
 
 
+@pytest.fixture
+def js(make_jobserver: Any) -> Jobserver:
+    """With NumPy in the fork server, whose jobs would each load it."""
+    made: Jobserver = make_jobserver(preload=["numpy"])
+    return made
+
+
 def memory_maps() -> list[range]:
     """Where memory files are mapped in this process."""
     lines = Path("/proc/self/maps").read_text().splitlines()
@@ -97,7 +104,7 @@ KINDS = [
 ]
 
 
-# Loops and not parameters: that a fork server loads NumPy takes longer than all of a test.
+# Loops and not parameters: that a process loads NumPy takes longer than all of a test.
 
 
 def test_an_array_arrives_as_it_was(js: Jobserver) -> None:

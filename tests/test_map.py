@@ -22,7 +22,7 @@ from typing import Any
 import mapped
 import numpy
 import pytest
-from conftest import DEADLINE, descriptors, settle
+from conftest import DEADLINE, OWNERS_METHODS, descriptors, each_method, settle
 from holding import Hold, free, held
 from mapped import double, noted, power, traces
 from test_interrupts import signal_once_asleep
@@ -30,6 +30,12 @@ from test_interrupts import signal_once_asleep
 from jobserver import Blocked, CallbackRaised, Jobserver, SubmissionDied
 
 CHUNKS = [1, 3, 100, "auto"]
+
+
+@pytest.fixture(params=OWNERS_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """How calls are grouped and told is the owner's part; a chunk is a job like any other."""
+    return str(request.param)
 
 
 def numbers(count: int) -> list[tuple[int]]:
@@ -70,6 +76,7 @@ def test_results_come_in_order(js: Jobserver, chunksize: Any, kind: Any) -> None
     assert list(results) == []
 
 
+@each_method
 @pytest.mark.parametrize("chunksize", CHUNKS)
 def test_arguments_are_taken_in_step(js: Jobserver, chunksize: Any) -> None:
     argses = [(2, 3), (3,), [4, 5], iter((5, 6))]
@@ -102,6 +109,7 @@ def test_lambdas_need_no_pickling_under_fork() -> None:
         ]
 
 
+@each_method
 def test_large_results_and_arguments_travel(js: Jobserver) -> None:
     arrays = [(numpy.full(100_000, n),) for n in range(6)]
     for chunksize in (1, 4):
@@ -120,6 +128,7 @@ def test_a_result_that_has_been_taken_is_not_kept(js: Jobserver) -> None:
     assert int(next(results)[0]) == 2
 
 
+@each_method
 def test_many_short_calls_share_few_processes(js: Jobserver) -> None:
     pids = list(js.map(mapped.where, ((n,) for n in range(5000))))
     assert len(pids) == 5000
@@ -131,6 +140,7 @@ def test_a_chunk_is_a_process(js: Jobserver) -> None:
     assert [len(list(group)) for _, group in itertools.groupby(pids)] == [4, 4, 2]
 
 
+@each_method
 def test_slow_calls_do_not_stay_in_one_chunk(js: Jobserver) -> None:
     """Though the first was quick, and a list's calls are shared out at once under fork."""
     pids = list(js.map(mapped.slow_after_first, numbers(8)))
@@ -155,6 +165,7 @@ def test_auto_begins_with_single_calls(js: Jobserver) -> None:
     assert source.taken <= js.slots
 
 
+@each_method
 def test_an_endless_iterator_works_with_auto(js: Jobserver) -> None:
     results = js.map(double, Counted())
     assert list(itertools.islice(results, 10_000)) == [2 * n for n in range(10_000)]
@@ -230,12 +241,14 @@ def test_a_death_is_told_for_its_call_and_the_rest_runs_elsewhere(
     assert free(js) == 2
 
 
+@each_method
 def test_calls_before_a_death_in_a_chunk_are_made_again(js: Jobserver, tmp_path: Path) -> None:
     calls = [(tmp_path, n, "kill" if n == 2 else "return") for n in range(4)]
     all_of(js.map(noted, calls, chunksize=4))
     assert [len(traces(tmp_path, n)) for n in range(4)] == [2, 2, 1, 1]
 
 
+@each_method
 def test_an_interrupted_call_ends_its_process_and_keeps_what_was_done(
     js: Jobserver, tmp_path: Path
 ) -> None:
@@ -258,6 +271,7 @@ def test_a_result_that_cannot_be_pickled_is_its_calls_error(js: Jobserver, chunk
     ]
 
 
+@each_method
 @pytest.mark.parametrize("chunksize", CHUNKS)
 def test_a_result_that_cannot_be_unpickled_is_its_calls_error(
     js: Jobserver, chunksize: Any
@@ -393,6 +407,7 @@ def test_what_is_of_no_use_is_refused_at_once(wrong: Any, error: str) -> None:
 # What surrounds a chunk.
 
 
+@each_method
 @pytest.mark.parametrize("chunksize", [1, 3])
 def test_env_and_preexec_fn_hold_for_each_chunk(js: Jobserver, chunksize: int) -> None:
     env = {"MAPPED": "yes"}
@@ -411,6 +426,7 @@ def test_a_preexec_fn_that_fails_is_each_calls_error(js: Jobserver, chunksize: A
     assert [error.exitcode for error in results] == [5] * 3
 
 
+@each_method
 def test_an_exit_that_preexec_fns_context_suppresses_returns_none(
     js: Jobserver, tmp_path: Path
 ) -> None:
@@ -545,6 +561,7 @@ def test_map_in_a_job_ends(
     assert free(js) == slots
 
 
+@each_method
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("waiting", ["hold", "yield"])
 def test_maps_of_maps_end(
@@ -556,6 +573,7 @@ def test_maps_of_maps_end(
     assert free(js) == slots
 
 
+@each_method
 def test_a_job_that_yields_leaves_all_slots_to_its_calls(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:
@@ -583,6 +601,7 @@ def test_maps_in_several_threads_at_once(make_jobserver: Callable[..., Jobserver
 # The end.
 
 
+@each_method
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_what_is_abandoned_leaves_nothing(js: Jobserver, tmp_path: Path, how: str) -> None:
     assert list(js.map(double, numbers(3))) == [0, 2, 4]  # makes what the Jobserver keeps
@@ -610,6 +629,7 @@ def test_results_outlive_the_jobserver_as_far_as_they_have_begun(js: Jobserver) 
         js.map(double, numbers(2))
 
 
+@each_method
 def test_what_has_not_begun_when_the_jobserver_closes_is_told(js: Jobserver) -> None:
     results = js.map(double, numbers(4), chunksize=1)
     js.close()
@@ -692,6 +712,7 @@ def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
             return
 
 
+@each_method
 def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hold) -> None:
     results = js.map(held, [(hold.end,)] * 3, chunksize=1)
     with signal_once_asleep():
