@@ -638,6 +638,9 @@ def test_results_belong_to_the_process_that_called_map() -> None:
 
 # Ctrl-C.
 
+#: What of the package is map's own, in the owner.
+FILES = ("jobserver/_map.py", "jobserver/_input.py", "jobserver/_chunk.py")
+
 
 def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], bool]:
     """All results, though KeyboardInterrupt is raised at the line of this number that the
@@ -647,7 +650,7 @@ def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], boo
     interrupted = False
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if os.getpid() != owner or not frame.f_code.co_filename.endswith("jobserver/_map.py"):
+        if os.getpid() != owner or not frame.f_code.co_filename.endswith(FILES):
             return None
         if event == "line" and next(lines) == number:
             raise KeyboardInterrupt

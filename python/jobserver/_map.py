@@ -13,8 +13,8 @@ fails), the chunk is halved until it is one call, for which it is told. So every
 chunks smaller, and the work ends.
 
 All that is done here happens in `next` and can be interrupted between any two lines: each state
-is changed in one step, and what is interrupted is done again. Not here: the life of a chunk
-within its job (`_calls.py`).
+is changed in one step, and what is interrupted is done again. Not here: what is read of the
+input (`_input.py`), and the life of a chunk within its job (`_calls.py`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from typing import (
     Callable,
     Generic,
     Iterable,
-    Iterator,
-    Sequence,
     TypeVar,
 )
 
 from . import _arguments, _calls, _native, _result
 from ._arguments import Changes
-from ._calls import Calls, Errors
+from ._calls import Calls
+from ._chunk import Chunk
 from ._exceptions import Blocked
 from ._future import Future
+from ._input import Input
 from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
@@ -63,107 +63,6 @@ _TOO_LONG = 5 * _AIM
 
 #: How many chunks for each slot may be ahead of the caller, if it does not say.
 _AHEAD = 4
-
-
-class _Chunk:
-    """Calls that one job is to make: those whose arguments stand from `first` to before `end`."""
-
-    __slots__ = ("argses", "kwargses", "first", "end", "future", "place", "outcome")
-
-    def __init__(
-        self, argses: Sequence[Any], kwargses: Sequence[Any] | None, first: int, end: int
-    ) -> None:
-        self.argses = argses
-        self.kwargses = kwargses
-        self.first = first
-        self.end = end
-        self.future: Future[Any] | None = None
-        self.place = 0
-        #: Values, and what is raised instead of which, once they are known.
-        self.outcome: tuple[list[Any], Errors] | None = None
-
-    @property
-    def size(self) -> int:
-        return self.end - self.first
-
-    @property
-    def to_start(self) -> bool:
-        """Whether its job is still to be started."""
-        return self.outcome is None and (self.future is None or not self.future._pid)
-
-    def calls(self) -> Calls:
-        return Calls(self.argses, self.kwargses, self.first, self.end)
-
-    def part(self, first: int, end: int, outcome: Any = None) -> list[_Chunk]:
-        """A chunk of some of these calls, counted from 0; none if it would be empty."""
-        if first >= end:
-            return []
-        part = _Chunk(self.argses, self.kwargses, self.first + first, self.first + end)
-        part.outcome = outcome
-        return [part]
-
-
-class _Input:
-    """The arguments of all calls, one after the other. What is wrong with them ends them."""
-
-    def __init__(self, argses: Any, kwargses: Any) -> None:
-        self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
-        self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
-        self.ended = False
-        #: What has ended them, to be raised when the calls before have been told.
-        self.error: BaseException | None = None
-        #: What has been taken for the next chunk: Ctrl-C may come meanwhile.
-        self._taken: tuple[list[Any], list[Any]] = [], []
-        self._filled: list[_Chunk] = []
-
-    def take(self, size: int, chunks: list[_Chunk]) -> None:
-        """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
-        if not self._filled:
-            argses, kwargses = self._taken
-            self._fill(argses, kwargses, size)
-            self.ended = self.error is not None or len(argses) < size
-            if not argses:
-                return
-            filled = _Chunk(argses, None if self._kwargses is None else kwargses, 0, len(argses))
-            self._filled.append(filled)
-        self._taken = [], []
-        chunks.extend(itertools.starmap(self._filled.pop, ((),)))
-
-    def _fill(self, argses: list[Any], kwargses: list[Any], size: int) -> None:
-        if self._argses is not None:
-            self._extend(argses, self._argses, size)
-        if self._kwargses is None:
-            return
-        if self._argses is None:
-            self._extend(kwargses, self._kwargses, size)
-            argses[:] = itertools.repeat((), len(kwargses))
-        else:
-            self._extend(kwargses, self._kwargses, len(argses))
-            self._compare(len(argses), len(kwargses), size)
-            del argses[len(kwargses) :]
-
-    def _extend(self, rows: list[Any], source: Iterator[Any], size: int) -> None:
-        try:
-            # What has been taken stays in the list, whatever is raised meanwhile.
-            rows.extend(itertools.islice(source, max(0, size - len(rows))))
-        except Exception as e:
-            self._end(e)
-
-    def _compare(self, argses: int, kwargses: int, size: int) -> None:
-        if self.error is not None or self._kwargses is None:
-            return
-        if kwargses < argses:
-            self._end(ValueError("kwargses has fewer items than argses: they are taken in step"))
-        elif argses < size:
-            for _ in self._kwargses:
-                more = "kwargses has more items than argses: they are taken in step"
-                self._end(ValueError(more))
-                break
-
-    def _end(self, error: Exception) -> None:
-        if raised_by_handler(error):
-            raise error
-        self.error = self.error or error
 
 
 class Results(_native.Ready, Generic[T]):
@@ -196,9 +95,9 @@ class Results(_native.Ready, Generic[T]):
         self._fn = fn
         #: Chunks up to the last that has been cut from the input, in order. The first may be
         #: the one whose results are being taken.
-        self._chunks: list[_Chunk] = []
+        self._chunks: list[Chunk] = []
         #: The chunks of jobs under way. A job's Future is here before it starts.
-        self._running: dict[Future[Any], _Chunk] = {}
+        self._running: dict[Future[Any], Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
         #: How many calls are left, as far as is known.
         self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
@@ -211,13 +110,13 @@ class Results(_native.Ready, Generic[T]):
         if type(argses) in (list, tuple) and kwargses is None and argses:
             # After a fork, who touches an object pays for a copy of its page: we would when we
             # take it and when we let go of it. So jobs read them where they are.
-            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
-            self._input = _Input((), None)
+            self._chunks.append(Chunk(Calls([], argses, None, 0, len(argses))))
+            self._input = Input((), None)
             if chunksize is None and not jobserver._starter.sends:
                 # And as nothing is sent, a job may be given more than it will do.
                 self._size = len(argses)
         else:
-            self._input = _Input(argses, kwargses)
+            self._input = Input(argses, kwargses)
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
@@ -230,7 +129,7 @@ class Results(_native.Ready, Generic[T]):
 
     def close(self) -> None:
         """Abandons the calls that have not begun; there are no more results."""
-        self._input = _Input((), None)
+        self._input = Input((), None)
         self._input.ended = True
         self._chunks.clear()
         self._running.clear()
@@ -267,7 +166,7 @@ class Results(_native.Ready, Generic[T]):
                 raise Blocked("the next result was not there in time")
             self._sleep(handled, left, waiting is not None)
 
-    def _serve_first(self, chunk: _Chunk) -> bool:
+    def _serve_first(self, chunk: Chunk) -> bool:
         assert chunk.outcome is not None
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # what the caller drops is not to be kept here,
@@ -290,7 +189,7 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         return not self._under_way() or (js._yields and js._open_pool().runs)
 
-    def _under_way(self) -> list[_Chunk]:
+    def _under_way(self) -> list[Chunk]:
         return [chunk for future, chunk in self._running.items() if future._pid]
 
     def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
@@ -304,7 +203,7 @@ class Results(_native.Ready, Generic[T]):
 
     # From the input to jobs.
 
-    def _feed(self) -> _Chunk | None:
+    def _feed(self) -> Chunk | None:
         """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
         # No more than there are slots: a job that has just ended has something to tell first.
         while not self._finished and len(self._under_way()) < self._jobserver.slots:
@@ -317,7 +216,7 @@ class Results(_native.Ready, Generic[T]):
                 return chunk
         return None
 
-    def _next_chunk(self) -> _Chunk | None:
+    def _next_chunk(self) -> Chunk | None:
         """What is to be started next."""
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
             if chunk.to_start:
@@ -328,7 +227,7 @@ class Results(_native.Ready, Generic[T]):
                 return self._chunks[-1]
         return None
 
-    def _cut(self, place: int, chunk: _Chunk) -> _Chunk:
+    def _cut(self, place: int, chunk: Chunk) -> Chunk:
         """Makes two of a chunk that is too large: the first of them."""
         size = self._next_size()
         if chunk.size <= size:
@@ -345,7 +244,7 @@ class Results(_native.Ready, Generic[T]):
             self._share = -(-self._left // slots)
         return int(min(self._size, self._share))
 
-    def _start(self, chunk: _Chunk, deadline: float | None) -> None:
+    def _start(self, chunk: Chunk, deadline: float | None) -> None:
         """Starts a chunk's job. Blocked if there is no slot for it in time."""
         js = self._jobserver
         js._open_pool()
@@ -368,12 +267,12 @@ class Results(_native.Ready, Generic[T]):
             if not future._pid:
                 self._running.pop(future, None)
 
-    def _work(self, chunk: _Chunk) -> _native.Work:
+    def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
             self._progress = _calls.Progress(self._jobserver.slots + 1)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
-        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
+        args = self._fn, chunk.calls, self._progress, chunk.place, self._limit
         return _native.Work(env, None, preexec_fn, _calls.run, args, None)
 
     def _free_place(self) -> int:
@@ -401,7 +300,7 @@ class Results(_native.Ready, Generic[T]):
                 self._running.pop(future, None)
             self._finished.popleft()
 
-    def _take_in(self, chunk: _Chunk, future: Future[Any]) -> None:
+    def _take_in(self, chunk: Chunk, future: Future[Any]) -> None:
         value, error = future._load()
         if value is None:
             call = None if self._progress is None else self._progress.running(chunk.place)
@@ -419,7 +318,7 @@ class Results(_native.Ready, Generic[T]):
             self._replace(chunk, chunk.part(0, made, (values, errors)) + rest)
 
     def _fail(
-        self, chunk: _Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
+        self, chunk: Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
     ) -> None:
         """After the job of a chunk has failed, in this call if that is known."""
         if chunk.size == 1:
@@ -433,7 +332,7 @@ class Results(_native.Ready, Generic[T]):
         parts = chunk.part(0, call) + chunk.part(call, call + 1, known)
         self._replace(chunk, parts + chunk.part(call + 1, chunk.size))
 
-    def _replace(self, chunk: _Chunk, parts: list[_Chunk]) -> None:
+    def _replace(self, chunk: Chunk, parts: list[Chunk]) -> None:
         if chunk in self._chunks:  # else Ctrl-C came just after this
             place = self._chunks.index(chunk)
             self._chunks[place : place + 1] = parts

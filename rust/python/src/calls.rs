@@ -94,31 +94,6 @@ impl Progress {
     }
 }
 
-/// The arguments of some calls, a list for each place; None unless they are tuples of one length
-/// that are not empty.
-#[pyfunction]
-pub(crate) fn columns<'py>(
-    argses: &Bound<'py, PyAny>,
-    first: usize,
-    end: usize,
-) -> PyResult<Option<Vec<Bound<'py, PyList>>>> {
-    let py = argses.py();
-    let mut columns: Vec<Bound<'py, PyList>> = Vec::new();
-    for place in first..end {
-        let Ok(row) = argses.get_item(place)?.cast_into_exact::<PyTuple>() else { return Ok(None) };
-        if columns.is_empty() {
-            columns.extend((0..row.len()).map(|_| PyList::empty(py)));
-        }
-        if row.len() != columns.len() || row.is_empty() {
-            return Ok(None);
-        }
-        for (column, argument) in columns.iter().zip(row) {
-            column.append(argument)?;
-        }
-    }
-    Ok(Some(columns).filter(|columns| !columns.is_empty()))
-}
-
 /// Spares short calls the reading of the clock, which would take as long as they do.
 #[derive(Default)]
 struct Clock {

@@ -16,6 +16,7 @@ mod job;
 mod jobs;
 mod pool;
 mod promise;
+mod rows;
 mod setup;
 mod worker;
 
@@ -58,7 +59,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
-    module.add_function(wrap_pyfunction!(calls::columns, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::take_rows, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
