@@ -85,12 +85,14 @@ def run(
     return _result.Dumped(_dump(Made(values, failures, seconds)))
 
 
-#: What needs none of multiprocessing's reducers, and so can take the quickest way.
+#: What needs none of multiprocessing's reducers, and so can take the quickest way; and for how
+#: many values it pays to look whether they are all so (20 ns each; that way saves 2 us).
 _SIMPLE = _pickling.SIMPLE | {bytes}
+_FEW = 50
 
 
 def _dump(made: Made) -> Sent:
-    if _SIMPLE.issuperset(map(type, made.values)):
+    if len(made.values) <= _FEW and _SIMPLE.issuperset(map(type, made.values)):
         return _pickling.dump_plain((tuple(made), None))
     try:
         return _pickling.dump((tuple(made), None))
