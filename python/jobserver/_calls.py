@@ -63,9 +63,12 @@ class Calls(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         first, end = self.first, self.end
-        columns: list[list[Any]] = [column[first:end] for column in self.columns]
+        columns = self.columns
+        if columns and (first or end < len(columns[0])):
+            columns = [column[first:end] for column in columns]
         rows: list[Any] = []
         if not columns:
+            columns = []
             _native.take_rows(self._from_first(self.rows), end - first, columns, rows)
         kwargses = self.kwargses and self.kwargses[first:end]
         return Calls, (columns, rows, kwargses, 0, end - first)

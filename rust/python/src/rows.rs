@@ -45,19 +45,21 @@ impl<'a, 'py> Taken<'a, 'py> {
     }
 
     fn push(&mut self, row: &Bound<'py, PyAny>) -> PyResult<()> {
-        match row.cast_exact::<PyTuple>() {
-            Ok(row) if row.len() == self.lists.len() && !row.is_empty() => self.append(row),
-            Ok(row) if self.count == 0 && !row.is_empty() => self.begin(row),
-            _ => {
-                self.make_rows()?;
-                self.rows.append(row)
+        if let Ok(row) = row.cast_exact::<PyTuple>() {
+            match row.len() {
+                0 => {}
+                width if width == self.lists.len() => return self.append(row),
+                _ if self.count == 0 => return self.begin(row),
+                _ => {}
             }
         }
+        self.make_rows()?;
+        self.rows.append(row)
     }
 
     fn append(&self, row: &Bound<'py, PyTuple>) -> PyResult<()> {
-        for (list, argument) in self.lists.iter().zip(row.iter_borrowed()) {
-            list.append(argument)?;
+        for (place, list) in self.lists.iter().enumerate() {
+            list.append(row.get_borrowed_item(place)?)?;
         }
         Ok(())
     }
