@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 class Chunk:
-    __slots__ = ("calls", "future", "place", "outcome")
+    __slots__ = ("calls", "future", "place", "prepared", "outcome")
 
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
         self.future: Future[Any] | None = None
+        #: Of the job in `Progress`, from when it is prepared.
         self.place = 0
+        #: What the starter has made of it, until the job starts.
+        self.prepared: Any = None
         #: Values, and what is raised instead of which, once they are known.
         self.outcome: tuple[list[Any], Errors] | None = None
 

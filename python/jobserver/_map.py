@@ -32,6 +32,7 @@ from typing import (
     Callable,
     Generic,
     Iterable,
+    Iterator,
     TypeVar,
 )
 
@@ -107,6 +108,8 @@ class Results(_native.Ready, Generic[T]):
         self._size = 1
         self._share = math.inf
         self._limit = _TOO_LONG if chunksize is None else math.inf
+        #: Whether the next chunks will not be much larger than the last.
+        self._settled = chunksize is not None
         if type(argses) in (list, tuple) and kwargses is None and argses:
             # After a fork, who touches an object pays for a copy of its page: we would when we
             # take it and when we let go of it. So jobs read them where they are.
@@ -150,6 +153,8 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
+            if self._finished:
+                self._feed()  # first, as to load what has been returned takes time
             self._collect()
             if self._chunks and self._chunks[0].outcome is not None:
                 return self._serve_first(self._chunks[0])
@@ -161,6 +166,8 @@ class Results(_native.Ready, Generic[T]):
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
+            if self._prepare_next():
+                continue  # that took time
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
@@ -189,8 +196,9 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         return not self._under_way() or (js._yields and js._open_pool().runs)
 
-    def _under_way(self) -> list[Chunk]:
-        return [chunk for future, chunk in self._running.items() if future._pid]
+    def _under_way(self) -> int:
+        """How many jobs run."""
+        return sum(1 for each in self._running if each._pid and each._outcome is None)
 
     def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
         js = self._jobserver
@@ -205,9 +213,10 @@ class Results(_native.Ready, Generic[T]):
 
     def _feed(self) -> Chunk | None:
         """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
-        # No more than there are slots: a job that has just ended has something to tell first.
-        while not self._finished and len(self._under_way()) < self._jobserver.slots:
-            chunk = self._next_chunk()
+        # No more than there are slots. A job that has just ended has something to tell first, if
+        # what is to follow it has not been prepared.
+        while self._under_way() < self._jobserver.slots:
+            chunk = next(self._prepared(), None) if self._finished else self._next_chunk()
             if chunk is None or self._asleep_for() > 0:
                 return chunk
             try:
@@ -216,11 +225,27 @@ class Results(_native.Ready, Generic[T]):
                 return chunk
         return None
 
-    def _next_chunk(self) -> Chunk | None:
-        """What is to be started next."""
+    def _prepared(self) -> Iterator[Chunk]:
+        return (chunk for chunk in self._chunks if chunk.prepared is not None)
+
+    def _prepare_next(self) -> bool:
+        """While jobs run, prepares a chunk to follow them, one for each slot: whether it did."""
+        if not self._settled or len([*self._prepared()]) >= self._jobserver.slots:
+            return False
+        chunk = self._next_chunk(prepared=False)
+        if chunk is not None:
+            self._prepare(chunk)
+        return chunk is not None
+
+    def _next_chunk(self, prepared: bool = True) -> Chunk | None:
+        """What is to be started next; or if not `prepared`, what is to be prepared."""
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
-            if chunk.to_start:
+            if not chunk.to_start:
+                continue
+            if chunk.prepared is None:
                 return self._cut(place, chunk)
+            if prepared:
+                return chunk
         if not self._input.ended and len(self._chunks) < self._buffersize:
             self._input.take(self._next_size(), self._chunks)
             if self._chunks and self._chunks[-1].to_start:
@@ -253,30 +278,50 @@ class Results(_native.Ready, Generic[T]):
             future = Future(js, None, 1)
             future._watch(self._finished)
             chunk.future = future
-        chunk.place = self._free_place()
+        if chunk.prepared is None:
+            if deadline == 0.0:
+                js._refuse_early(callbacks=False)
+            if not self._prepare(chunk):
+                return
         self._running[future] = chunk
+        # Not to be used again after a start that was interrupted.
+        prepared, chunk.prepared = chunk.prepared, None
         try:
             gate = None if self._sleep_fn is None else self._ask
-            js._start(future, self._work(chunk), gate, deadline != 0, deadline)
+            js._start(future, None, gate, deadline != 0, deadline, prepared)
             self._left -= chunk.size
+        except Blocked:
+            chunk.prepared = prepared
+            raise
+        finally:
+            del prepared  # its descriptors are not for who keeps a traceback
+            if not future._pid:
+                self._running.pop(future, None)
+
+    def _prepare(self, chunk: Chunk) -> bool:
+        """Does for a chunk all that can be done, and fail, before it has a slot. If it cannot be
+        sent, that is its outcome, or that of its parts, and this returns False."""
+        js = self._jobserver
+        chunk.place = self._free_place()
+        try:
+            chunk.prepared = js._starter.prepare(self._work(chunk), js._jobs)
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
             self._fail(chunk, None, (None, _without_frames(e)))
-        finally:
-            if not future._pid:
-                self._running.pop(future, None)
+        return chunk.prepared is not None
 
     def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
-            self._progress = _calls.Progress(self._jobserver.slots + 1)
+            # For what runs, on a slot that is lent too, and for what is prepared.
+            self._progress = _calls.Progress(2 * self._jobserver.slots + 1)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
         args = self._fn, chunk.calls, self._progress, chunk.place, self._limit
         return _native.Work(env, None, preexec_fn, _calls.run, args, None)
 
     def _free_place(self) -> int:
-        taken = {chunk.place for chunk in self._under_way()}
+        taken = {chunk.place for chunk in (*self._running.values(), *self._prepared())}
         return next(place for place in itertools.count() if place not in taken)
 
     def _asleep_for(self) -> float:
@@ -340,7 +385,9 @@ class Results(_native.Ready, Generic[T]):
     def _measure(self, calls: int, seconds: float) -> None:
         """Chooses the size of chunks by what these calls have taken."""
         most = max(self._size, min(_MOST, calls * _GROWTH))
-        self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
+        fitting = min(_MOST, int(_AIM * calls / max(seconds, 1e-6)))
+        self._size = max(1, min(most, fitting))
+        self._settled = self._settled or fitting <= most
 
 
 def _without_frames(error: BaseException) -> BaseException:
