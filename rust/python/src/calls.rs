@@ -10,7 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyClassGuardMut;
-use pyo3::type_object::PyTypeCheck;
+use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
@@ -72,7 +72,10 @@ impl Progress {
         let mut argses = argses.try_iter()?;
         for call in 0..count {
             self.0.begin(place, call as u64).map_err(to_python)?;
-            match make(function, &mut argses, kwargses.as_mut()) {
+            let is_to_be_read = clock.is_to_be_read();
+            // Between calls of a function that is written in C, nobody else would.
+            let heard = if is_to_be_read { py.check_signals() } else { Ok(()) };
+            match heard.and_then(|()| make(function, &mut argses, kwargses.as_mut())) {
                 Ok(value) => values.append(value)?,
                 Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
                 Err(e) => {
@@ -84,7 +87,7 @@ impl Progress {
                     }
                 }
             }
-            if clock.is_to_be_read() && clock.read(begun) > limit {
+            if is_to_be_read && clock.read(begun) > limit {
                 break;
             }
         }
@@ -134,8 +137,6 @@ fn make<'py>(
     argses: &mut Bound<'py, PyIterator>,
     kwargses: Option<&mut Bound<'py, PyIterator>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    // Between two calls of a function that is written in C, nobody else would.
-    function.py().check_signals()?;
     let args: Bound<'py, PyTuple> = row(argses.next(), "positional")?;
     match kwargses {
         None => function.call1(args),
@@ -144,14 +145,15 @@ fn make<'py>(
 }
 
 /// One call's arguments, as they are or made so by this function of the package's.
-fn row<'py, T: PyTypeCheck>(
+fn row<'py, T: PyTypeInfo>(
     next: Option<PyResult<Bound<'py, PyAny>>>,
     converter: &str,
 ) -> PyResult<Bound<'py, T>> {
     let next = next.unwrap_or_else(|| {
         Err(PyRuntimeError::new_err("the list of arguments became shorter while map read it"))
     })?;
-    match next.cast_into::<T>() {
+    // What columns give is just that, which is quicker to see.
+    match next.cast_into_exact::<T>().or_else(|other| other.into_inner().cast_into::<T>()) {
         Ok(row) => Ok(row),
         Err(other) => {
             let other = other.into_inner();
