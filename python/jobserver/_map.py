@@ -55,9 +55,10 @@ T = TypeVar("T")
 _AIM = 0.010
 
 #: The most by which chunks grow at a time, since the next calls may be slower than the last; and
-#: the most calls of one that are sent, since to send them takes longer than calls so short.
-_GROWTH = 64
-_MOST = 16 * 1024
+#: the most calls of one, since to send them takes longer than calls so short, and while one chunk
+#: is sent the one before is made. (So many ints also need no memory file.)
+_GROWTH = 128
+_MOST = 8 * 1024
 
 #: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
 _TOO_LONG = 5 * _AIM

@@ -5,7 +5,8 @@
 //! scan is stands in the core, and what a Future is in the Python package.
 //!
 //! The GIL is this module's lock: tables are only touched while it is held and never
-//! borrowed across a wait, so a fork by another thread cannot catch one half changed.
+//! borrowed across a wait, so a fork by another thread cannot catch one half changed. Nor is a
+//! reference to a Python object dropped without it: see .cargo/config.toml.
 
 mod calls;
 mod channel;
