@@ -65,7 +65,7 @@ impl Progress {
         limit: f64,
     ) -> PyResult<Made<'py>> {
         let py = function.py();
-        let (values, mut raised) = (PyList::empty(py), Vec::new());
+        let (mut values, mut raised) = (Vec::with_capacity(count), Vec::new());
         let mut kwargses = kwargses.map(|kwargses| kwargses.try_iter()).transpose()?;
         let begun = Instant::now();
         let mut clock = Clock::default();
@@ -76,11 +76,11 @@ impl Progress {
             // Between calls of a function that is written in C, nobody else would.
             let heard = if is_to_be_read { py.check_signals() } else { Ok(()) };
             match heard.and_then(|()| make(function, &mut argses, kwargses.as_mut())) {
-                Ok(value) => values.append(value)?,
+                Ok(value) => values.push(value),
                 Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
                 Err(e) => {
                     let ends = !e.is_instance_of::<PyException>(py);
-                    values.append(py.None())?;
+                    values.push(py.None().into_bound(py));
                     raised.push((call, e.into_value(py).into_any()));
                     if ends {
                         break;
@@ -93,7 +93,7 @@ impl Progress {
         }
         let seconds = begun.elapsed().as_secs_f64();
         self.0.end(place).map_err(to_python)?;
-        Ok((values, raised, seconds))
+        Ok((PyList::new(py, values)?, raised, seconds))
     }
 }
 
