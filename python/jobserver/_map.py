@@ -54,11 +54,14 @@ T = TypeVar("T")
 #: what a fork costs, and yet no long wait for the last.
 _AIM = 0.010
 
-#: The most by which chunks grow at a time, since the next calls may be slower than the last; and
-#: the most calls of one, since to send them takes longer than calls so short, and while one chunk
-#: is sent the one before is made. (So many ints also need no memory file.)
+#: The most by which chunks grow at a time, since the next calls may be slower than the last.
 _GROWTH = 128
+
+#: The most calls of one, where calls are so short that to take and to send their arguments counts:
+#: while one chunk is under way its owner prepares the next. If each is a fork, that counts more.
+#: (So few ints also need no memory file.)
 _MOST = 8 * 1024
+_MOST_FRESH = 64 * 1024
 
 #: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
 _TOO_LONG = 5 * _AIM
@@ -108,6 +111,7 @@ class Results(_native.Ready, Generic[T]):
         #: among the slots, at most.
         self._size = 1
         self._share = math.inf
+        self._most = _MOST_FRESH if jobserver._tasks == 1 else _MOST
         self._limit = _TOO_LONG if chunksize is None else math.inf
         #: Whether the next chunks will not be much larger than the last.
         self._settled = chunksize is not None
@@ -385,8 +389,8 @@ class Results(_native.Ready, Generic[T]):
 
     def _measure(self, calls: int, seconds: float) -> None:
         """Chooses the size of chunks by what these calls have taken."""
-        most = max(self._size, min(_MOST, calls * _GROWTH))
-        fitting = min(_MOST, int(_AIM * calls / max(seconds, 1e-6)))
+        most = max(self._size, min(self._most, calls * _GROWTH))
+        fitting = min(self._most, int(_AIM * calls / max(seconds, 1e-6)))
         self._size = max(1, min(most, fitting))
         self._settled = self._settled or fitting <= most
 
