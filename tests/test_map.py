@@ -472,9 +472,11 @@ def test_blocked_when_the_time_is_over_and_goes_on_after_it(js: Jobserver, hold:
     assert list(results) == []
 
 
-def test_blocked_when_no_slot_is_free_in_time(js: Jobserver, hold: Hold) -> None:
+@pytest.mark.parametrize("chunksize", [1, "auto"])
+def test_blocked_when_no_slot_is_free_in_time(js: Jobserver, hold: Hold, chunksize: Any) -> None:
+    """Nothing is lost of what has been prepared meanwhile."""
     others = [js(held, hold.end) for _ in range(2)]
-    results = js.map(double, numbers(3), timeout=0.02)
+    results = js.map(double, numbers(3), timeout=0.02, chunksize=chunksize)
     with pytest.raises(Blocked):
         next(results)
     hold.let_go(2)
@@ -672,16 +674,19 @@ def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], boo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given, dies", [("list", True), ("iterator", False), ("keywords", True)])
+@pytest.mark.parametrize(
+    "given, dies, tasks",
+    [("list", True, 1), ("iterator", False, 1), ("keywords", True, 1), ("iterator", True, None)],
+)
 def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
-    tmp_path: Path, given: str, dies: bool
+    tmp_path: Path, given: str, dies: bool, tasks: int | None
 ) -> None:
     for number in itertools.count(1):
         folder = tmp_path / str(number)
         folder.mkdir()
         argses: Any = [(folder, n, "kill" if n == 1 and dies else "return") for n in range(6)]
         keywords: Any = [{} for _ in argses] if given == "keywords" else None
-        with Jobserver("fork", 2) as js:
+        with Jobserver("fork", 2, max_tasks_per_child=tasks) as js:
             argses = argses if given == "list" else iter(argses)
             results = js.map(noted, argses, keywords, chunksize=2, buffersize=2)
             gathered, interrupted = with_interrupts(results, number)
