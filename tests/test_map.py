@@ -126,11 +126,13 @@ def test_many_short_calls_share_few_processes(js: Jobserver) -> None:
     assert len(set(pids)) < 1000  # two, on a quiet machine, after those that measured
 
 
+@pytest.mark.fresh
 def test_a_chunk_is_a_process(js: Jobserver) -> None:
     pids = list(js.map(mapped.where, numbers(10), chunksize=4))
     assert [len(list(group)) for _, group in itertools.groupby(pids)] == [4, 4, 2]
 
 
+@pytest.mark.fresh
 def test_slow_calls_do_not_stay_in_one_chunk(js: Jobserver) -> None:
     """Though the first was quick, and a list's calls are shared out at once under fork."""
     pids = list(js.map(mapped.slow_after_first, numbers(8)))
@@ -454,6 +456,7 @@ def test_an_error_of_sleep_fn_is_raised_and_the_next_goes_on(js: Jobserver) -> N
 # Waiting.
 
 
+@pytest.mark.fresh
 def test_blocked_when_the_time_is_over_and_goes_on_after_it(js: Jobserver, hold: Hold) -> None:
     results = js.map(held, [(hold.end,)] * 3, chunksize=1, timeout=0.05)
     for _ in range(2):
@@ -700,6 +703,7 @@ def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
             return
 
 
+@pytest.mark.fresh
 def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hold) -> None:
     results = js.map(held, [(hold.end,)] * 3, chunksize=1)
     with signal_once_asleep():
@@ -707,3 +711,26 @@ def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hol
             next(results)
     hold.let_go(3)
     assert len(set(results)) == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_ctrl_c_in_the_start_of_what_was_prepared_loses_nothing(
+    make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its message is of no use any more: what goes with it has been closed."""
+    js = make_jobserver(1, max_tasks_per_child=None)
+    results = js.map(double, numbers(5), chunksize=1)
+    starter: Any = js._starter
+
+    def interrupted(jobs: Any, future: Any, slot: Any, prepared: Any) -> None:
+        monkeypatch.undo()
+        prepared[1].clear()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starter, "start", interrupted)
+    gathered: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        for result in results:
+            gathered.append(result)
+    gathered.extend(results)
+    assert gathered == [0, 2, 4, 6, 8]
