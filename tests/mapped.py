@@ -150,3 +150,8 @@ def slow_after_first(x: int) -> int:
 
 def pickled_size(x: Any) -> int:
     return len(pickle.dumps(x))
+
+
+def given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What it was called with."""
+    return args, kwargs

@@ -135,12 +135,14 @@ def test_many_short_calls_share_few_processes(js: Jobserver) -> None:
     assert len(set(pids)) < 1000  # two, on a quiet machine, after those that measured
 
 
+@pytest.mark.fresh
 def test_a_chunk_is_a_process(js: Jobserver) -> None:
     pids = list(js.map(mapped.where, numbers(10), chunksize=4))
     assert [len(list(group)) for _, group in itertools.groupby(pids)] == [4, 4, 2]
 
 
 @each_method
+@pytest.mark.fresh
 def test_slow_calls_do_not_stay_in_one_chunk(js: Jobserver) -> None:
     """Though the first was quick, and a list's calls are shared out at once under fork."""
     pids = list(js.map(mapped.slow_after_first, numbers(8)))
@@ -470,6 +472,7 @@ def test_an_error_of_sleep_fn_is_raised_and_the_next_goes_on(js: Jobserver) -> N
 # Waiting.
 
 
+@pytest.mark.fresh
 def test_blocked_when_the_time_is_over_and_goes_on_after_it(js: Jobserver, hold: Hold) -> None:
     results = js.map(held, [(hold.end,)] * 3, chunksize=1, timeout=0.05)
     for _ in range(2):
@@ -488,9 +491,11 @@ def test_blocked_when_the_time_is_over_and_goes_on_after_it(js: Jobserver, hold:
     assert list(results) == []
 
 
-def test_blocked_when_no_slot_is_free_in_time(js: Jobserver, hold: Hold) -> None:
+@pytest.mark.parametrize("chunksize", [1, "auto"])
+def test_blocked_when_no_slot_is_free_in_time(js: Jobserver, hold: Hold, chunksize: Any) -> None:
+    """Nothing is lost of what has been prepared meanwhile."""
     others = [js(held, hold.end) for _ in range(2)]
-    results = js.map(double, numbers(3), timeout=0.02)
+    results = js.map(double, numbers(3), timeout=0.02, chunksize=chunksize)
     with pytest.raises(Blocked):
         next(results)
     hold.let_go(2)
@@ -658,6 +663,9 @@ def test_results_belong_to_the_process_that_called_map() -> None:
 
 # Ctrl-C.
 
+#: What of the package is map's own, in the owner.
+FILES = ("jobserver/_map.py", "jobserver/_input.py", "jobserver/_chunk.py")
+
 
 def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], bool]:
     """All results, though KeyboardInterrupt is raised at the line of this number that the
@@ -667,7 +675,7 @@ def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], boo
     interrupted = False
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if os.getpid() != owner or not frame.f_code.co_filename.endswith("jobserver/_map.py"):
+        if os.getpid() != owner or not frame.f_code.co_filename.endswith(FILES):
             return None
         if event == "line" and next(lines) == number:
             raise KeyboardInterrupt
@@ -689,16 +697,19 @@ def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], boo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given, dies", [("list", True), ("iterator", False), ("keywords", True)])
+@pytest.mark.parametrize(
+    "given, dies, tasks",
+    [("list", True, 1), ("iterator", False, 1), ("keywords", True, 1), ("iterator", True, None)],
+)
 def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
-    tmp_path: Path, given: str, dies: bool
+    tmp_path: Path, given: str, dies: bool, tasks: int | None
 ) -> None:
     for number in itertools.count(1):
         folder = tmp_path / str(number)
         folder.mkdir()
         argses: Any = [(folder, n, "kill" if n == 1 and dies else "return") for n in range(6)]
         keywords: Any = [{} for _ in argses] if given == "keywords" else None
-        with Jobserver("fork", 2) as js:
+        with Jobserver("fork", 2, max_tasks_per_child=tasks) as js:
             argses = argses if given == "list" else iter(argses)
             results = js.map(noted, argses, keywords, chunksize=2, buffersize=2)
             gathered, interrupted = with_interrupts(results, number)
@@ -713,6 +724,7 @@ def test_ctrl_c_at_any_line_loses_nothing_and_calls_nothing_twice(
 
 
 @each_method
+@pytest.mark.fresh
 def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hold) -> None:
     results = js.map(held, [(hold.end,)] * 3, chunksize=1)
     with signal_once_asleep():
@@ -720,3 +732,26 @@ def test_ctrl_c_ends_a_wait_at_once_and_nothing_is_lost(js: Jobserver, hold: Hol
             next(results)
     hold.let_go(3)
     assert len(set(results)) == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_ctrl_c_in_the_start_of_what_was_prepared_loses_nothing(
+    make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its message is of no use any more: what goes with it has been closed."""
+    js = make_jobserver(1, max_tasks_per_child=None)
+    results = js.map(double, numbers(5), chunksize=1)
+    starter: Any = js._starter
+
+    def interrupted(jobs: Any, future: Any, slot: Any, prepared: Any) -> None:
+        monkeypatch.undo()
+        prepared[1].clear()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starter, "start", interrupted)
+    gathered: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        for result in results:
+            gathered.append(result)
+    gathered.extend(results)
+    assert gathered == [0, 2, 4, 6, 8]

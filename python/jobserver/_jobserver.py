@@ -278,17 +278,20 @@ class Jobserver:
     def _start(
         self,
         future: Future[Any],
-        work: _native.Work,
+        work: _native.Work | None,
         gate: Callable[[], Any] | None,
         callbacks: bool,
         deadline: float | None,
+        prepared: Any = None,
     ) -> None:
-        """Starts the job of `future`, waiting for a slot. Whether it has been started, though
-        a signal handler raises, can be told by the Future's pid."""
+        """Starts the job of `future`, waiting for a slot: to do this work, or what the starter has
+        `prepared`, which is of use once more only if this raises Blocked. Whether it has been
+        started, though a signal handler raises, can be told by the Future's pid."""
         consume = future._consume
-        if deadline is not None and consume and deadline <= time.monotonic():
-            self._refuse_early(callbacks)
-        prepared = self._starter.prepare(work, self._jobs)
+        if work is not None:
+            if deadline is not None and consume and deadline <= time.monotonic():
+                self._refuse_early(callbacks)
+            prepared = self._starter.prepare(work, self._jobs)
         slot = None
         try:
             if gate is not None:

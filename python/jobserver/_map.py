@@ -13,8 +13,8 @@ fails), the chunk is halved until it is one call, for which it is told. So every
 chunks smaller, and the work ends.
 
 All that is done here happens in `next` and can be interrupted between any two lines: each state
-is changed in one step, and what is interrupted is done again. Not here: the life of a chunk
-within its job (`_calls.py`).
+is changed in one step, and what is interrupted is done again. Not here: what is read of the
+input (`_input.py`), and the life of a chunk within its job (`_calls.py`).
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from typing import (
     Generic,
     Iterable,
     Iterator,
-    Sequence,
     TypeVar,
 )
 
 from . import _arguments, _calls, _native, _result
 from ._arguments import Changes
-from ._calls import Calls, Errors
+from ._calls import Calls
+from ._chunk import Chunk
 from ._exceptions import Blocked
 from ._future import Future
+from ._input import Input
 from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
@@ -53,117 +54,20 @@ T = TypeVar("T")
 #: what a fork costs, and yet no long wait for the last.
 _AIM = 0.010
 
-#: The most by which chunks grow at a time, since the next calls may be slower than the last; and
-#: the most calls of one that are sent, since to send them takes longer than calls so short.
-_GROWTH = 64
-_MOST = 16 * 1024
+#: The most by which chunks grow at a time, since the next calls may be slower than the last.
+_GROWTH = 128
+
+#: The most calls of one, where calls are so short that to take and to send their arguments counts:
+#: while one chunk is under way its owner prepares the next. If each is a fork, that counts more.
+#: (So few ints also need no memory file.)
+_MOST = 8 * 1024
+_MOST_FRESH = 64 * 1024
 
 #: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
 _TOO_LONG = 5 * _AIM
 
 #: How many chunks for each slot may be ahead of the caller, if it does not say.
 _AHEAD = 4
-
-
-class _Chunk:
-    """Calls that one job is to make: those whose arguments stand from `first` to before `end`."""
-
-    __slots__ = ("argses", "kwargses", "first", "end", "future", "place", "outcome")
-
-    def __init__(
-        self, argses: Sequence[Any], kwargses: Sequence[Any] | None, first: int, end: int
-    ) -> None:
-        self.argses = argses
-        self.kwargses = kwargses
-        self.first = first
-        self.end = end
-        self.future: Future[Any] | None = None
-        self.place = 0
-        #: Values, and what is raised instead of which, once they are known.
-        self.outcome: tuple[list[Any], Errors] | None = None
-
-    @property
-    def size(self) -> int:
-        return self.end - self.first
-
-    @property
-    def to_start(self) -> bool:
-        """Whether its job is still to be started."""
-        return self.outcome is None and (self.future is None or not self.future._pid)
-
-    def calls(self) -> Calls:
-        return Calls(self.argses, self.kwargses, self.first, self.end)
-
-    def part(self, first: int, end: int, outcome: Any = None) -> list[_Chunk]:
-        """A chunk of some of these calls, counted from 0; none if it would be empty."""
-        if first >= end:
-            return []
-        part = _Chunk(self.argses, self.kwargses, self.first + first, self.first + end)
-        part.outcome = outcome
-        return [part]
-
-
-class _Input:
-    """The arguments of all calls, one after the other. What is wrong with them ends them."""
-
-    def __init__(self, argses: Any, kwargses: Any) -> None:
-        self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
-        self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
-        self.ended = False
-        #: What has ended them, to be raised when the calls before have been told.
-        self.error: BaseException | None = None
-        #: What has been taken for the next chunk: Ctrl-C may come meanwhile.
-        self._taken: tuple[list[Any], list[Any]] = [], []
-        self._filled: list[_Chunk] = []
-
-    def take(self, size: int, chunks: list[_Chunk]) -> None:
-        """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
-        if not self._filled:
-            argses, kwargses = self._taken
-            self._fill(argses, kwargses, size)
-            self.ended = self.error is not None or len(argses) < size
-            if not argses:
-                return
-            filled = _Chunk(argses, None if self._kwargses is None else kwargses, 0, len(argses))
-            self._filled.append(filled)
-        self._taken = [], []
-        chunks.extend(itertools.starmap(self._filled.pop, ((),)))
-
-    def _fill(self, argses: list[Any], kwargses: list[Any], size: int) -> None:
-        if self._argses is not None:
-            self._extend(argses, self._argses, size)
-        if self._kwargses is None:
-            return
-        if self._argses is None:
-            self._extend(kwargses, self._kwargses, size)
-            argses[:] = itertools.repeat((), len(kwargses))
-        else:
-            self._extend(kwargses, self._kwargses, len(argses))
-            self._compare(len(argses), len(kwargses), size)
-            del argses[len(kwargses) :]
-
-    def _extend(self, rows: list[Any], source: Iterator[Any], size: int) -> None:
-        try:
-            # What has been taken stays in the list, whatever is raised meanwhile.
-            rows.extend(itertools.islice(source, max(0, size - len(rows))))
-        except Exception as e:
-            self._end(e)
-
-    def _compare(self, argses: int, kwargses: int, size: int) -> None:
-        if self.error is not None or self._kwargses is None:
-            return
-        if kwargses < argses:
-            self._end(ValueError("kwargses has fewer items than argses: they are taken in step"))
-        elif argses < size:
-            for _ in self._kwargses:
-                more = "kwargses has more items than argses: they are taken in step"
-                self._end(ValueError(more))
-                break
-
-    def _end(self, error: Exception) -> None:
-        if raised_by_handler(error):
-            raise error
-        self.error = self.error or error
 
 
 class Results(_native.Ready, Generic[T]):
@@ -196,9 +100,9 @@ class Results(_native.Ready, Generic[T]):
         self._fn = fn
         #: Chunks up to the last that has been cut from the input, in order. The first may be
         #: the one whose results are being taken.
-        self._chunks: list[_Chunk] = []
+        self._chunks: list[Chunk] = []
         #: The chunks of jobs under way. A job's Future is here before it starts.
-        self._running: dict[Future[Any], _Chunk] = {}
+        self._running: dict[Future[Any], Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
         #: How many calls are left, as far as is known.
         self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
@@ -207,17 +111,20 @@ class Results(_native.Ready, Generic[T]):
         #: among the slots, at most.
         self._size = 1
         self._share = math.inf
+        self._most = _MOST_FRESH if jobserver._tasks == 1 else _MOST
         self._limit = _TOO_LONG if chunksize is None else math.inf
+        #: Whether the next chunks will not be much larger than the last.
+        self._settled = chunksize is not None
         if type(argses) in (list, tuple) and kwargses is None and argses:
             # After a fork, who touches an object pays for a copy of its page: we would when we
             # take it and when we let go of it. So jobs read them where they are.
-            self._chunks.append(_Chunk(argses, None, 0, len(argses)))
-            self._input = _Input((), None)
+            self._chunks.append(Chunk(Calls([], argses, None, 0, len(argses))))
+            self._input = Input((), None)
             if chunksize is None and not jobserver._starter.sends:
                 # And as nothing is sent, a job may be given more than it will do.
                 self._size = len(argses)
         else:
-            self._input = _Input(argses, kwargses)
+            self._input = Input(argses, kwargses)
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
@@ -230,7 +137,7 @@ class Results(_native.Ready, Generic[T]):
 
     def close(self) -> None:
         """Abandons the calls that have not begun; there are no more results."""
-        self._input = _Input((), None)
+        self._input = Input((), None)
         self._input.ended = True
         self._chunks.clear()
         self._running.clear()
@@ -251,6 +158,8 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
+            if self._finished:
+                self._feed()  # first, as to load what has been returned takes time
             self._collect()
             if self._chunks and self._chunks[0].outcome is not None:
                 return self._serve_first(self._chunks[0])
@@ -262,12 +171,14 @@ class Results(_native.Ready, Generic[T]):
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
+            if self._prepare_next():
+                continue  # that took time
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
             self._sleep(handled, left, waiting is not None)
 
-    def _serve_first(self, chunk: _Chunk) -> bool:
+    def _serve_first(self, chunk: Chunk) -> bool:
         assert chunk.outcome is not None
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # what the caller drops is not to be kept here,
@@ -290,8 +201,9 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         return not self._under_way() or (js._yields and js._open_pool().runs)
 
-    def _under_way(self) -> list[_Chunk]:
-        return [chunk for future, chunk in self._running.items() if future._pid]
+    def _under_way(self) -> int:
+        """How many jobs run."""
+        return sum(1 for each in self._running if each._pid and each._outcome is None)
 
     def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
         js = self._jobserver
@@ -304,11 +216,12 @@ class Results(_native.Ready, Generic[T]):
 
     # From the input to jobs.
 
-    def _feed(self) -> _Chunk | None:
+    def _feed(self) -> Chunk | None:
         """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
-        # No more than there are slots: a job that has just ended has something to tell first.
-        while not self._finished and len(self._under_way()) < self._jobserver.slots:
-            chunk = self._next_chunk()
+        # No more than there are slots. A job that has just ended has something to tell first, if
+        # what is to follow it has not been prepared.
+        while self._under_way() < self._jobserver.slots:
+            chunk = next(self._prepared(), None) if self._finished else self._next_chunk()
             if chunk is None or self._asleep_for() > 0:
                 return chunk
             try:
@@ -317,18 +230,34 @@ class Results(_native.Ready, Generic[T]):
                 return chunk
         return None
 
-    def _next_chunk(self) -> _Chunk | None:
-        """What is to be started next."""
+    def _prepared(self) -> Iterator[Chunk]:
+        return (chunk for chunk in self._chunks if chunk.prepared is not None)
+
+    def _prepare_next(self) -> bool:
+        """While jobs run, prepares a chunk to follow them, one for each slot: whether it did."""
+        if not self._settled or len([*self._prepared()]) >= self._jobserver.slots:
+            return False
+        chunk = self._next_chunk(prepared=False)
+        if chunk is not None:
+            self._prepare(chunk)
+        return chunk is not None
+
+    def _next_chunk(self, prepared: bool = True) -> Chunk | None:
+        """What is to be started next; or if not `prepared`, what is to be prepared."""
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
-            if chunk.to_start:
+            if not chunk.to_start:
+                continue
+            if chunk.prepared is None:
                 return self._cut(place, chunk)
+            if prepared:
+                return chunk
         if not self._input.ended and len(self._chunks) < self._buffersize:
             self._input.take(self._next_size(), self._chunks)
             if self._chunks and self._chunks[-1].to_start:
                 return self._chunks[-1]
         return None
 
-    def _cut(self, place: int, chunk: _Chunk) -> _Chunk:
+    def _cut(self, place: int, chunk: Chunk) -> Chunk:
         """Makes two of a chunk that is too large: the first of them."""
         size = self._next_size()
         if chunk.size <= size:
@@ -345,7 +274,7 @@ class Results(_native.Ready, Generic[T]):
             self._share = -(-self._left // slots)
         return int(min(self._size, self._share))
 
-    def _start(self, chunk: _Chunk, deadline: float | None) -> None:
+    def _start(self, chunk: Chunk, deadline: float | None) -> None:
         """Starts a chunk's job. Blocked if there is no slot for it in time."""
         js = self._jobserver
         js._open_pool()
@@ -354,30 +283,50 @@ class Results(_native.Ready, Generic[T]):
             future = Future(js, None, 1)
             future._watch(self._finished)
             chunk.future = future
-        chunk.place = self._free_place()
+        if chunk.prepared is None:
+            if deadline == 0.0:
+                js._refuse_early(callbacks=False)
+            if not self._prepare(chunk):
+                return
         self._running[future] = chunk
+        # Not to be used again after a start that was interrupted.
+        prepared, chunk.prepared = chunk.prepared, None
         try:
             gate = None if self._sleep_fn is None else self._ask
-            js._start(future, self._work(chunk), gate, deadline != 0, deadline)
+            js._start(future, None, gate, deadline != 0, deadline, prepared)
             self._left -= chunk.size
+        except Blocked:
+            chunk.prepared = prepared
+            raise
+        finally:
+            del prepared  # its descriptors are not for who keeps a traceback
+            if not future._pid:
+                self._running.pop(future, None)
+
+    def _prepare(self, chunk: Chunk) -> bool:
+        """Does for a chunk all that can be done, and fail, before it has a slot. If it cannot be
+        sent, that is its outcome, or that of its parts, and this returns False."""
+        js = self._jobserver
+        chunk.place = self._free_place()
+        try:
+            chunk.prepared = js._starter.prepare(self._work(chunk), js._jobs)
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
             self._fail(chunk, None, (None, _without_frames(e)))
-        finally:
-            if not future._pid:
-                self._running.pop(future, None)
+        return chunk.prepared is not None
 
-    def _work(self, chunk: _Chunk) -> _native.Work:
+    def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
-            self._progress = _calls.Progress(self._jobserver.slots + 1)
+            # For what runs, on a slot that is lent too, and for what is prepared.
+            self._progress = _calls.Progress(2 * self._jobserver.slots + 1)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
-        args = self._fn, chunk.calls(), self._progress, chunk.place, self._limit
+        args = self._fn, chunk.calls, self._progress, chunk.place, self._limit
         return _native.Work(env, None, preexec_fn, _calls.run, args, None)
 
     def _free_place(self) -> int:
-        taken = {chunk.place for chunk in self._under_way()}
+        taken = {chunk.place for chunk in (*self._running.values(), *self._prepared())}
         return next(place for place in itertools.count() if place not in taken)
 
     def _asleep_for(self) -> float:
@@ -401,7 +350,7 @@ class Results(_native.Ready, Generic[T]):
                 self._running.pop(future, None)
             self._finished.popleft()
 
-    def _take_in(self, chunk: _Chunk, future: Future[Any]) -> None:
+    def _take_in(self, chunk: Chunk, future: Future[Any]) -> None:
         value, error = future._load()
         if value is None:
             call = None if self._progress is None else self._progress.running(chunk.place)
@@ -419,7 +368,7 @@ class Results(_native.Ready, Generic[T]):
             self._replace(chunk, chunk.part(0, made, (values, errors)) + rest)
 
     def _fail(
-        self, chunk: _Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
+        self, chunk: Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
     ) -> None:
         """After the job of a chunk has failed, in this call if that is known."""
         if chunk.size == 1:
@@ -433,15 +382,17 @@ class Results(_native.Ready, Generic[T]):
         parts = chunk.part(0, call) + chunk.part(call, call + 1, known)
         self._replace(chunk, parts + chunk.part(call + 1, chunk.size))
 
-    def _replace(self, chunk: _Chunk, parts: list[_Chunk]) -> None:
+    def _replace(self, chunk: Chunk, parts: list[Chunk]) -> None:
         if chunk in self._chunks:  # else Ctrl-C came just after this
             place = self._chunks.index(chunk)
             self._chunks[place : place + 1] = parts
 
     def _measure(self, calls: int, seconds: float) -> None:
         """Chooses the size of chunks by what these calls have taken."""
-        most = max(self._size, min(_MOST, calls * _GROWTH))
-        self._size = max(1, min(most, int(_AIM * calls / max(seconds, 1e-6))))
+        most = max(self._size, min(self._most, calls * _GROWTH))
+        fitting = min(self._most, int(_AIM * calls / max(seconds, 1e-6)))
+        self._size = max(1, min(most, fitting))
+        self._settled = self._settled or fitting <= most
 
 
 def _without_frames(error: BaseException) -> BaseException:

@@ -1,7 +1,7 @@
 """The Rust binding: see rust/python. Private to the package."""
 
 from collections import deque
-from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar, final
+from typing import Any, Callable, Iterable, Iterator, Mapping, NoReturn, Sequence, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -29,7 +29,6 @@ __all__ = [
     "Slot",
     "Work",
     "advice",
-    "columns",
     "command",
     "flush",
     "forget_lifeline",
@@ -39,6 +38,7 @@ __all__ = [
     "rehearse_fork",
     "rehearse_job",
     "run_jobs",
+    "take_rows",
     "unblock_interrupts",
     "usable_cpus",
 ]
@@ -50,7 +50,9 @@ def usable_cpus() -> int: ...
 def nullify_stdin() -> None: ...
 def command(words: Sequence[str]) -> int: ...
 def flush() -> None: ...
-def columns(argses: Sequence[Any], first: int, end: int) -> list[list[Any]] | None: ...
+def take_rows(
+    source: Iterator[Any], size: int, columns: list[list[Any]], rows: list[Any]
+) -> None: ...
 def run_jobs(channel: Channel, worker: Any) -> NoReturn: ...
 def unblock_interrupts() -> None: ...
 def rehearse_job(worker: Any, launch: bytes | MemoryFile) -> None: ...

@@ -5,7 +5,8 @@
 //! scan is stands in the core, and what a Future is in the Python package.
 //!
 //! The GIL is this module's lock: tables are only touched while it is held and never
-//! borrowed across a wait, so a fork by another thread cannot catch one half changed.
+//! borrowed across a wait, so a fork by another thread cannot catch one half changed. Nor is a
+//! reference to a Python object dropped without it: see .cargo/config.toml.
 
 mod calls;
 mod channel;
@@ -16,6 +17,7 @@ mod job;
 mod jobs;
 mod pool;
 mod promise;
+mod rows;
 mod setup;
 mod worker;
 
@@ -64,7 +66,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
-    module.add_function(wrap_pyfunction!(calls::columns, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::take_rows, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;

@@ -1,0 +1,87 @@
+//! The arguments of `map`'s calls on their way into chunks: *rows*, one for each call, which are
+//! kept by *columns*, a list for each argument, wherever they are tuples of one length.
+//!
+//! So nothing is kept that the garbage collector looks at, one pickle holds a chunk, and an
+//! iterator that uses its tuple again and again (`zip`) can do so. Not here: what a chunk is,
+//! and what becomes of what an input raises (`_input.py`).
+
+use pyo3::prelude::*;
+use pyo3::types::{PyIterator, PyList, PyTuple};
+
+/// Takes rows from `source` until there are `size`, if it has so many. They are appended to
+/// `columns`; or to `rows`, once one is no tuple, is empty, or has another length than those
+/// before. Whatever is raised, what has been taken is there.
+#[pyfunction]
+pub(crate) fn take_rows(
+    source: &Bound<'_, PyIterator>,
+    size: usize,
+    columns: &Bound<'_, PyList>,
+    rows: &Bound<'_, PyList>,
+) -> PyResult<()> {
+    let mut taken = Taken::of(columns, rows)?;
+    let mut source = source.clone();
+    while taken.count < size {
+        let Some(row) = source.next() else { break };
+        taken.push(&row?)?;
+        taken.count += 1;
+    }
+    Ok(())
+}
+
+struct Taken<'a, 'py> {
+    count: usize,
+    /// Of `columns`; none before the first row, or if they are kept as rows.
+    lists: Vec<Bound<'py, PyList>>,
+    columns: &'a Bound<'py, PyList>,
+    rows: &'a Bound<'py, PyList>,
+}
+
+impl<'a, 'py> Taken<'a, 'py> {
+    fn of(columns: &'a Bound<'py, PyList>, rows: &'a Bound<'py, PyList>) -> PyResult<Self> {
+        let lists: Vec<Bound<'py, PyList>> =
+            columns.iter().map(|column| column.cast_into()).collect::<Result<_, _>>()?;
+        let count = lists.first().map_or(rows.len(), PyListMethods::len);
+        Ok(Taken { count, lists, columns, rows })
+    }
+
+    fn push(&mut self, row: &Bound<'py, PyAny>) -> PyResult<()> {
+        if let Ok(row) = row.cast_exact::<PyTuple>() {
+            match row.len() {
+                0 => {}
+                width if width == self.lists.len() => return self.append(row),
+                _ if self.count == 0 => return self.begin(row),
+                _ => {}
+            }
+        }
+        self.make_rows()?;
+        self.rows.append(row)
+    }
+
+    fn append(&self, row: &Bound<'py, PyTuple>) -> PyResult<()> {
+        for (place, list) in self.lists.iter().enumerate() {
+            list.append(row.get_borrowed_item(place)?)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, row: &Bound<'py, PyTuple>) -> PyResult<()> {
+        for argument in row.iter_borrowed() {
+            let list = PyList::new(row.py(), [argument])?;
+            self.columns.append(&list)?;
+            self.lists.push(list);
+        }
+        Ok(())
+    }
+
+    /// Keeps by rows what has been kept by columns.
+    fn make_rows(&mut self) -> PyResult<()> {
+        for place in 0..self.lists.first().map_or(0, PyListMethods::len) {
+            let row = self.lists.iter().map(|list| list.get_item(place));
+            let row = row.collect::<PyResult<Vec<_>>>()?;
+            self.rows.append(PyTuple::new(self.rows.py(), row)?)?;
+        }
+        self.columns.del_slice(0, self.columns.len())?;
+        self.lists.clear();
+        Ok(())
+    }
+}
