@@ -223,7 +223,8 @@ def test_a_submission_within_another_that_starts_the_helper_is_not_mistaken_for_
 ) -> None:
     js = make_jobserver(2)
     before = os.getcwd()
-    introduced = launch._pickling.dump_launch
+    pickling: Any = vars(launch)["_pickling"]
+    introduced = pickling.dump_launch
 
     def interrupted(*objects: Any) -> Any:
         # As a signal handler may do just here.
@@ -236,7 +237,7 @@ def test_a_submission_within_another_that_starts_the_helper_is_not_mistaken_for_
         return message
 
     inside: list[str] = []
-    monkeypatch.setattr(launch._pickling, "dump_launch", interrupted)
+    monkeypatch.setattr(pickling, "dump_launch", interrupted)
     assert js(folder_and_argv).result()[0] == before
     assert inside == [str(tmp_path)]
 
