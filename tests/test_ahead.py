@@ -14,6 +14,7 @@ from conftest import reap, wait_until
 from holding import free
 
 from jobserver import Jobserver
+from jobserver._start import launch
 
 
 @pytest.fixture
@@ -200,3 +201,99 @@ def test_hooks_of_forks_that_the_users_modules_register_run_in_jobs_only(
 def test_a_useless_preload_is_refused(wrong: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="preload"):
         Jobserver("forkserver", 1, preload=wrong)
+
+
+def folder_and_argv() -> tuple[str, list[str]]:
+    return os.getcwd(), list(sys.argv)
+
+
+def test_a_job_sees_what_its_owner_has_changed_in_place(
+    make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "before"])
+    js = make_jobserver(1)
+    assert js(folder_and_argv).result()[1] == ["program", "before"]
+    sys.argv[1] = "after"
+    assert js(folder_and_argv).result()[1] == ["program", "after"]
+
+
+def test_what_the_helper_could_not_prepare_for_each_job_tries_again(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=1)
+    assert js._pool is not None
+    home = Path(js._pool.home)
+    aside = home.with_name(home.name + "-aside")
+    home.rename(aside)
+    try:
+        assert js(pid).exception() is not None
+    finally:
+        aside.rename(home)
+    assert js(pid).result() != os.getpid()
+
+
+def test_a_submission_within_another_that_starts_the_helper_is_not_mistaken_for_it(
+    make_jobserver: Callable[..., Jobserver],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    js = make_jobserver(2)
+    before = os.getcwd()
+    pickling: Any = vars(launch)["_pickling"]
+    introduced = pickling.dump_launch
+
+    def interrupted(*objects: Any) -> Any:
+        # As a signal handler may do just here.
+        message = introduced(*objects)
+        if isinstance(objects[0], launch.Preparation):
+            monkeypatch.undo()
+            os.chdir(tmp_path)
+            inside.append(js(folder_and_argv).result()[0])
+            os.chdir(before)
+        return message
+
+    inside: list[str] = []
+    monkeypatch.setattr(pickling, "dump_launch", interrupted)
+    assert js(folder_and_argv).result()[0] == before
+    assert inside == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "customized, said",
+    [
+        (
+            "import os\n"
+            "os.register_at_fork(after_in_child=lambda: os.write(2, b'%d ' % os.getpid()))\n",
+            "{job} ",
+        ),
+        # Nobody would ever release it.
+        ("import os, threading\nos.register_at_fork(before=threading.Lock().acquire)\n", ""),
+    ],
+    ids=["in the child", "before"],
+)
+def test_hooks_of_forks_that_start_with_the_interpreter_run_in_jobs_only(
+    make_jobserver: Callable[..., Jobserver],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    customized: str,
+    said: str,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(customized)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    js = make_jobserver(1, max_tasks_per_child=1)
+    job = js(pid).result(timeout=30)
+    assert capfd.readouterr().err == said.format(job=job)
+
+
+THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); "
+HOOK = "import os; os.register_at_fork(after_in_child=print); "
+
+
+@pytest.mark.parametrize(
+    "first, expected", [("", True), (THREAD, False), (HOOK, False)], ids=["alone", "thread", "hook"]
+)
+def test_forks_are_rehearsed_where_nobody_would_notice(first: str, expected: bool) -> None:
+    asked = "from jobserver._start import forkserver; print(forkserver._nobody_minds_forks())"
+    command = [sys.executable, "-I", "-c", first + asked]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"{expected}\n"

@@ -7,6 +7,7 @@ Not here: how many jobs of a tree run at once (test_slots), nor how errors and d
 from __future__ import annotations
 
 import copy
+import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -113,6 +115,54 @@ def leave_own_jobserver_open(method: str, files: list[Path]) -> set[int]:
     for file in files:
         own(file.touch)
     return children()
+
+
+def use_without_stdin(do: Callable[[], object]) -> tuple[int, str]:
+    do()
+    with Jobserver("fork", 1) as own:
+        return use(own), own(read_stdin).result()
+
+
+def read_stdin() -> str:
+    assert sys.stdin is not None
+    return sys.stdin.read()
+
+
+def close_stdin() -> None:
+    assert sys.stdin is not None
+    sys.stdin.close()
+
+
+def detach_stdin() -> None:
+    stdin: Any = sys.stdin
+    stdin.detach()
+
+
+def wrap_stdin() -> None:
+    stdin: Any = sys.stdin
+    sys.stdin = io.TextIOWrapper(stdin.detach(), encoding="utf-8")
+
+
+def make_another_in_vain(js: Jobserver, begun: Any, go: Any, file: Path, line: int) -> None:
+    """Leaves a job of its own behind, after a signal handler's exception has come when so many
+    lines of what notes that this process has jobs had run."""
+    js(hold_and_touch, begun, go, file)
+    lines = iter(range(line))
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name != "_end_well":
+            return None
+        if event == "line" and next(lines, None) is None:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        Jobserver("fork", 1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
 
 
 def nest_own_jobserver(method: str) -> int:
@@ -296,6 +346,25 @@ def test_a_job_waits_for_its_own_jobs_at_its_end(js: Jobserver, tmp_path: Path, 
 @pytest.mark.parametrize("inner", METHODS)
 def test_a_job_can_make_a_jobserver_of_its_own(js: Jobserver, inner: str) -> None:
     assert js(use_own_jobserver, inner).result() == 42
+
+
+@pytest.mark.parametrize("do", [nothing, close_stdin, detach_stdin, wrap_stdin])
+def test_a_job_has_nothing_on_stdin_whatever_its_owner_did_with_its_own(
+    js: Jobserver, do: Callable[[], object]
+) -> None:
+    assert js(use_without_stdin, do).result() == (42, "")
+
+
+@pytest.mark.parametrize("line", range(1, 4))
+def test_a_jobserver_that_could_not_be_made_leaves_a_jobs_other_jobs_to_be_waited_for(
+    js: Jobserver, tmp_path: Path, line: int
+) -> None:
+    begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
+    js(make_another_in_vain, js, begun, go, tmp_path / "ended", line).result()
+    assert begun.acquire(timeout=DEADLINE)
+    with in_a_moment(go.release):
+        js.close()
+    assert (tmp_path / "ended").exists()
 
 
 def test_jobs_of_a_jobserver_made_in_a_job_nest_too(js: Jobserver, method: str) -> None:

@@ -639,8 +639,9 @@ def _wait_for_own_jobs() -> None:
 
 def _end_well(pid: int) -> None:
     """Has this process do that at its end."""
-    _job.owner.clear()
+    # At no moment without it: a signal handler may raise between any two lines.
     _job.owner.add(pid)
+    _job.owner.intersection_update((pid,))  # and without those that this was forked from
     if mp.process._parent_process is not None and not _job.is_this_process():
         # A child of multiprocessing ends without what has been registered with atexit. (A job
         # sees to its own, and should not look like having begun something of multiprocessing's.)

@@ -120,11 +120,18 @@ def _unread_stdin() -> Any:
     if sys.stdin is None:
         return None
     # A job has it from its owner, and there is nothing to read where it leads to.
-    if _stdin is None or _stdin.closed or not (_job.is_this_process() and _is_null(0)):
+    if not (_job.is_this_process() and _is_null(0) and _is_open(_stdin)):
         _stdin = None
         with contextlib.suppress(OSError):
             _stdin = open(0, closefd=False)
     return _stdin
+
+
+def _is_open(file: Any) -> bool:
+    try:
+        return file is not None and not file.closed
+    except ValueError:
+        return False  # the job has detached what is below it
 
 
 def _is_null(fd: int) -> bool:

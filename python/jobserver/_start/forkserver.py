@@ -13,6 +13,8 @@ import contextlib
 import gc
 import os
 import signal
+import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import _native
@@ -84,10 +86,12 @@ class ForkServer(HiringStarter):
 
     def _start_helper(self, home: str) -> None:
         if not self._helper.running:
-            preparation, descriptors = self._introductions.to_helper(home, self._preload)
+            introductions = self._introductions
+            preparation, (message, descriptors) = introductions.to_helper(home, self._preload)
             try:
                 with launch.uninterrupted() as interruptible:
-                    self._helper.start(_helpers_command(interruptible), preparation, descriptors)
+                    if self._helper.start(_helpers_command(interruptible), message, descriptors):
+                        introductions.was_sent(preparation)
             finally:
                 descriptors.clear()
 
@@ -108,8 +112,9 @@ def main(interruptible: bool) -> NoReturn:
     _native.nullify_stdin()
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for _ in range(launch.REHEARSALS):
-        _native.rehearse_fork()  # before anything of the user's is here to notice
+    if _nobody_minds_forks():
+        for _ in range(launch.REHEARSALS):
+            _native.rehearse_fork()
     known = None if introduction is None else launch.prepare_ahead(*introduction)
     gc.collect()
     gc.freeze()
@@ -119,3 +124,22 @@ def main(interruptible: bool) -> NoReturn:
     if child_ended is not signal.SIG_DFL:
         signal.signal(signal.SIGCHLD, child_ended)
     launch.run(channel, interruptible, known)
+
+
+def _nobody_minds_forks() -> bool:
+    """Whether nothing of others would notice a fork's hooks without a fork. Nothing that is the
+    user's has been asked for yet; but `sitecustomize`, say, may have registered hooks, or started
+    threads, which would find what is theirs in this interpreter freed."""
+
+    def mark() -> None:
+        pass
+
+    os.register_at_fork(before=mark)
+    ours = (mark, threading._after_fork, _native.forget_lifeline)  # type: ignore[attr-defined]
+    # CPython keeps hooks in lists, and offers no other way to see them.
+    lists = [each for hook in ours for each in gc.get_referrers(hook) if type(each) is list]
+    others = [hook for each in lists for hook in each if hook not in ours]
+    for each in lists:
+        if mark in each:
+            each.remove(mark)
+    return not others and len(sys._current_frames()) == 1

@@ -16,7 +16,7 @@ import pickle
 import select
 import signal
 from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -70,17 +70,22 @@ class Introductions:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        #: What the fork server that this process has started was prepared for.
+        #: What the fork server was prepared for, if this process knows.
         self._helpers: Preparation | None = None
         #: The last to a process that is prepared already.
         self._short: tuple[_Terms, Sent] | None = None
 
-    def to_helper(self, home: str, preload: tuple[str, ...]) -> tuple[Sent, _native.Descriptors]:
-        """To a fork server for the pool with this home."""
+    def to_helper(
+        self, home: str, preload: tuple[str, ...]
+    ) -> tuple[Preparation, tuple[Sent, _native.Descriptors]]:
+        """To a fork server for the pool with this home; and what to say if it `was_sent`."""
+        self._helpers = None
         preparation = _preparation(self._method, home)
-        message = _pickling.dump_launch(preparation, _terms(None, preload))
+        return preparation, _pickling.dump_launch(preparation, _terms(None, preload))
+
+    def was_sent(self, preparation: Preparation) -> None:
+        """Not sooner: another thread may have been quicker, with one of its own."""
         self._helpers = preparation
-        return message
 
     def to_job(self, home: str, tasks: int | None) -> tuple[Sent, _native.Descriptors]:
         """To a process that is to run jobs of that pool, `tasks` at most."""
@@ -113,6 +118,7 @@ def _preparation(method: str, home: str) -> Preparation:
     data = mp.spawn.get_preparation_data("")
     del data["name"]  # which is each job's own
     data["start_method"] = method
+    data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
     tracker = _tracker()
     return Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
 
@@ -266,7 +272,7 @@ class Newcomer:
 
     def __init__(
         self,
-        introduction: tuple[Message, list[int]],
+        introduction: Introduction,
         known: Known,
         channel: _native.Channel | None = None,
         interruptible: bool = False,
@@ -308,8 +314,12 @@ class Newcomer:
             self._worker.unload()
 
 
-#: What a process is prepared for before it is introduced, or why that could not be. None: nothing.
-Known = Union[Prepared, Exception, None]
+#: A message with the descriptors that came with it.
+Introduction = Tuple[Message, List[int]]
+
+#: What a process is prepared for before it is introduced; or what it was sent to be prepared by, if
+#: that has failed. None: nothing.
+Known = Union[Prepared, Introduction, None]
 
 
 def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple[Prepared, _Terms]:
@@ -323,8 +333,10 @@ def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple
             known = Prepared(preparation)
         for descriptor in descriptors:
             os.close(descriptor)
-    if not isinstance(known, Prepared):
-        raise known or RuntimeError("the introduction does not say what to prepare for")
+    elif isinstance(known, tuple):
+        known, _ = _introduced(*known, None)
+    if known is None:
+        raise RuntimeError("the introduction does not say what to prepare for")
     return known, terms
 
 
@@ -333,8 +345,8 @@ def prepare_ahead(message: Message, descriptors: list[int]) -> Known:
     fails here is left to the jobs, whose Futures can be told."""
     try:
         prepared, terms = _introduced(message, descriptors, None)
-    except Exception as e:
-        return e
+    except Exception:
+        return message, descriptors  # each job tries again
     try:
         prepared.rehearse()
     except (Exception, SystemExit):

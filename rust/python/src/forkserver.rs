@@ -57,19 +57,20 @@ impl ForkServer {
     }
 
     /// Starts a helper, a program that serves the socket on its standard input, unless
-    /// there is one. It is first sent this message.
+    /// there is one: whether it has. The helper is first sent this message.
     fn start(
         &self,
         argv: Vec<OsString>,
         message: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let descriptors = descriptors.get().held();
         let mut helper = self.helper();
         if helper.stopped {
             return Err(PyRuntimeError::new_err("this Jobserver is closed"));
         }
-        if helper.running.is_none() {
+        let none = helper.running.is_none();
+        if none {
             let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
             match message.send(
                 &started.introduction().map_err(to_python)?,
@@ -81,7 +82,7 @@ impl ForkServer {
                 _ => helper.running = Some(Arc::new(started)),
             }
         }
-        Ok(())
+        Ok(none)
     }
 
     /// Whether there was a helper and it has gone, though nobody may have noticed yet.

@@ -25,8 +25,8 @@ pub(crate) fn fork(_py: Python<'_>) -> io::Result<Forked> {
 
 /// Runs CPython's hooks as in the child of a fork, without one: so that the interpreter knows the
 /// way by heart, and the children that follow do not each find it cold. For a process that could
-/// as well be a forked child: it has one thread, and nobody has registered hooks yet that would
-/// mind.
+/// as well be a forked child: it has one thread (the states of others' would be freed), and nobody
+/// has registered hooks that would mind.
 pub(crate) fn rehearse_fork(_py: Python<'_>) {
     // SAFETY: the GIL is held, as `_py` shows; the After hook follows.
     unsafe { pyo3::ffi::PyOS_BeforeFork() };
