@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MATURIN := $(VENV)/bin/python -m maturin
 
 WHEEL := dist/*-cp38-abi3-*.whl
-WHEEL_SOURCES := pyproject.toml $(wildcard Cargo.toml Cargo.lock README.md LICENSE-*) \
+WHEEL_SOURCES := pyproject.toml $(wildcard .cargo/config.toml Cargo.toml Cargo.lock README.md LICENSE-*) \
 	$(shell find rust python \
 		\( -name __pycache__ -o -name tests -o -name benches -o -name examples -o -name fuzz \) \
 		-prune -o \( -type d -o -type f \) -print)
