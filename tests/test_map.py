@@ -251,7 +251,8 @@ def test_calls_before_a_death_in_a_chunk_are_made_again(js: Jobserver, tmp_path:
 
 
 @each_method
-def test_an_interrupted_call_ends_its_process_and_keeps_what_was_done(
+@pytest.mark.fresh
+def test_an_interrupted_call_ends_its_job_and_keeps_what_was_done(
     js: Jobserver, tmp_path: Path
 ) -> None:
     calls = [(tmp_path, n, "interrupt" if n == 1 else "return") for n in range(4)]

@@ -335,7 +335,7 @@ class Jobserver:
         on with the result that follows. If a call ends its process, or something kills it,
         that call's `next` raises SubmissionDied. The other calls of its chunk are made in
         other processes: those after it, and, since their results died with the process, those
-        before it once more. KeyboardInterrupt raised in a call ends its process too, but the
+        before it once more. KeyboardInterrupt raised in a call ends its chunk's job too, but the
         results before it are kept.
 
         Args:

@@ -109,7 +109,7 @@ struct Clock {
 /// How often the clock is read, in seconds, and between how many calls at most: the next may be
 /// slow.
 const READ_EACH: f64 = 5e-6;
-const MOST_SKIPPED: u32 = 63;
+const MOST_SKIPPED: u32 = 15;
 
 impl Clock {
     fn is_to_be_read(&mut self) -> bool {
