@@ -396,7 +396,12 @@ impl PoolWait {
 impl Drop for PoolWait {
     fn drop(&mut self) {
         for part in &self.parts {
+            let others_must_look =
+                part.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
             part.ledger.waiters().fetch_sub(1, IN_ORDER);
+            if others_must_look {
+                part.ledger.bell().ring();
+            }
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Watch {
     bell: Option<ReadySet>,
     /// When we last looked before a wait.
     looked: Option<Instant>,
+    /// How many threads of this process wait.
+    waits: usize,
     /// Some news come by no descriptor.
     must_look: bool,
     /// Some job is being launched. Who did not count as waiting yet when it looked whether to
@@ -60,8 +62,15 @@ impl Watch {
 
     /// For who need not hear of new holders.
     pub(crate) fn without_a_bell() -> rustix::io::Result<Watch> {
-        let (set, holders) = (ReadySet::new()?, HashMap::new());
-        Ok(Watch { set, holders, bell: None, looked: None, must_look: false, launching: false })
+        Ok(Watch {
+            set: ReadySet::new()?,
+            holders: HashMap::new(),
+            bell: None,
+            looked: None,
+            waits: 0,
+            must_look: false,
+            launching: false,
+        })
     }
 
     /// Puts the slots of the dead back: whether there were any. Those who live are watched
@@ -153,6 +162,7 @@ impl Watch {
         ledger: &Ledger,
         pipe: &TokenPipe,
     ) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+        self.waits += 1;
         let ago = self.looked.map(|looked| looked.elapsed());
         if let Some(rest) = ago.and_then(|ago| MOMENT.checked_sub(ago)) {
             return (self.set.watched(), Some(rest));
@@ -164,9 +174,32 @@ impl Watch {
         (descriptors, look_after)
     }
 
+    /// After a wait: whether the bell is to be rung, since other threads of this process wait. They
+    /// have not heard what it said to the one that looked, and nobody looks again for them.
+    pub(crate) fn after_wait(&mut self) -> bool {
+        self.waits = self.waits.saturating_sub(1);
+        self.launching && self.waits > 0
+    }
+
     /// What to poll for the deaths of those that are watched, and how long to sleep at most.
     pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_while_a_job_is_launched_has_the_other_threads_look_again() {
+        let mut watch = Watch::without_a_bell().unwrap();
+        watch.waits = 3;
+        assert!(!watch.after_wait());
+        watch.launching = true;
+        assert!(watch.after_wait());
+        assert!(!watch.after_wait());
     }
 }
