@@ -5,7 +5,8 @@
 Each contender in each case has a process of its own (`contender.py`), set up before the first
 round. A round asks each of them once, one after the other, and each round begins with another:
 so what the machine does meanwhile meets all alike, and a ratio is one of two figures that were
-taken within seconds. What is measured stands in `scenarios.py`, how in `measures.py`, and what is
+taken within seconds. Who is not asked is stopped, lest what it goes on doing (a pool replaces its
+workers, say) be in the figure of another. What is measured stands in `scenarios.py`, how in `measures.py`, and what is
 made of the figures in `report.py`. Figures go to `results/`, all of them. Not here: whether it
 works, which is for the tests; nor how well slots are used (`slot_use.py`).
 """
@@ -75,6 +76,7 @@ class Cell:
             start_new_session=True,
         )
         self.cannot = self._answer(PATIENCE_FOR_SETUP).get("cannot")
+        self._signal(signal.SIGSTOP)
 
     def ask(self, number: int) -> None:
         """Has it run once, if it takes part in the round of this number."""
@@ -82,9 +84,11 @@ class Cell:
         rounds = self.request.get("rounds") or number + 1
         if self.cannot is None and self._process is not None and number < rounds:
             assert self._process.stdin is not None
+            self._signal(signal.SIGCONT)
             with suppress(BrokenPipeError):  # then there is no answer either
                 self._process.stdin.write("run\n")
             figure = self._answer(PATIENCE).get("figure")
+            self._signal(signal.SIGSTOP)
             figure = None if figure is None else float(f"{figure:.5g}")
         self.figures.append(figure)
 
@@ -92,14 +96,20 @@ class Cell:
         if self._process is None:
             return
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def _signal(self, number: int) -> None:
+        """Sends a signal to it and all that it has started, if it is still there."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def _answer(self, patience: float) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
