@@ -6,9 +6,10 @@ Each contender in each case has a process of its own (`contender.py`), set up be
 round. A round asks each of them once, one after the other, and each round begins with another:
 so what the machine does meanwhile meets all alike, and a ratio is one of two figures that were
 taken within seconds. Who is not asked is stopped, lest what it goes on doing (a pool replaces its
-workers, say) be in the figure of another. What is measured stands in `scenarios.py`, how in `measures.py`, and what is
-made of the figures in `report.py`. Figures go to `results/`, all of them. Not here: whether it
-works, which is for the tests; nor how well slots are used (`slot_use.py`).
+workers, say) be in the figure of another. What is measured stands in `scenarios.py`, how in
+`measures.py`, and what is made of the figures in `report.py`. Figures go to `results/`, all of
+them. Not here: whether it works, which is for the tests; nor how well slots are used
+(`slot_use.py`).
 """
 
 from __future__ import annotations

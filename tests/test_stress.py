@@ -7,12 +7,15 @@ can be, so that the time goes into what is tested.
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any, Callable, TypeVar, cast
 
 import pytest
-from conftest import DEADLINE, METHODS, children, descriptors, settle
+from conftest import DEADLINE, IN_JOBS, METHODS, children, descriptors, settle
 from holding import Hold, free, held
 
 from jobserver import Future, Jobserver, SubmissionDied
@@ -39,6 +42,25 @@ def with_slow(*slow: str) -> Callable[[Test], Test]:
         [pytest.param(m, marks=pytest.mark.slow) if m in slow else m for m in METHODS],
     )
     return cast("Callable[[Test], Test]", mark)
+
+
+def in_a_small_program(test: Test) -> Test:
+    """Has a test run in a program that has only what it needs. A fork costs by what its owner has
+    in memory, and pytest has several times as much."""
+
+    @functools.wraps(test)
+    def run(method: str, **_: Any) -> None:
+        tasks = Jobserver.__init__.__kwdefaults__
+        program = (
+            f"import {test.__module__} as tests\n"
+            f"tests.Jobserver.__init__.__kwdefaults__.update({tasks!r})\n"
+            f"tests.{test.__name__}.__wrapped__({method!r})"
+        )
+        path = os.pathsep.join([IN_JOBS, str(Path(__file__).parent)])
+        environment = {**os.environ, "PYTHONPATH": path}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+    return cast("Test", run)
 
 
 def warm_up(js: Jobserver) -> None:
@@ -66,6 +88,7 @@ def memory() -> int:
 
 
 @with_slow("fork", "forkserver", "spawn")
+@in_a_small_program
 def test_thousands_of_submissions_leave_nothing_behind(method: str) -> None:
     with Jobserver(method, 2) as js:
         warm_up(js)
@@ -80,6 +103,7 @@ def test_thousands_of_submissions_leave_nothing_behind(method: str) -> None:
 
 
 @with_slow("fork", "forkserver", "spawn")
+@in_a_small_program
 def test_the_owners_memory_does_not_grow(method: str) -> None:
     rounds = {"fork": 1500, "forkserver": 500, "spawn": 20}[method]
 
@@ -110,7 +134,8 @@ def many_descriptors() -> Iterator[None]:
 
 
 @with_slow("fork", "forkserver", "spawn")
-def test_a_thousand_jobs_outstanding_at_once(method: str, many_descriptors: None) -> None:
+@in_a_small_program
+def test_a_thousand_jobs_outstanding_at_once(method: str, many_descriptors: None = None) -> None:
     count = {"fork": 1000, "forkserver": 100, "spawn": 30}[method]
     hold = Hold()
     with Jobserver(method, 1) as js:
@@ -168,6 +193,7 @@ def decide(announced: Connection, expected: int, seed: int) -> int:
 
 
 @with_slow("forkserver", "spawn")
+@in_a_small_program
 def test_killed_jobs_among_nested_ones_leave_nothing_behind(method: str) -> None:
     rounds = {"fork": 20, "forkserver": 10, "spawn": 1}[method]
     # Ten jobs are there at once: two trees, of one and two branches with a leaf each.
@@ -203,6 +229,7 @@ def outcome(future: Future[int]) -> Any:
 
 
 @with_slow("fork", "forkserver", "spawn")
+@in_a_small_program
 def test_a_mixture_of_results_errors_and_deaths_is_told_exactly(method: str) -> None:
     count = {"fork": 2000, "forkserver": 100, "spawn": 20}[method]
     mixture = random.Random(1)
