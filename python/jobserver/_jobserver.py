@@ -24,7 +24,7 @@ from typing import (
 )
 from weakref import WeakSet, WeakValueDictionary
 
-from . import _arguments, _job, _native, _pools
+from . import _arguments, _job, _native, _pools, _result
 from . import _multiprocessing as mp
 from ._arguments import Environment
 from ._as_completed import AsCompleted
@@ -121,6 +121,7 @@ class Jobserver:
         yields: bool,
         orphans_stay: bool,
     ) -> None:
+        _result.get_ready()
         self._yields = yields
         self._orphans_stay = orphans_stay
         self._context = context

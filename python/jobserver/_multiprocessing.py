@@ -2,7 +2,8 @@
 
 They are not documented, but CPython 3.8 to 3.14 have them and so do loky and others that
 start processes; the tests run on every version that the machine has. Types are Any, since
-typeshed leaves most of them out.
+typeshed leaves most of them out. What only new interpreters and fork servers need is imported
+when they are first asked for.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ from __future__ import annotations
 import multiprocessing.context
 import multiprocessing.process
 import multiprocessing.reduction
-import multiprocessing.resource_tracker
-import multiprocessing.spawn
 import multiprocessing.util
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 context: Any = multiprocessing.context
 process: Any = multiprocessing.process
 reduction: Any = multiprocessing.reduction
-resource_tracker: Any = multiprocessing.resource_tracker
-spawn: Any = multiprocessing.spawn
 util: Any = multiprocessing.util
+
+if TYPE_CHECKING:
+    resource_tracker: Any
+    spawn: Any
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("resource_tracker", "spawn"):
+        raise AttributeError(name)
+    module = globals()[name] = import_module(f"multiprocessing.{name}")
+    return module

@@ -7,7 +7,6 @@ can still be told what it was, and where in the job it was raised.
 from __future__ import annotations
 
 import pickle
-import traceback
 from typing import Any, Tuple, cast
 
 from . import _native, _pickling
@@ -50,6 +49,12 @@ def unpicklable(value: Any, cause: pickle.PicklingError) -> pickle.PicklingError
     return error
 
 
+def get_ready() -> None:
+    """Has what tells of exceptions loaded where jobs are forked from, so that they need not; but
+    not with the package, whose import it would make a tenth slower."""
+    import traceback  # noqa: F401
+
+
 def dump_exception(error: BaseException) -> Sent:
     """A message that says what the job's function raised."""
     return _pickling.dump((None, failure(error)))
@@ -57,6 +62,8 @@ def dump_exception(error: BaseException) -> Sent:
 
 def failure(error: BaseException) -> Failure:
     """What can be told of an exception."""
+    import traceback
+
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     try:

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _native
+from .. import _native, _result
 from . import launch
 from ._starter import HiringStarter
 
@@ -112,6 +112,7 @@ def main(interruptible: bool) -> NoReturn:
     _native.nullify_stdin()
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _result.get_ready()
     if _nobody_minds_forks():
         for _ in range(launch.REHEARSALS):
             _native.rehearse_fork()
