@@ -167,8 +167,12 @@ impl Jobs {
                 return self.hired(channel, child);
             } // else it has just left, having waited for long
         }
-        let (channel, child) = self.ask(py, server)?;
-        self.introduce(&channel, &introduction, &descriptors, None)?;
+        let (mut channel, mut child) = self.ask(py, server)?;
+        if !self.introduce(&channel, &introduction, &descriptors, None)? {
+            // So may this one, if we were held up. Not for ever: somebody may be killing them.
+            (channel, child) = self.ask(py, server)?;
+            self.introduce(&channel, &introduction, &descriptors, None)?;
+        }
         self.hired(channel, child)
     }
 

@@ -371,7 +371,8 @@ pub(crate) fn home_of(auth: &Auth) -> Option<PathBuf> {
 /// A sleep of one thread until a slot may be free; over when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct PoolWait {
-    parts: Vec<Arc<Part>>,
+    /// And whether the watch of each counts us.
+    parts: Vec<(Arc<Part>, bool)>,
     pub(crate) pipes: Vec<Arc<OwnedFd>>,
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) look_after: Option<Duration>,
@@ -381,7 +382,7 @@ impl PoolWait {
     fn add(&mut self, part: &Arc<Part>) {
         let mut watch = part.watch(); // so that the bell is heard from now on
         part.ledger.waiters().fetch_add(1, IN_ORDER);
-        self.parts.push(Arc::clone(part));
+        self.parts.push((Arc::clone(part), watch.is_some()));
         self.pipes.push(part.pipe.shared_read_end());
         // Who holds a slot by now is watched; who will, rings.
         let (watched, look_after) = match &mut *watch {
@@ -395,9 +396,9 @@ impl PoolWait {
 
 impl Drop for PoolWait {
     fn drop(&mut self) {
-        for part in &self.parts {
+        for (part, counted) in &self.parts {
             let others_must_look =
-                part.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
+                *counted && part.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
             part.ledger.waiters().fetch_sub(1, IN_ORDER);
             if others_must_look {
                 part.ledger.bell().ring();
