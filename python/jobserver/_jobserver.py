@@ -416,11 +416,11 @@ class Jobserver:
 
     def _refuse_early(self, callbacks: bool) -> None:
         """Spares a submission that does not wait the pickling, if there is no slot for it."""
-        if self._open_pool().free():
+        if self._open_pool().has_one():
             return
         self._scan(callbacks)
         self._open_pool().reclaim()
-        if not self._open_pool().free():
+        if not self._open_pool().has_one():
             raise Blocked("no slot is free")
 
     def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
@@ -447,7 +447,7 @@ class Jobserver:
         """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
         while True:
             handled = self._scan(callbacks)
-            if consume and not self._open_pool().free():
+            if consume and not self._open_pool().has_one():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
                 if not self._open_pool().runs:

@@ -167,10 +167,7 @@ impl Jobs {
             slot.launch();
         }
         let child = Child::spawn(command)?;
-        let slot = slot.map(Slot::launched);
-        if let Some(slot) = &slot {
-            slot.born(child.pid(), false);
-        }
+        let slot = slot.map(|slot| slot.launched(&child, false));
         self.enter_running(child, None, slot)
     }
 
@@ -178,10 +175,7 @@ impl Jobs {
     ///
     /// If the system refuses to watch it, the process is ended and the error returned.
     pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
-        let slot = slot.map(Slot::launched);
-        if let Some(slot) = &slot {
-            slot.born(child.pid(), true);
-        }
+        let slot = slot.map(|slot| slot.launched(&child, true));
         self.enter_running(child, Some(channel), slot)
     }
 
@@ -210,10 +204,9 @@ impl Jobs {
     fn enter(&mut self, process: Process) -> Result<u64> {
         let number = self.next;
         if let Err(e) = self.watch(number, &process.child, process.channel.as_ref()) {
-            let pid = process.child.pid();
             process.child.destroy();
             if let Some(slot) = process.slot {
-                slot.settle(Some(pid));
+                slot.settle(true);
             }
             return Err(Error::system("cannot watch a job")(e));
         }
@@ -419,7 +412,7 @@ impl Jobs {
         self.close_channel(number);
         let Some(mut process) = self.processes.remove(&number) else { return };
         if let Some(slot) = &process.slot {
-            slot.settle(Some(process.child.pid()));
+            slot.settle(true);
         }
         self.idle.retain(|idle| *idle != number);
         process.tell(number, Outcome::Ended(status), news);
@@ -501,7 +494,7 @@ impl Jobs {
         let pool = pool.map(Pool::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
-            pipes.extend(pool.pipes.iter().cloned());
+            pipes.push(Arc::clone(&pool.pipe));
             descriptors.extend(pool.descriptors.iter().cloned());
             look_after = look_after.into_iter().chain(pool.look_after).min();
         }
@@ -603,10 +596,7 @@ fn made<'a>(
 impl Process {
     /// Takes up another job, that it has been sent the launch of.
     fn take_up(&mut self, number: u64, slot: Option<Slot>) -> JobId {
-        self.slot = slot.map(Slot::launched);
-        if let Some(slot) = &self.slot {
-            slot.born(self.child.pid(), true);
-        }
+        self.slot = slot.map(|slot| slot.launched(&self.child, true));
         self.jobs += 1;
         self.state = State::Running;
         JobId::of(number, self.jobs)
@@ -617,7 +607,7 @@ impl Process {
     fn tell(&mut self, number: u64, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
         if std::mem::replace(&mut self.state, State::Ending) == State::Running {
             if let Some(slot) = &self.slot {
-                slot.settle(None);
+                slot.settle(false);
             }
             news.push((JobId::of(number, self.jobs), outcome));
         }

@@ -47,9 +47,10 @@ fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> i32 {
     py.detach(|| jobserver_cli::main(words))
 }
 
-/// In a forked child: lets go of what its parent's jobs hang on.
+/// In a forked child: is another process, and lets go of what its parent's jobs hang on.
 #[pyfunction]
 fn forget_lifeline() {
+    jobserver_core::process::begin_child();
     jobserver_core::process::Lifeline::forget_parents();
 }
 
@@ -90,6 +91,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
+    module.add("Elsewhere", module.py().get_type::<errors::Elsewhere>())?;
     module.add("INLINE", jobserver_core::channel::INLINE)?;
     module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;
     Ok(())

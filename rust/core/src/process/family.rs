@@ -6,8 +6,8 @@
 //! Linux only; elsewhere a family is its root alone.
 
 use crate::error::{Error, Result};
+use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
-use crate::process::other::{is_called, look, parent, Life, Named};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
 use rustix::fd::OwnedFd;
@@ -117,7 +117,7 @@ impl Family {
     fn forget_the_dead(&mut self) {
         self.members.retain(|_, member| match &member.pidfd {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-            Some(pidfd) => !super::other::has_ended(pidfd),
+            Some(pidfd) => !super::identity::has_ended(pidfd),
             _ => matches!(look(member.named), Life::Alive(_)),
         });
     }
@@ -202,7 +202,8 @@ fn children_of_all() -> BTreeMap<i32, Vec<Pid>> {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid =
             entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, super::other::parent(pid)?))) {
+        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, super::identity::parent(pid)?)))
+        {
             children.entry(parent).or_default().push(pid);
         }
     }

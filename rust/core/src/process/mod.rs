@@ -7,15 +7,17 @@
 mod child;
 mod exit;
 mod family;
+pub(crate) mod identity;
 mod lifeline;
-pub(crate) mod other;
+pub(crate) mod namespace;
 mod own;
 
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
+pub use identity::Named;
 pub use lifeline::Lifeline;
-pub use other::Named;
+pub use namespace::begin_child;
 pub use own::{has_children, Growth};
 pub use rustix::process::{getpid, Pid, Signal};
 pub use rustix::thread::gettid;

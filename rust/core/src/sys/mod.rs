@@ -44,7 +44,13 @@ pub unsafe fn fork() -> io::Result<Forked> {
     // SAFETY: the caller keeps the contract above; fork itself touches no memory of ours.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        pid => Ok(Pid::from_raw(pid).map_or(Forked::Child, Forked::Parent)),
+        pid => match Pid::from_raw(pid) {
+            Some(child) => Ok(Forked::Parent(child)),
+            None => {
+                crate::process::begin_child();
+                Ok(Forked::Child)
+            }
+        },
     }
 }
 
@@ -313,6 +319,20 @@ pub(crate) fn linux() -> bool {
 #[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
 pub(crate) const fn linux() -> bool {
     false
+}
+
+/// Gives a file another name, which nothing must have yet. (Where the system cannot see to that, an
+/// empty folder of this name is replaced.)
+pub(crate) fn rename_new(old: &std::path::Path, new: &std::path::Path) -> rustix::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{renameat_with, RenameFlags, CWD};
+        match renameat_with(CWD, old, CWD, new, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+            renamed => return renamed,
+        }
+    }
+    rustix::fs::rename(old, new)
 }
 
 /// Makes a named pipe that only this user may open.
