@@ -14,10 +14,12 @@ from typing import Any, Iterator
 import projects
 import pytest
 import spans
-from conftest import DEADLINE
+from conftest import DEADLINE, wait_until
 from spans import Recorded
 from terminals import Terminal, until_asleep
 from test_make import MAKES
+
+from jobserver import Blocked
 
 COMMAND = [sys.executable, "-m", "jobserver"]
 
@@ -475,6 +477,61 @@ with Jobserver("fork") as js:
         done = jobserver("run", f"-j{slots}", "--", sys.executable, str(tmp_path / "above.py"))
         assert (done.returncode, done.stderr) == (0, "")
         assert Recorded.in_log(log).most <= slots
+
+
+@pytest.mark.parametrize("style", ["fifo", "pipe"])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_exec_below_exec_has_the_slot_of_that_as_its_own(log: Path, slots: int, style: str) -> None:
+    nested = "$JOBSERVER exec -- $JOBSERVER exec -- $JOBSERVER exec --"
+    script = f"for i in 1 2 3; do {nested} sh -c '{spans.command()}' & done; wait"
+    done = shell(script, f"-j{slots}", "--style", style)
+    assert (done.returncode, done.stderr) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= slots, ran.count) == (True, 3)
+
+
+# Below a job
+
+
+def run_shell(script: str) -> tuple[int, str]:
+    done = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_commands_below_a_job_share_its_slot_and_those_that_are_free(
+    make_jobserver: Any, log: Path, slots: int, tasks: int | None, waiting: str
+) -> None:
+    js = make_jobserver(slots, max_tasks_per_child=tasks, waiting=waiting)
+    one = f"$JOBSERVER exec -- $JOBSERVER exec -- sh -c '{spans.command()}'"
+    for future in [js(run_shell, f"for i in 1 2 3; do {one} & done; wait") for _ in range(2)]:
+        assert future.result(DEADLINE) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= slots, ran.count) == (True, 6)
+    assert js._pool.free() == slots
+
+
+def leave_behind(script: str, log: Path) -> None:
+    subprocess.Popen(["sh", "-c", script])
+    wait_until(log.exists)
+
+
+def test_a_command_that_outlasts_the_job_above_it_keeps_the_slot_until_its_end(
+    make_jobserver: Any, log: Path, tmp_path: Path
+) -> None:
+    js = make_jobserver(slots=1)
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    script = f"exec $JOBSERVER exec -- sh -c 'echo x >> $LOG; read end < {end}'"
+    js(leave_behind, script, log).result(DEADLINE)
+    try:
+        with pytest.raises(Blocked):
+            js.submit(int, timeout=0.1)
+    finally:
+        end.write_text("end\n")
+    assert js.submit(int, args=("7",), timeout=DEADLINE).result() == 7
 
 
 def test_status_shows_each_slot_below_run_once() -> None:

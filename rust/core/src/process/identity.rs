@@ -152,6 +152,9 @@ mod linux {
     pub(crate) fn marks() -> Marks {
         static MARKS: OnceLock<Marks> = OnceLock::new();
         *MARKS.get_or_init(|| {
+            if !crate::sys::linux() {
+                return Marks::Times;
+            }
             let own = pidfd_open(getpid(), PidfdFlags::empty());
             let kind = own.and_then(fstatfs).map(|system| u64::try_from(system.f_type));
             match kind {

@@ -228,7 +228,14 @@ impl Ledger {
     /// Fails where pids of this ledger mean nothing: its holders would all seem to be dead.
     pub(crate) fn check_namespace(&self) -> Result<()> {
         let said = |word| self.memory.word(word).load(IN_ORDER);
-        if said(NAMESPACE) == Namespace::current().0 && said(MARKS) == marks() as u64 {
+        if said(MARKS) != marks() as u64 {
+            return Err(Error::new(
+                ErrorKind::Elsewhere,
+                "the pool of slots tells processes apart in another way than this process can \
+                 (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
+            ));
+        }
+        if said(NAMESPACE) == Namespace::current().0 {
             return Ok(());
         }
         Err(Error::new(
