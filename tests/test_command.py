@@ -407,17 +407,36 @@ def test_a_program_below_run_can_use_all_slots_and_no_more(
         assert Recorded.in_log(log).most <= slots
 
 
+def meeting(tmp_path: Path, version: str) -> list[str]:
+    """A make with two recipes at once, each of which has a job that waits for the other's."""
+    (tmp_path / "meet.py").write_text(MEET)
+    makefile = f"all: a b\na b:\n\t@{sys.executable} meet.py $(if $(filter a,$@),a b,b a)\n"
+    (tmp_path / "Makefile").write_text(makefile)
+    return [MAKES[version], "-s", "-C", str(tmp_path)]
+
+
 @pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
 def test_programs_in_recipes_of_a_make_below_run_have_the_slots_of_their_recipes(
     tmp_path: Path, log: Path, version: str
 ) -> None:
-    """Two recipes at once, each of which has a job that waits for the other's."""
-    (tmp_path / "meet.py").write_text(MEET)
-    makefile = f"all: a b\na b:\n\t@{sys.executable} meet.py $(if $(filter a,$@),a b,b a)\n"
-    (tmp_path / "Makefile").write_text(makefile)
-    command = [MAKES[version], "-s", "-C", str(tmp_path)]
-    done = jobserver("run", "-j2", "--", *command)
+    done = jobserver("run", "-j2", "--", *meeting(tmp_path, version))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["", "below a make"])
+@pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
+def test_programs_in_recipes_of_a_make_below_a_job_have_the_slots_of_their_recipes(
+    tmp_path: Path,
+    make_jobserver: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    above: bool,
+) -> None:
+    if above:
+        monkeypatch.setenv("MAKELEVEL", "1")
+    js = make_jobserver(slots=2)
+    command = meeting(tmp_path, version)
+    assert js(subprocess.check_output, command, timeout=DEADLINE).result(DEADLINE) == b""
 
 
 MEET = f"""
