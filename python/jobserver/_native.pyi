@@ -240,12 +240,14 @@ class Jobs:
         argv: Sequence[str],
         introduction: bytes | MemoryFile,
         descriptors: Descriptors,
+        first: tuple[Any, Slot | None, bytes | MemoryFile, Descriptors] | None,
     ) -> None: ...
     def hire_request(
         self,
         server: ForkServer,
         introduction: bytes | MemoryFile,
         descriptors: Descriptors,
+        first: tuple[Any, Slot | None, bytes | MemoryFile, Descriptors] | None,
     ) -> None: ...
     def ask_ahead(self, server: ForkServer, number: int) -> None: ...
     def launch(

@@ -15,8 +15,8 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{gettid, Lifeline, Pid};
-use jobserver_core::sys::signal_from_raw;
+use jobserver_core::process::{gettid, Lifeline, Pid, Signal};
+use jobserver_core::sys::{signal_from_raw, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -26,6 +26,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use waits::deadline;
+
+/// The job that a process is born for: its Future, its slot, and what launches it.
+type First<'py> =
+    (Bound<'py, Promise>, Option<Bound<'py, Slot>>, Message<'py>, Bound<'py, Descriptors>);
 
 /// What came of which Future.
 type News = (Py<Promise>, Outcome);
@@ -125,7 +129,7 @@ impl Jobs {
         let py = setup.py();
         let _launching = self.begin_launch()?;
         match self.fork_process(&setup, None)? {
-            Side::Owner(channel, child) => self.hired(channel, child),
+            Side::Owner(channel, child) => self.hired(channel, child, None),
             Side::Job(channel, set_up, _never) => {
                 let ended = set_up.and_then(|()| Bound::new(py, channel));
                 let ended = ended.and_then(|channel| run_jobs(py, &channel, &worker));
@@ -134,12 +138,15 @@ impl Jobs {
         }
     }
 
-    /// Starts a process in a new program, which gets its channel as its standard input.
+    /// Starts a process in a new program, which gets its channel as its standard input, and is born
+    /// with SIGINT blocked. If there is a `first` job, launches that on it.
+    #[pyo3(signature = (argv, introduction, descriptors, first))]
     fn hire_spawn(
         &self,
         argv: Vec<OsString>,
         introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
+        first: Option<First<'_>>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
@@ -148,23 +155,28 @@ impl Jobs {
         self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
         command.stdin(launch.job_end.into_socket().map_err(to_python)?);
-        let child = Child::spawn(&mut command).map_err(to_python)?;
-        self.hired(launch.owner_end, child)
+        let held = SignalsHeld::this(Signal::INT);
+        let spawned = Child::spawn(&mut command).map_err(to_python);
+        drop(held);
+        self.hired(launch.owner_end, spawned?, first)
     }
 
-    /// Takes a process that a fork server has forked ahead, or has one forked.
+    /// Takes a process that a fork server has forked ahead, or has one forked. If there is a
+    /// `first` job, launches that on it.
+    #[pyo3(signature = (server, introduction, descriptors, first))]
     fn hire_request(
         &self,
         py: Python<'_>,
         server: &Bound<'_, ForkServer>,
         introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
+        first: Option<First<'_>>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
         while let Some((channel, child)) = Jobs::ahead(py, server)? {
             if self.introduce(&channel, &introduction, &descriptors, None)? {
-                return self.hired(channel, child);
+                return self.hired(channel, child, first);
             } // else it has just left, having waited for long
         }
         let (mut channel, mut child) = self.ask(py, server)?;
@@ -173,7 +185,7 @@ impl Jobs {
             (channel, child) = self.ask(py, server)?;
             self.introduce(&channel, &introduction, &descriptors, None)?;
         }
-        self.hired(channel, child)
+        self.hired(channel, child, first)
     }
 
     /// Has a fork server fork processes ahead of need, until there are so many. Not to wait for
@@ -197,12 +209,7 @@ impl Jobs {
     ) -> PyResult<bool> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
-        let mut taken = take(slot);
-        let launched = self.launch_on_idle(&future, &mut taken, &message, &descriptors, fresh);
-        if let (Some(slot), Some(taken)) = (slot, taken) {
-            slot.borrow_mut().put_back(taken);
-        }
-        launched
+        taking(slot, |taken| self.launch_on_idle(&future, taken, &message, &descriptors, fresh))
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
@@ -455,8 +462,24 @@ impl Jobs {
         Ok(())
     }
 
-    fn hired(&self, channel: core::Channel, child: Child) -> PyResult<()> {
-        self.state().table.hired(channel, child).map_err(to_python)
+    /// Enters a process. Its first job, if there is one, is launched in the same call, where no
+    /// signal handler runs: what it raised would leave the process without a job.
+    fn hired(
+        &self,
+        channel: core::Channel,
+        child: Child,
+        first: Option<First<'_>>,
+    ) -> PyResult<()> {
+        let Some((future, slot, message, descriptors)) = first else {
+            return self.state().table.hired(channel, child).map_err(to_python);
+        };
+        let descriptors = descriptors.get().held();
+        taking(slot.as_ref(), |taken| {
+            let state = &mut *self.state();
+            state.table.hired(channel, child).map_err(to_python)?;
+            // The newest of those that have had no job, and so this one.
+            state.launch(&future, taken, &message, &descriptors, true).map(drop)
+        })
     }
 
     /// Launches a job on an idle process: whether there was one.
@@ -469,19 +492,11 @@ impl Jobs {
         fresh: bool,
     ) -> PyResult<bool> {
         let py = future.py();
-        let known = future.clone().unbind();
         let looks_until = Instant::now() + HESITATION;
         let mut handled = None;
         loop {
             let mut state = self.state();
-            let send = |channel: &core::Channel, head: Head| {
-                message.send(channel, head, &borrowed(descriptors))
-            };
-            if let Some(id) = state.table.launch(slot, fresh, send).map_err(to_python)? {
-                if let Some(pid) = state.table.pid(id) {
-                    future.get().begun(pid, id);
-                }
-                state.futures.insert(id, known);
+            if state.launch(future, slot, message, descriptors, fresh)? {
                 return Ok(true);
             }
             let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
@@ -496,6 +511,43 @@ impl Jobs {
             handled = Some(self.scan(py)?);
         }
     }
+}
+
+impl State {
+    /// Launches a job on an idle process: whether there was one.
+    fn launch(
+        &mut self,
+        future: &Bound<'_, Promise>,
+        slot: &mut Option<core::Slot>,
+        message: &Message<'_>,
+        descriptors: &[Arc<OwnedFd>],
+        fresh: bool,
+    ) -> PyResult<bool> {
+        let send = |channel: &core::Channel, head: Head| {
+            message.send(channel, head, &borrowed(descriptors))
+        };
+        let launched = self.table.launch(slot, fresh, send).map_err(to_python)?;
+        if let Some(id) = launched {
+            if let Some(pid) = self.table.pid(id) {
+                future.get().begun(pid, id);
+            }
+            self.futures.insert(id, future.clone().unbind());
+        }
+        Ok(launched.is_some())
+    }
+}
+
+/// Does something with this slot, which is put back if it was not used.
+fn taking<T>(
+    slot: Option<&Bound<'_, Slot>>,
+    launch: impl FnOnce(&mut Option<core::Slot>) -> PyResult<T>,
+) -> PyResult<T> {
+    let mut taken = take(slot);
+    let launched = launch(&mut taken);
+    if let (Some(slot), Some(taken)) = (slot, taken) {
+        slot.borrow_mut().put_back(taken);
+    }
+    launched
 }
 
 /// A launch under way. Another thread may run meanwhile, and may want to close: in a fork's
