@@ -158,7 +158,7 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
-            if self._finished:
+            if self._finished and not js._jobs.closing:
                 self._feed()  # first, as to load what has been returned takes time
             self._collect()
             if self._chunks and self._chunks[0].outcome is not None:
@@ -183,7 +183,7 @@ class Results(_native.Ready, Generic[T]):
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # what the caller drops is not to be kept here,
         chunk.future = None  # nor there
-        if self._jobserver._pool is not None:
+        if not self._jobserver._jobs.closing:
             self._feed()  # if this raises, what has just been served is still to come
         return True
 

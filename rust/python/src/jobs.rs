@@ -15,10 +15,11 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{gettid, Lifeline, Pid, Signal};
+use jobserver_core::process::{gettid, reap_left, Kept, Lifeline, Pid, Signal};
 use jobserver_core::sys::{signal_from_raw, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -83,6 +84,8 @@ struct State {
     launching: Vec<Pid>,
     /// What the jobs hang on, once there have been any.
     lifeline: Option<Lifeline>,
+    /// Nothing is started any more.
+    closing: bool,
     closed: bool,
 }
 
@@ -99,8 +102,7 @@ impl Jobs {
     /// keeps would keep the pool's descriptors open.
     #[getter]
     fn pool(&self, py: Python<'_>) -> PyResult<Py<Pool>> {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
+        self.known_pool().as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
     }
 
     /// Forks a job, which does its work there and then. Returns in the owner only.
@@ -228,6 +230,7 @@ impl Jobs {
         yields: bool,
     ) -> PyResult<Option<Slot>> {
         let Some(pool) = pool.map(Bound::get) else { return Err(closed()) };
+        self.check_open()?; // before any callbacks
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
         self.until(py, timeout, Some(&pool.pool), callbacks, || {
             self.check_open()?;
@@ -298,20 +301,34 @@ impl Jobs {
         })
     }
 
-    /// If nothing runs, lets nothing be started from now on: whether that is so.
+    /// Lets nothing be started from now on, and tells those who wait for a slot. What runs goes on.
+    /// An error, and nothing has changed, if this very thread has a launch under way.
+    fn begin_close(&self) -> PyResult<()> {
+        let mut state = self.state();
+        state.refuse_within_launch()?;
+        if !state.closing {
+            state.closing = true;
+            state.table.wake();
+        }
+        Ok(())
+    }
+
+    /// Whether that has begun, or is over.
+    #[getter]
+    fn closing(&self) -> bool {
+        self.state().closing
+    }
+
+    /// After `begin_close`: gives everything up if nothing runs any more: whether it has.
     /// An error if this very thread has a launch under way.
     fn close(&self) -> PyResult<bool> {
         let mut state = self.state();
-        if state.launching.contains(&gettid()) {
-            return Err(PyRuntimeError::new_err(
-                "close() was called within a submission of the same thread, as by a signal \
-                 handler: it would wait for itself; raise an exception there, and close later",
-            ));
-        }
+        state.refuse_within_launch()?;
         if state.launching.is_empty() && state.table.outstanding() == 0 {
             state.table.dismiss_idle();
         }
         if state.launching.is_empty() && state.table.outstanding() == 0 {
+            state.closing = true;
             state.closed = true;
             state.table.wake(); // what was waited for will not come any more
             state.table.abandon();
@@ -320,8 +337,9 @@ impl Jobs {
         let closed = state.closed;
         drop(state); // before the pool, which is a Python object
         if closed {
-            let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let pool = self.known_pool().take();
             drop(pool);
+            reap_left();
         }
         Ok(closed)
     }
@@ -330,10 +348,7 @@ impl Jobs {
     /// seconds, or at once if they are 0, kills what is left.
     fn kill(&self, py: Python<'_>, job: u64, grace: f64) -> PyResult<()> {
         let Some(mut family) = self.state().table.family(JobId(job)) else { return Ok(()) };
-        let pool = {
-            let known = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            known.as_ref().map(|pool| pool.get().pool.clone())
-        };
+        let pool = { self.known_pool().as_ref().map(|pool| pool.get().pool.clone()) };
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
         let forever = Duration::from_secs(1 << 30);
         let (begun, grace) =
@@ -382,12 +397,43 @@ impl Jobs {
     fn outstanding(&self) -> usize {
         self.state().table.outstanding()
     }
+
+    /// Jobs that run have their Futures here, those the Jobserver, and that this.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.finished)?;
+        // Locked by this very thread, it is in use, and so are its Futures, if they are not visited.
+        let Ok(state) = self.state.try_lock() else { return Ok(()) };
+        let untold = state.untold.iter().map(|(future, _)| future);
+        state.futures.values().chain(untold).try_for_each(|future| visit.call(future))
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.state();
+        let (futures, untold) =
+            (std::mem::take(&mut state.futures), std::mem::take(&mut state.untold));
+        drop(state); // before the Futures, as this may run code
+        drop((futures, untold));
+    }
+}
+
+/// Nobody has the Jobserver any more, nor a Future of it: its jobs go on to their ends.
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        let home = self.known_pool().as_ref().map(|pool| pool.get().pool.kept_home());
+        let kept: Kept = Arc::new((home, state.lifeline.take()));
+        state.table.leave(&kept);
+    }
 }
 
 impl Jobs {
     fn state(&self) -> MutexGuard<'_, State> {
         // Poisoned only by a bug of ours; what it guards is then no worse than before.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_pool(&self) -> MutexGuard<'_, Option<Py<Pool>>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Scans the table for news. Returns how often a scan has changed anything.
@@ -430,7 +476,7 @@ impl Jobs {
     }
 
     fn check_open(&self) -> PyResult<()> {
-        match self.state().closed {
+        match self.state().closing {
             true => Err(closed()),
             false => Ok(()),
         }
@@ -439,7 +485,7 @@ impl Jobs {
     /// Keeps the table open until the launch, or its failure, is over.
     fn begin_launch(&self) -> PyResult<Launching<'_>> {
         let mut state = self.state();
-        if state.closed {
+        if state.closing {
             return Err(closed());
         }
         state.launching.push(gettid());
@@ -514,6 +560,17 @@ impl Jobs {
 }
 
 impl State {
+    /// Whoever closes waits for the launches that are under way.
+    fn refuse_within_launch(&self) -> PyResult<()> {
+        match self.launching.contains(&gettid()) {
+            true => Err(PyRuntimeError::new_err(
+                "close() was called within a submission of the same thread, as by a signal \
+                 handler: it would wait for itself; raise an exception there, and close later",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Launches a job on an idle process: whether there was one.
     fn launch(
         &mut self,

@@ -7,6 +7,7 @@
 mod child;
 mod exit;
 mod family;
+mod left;
 mod lifeline;
 pub(crate) mod other;
 mod own;
@@ -14,6 +15,8 @@ mod own;
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
+pub(crate) use left::{leave, reap_left_but};
+pub use left::{reap_left, wait_for_left, Kept};
 pub use lifeline::Lifeline;
 pub use other::Named;
 pub use own::{has_children, Growth};

@@ -1,7 +1,7 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::Named;
+use crate::process::{Kept, Named};
 use crate::slots::bell::PoolBell;
 use crate::slots::home::Home;
 use crate::slots::ledger::{Held, Ledger, Tenure};
@@ -44,7 +44,7 @@ pub(crate) struct Part {
     auth: Auth,
     /// Whether its one slot is the implicit slot of a program.
     implicit: bool,
-    home: Home,
+    home: Arc<Home>,
 }
 
 /// On the word that names a slot: it is the implicit one.
@@ -208,6 +208,16 @@ impl Pool {
         self.parts().for_each(|part| part.home.remove());
     }
 
+    /// What keeps its home for jobs that outlive this pool, and programs below them.
+    pub fn kept_home(&self) -> Kept {
+        // With a lock, as who has the pool has one: it is in use.
+        let homes: Vec<_> = self
+            .parts()
+            .map(|part| (Arc::clone(&part.home), part.home.open_ledger().ok()))
+            .collect();
+        Arc::new(homes)
+    }
+
     /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
     /// inherit, for programs that know no fifo (make before 4.4).
     pub fn set_pipe_style(&self) {
@@ -319,6 +329,7 @@ impl Part {
         home: Home,
         implicit: bool,
     ) -> Arc<Part> {
+        let home = Arc::new(home);
         Arc::new(Part { pipe, ledger, watch: Mutex::default(), slots, auth, implicit, home })
     }
 
