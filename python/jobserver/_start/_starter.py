@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from .. import _native
 
 if TYPE_CHECKING:
     from .._future import Future
+    from .._pickling import Sent
     from .launch import Launch
+
+    #: The job that a process is born for: its Future, its slot, and what launches it.
+    First = Tuple[Future[Any], Optional[_native.Slot], Sent, _native.Descriptors]
 
 
 class Starter:
@@ -58,8 +62,8 @@ class HiringStarter(Starter):
     def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
         self.prepare(work, jobs)[1].clear()
 
-    def hire(self, jobs: _native.Jobs) -> None:
-        """Has another process born."""
+    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+        """Has another process born, for this job if there is one."""
         raise NotImplementedError
 
     def start(
@@ -72,9 +76,11 @@ class HiringStarter(Starter):
         message, descriptors, fresh = prepared
         try:
             if self._tasks == 1:
-                self.hire(jobs)  # nobody is idle, nor will be
-            while not jobs.launch(future, slot, message, descriptors, fresh):
-                self.hire(jobs)
+                # Nobody is idle, nor ever is: a process is born and launched in one call.
+                self.hire(jobs, (future, slot, message, descriptors))
+            else:
+                while not jobs.launch(future, slot, message, descriptors, fresh):
+                    self.hire(jobs)
         finally:
             descriptors.clear()
             del prepared, descriptors  # a traceback that is kept must keep no descriptor

@@ -15,8 +15,7 @@ import os
 import pickle
 import select
 import signal
-from contextlib import contextmanager
-from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -153,15 +152,10 @@ def command(statement: str) -> list[str]:
     return [executable, *mp.util._args_from_interpreter_flags(), "-c", program]
 
 
-@contextmanager
-def uninterrupted() -> Iterator[bool]:
-    """Starts interpreters that Ctrl-C does not interrupt before they can keep quiet about it:
-    they are born with SIGINT blocked. Whether they are to unblock it, since we have not."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield signal.SIGINT not in before
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def interruptible() -> bool:
+    """Whether new interpreters are to unblock SIGINT, since we have not blocked it. They are born
+    with it blocked: Ctrl-C must not interrupt them before they can keep quiet about it."""
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 #: More than CPython needs before it specialises a function's bytecode.

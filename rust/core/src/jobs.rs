@@ -11,10 +11,10 @@
 
 use crate::channel::{Body, Channel, Frame, Head, Kind, Received, PACKET, STAYS};
 use crate::error::{Error, Result};
-use crate::process::{Child, ExitStatus, Family};
+use crate::process::{leave, Child, ExitStatus, Family, Kept};
 use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
-use rustix::process::{Pid, Signal};
+use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::Arc;
@@ -128,6 +128,8 @@ pub struct Jobs {
     /// Children whose death no descriptor tells of.
     unwatched: BTreeSet<u64>,
     next: u64,
+    /// The process whose children they are, once there have been any.
+    owner: Option<Pid>,
     handled: u64,
     /// Some process has stayed after a job: answers may come within microseconds.
     quick: bool,
@@ -211,6 +213,7 @@ impl Jobs {
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
+        self.owner.get_or_insert_with(getpid);
         self.processes.insert(number, process);
         if matches!(self.set, Some(ReadySet::Poll(_))) || self.unwatched.contains(&number) {
             self.ring(); // those who wait must watch, or look after, this one too
@@ -555,6 +558,23 @@ impl Jobs {
         self.handled += 1;
     }
 
+    /// Gives up what runs: it goes on to its end, which nobody is told of, and what is `kept` for
+    /// it stays until then. (In a process that was forked from the owner's, nothing is ours.)
+    pub fn leave(&mut self, kept: &Kept) {
+        if self.owner != Some(getpid()) {
+            return self.abandon();
+        }
+        for (_, mut process) in self.processes.drain() {
+            if let Some(slot) = &process.slot {
+                slot.disown();
+            }
+            // Its channel may be open in another process too, that was forked from this one.
+            process.dismiss();
+            leave(process.child, Some(Kept::clone(kept)));
+        }
+        self.abandon();
+    }
+
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
         self.of(id)?.channel.as_ref()
@@ -563,17 +583,7 @@ impl Jobs {
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        for (_, mut process) in self.processes.drain() {
-            if let Some(slot) = &process.slot {
-                slot.disown();
-            }
-            // A copy of the channel may be open in another process that was forked from this one.
-            // (Where this itself was, its parent's children are not its own, nor to be dismissed.)
-            if process.state == State::Idle && matches!(process.child.try_wait(), Ok(None)) {
-                process.dismiss();
-            }
-            process.child.forget();
-        }
+        self.leave(&(Arc::new(()) as Kept));
     }
 }
 

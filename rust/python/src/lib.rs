@@ -54,6 +54,16 @@ fn forget_lifeline() {
     jobserver_core::process::Lifeline::forget_parents();
 }
 
+/// Waits for the jobs of Jobservers that were dropped while those ran.
+#[pyfunction]
+fn wait_for_left(py: Python<'_>) -> PyResult<()> {
+    py.check_signals()?;
+    while !py.detach(jobserver_core::process::wait_for_left).map_err(errors::to_python)? {
+        py.check_signals()?;
+    }
+    Ok(())
+}
+
 /// In a process that others will be forked from, as its only thread: see `hooks::rehearse_fork`.
 #[pyfunction]
 fn rehearse_fork(py: Python<'_>) {
@@ -73,6 +83,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
+    module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;

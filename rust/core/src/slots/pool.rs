@@ -1,7 +1,7 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Child, Named};
+use crate::process::{Child, Kept, Named};
 use crate::slots::entry::Tenure;
 use crate::slots::home::{is_in_a_home, Home};
 use crate::slots::ledger::{Held, Ledger};
@@ -48,7 +48,7 @@ pub(crate) struct Part {
     job: AtomicI32,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
     implicit: OnceLock<(Pid, Tenure)>,
-    home: Home,
+    home: Arc<Home>,
 }
 
 /// After how long to look again for a slot that was there a moment ago.
@@ -182,6 +182,13 @@ impl Pool {
         self.part.home.remove();
     }
 
+    /// What keeps its home for jobs that outlive this pool, and programs below them.
+    pub fn kept_home(&self) -> Kept {
+        // With a lock, as who has the pool has one: it is in use.
+        let home = &self.part.home;
+        Arc::new((Arc::clone(home), home.open_ledger().ok()))
+    }
+
     /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
     /// inherit, for programs that know no fifo (make before 4.4).
     pub fn set_pipe_style(&self) {
@@ -293,7 +300,7 @@ impl Part {
 
     fn with(pipe: TokenPipe, auth: Auth, ledger: Ledger, slots: usize, home: Home) -> Part {
         let (watch, lineage, job) = (Mutex::default(), Mutex::default(), AtomicI32::new(0));
-        let implicit = OnceLock::new();
+        let (implicit, home) = (OnceLock::new(), Arc::new(home));
         Part { pipe, ledger, watch, slots, auth, lineage, job, implicit, home }
     }
 

@@ -127,6 +127,16 @@ impl SignalsHeld {
         // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
         SignalsHeld { before: unsafe { before.assume_init() } }
     }
+
+    /// Holds back this one beside those that are held back already.
+    pub fn this(signal: Signal) -> SignalsHeld {
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: without a set to read, pthread_sigmask only writes the whole of `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), before.as_mut_ptr()) };
+        limit::change_mask(libc::SIG_BLOCK, signal.as_raw());
+        // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
+        SignalsHeld { before: unsafe { before.assume_init() } }
+    }
 }
 
 impl Drop for SignalsHeld {
