@@ -16,13 +16,12 @@ use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
 use jobserver_core::process::{gettid, Lifeline, Pid};
-use jobserver_core::sys::signal_from_raw;
+use jobserver_core::sys::{signal_from_raw, Descriptor};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use waits::deadline;
@@ -147,8 +146,8 @@ impl Jobs {
         let lifeline = self.lifeline()?;
         self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
-        command.stdin(launch.job_end.into_socket().map_err(to_python)?);
-        let child = Child::spawn(&mut command).map_err(to_python)?;
+        let socket = launch.job_end.into_socket().map_err(to_python)?;
+        let child = Child::spawn_on(socket, &mut command).map_err(to_python)?;
         self.hired(launch.owner_end, child)
     }
 
@@ -465,7 +464,7 @@ impl Jobs {
         future: &Bound<'_, Promise>,
         slot: &mut Option<core::Slot>,
         message: &Message<'_>,
-        descriptors: &[Arc<OwnedFd>],
+        descriptors: &[Arc<Descriptor>],
         fresh: bool,
     ) -> PyResult<bool> {
         let py = future.py();
@@ -475,7 +474,7 @@ impl Jobs {
         loop {
             let mut state = self.state();
             let send = |channel: &core::Channel, head: Head| {
-                message.send(channel, head, &borrowed(descriptors))
+                message.send(channel, head, &borrowed(descriptors)?)
             };
             if let Some(id) = state.table.launch(slot, fresh, send).map_err(to_python)? {
                 if let Some(pid) = state.table.pid(id) {

@@ -4,7 +4,7 @@
 //! time at which it was seen to live: whoever has that pid and was born later is another.
 //! That needs no look at the process when it is named, only when its life is doubted.
 
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::io::Errno;
 use rustix::process::{getpid, Pid};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Named {
 pub(crate) enum Life {
     Dead,
     /// With what polls as readable at its death, where the system has that.
-    Alive(Option<Arc<OwnedFd>>),
+    Alive(Option<Arc<Descriptor>>),
 }
 
 /// Whether a process lives. (A zombie does not.)
@@ -71,7 +71,7 @@ pub(crate) fn look(named: Named) -> Life {
     if !crate::sys::linux() {
         return look_by_signal(named);
     }
-    match pidfd_open(named.pid, PidfdFlags::empty()) {
+    match pidfd_open(named.pid, PidfdFlags::empty()).and_then(Descriptor::new) {
         Ok(pidfd) => {
             // After the opening: what is read now is of the process that the pidfd holds. (That
             // one was born before now, which is all that could be found out if this is now.)
@@ -106,7 +106,7 @@ fn is_stranger(named: Named) -> bool {
 }
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+pub(crate) fn has_ended(pidfd: &Descriptor) -> bool {
     use rustix::event::{poll, PollFd, PollFlags, Timespec};
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)

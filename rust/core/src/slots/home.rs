@@ -15,9 +15,8 @@
 //! maker is killed, the next pool of the same user removes it: every process that has the
 //! pool holds a lock on its ledger, and where there is none left, nobody will miss it.
 
-use crate::sys;
-use rustix::fd::OwnedFd;
-use rustix::fs::{flock, open, FlockOperation, Mode, OFlags};
+use crate::sys::{self, Descriptor};
+use rustix::fs::{flock, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{getpid, getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -104,30 +103,30 @@ impl Home {
     }
 
     /// A new file for the ledger, with the lock that keeps the home.
-    pub(crate) fn create_ledger(&self) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn create_ledger(&self) -> rustix::io::Result<Descriptor> {
         self.locked_ledger(OFlags::CREATE | OFlags::EXCL)
     }
 
     /// The ledger's file, with the lock that keeps the home.
-    pub(crate) fn open_ledger(&self) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_ledger(&self) -> rustix::io::Result<Descriptor> {
         self.locked_ledger(OFlags::empty())
     }
 
-    fn locked_ledger(&self, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    fn locked_ledger(&self, how: OFlags) -> rustix::io::Result<Descriptor> {
         let file = open_ledger(&self.path, how)?;
         flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
 
     /// The ledger's file, for who waits until nobody locks it any more.
-    pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<Descriptor> {
         open_ledger(&self.path, OFlags::empty())
     }
 }
 
-fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | how;
-    open(home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)
+fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<Descriptor> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | how;
+    Descriptor::open(&home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)
 }
 
 impl Drop for Home {

@@ -9,8 +9,9 @@ use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::warden;
 use crate::slots::watch::Watch;
-use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use rustix::fs::{Mode, OFlags};
+use crate::sys::{open_for_others, Descriptor};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::fs::OFlags;
 use rustix::process::{getpid, Pid};
 use std::ffi::OsStr;
 use std::fmt;
@@ -114,6 +115,8 @@ impl Pool {
     /// implicit slot. Processes that this one forks share what it knows of who holds which
     /// slot; others do not.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
+        let known = |end| Descriptor::new(end).map_err(Error::system(JOINING));
+        let (read, write) = (known(read)?, known(write)?);
         let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
         let pipe = TokenPipe::of_ends(read, write, slots)?;
         Ok(Pool { part: Part::of_others(pipe, auth, slots)?, implicit: None })
@@ -299,7 +302,7 @@ impl Part {
         auth: Auth,
         slots: usize,
         home: Home,
-        file: OwnedFd,
+        file: Descriptor,
         implicit: bool,
     ) -> Result<Arc<Part>> {
         let ledger = Ledger::create(file, PoolBell::at(home.bell()), slots)
@@ -332,7 +335,7 @@ impl Part {
     fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let me = getpid();
-        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
+        if watch.as_ref().is_none_or(|(pid, watch)| *pid != me || !watch.is_intact()) {
             *watch = Watch::new(self.ledger.bell().descriptor()).ok().map(|watch| (me, watch));
         }
         watch
@@ -343,8 +346,7 @@ impl Part {
 fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
     // Blocking, as make wants it. To read and write, or the opening would wait.
     let end = || {
-        rustix::fs::open(fifo, OFlags::RDWR, Mode::empty())
-            .map(IntoRawFd::into_raw_fd)
+        open_for_others(fifo, OFlags::RDWR)
             .map_err(Error::system("cannot open the pool to programs below"))
     };
     Ok((end()?, end()?))
@@ -373,8 +375,8 @@ pub(crate) fn home_of(auth: &Auth) -> Option<PathBuf> {
 pub(crate) struct PoolWait {
     /// And whether the watch of each counts us.
     parts: Vec<(Arc<Part>, bool)>,
-    pub(crate) pipes: Vec<Arc<OwnedFd>>,
-    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    pub(crate) pipes: Vec<Arc<Descriptor>>,
+    pub(crate) descriptors: Vec<Arc<Descriptor>>,
     pub(crate) look_after: Option<Duration>,
 }
 
@@ -476,11 +478,23 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Gives it back, as its drop does. False if this process cannot any more, and must end for
+    /// the slot to be free.
+    pub(crate) fn give_back(mut self) -> bool {
+        let back = self.let_go();
+        self.taker = None;
+        back
+    }
+
+    fn let_go(&self) -> bool {
+        !self.is_ours() || self.part.ledger.give_back(self.tenure, &self.part.pipe)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.is_ours() {
-            self.part.ledger.give_back(self.tenure, &self.part.pipe);
-        }
+        self.let_go();
     }
 }
 

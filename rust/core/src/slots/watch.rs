@@ -13,7 +13,7 @@ use crate::process::other::{look, Life};
 use crate::scan::{ReadySet, LOOK_AFTER};
 use crate::slots::ledger::{Ledger, Reclaimed, Tenant};
 use crate::slots::pipe::TokenPipe;
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// How we hear of a holder's death.
 #[derive(Debug)]
 enum Watched {
-    By(Arc<OwnedFd>),
+    By(Arc<Descriptor>),
     /// By looking now and then.
     Blindly,
     /// It is dead, and its slot is lent to somebody who is watched instead.
@@ -51,13 +51,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(bell: Option<&Arc<OwnedFd>>) -> rustix::io::Result<Watch> {
+    pub(crate) fn new(bell: Option<&Arc<Descriptor>>) -> rustix::io::Result<Watch> {
         let mut watch = Watch::without_a_bell()?;
         let mut set = ReadySet::new()?;
-        let heard = bell.is_some_and(|bell| set.add_edge(bell, 0));
+        let heard = bell.is_some_and(|bell| bell.is_intact() && set.add_edge(bell, 0));
         watch.bell = heard.then_some(set);
         watch.must_look = !heard;
         Ok(watch)
+    }
+
+    /// Whether this program has closed nothing of it.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.set.is_intact() && self.bell.as_ref().is_none_or(ReadySet::is_intact)
     }
 
     /// For who need not hear of new holders.
@@ -84,7 +89,7 @@ impl Watch {
             for entry in dead {
                 match ledger.reclaim_from(entry, pipe) {
                     Reclaimed::Done => {}
-                    Reclaimed::Lent => self.leave(entry.tenure.index),
+                    Reclaimed::Lent | Reclaimed::OutOfReach => self.leave(entry.tenure.index),
                     Reclaimed::ByAnother => look_again = true,
                 }
             }
@@ -136,7 +141,7 @@ impl Watch {
         dead
     }
 
-    fn watch(&mut self, index: u32, pidfd: Option<Arc<OwnedFd>>) -> Watched {
+    fn watch(&mut self, index: u32, pidfd: Option<Arc<Descriptor>>) -> Watched {
         let watched = pidfd.filter(|pidfd| self.set.add(pidfd, index.into()).is_ok());
         watched.map_or(Watched::Blindly, Watched::By)
     }
@@ -161,7 +166,7 @@ impl Watch {
         &mut self,
         ledger: &Ledger,
         pipe: &TokenPipe,
-    ) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+    ) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.waits += 1;
         let ago = self.looked.map(|looked| looked.elapsed());
         if let Some(rest) = ago.and_then(|ago| MOMENT.checked_sub(ago)) {
@@ -182,7 +187,7 @@ impl Watch {
     }
 
     /// What to poll for the deaths of those that are watched, and how long to sleep at most.
-    pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+    pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
     }
