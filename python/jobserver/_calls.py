@@ -35,7 +35,7 @@ class Progress(_native.Progress):
 
 
 def _opened(index: int) -> _native.Progress:
-    return _native.Progress.open(_pickling.received[index])
+    return _native.Progress.open(_pickling.received, index)
 
 
 class Calls(NamedTuple):

@@ -67,7 +67,7 @@ class Passed:
 
     def detach(self) -> int:
         """The descriptor, in the job; a fresh duplicate, as its taker will close it."""
-        return os.dup(received[self.index])
+        return received.duplicate(self.index)
 
 
 class Descriptors:
@@ -92,7 +92,7 @@ class Descriptors:
 
 
 #: In a job: the descriptors that came with its launch.
-received: Sequence[int] = ()
+received = _native.Descriptors()
 
 
 #: How multiprocessing's locks are pickled, once it has been asked for any.

@@ -108,9 +108,11 @@ def _helpers_command(interruptible: bool) -> list[str]:
 def main(interruptible: bool) -> NoReturn:
     """In the helper: its request socket is its standard input. Ctrl-C at a terminal reaches it
     too, and is not meant for it: SIGINT stays blocked."""
-    introduction = _native.Channel(0).receive_introduction()
-    server = _native.Server(0)
-    _native.nullify_stdin()
+    requests = _native.Channel(0)
+    _native.fill_standard()
+    introduction = requests.receive_introduction()
+    server = _native.Server(requests.fileno())
+    del requests
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _result.get_ready()

@@ -15,7 +15,7 @@ import os
 import pickle
 import select
 import signal
-from typing import Any, List, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
@@ -131,10 +131,27 @@ def _tracker() -> int:
     fd: int | None = mp.resource_tracker._resource_tracker._fd
     if fd is None or _nobody_reads(fd):
         try:
-            fd = mp.resource_tracker.getfd()
+            with _standard_filled():
+                fd = mp.resource_tracker.getfd()
         except OSError as e:
             raise advised(e, "cannot start multiprocessing's resource tracker") from None
     return int(fd)
+
+
+@contextmanager
+def _standard_filled() -> Iterator[None]:
+    """Has something on descriptors 0, 1 and 2 meanwhile. What multiprocessing opens for a tracker
+    would be there, and the tracker closes the first two when it starts."""
+    filled = []
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            filled.append(fd)
+            os.set_inheritable(fd, True)
+        os.close(fd)
+        yield
+    finally:
+        for fd in filled:
+            os.close(fd)
 
 
 def _nobody_reads(fd: int) -> bool:
@@ -186,7 +203,7 @@ class Prepared:
         introduction = _pickling.dump_launch(None, _terms(1))[0]
         launch = dump("", _NOTHING)[0]
         for _ in range(REHEARSALS):
-            _native.rehearse_job(Newcomer((introduction, []), self), launch)
+            _native.rehearse_job(Newcomer((introduction, _NO_DESCRIPTORS), self), launch)
 
 
 def _nothing() -> None:
@@ -214,7 +231,7 @@ class Worker:
         self._undo: Changes = []
 
     def load(
-        self, message: Message, descriptors: list[int], slot: int
+        self, message: Message, descriptors: _native.Descriptors, slot: int
     ) -> tuple[_native.Work, _native.Setup, bool]:
         """A job that is launched on this slot, and whether another may follow it here."""
         _pickling.received = descriptors
@@ -238,9 +255,7 @@ class Worker:
         if self._undo:
             _job.apply_environment(self._undo)
             self._undo = []
-        for descriptor in _pickling.received:
-            os.close(descriptor)
-        _pickling.received = ()
+        _pickling.received.clear()
 
 
 class _Prepared(Worker):
@@ -280,7 +295,7 @@ class Newcomer:
         self._worker: Worker | None = None
 
     def load(
-        self, message: Message, descriptors: list[int], slot: int
+        self, message: Message, descriptors: _native.Descriptors, slot: int
     ) -> tuple[_native.Work, _native.Setup, bool]:
         try:
             if self._worker is not None:
@@ -295,7 +310,7 @@ class Newcomer:
                 f"the job could not load what it was to run: {type(e).__name__}: {e}"
             ) from e
 
-    def _set_up(self, message: Message, descriptors: list[int]) -> Worker:
+    def _set_up(self, message: Message, descriptors: _native.Descriptors) -> Worker:
         prepared, terms = _introduced(message, descriptors, self._known)
         owner, tasks, _ = terms
         prepared.identity.belongs_to(owner)
@@ -309,14 +324,16 @@ class Newcomer:
 
 
 #: A message with the descriptors that came with it.
-Introduction = Tuple[Message, List[int]]
+Introduction = Tuple[Message, _native.Descriptors]
 
 #: What a process is prepared for before it is introduced; or what it was sent to be prepared by, if
 #: that has failed. None: nothing.
 Known = Union[Prepared, Introduction, None]
 
 
-def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple[Prepared, _Terms]:
+def _introduced(
+    message: Message, descriptors: _native.Descriptors, known: Known
+) -> tuple[Prepared, _Terms]:
     """What an introduction says to a process that knows this already."""
     _pickling.received = descriptors
     loader = _pickling.Loader(message)
@@ -325,8 +342,7 @@ def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple
     if preparation is not None:
         if not isinstance(known, Prepared) or known.preparation != preparation:
             known = Prepared(preparation)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        descriptors.clear()
     elif isinstance(known, tuple):
         known, _ = _introduced(*known, None)
     if known is None:
@@ -334,7 +350,7 @@ def _introduced(message: Message, descriptors: list[int], known: Known) -> tuple
     return known, terms
 
 
-def prepare_ahead(message: Message, descriptors: list[int]) -> Known:
+def prepare_ahead(message: Message, descriptors: _native.Descriptors) -> Known:
     """In a fork server, prepares for what it has been sent, and imports what it is to. What
     fails here is left to the jobs, whose Futures can be told."""
     try:

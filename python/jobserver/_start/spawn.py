@@ -41,6 +41,6 @@ def _command(interruptible: bool) -> list[str]:
 def main(interruptible: bool) -> NoReturn:
     """In the new interpreter: its channel is its standard input."""
     channel = _native.Channel(0)
-    _native.nullify_stdin()
+    _native.fill_standard()
     _job.runs_atexit = True
     launch.run(channel, interruptible)

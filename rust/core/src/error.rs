@@ -16,6 +16,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// The system refused; [`Error::raw_os_error`] says how.
     System,
+    /// This program has closed a descriptor of this crate's, or has put another file in its place.
+    DescriptorLost,
     /// The fork server has gone away; starting a new one is the remedy.
     ForkServerGone,
     /// This process is in another pid or time namespace than what it was to use, and so cannot
@@ -50,17 +52,25 @@ impl Error {
 
     /// For `map_err`: the system refused while `doing`.
     pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
-        move |source| Error {
-            kind: ErrorKind::System,
-            doing,
-            place: None,
-            source: Some(source.into()),
+        move |source| {
+            let mut error = Error::refused(doing, source.into());
+            // The number is of our making, and was good.
+            if error.raw_os_error() == Some(libc::EBADF) {
+                error.kind = ErrorKind::DescriptorLost;
+            }
+            error
         }
     }
 
-    /// The system refused a call that was made outside this crate, while `doing`.
+    /// For `map_err`: a descriptor of this crate's is not what it was.
+    pub fn lost<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
+        Error::system(doing)
+    }
+
+    /// The system refused a call that was made outside this crate, or with a descriptor from
+    /// there, while `doing`.
     pub fn refused(doing: &'static str, source: io::Error) -> Error {
-        Error::system(doing)(source)
+        Error { kind: ErrorKind::System, doing, place: None, source: Some(source) }
     }
 
     /// Which kind of failure this is.
@@ -79,6 +89,12 @@ impl Error {
     }
 
     fn advice(&self) -> Option<&'static str> {
+        if self.kind == ErrorKind::DescriptorLost {
+            return Some(
+                "this program has closed descriptors of jobserver's, or opened other files in \
+                 their place: let it close only what it has opened itself",
+            );
+        }
         advice(self.raw_os_error()?)
     }
 }

@@ -22,20 +22,20 @@ use crate::channel::{close_on_exec, no_sigpipe, Channel, Frame, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{getpid, leave, Child, ExitStatus, Lifeline};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
-use crate::sys::{self, Forked};
+use crate::sys::{self, Descriptor, Forked};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown,
 };
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ use std::time::Duration;
 /// holds the helper itself.
 #[derive(Debug)]
 pub struct ForkServer {
-    requests: Arc<OwnedFd>,
+    requests: Arc<Descriptor>,
     process: Option<Child>,
     reaped: AtomicBool,
 }
@@ -61,28 +61,26 @@ impl ForkServer {
     pub fn start(command: &mut Command) -> Result<ForkServer> {
         let (ours, theirs) =
             sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
-        let process = Child::spawn(command.stdin(Stdio::from(theirs)));
-        command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
-        let (requests, process) = (Arc::new(ours), Some(process?));
+        let (requests, process) = (Arc::new(ours), Some(Child::spawn_on(theirs, command)?));
         Ok(ForkServer { requests, process, reaped: AtomicBool::new(false) })
     }
 
     /// Joins a helper that another process of the tree has started.
-    pub fn join(requests: OwnedFd) -> ForkServer {
+    pub fn join(requests: Descriptor) -> ForkServer {
         ForkServer { requests: Arc::new(requests), process: None, reaped: AtomicBool::new(false) }
     }
 
     /// The request socket as a channel, to tell the helper something before the first request;
     /// it must know how to take that.
     pub fn introduction(&self) -> Result<Channel> {
-        let socket = self.requests.try_clone();
+        let socket = self.requests.duplicate();
         let socket = socket.map_err(Error::system("cannot start a fork server"))?;
         Ok(Channel::from_socket(socket))
     }
 
     /// The writing end of the request socket, for other processes to join by.
-    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
-        self.requests.as_fd()
+    pub fn as_descriptor(&self) -> &Descriptor {
+        &self.requests
     }
 
     /// The helper's pid, in the process that started it.
@@ -111,11 +109,13 @@ impl ForkServer {
         not_now: Errno,
     ) -> Result<bool> {
         let lifeline = lifeline.map(Lifeline::as_descriptor);
-        let fds: Vec<_> = [job_end.as_descriptor()].into_iter().chain(lifeline).collect();
+        let fds = [job_end.as_descriptor()].into_iter().chain(lifeline);
+        let fds: Vec<_> = fds.map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        match sendmsg(&self.requests, &[IoSlice::new(b"f")], &mut ancillary, flags) {
+        let requests = self.requests.intact().map_err(|_| gone())?;
+        match sendmsg(requests, &[IoSlice::new(b"f")], &mut ancillary, flags) {
             Ok(_) => Ok(true),
             Err(e) if e == not_now => Ok(false),
             Err(e) => {
@@ -139,18 +139,34 @@ impl ForkServer {
         }
     }
 
+    /// Whether this program has closed the way to the helper, which may be there still.
+    pub fn is_lost(&self) -> bool {
+        !self.requests.is_intact()
+    }
+
     /// Whether the helper has gone, as far as a look can tell: it serves nobody, and tells of no
     /// death.
     pub fn is_gone(&self) -> bool {
+        if self.is_lost() {
+            return true;
+        }
         let mut fds = [PollFd::new(&self.requests, PollFlags::IN)];
         let closed = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..));
         // A child that it has just forked may have the other end still.
         closed || self.process.as_ref().is_some_and(Child::has_ended)
     }
 
-    /// Tells the helper to end as soon as its children have. Harmless when repeated.
+    /// Tells the helper to end as soon as its children have. Harmless when repeated. One that can
+    /// be told nothing any more is ended at once.
     pub fn stop(&self) {
-        let _ = rustix::net::shutdown(&self.requests, Shutdown::Both);
+        let _ = match (self.requests.intact(), &self.process) {
+            (Ok(requests), _) => {
+                let told = rustix::net::shutdown(requests, Shutdown::Both);
+                told.map_err(Error::system("cannot stop a fork server"))
+            }
+            (Err(_), Some(process)) => process.signal(Signal::KILL),
+            (Err(_), None) => Ok(()),
+        };
     }
 
     /// After [`ForkServer::stop`]: whether the helper has ended; waits, and returns early
@@ -254,7 +270,8 @@ fn answered(frame: Frame) -> Result<Child> {
     }
 }
 
-fn null_device() -> rustix::io::Result<OwnedFd> {
+/// A place in the table of descriptors, for a moment.
+fn place() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
@@ -266,28 +283,30 @@ pub fn gone() -> Error {
 /// The helper's end: serves requests until every client is gone and every child reaped.
 #[derive(Debug)]
 pub struct Server {
-    requests: Option<Arc<OwnedFd>>,
+    requests: Option<Arc<Descriptor>>,
     /// Keeps a place in the table of descriptors; see `next_request`.
-    spare: Option<OwnedFd>,
+    spare: Option<Descriptor>,
     set: ReadySet,
     children: HashMap<u64, (Child, Channel)>,
     next: u64,
 }
 
 /// What a request brings: the job's end of a channel, and what it is to hang on.
-type Request = (Channel, Option<OwnedFd>);
+type Request = (Channel, Option<Descriptor>);
+
+const RECEIVING: &str = "cannot receive a request";
 
 /// The key of the request socket in the ready set; children count up from 1.
 const REQUESTS: u64 = 0;
 
 impl Server {
     /// Serves the requests that come on this socket.
-    pub fn new(requests: OwnedFd) -> Result<Server> {
+    pub fn new(requests: Descriptor) -> Result<Server> {
         let starting = "cannot serve as fork server";
         let requests = Arc::new(requests);
         let mut set = ReadySet::new().map_err(Error::system(starting))?;
         set.add(&requests, REQUESTS).map_err(Error::system(starting))?;
-        let spare = Some(null_device().map_err(Error::system(starting))?);
+        let spare = Some(sys::null_device().map_err(Error::system(starting))?);
         Ok(Server { requests: Some(requests), spare, set, children: HashMap::new(), next: 1 })
     }
 
@@ -304,7 +323,7 @@ impl Server {
                 } else if let Some((channel, lifeline)) = self.next_request()? {
                     if let Some(channel) = self.launch(channel, &mut fork) {
                         if let Some(lifeline) = lifeline {
-                            Lifeline::hang_on_to(lifeline.as_fd())?;
+                            Lifeline::hang_on_to(&lifeline)?;
                         }
                         return Ok(Some(channel));
                     }
@@ -337,7 +356,7 @@ impl Server {
     /// and with it the only way to answer. So there must be room: if there is none, a spare
     /// place serves to refuse the request.
     fn next_request(&mut self) -> Result<Option<Request>> {
-        let room = [(); REQUEST].map(|()| null_device());
+        let room = [(); REQUEST].map(|()| place());
         if let Some(full) = room.iter().find_map(|place| place.as_ref().err()) {
             let full = full.raw_os_error().to_ne_bytes();
             drop(room);
@@ -345,7 +364,7 @@ impl Server {
             if let Some((channel, _)) = self.receive_request()? {
                 let _ = channel.try_send(Kind::Refused, &full, &[]);
             }
-            self.spare = null_device().ok();
+            self.spare = sys::null_device().ok();
             return Ok(None);
         }
         drop(room);
@@ -358,8 +377,10 @@ impl Server {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | close_on_exec();
         let mut byte = [0u8; 1];
-        let received = retry_on_intr(|| {
-            recvmsg(requests, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)
+        let received = requests.intact().and_then(|requests| {
+            retry_on_intr(|| {
+                recvmsg(requests, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)
+            })
         });
         match received.map(|message| message.bytes) {
             Ok(0) | Err(Errno::CONNRESET) => {
@@ -368,13 +389,17 @@ impl Server {
                 Ok(None)
             }
             Err(Errno::AGAIN) => Ok(None),
-            Err(e) => Err(Error::system("cannot receive a request")(e)),
-            Ok(_) => Ok(ancillary.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut fds) => {
-                    Some((Channel::from_socket(fds.next()?), fds.next()))
-                }
-                _ => None,
-            })),
+            Err(e) => Err(Error::system(RECEIVING)(e)),
+            Ok(_) => {
+                let came = ancillary.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut fds) => Some((fds.next()?, fds.next())),
+                    _ => None,
+                });
+                let Some((channel, lifeline)) = came else { return Ok(None) };
+                let known = |fd| Descriptor::new(fd).map_err(Error::system(RECEIVING));
+                let lifeline = lifeline.map(known).transpose()?;
+                Ok(Some((Channel::from_socket(known(channel)?), lifeline)))
+            }
         }
     }
 

@@ -10,15 +10,17 @@
 //! while they sleep: see [`Jobs::begin_wait`].
 
 use crate::channel::{Body, Channel, Frame, Head, Kind, Received, PACKET, STAYS};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::{leave, Child, ExitStatus, Family, Kept};
 use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
+use rustix::io::Errno;
 use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Names a job of one table; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,6 +103,8 @@ pub struct Waiting {
     quick: bool,
     bell: Option<Arc<Bell>>,
     _pool: Option<PoolWait>,
+    /// It has found that this program has closed something that it would have waited for.
+    lost: AtomicBool,
 }
 
 impl Waiting {
@@ -113,9 +117,26 @@ impl Waiting {
     /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
     /// comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
-        self.wait.block(deadline)
+        let woken = self.wait.block(deadline);
+        if matches!(&woken, Err(e) if e.kind() == ErrorKind::DescriptorLost) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        woken
     }
 }
+
+/// A time in which no news have come. It may be that none can: this program may have closed what
+/// they would come by, of which the kernel says nothing. So once in such a time everything is
+/// looked at; each time, it would cost each job as much as there are others.
+#[derive(Debug)]
+struct Quiet {
+    since: Instant,
+    handled: u64,
+    looked: bool,
+}
+
+/// After how long.
+const LOOK_OVER_AFTER: Duration = Duration::from_secs(1);
 
 /// The jobs of one owner.
 #[derive(Debug, Default)]
@@ -131,6 +152,9 @@ pub struct Jobs {
     /// The process whose children they are, once there have been any.
     owner: Option<Pid>,
     handled: u64,
+    quiet: Option<Quiet>,
+    /// This program has closed descriptors of the table's: see `renew`.
+    lost: bool,
     /// Some process has stayed after a job: answers may come within microseconds.
     quick: bool,
     waiting: Vec<Arc<Bell>>,
@@ -312,6 +336,9 @@ impl Jobs {
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
+        if self.lost || self.set.as_ref().is_some_and(|set| !set.is_intact()) {
+            self.renew(&mut news).map_err(Error::system("cannot watch the jobs"))?;
+        }
         while let Some(set) = &mut self.set {
             let ready = match set.ready() {
                 Err(_) if !news.is_empty() => break, // the next scan will meet it too
@@ -375,6 +402,9 @@ impl Jobs {
                     self.idle.retain(|idle| *idle != number);
                     return self.close_channel(number);
                 }
+                Err(e) if e.kind() == ErrorKind::DescriptorLost => {
+                    return self.lose(number, e, news)
+                }
                 Err(e) => process.tell(number, Outcome::Lost(e), news),
             }
             // (Who is idle has nothing to say, and is to go.) If it means to stay, it has to be told
@@ -384,6 +414,43 @@ impl Jobs {
             if ours {
                 return self.close_channel(number);
             }
+        }
+    }
+
+    /// After this program has closed descriptors of the table's: tells of the processes that can
+    /// be heard of no more, and watches the others by a new set. (The old one may be another's, or
+    /// tell for ever of what is gone.)
+    fn renew(&mut self, news: &mut Vec<(JobId, Outcome)>) -> rustix::io::Result<()> {
+        (self.set, self.lost) = (None, true);
+        self.spare_bells.retain(|bell| bell.is_intact());
+        for number in self.processes.keys().copied().collect::<Vec<_>>() {
+            if self.processes.get(&number).is_some_and(Process::is_lost) {
+                let lost = Error::system("cannot hear of a job any more")(Errno::BADF);
+                self.lose(number, lost, news);
+            }
+            let Some(mut process) = self.processes.remove(&number) else { continue };
+            process.child.look_to_watch();
+            let watched = self.watch(number, &process.child, process.channel.as_ref());
+            self.processes.insert(number, process);
+            watched?;
+        }
+        self.lost = false;
+        Ok(())
+    }
+
+    /// Gives up a process whose channel is closed, or another file.
+    fn lose(&mut self, number: u64, error: Error, news: &mut Vec<(JobId, Outcome)>) {
+        let Some(process) = self.processes.get_mut(&number) else { return };
+        process.tell(number, Outcome::Lost(error), news);
+        process.dismiss();
+        let ours = process.child.is_ours();
+        // Nobody will say when it has ended: that is for all to see.
+        let slot = if ours { None } else { process.slot.take() };
+        slot.iter().for_each(Launched::disown);
+        self.idle.retain(|idle| *idle != number);
+        self.close_channel(number);
+        if !ours {
+            self.ended(number, ExitStatus::Unknown, news);
         }
     }
 
@@ -486,6 +553,10 @@ impl Jobs {
         if handled != self.handled {
             return Ok(None);
         }
+        let look_over = self.look_over();
+        if self.lost {
+            return Ok(None);
+        }
         // Made now if it has not been: what another thread starts meanwhile must wake us.
         let set = made(&mut self.set, &mut self.spare_bells);
         let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
@@ -493,7 +564,8 @@ impl Jobs {
         let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
-        let mut look_after = must_look.then_some(LOOK_AFTER);
+        let look_after = must_look.then_some(LOOK_AFTER);
+        let mut look_after = look_after.into_iter().chain(look_over).min();
         let pool = pool.map(Pool::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
@@ -503,11 +575,34 @@ impl Jobs {
         }
         self.waiting.extend(bell.clone());
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
-        Ok(Some(Waiting { wait, quick: self.quick, bell, _pool: pool }))
+        let lost = AtomicBool::new(false);
+        Ok(Some(Waiting { wait, quick: self.quick, bell, _pool: pool, lost }))
+    }
+
+    /// In a quiet time, looks once whether news can still come. When to be here again for that.
+    fn look_over(&mut self) -> Option<Duration> {
+        if self.processes.is_empty() {
+            return None;
+        }
+        let (now, handled) = (Instant::now(), self.handled);
+        let quiet = self.quiet.take().filter(|quiet| quiet.handled == handled);
+        let quiet =
+            self.quiet.insert(quiet.unwrap_or(Quiet { since: now, handled, looked: false }));
+        if quiet.looked {
+            return None;
+        }
+        let left = LOOK_OVER_AFTER.saturating_sub(now - quiet.since);
+        if left.is_zero() {
+            quiet.looked = true;
+            let lost = |process: &Process| process.is_lost() || process.child.is_lost();
+            self.lost |= self.processes.values().any(lost);
+        }
+        Some(left).filter(|left| !left.is_zero())
     }
 
     /// Ends a wait.
     pub fn end_wait(&mut self, waiting: Waiting) {
+        self.lost |= waiting.lost.into_inner();
         let Some(bell) = waiting.bell else { return };
         let before = self.waiting.len();
         self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
@@ -604,6 +699,11 @@ fn made<'a>(
 }
 
 impl Process {
+    /// Whether this program has closed the channel.
+    fn is_lost(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| !channel.as_descriptor().is_intact())
+    }
+
     /// Takes up another job, that it has been sent the launch of.
     fn take_up(&mut self, number: u64, slot: Option<Slot>) -> JobId {
         self.slot = slot.map(|slot| slot.launched(&self.child, true));

@@ -5,6 +5,7 @@ mod common;
 
 use common::{child, ended, pattern, portable, Alone};
 use jobserver_core::channel::{memory_file, Frame, Kind, MemoryMap, INLINE, MAX_DESCRIPTORS};
+use jobserver_core::sys::Descriptor;
 use jobserver_core::{Body, Channel, ErrorKind, ExitStatus};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +91,7 @@ fn only_the_front_of_a_memory_file_counts() {
 }
 
 /// What a frame's memory file is mapped as, once it has been sent; the file as it was received.
-fn sent(file: &OwnedFd) -> (OwnedFd, Option<MemoryMap>) {
+fn sent(file: &OwnedFd) -> (Descriptor, Option<MemoryMap>) {
     let (owner, job) = Channel::pair().unwrap();
     job.send_memory(Kind::Result, file.as_fd(), 0, &[]).unwrap();
     let Body::Memory(received, _) = received(&owner).body else { panic!("not in memory") };
@@ -194,7 +195,7 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 }
 
 /// Writes through each of the descriptors that came, and reads it where it must arrive.
-fn assert_connected(read_ends: &[OwnedFd], came: &[OwnedFd]) {
+fn assert_connected(read_ends: &[OwnedFd], came: &[Descriptor]) {
     assert_eq!(read_ends.len(), came.len());
     for (i, (read, write)) in read_ends.iter().zip(came).enumerate() {
         let mut byte = [0];

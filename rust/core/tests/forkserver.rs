@@ -34,7 +34,7 @@ fn helper() {
     }
     let mode = std::env::var("MODE").unwrap();
     let requests = sys::duplicate(0).unwrap();
-    sys::nullify_stdin().unwrap();
+    sys::fill_standard(true).unwrap();
     if let Ok(files) = mode.parse() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).unwrap();
     }
@@ -252,7 +252,7 @@ fn many_clients_each_get_their_own_results() {
     let clients: Vec<Pid> = (0..6)
         .map(|client| {
             child(|| {
-                let server = ForkServer::join(server.as_descriptor().try_clone_to_owned().unwrap());
+                let server = ForkServer::join(server.as_descriptor().duplicate().unwrap());
                 let mut jobs = Jobs::new();
                 for n in 0..15 {
                     let text = format!("{client}/{n}");
@@ -456,7 +456,7 @@ fn client_with_much_under_way() {
     let server = serve("16");
     let (owner, _job) = Channel::pair().unwrap();
     let fd = owner.as_descriptor();
-    owner.send(Kind::Launch, b"", &[fd; 30]).unwrap();
+    owner.send(Kind::Launch, b"", &[fd.as_fd(); 30]).unwrap();
     let mut jobs = Jobs::new();
     let id = start_job(&server, &mut jobs, "echo x").unwrap();
     assert_eq!(result(outcome(&mut jobs, id)), b"x");

@@ -199,7 +199,7 @@ fn joiner() {
         let number = std::env::var(name).unwrap().parse().unwrap();
         sys::duplicate(number).unwrap()
     };
-    let pool = Pool::join(fd("POOL_READ"), fd("POOL_WRITE"), 2).unwrap();
+    let pool = Pool::join(fd("POOL_READ").into(), fd("POOL_WRITE").into(), 2).unwrap();
     let slot = pool.try_take().unwrap();
     assert!(slot.is_some());
     std::io::stderr().write_all(b"t").unwrap();

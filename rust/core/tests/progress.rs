@@ -8,7 +8,7 @@ type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 #[test]
 fn a_place_tells_the_call_that_has_begun_and_not_ended() -> Result {
     let owners = Progress::new(3)?;
-    let jobs = Progress::open(owners.as_descriptor().try_clone_to_owned()?)?;
+    let jobs = Progress::open(owners.as_descriptor().duplicate()?)?;
     assert_eq!(owners.running(1)?, None);
     jobs.begin(1, 0)?;
     assert_eq!(owners.running(1)?, Some(0));

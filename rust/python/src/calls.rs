@@ -2,8 +2,8 @@
 //! (Progress); in the owner, to hand out its result (Ready). What is done for each chunk of
 //! calls is Python's: `_map.py`.
 
+use crate::channel::{number, Descriptors};
 use crate::errors::to_python;
-use crate::pool::duplicate;
 use jobserver_core as core;
 use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -13,7 +13,7 @@ use pyo3::pyclass::PyClassGuardMut;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::Instant;
 
 /// Which of its calls each chunk in flight is at.
@@ -31,14 +31,14 @@ impl Progress {
         core::channel::Progress::new(places).map(Progress).map_err(to_python)
     }
 
-    /// In a job: the owner's, by this descriptor, which stays the caller's to close.
+    /// In a job: the owner's, by the descriptor at this place among those that have come.
     #[staticmethod]
-    fn open(fd: RawFd) -> PyResult<Progress> {
-        core::channel::Progress::open(duplicate(fd)?).map(Progress).map_err(to_python)
+    fn open(came: &Bound<'_, Descriptors>, place: usize) -> PyResult<Progress> {
+        core::channel::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
     }
 
-    fn fileno(&self) -> RawFd {
-        self.0.as_descriptor().as_raw_fd()
+    fn fileno(&self) -> PyResult<RawFd> {
+        number(self.0.as_descriptor())
     }
 
     /// Before a job is started that is to have this place.

@@ -6,16 +6,18 @@ use crate::worker;
 use jobserver_core as core;
 use jobserver_core::channel::{memory_file, Frame, Head, HANGS};
 use jobserver_core::process::Lifeline;
+use jobserver_core::sys::Descriptor;
 use jobserver_core::Body;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A nameless file for a body too large for the socket; closed when it is dropped.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct MemoryFile {
-    file: OwnedFd,
+    file: Descriptor,
 }
 
 #[pymethods]
@@ -25,9 +27,18 @@ impl MemoryFile {
         Ok(MemoryFile { file: memory_file().map_err(to_python)? })
     }
 
-    fn fileno(&self) -> RawFd {
-        self.file.as_raw_fd()
+    fn fileno(&self) -> PyResult<RawFd> {
+        number(&self.file)
     }
+}
+
+/// The number of a descriptor, for Python to use at once.
+pub(crate) fn number(descriptor: &Descriptor) -> PyResult<RawFd> {
+    intact(descriptor).map(|fd| fd.as_raw_fd()).map_err(to_python)
+}
+
+fn intact(descriptor: &Descriptor) -> core::Result<BorrowedFd<'_>> {
+    descriptor.intact().map_err(core::Error::lost("cannot use a descriptor"))
 }
 
 /// What was in a memory file: memory of this process, which goes when this is dropped.
@@ -83,15 +94,18 @@ impl Message<'_> {
     ) -> core::Result<()> {
         match self {
             Message::Inline(bytes) => channel.send(head, bytes.as_bytes(), fds),
-            Message::Memory(memory) => channel.send_memory(head, memory.get().file.as_fd(), 0, fds),
+            Message::Memory(memory) => {
+                channel.send_memory(head, intact(&memory.get().file)?, 0, fds)
+            }
         }
     }
 }
 
 /// Descriptors to pass to a new process: duplicates of our own, since what they were made
-/// from may be closed, and its number used again, before a slot comes.
+/// from may be closed, and its number used again, before a slot comes. Or those that have come to
+/// a process, which are its own until they are cleared.
 #[pyclass(frozen, module = "jobserver._native")]
-pub(crate) struct Descriptors(Mutex<Vec<Arc<OwnedFd>>>);
+pub(crate) struct Descriptors(Mutex<Vec<Arc<Descriptor>>>);
 
 #[pymethods]
 impl Descriptors {
@@ -108,6 +122,12 @@ impl Descriptors {
         Ok(held.len() - 1)
     }
 
+    /// A new duplicate of the one at this place, for its taker to close.
+    fn duplicate(&self, place: usize) -> PyResult<RawFd> {
+        let duplicate = OwnedFd::from(self.at(place)?);
+        Ok(duplicate.into_raw_fd())
+    }
+
     /// Closes them, but for those that a launch under way still passes on.
     fn clear(&self) {
         self.list().clear();
@@ -115,17 +135,24 @@ impl Descriptors {
 }
 
 impl Descriptors {
-    fn list(&self) -> MutexGuard<'_, Vec<Arc<OwnedFd>>> {
+    /// A duplicate of the one at this place.
+    pub(crate) fn at(&self, place: usize) -> PyResult<Descriptor> {
+        let known = self.list().get(place).map(Arc::clone);
+        let known = known.ok_or_else(|| PyIndexError::new_err("no such descriptor has come"))?;
+        known.duplicate().map_err(core::Error::lost("cannot use a descriptor")).map_err(to_python)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Arc<Descriptor>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn held(&self) -> Vec<Arc<OwnedFd>> {
+    pub(crate) fn held(&self) -> Vec<Arc<Descriptor>> {
         self.list().clone()
     }
 }
 
-pub(crate) fn borrowed(held: &[Arc<OwnedFd>]) -> Vec<BorrowedFd<'_>> {
-    held.iter().map(|fd| fd.as_fd()).collect()
+pub(crate) fn borrowed(held: &[Arc<Descriptor>]) -> core::Result<Vec<BorrowedFd<'_>>> {
+    held.iter().map(|fd| intact(fd)).collect()
 }
 
 pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
@@ -139,11 +166,11 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
 }
 
 /// A frame as Python has it: its contents, and the descriptors that came with it.
-pub(crate) type Received = (Py<PyAny>, Vec<RawFd>);
+pub(crate) type Received = (Py<PyAny>, Descriptors);
 
 pub(crate) fn frame_to_python(py: Python<'_>, frame: Frame) -> PyResult<Received> {
-    let fds = frame.descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
-    Ok((body_to_python(py, frame.body)?, fds))
+    let came = frame.descriptors.into_iter().map(Arc::new).collect();
+    Ok((body_to_python(py, frame.body)?, Descriptors(Mutex::new(came))))
 }
 
 /// The job's end of its channel.
@@ -178,7 +205,7 @@ impl Channel {
         };
         if frame.word == HANGS && !frame.descriptors.is_empty() {
             let lifeline = frame.descriptors.remove(0);
-            Lifeline::hang_on_to(lifeline.as_fd()).map_err(to_python)?;
+            Lifeline::hang_on_to(&lifeline).map_err(to_python)?;
         }
         frame_to_python(py, frame).map(Some)
     }

@@ -1,6 +1,6 @@
 //! ForkServer (the client's end) and Server (the helper's).
 
-use crate::channel::{borrowed, Channel, Descriptors, Message};
+use crate::channel::{borrowed, number, Channel, Descriptors, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
@@ -11,7 +11,7 @@ use jobserver_core::sys::SignalsHeld;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,9 +52,10 @@ impl ForkServer {
         Ok(ForkServer(Mutex::new(Helper { running, ..Helper::default() })))
     }
 
+    /// Whether there is one, to which this program has not closed the way.
     #[getter]
     fn running(&self) -> bool {
-        self.helper().running.is_some()
+        self.helper().running.as_ref().is_some_and(|helper| !helper.is_lost())
     }
 
     /// Starts a helper, a program that serves the socket on its standard input, unless
@@ -71,8 +72,9 @@ impl ForkServer {
         if helper.stopped {
             return Err(PyRuntimeError::new_err("this Jobserver is closed"));
         }
-        let none = helper.running.is_none();
+        let none = helper.running.as_ref().is_none_or(|helper| helper.is_lost());
         if none {
+            helper.ahead.dismiss();
             let mut command = command(argv)?;
             let held = SignalsHeld::this(Signal::INT);
             let started = core::ForkServer::start(&mut command).map_err(to_python);
@@ -81,7 +83,7 @@ impl ForkServer {
             match message.send(
                 &started.introduction().map_err(to_python)?,
                 Kind::Introduction,
-                &borrowed(&descriptors),
+                &borrowed(&descriptors).map_err(to_python)?,
             ) {
                 // If it is gone already, the first request will tell.
                 Err(e) if !e.is_hang_up() => return Err(to_python(e)),
@@ -109,7 +111,7 @@ impl ForkServer {
     }
 
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.current()?.as_descriptor().as_raw_fd())
+        number(self.current()?.as_descriptor())
     }
 
     #[getter]
@@ -126,7 +128,7 @@ impl ForkServer {
             helper.ahead.dismiss();
             helper.running.clone()
         };
-        helper.map_or(Ok(()), |helper| self.give_up(py, &helper))
+        helper.map_or(Ok(()), |helper| self.see_out(py, &helper))
     }
 }
 
@@ -141,8 +143,18 @@ impl ForkServer {
         running.ok_or_else(|| ForkServerGone::new_err("there is no fork server"))
     }
 
-    /// Ends this helper and forgets it, unless another has taken its place meanwhile.
+    /// Gives up a helper that has gone, or to which this program has closed the way. That one
+    /// serves others still, and ends after them.
     pub(crate) fn give_up(&self, py: Python<'_>, gone: &Arc<core::ForkServer>) -> PyResult<()> {
+        match gone.is_lost() {
+            true => self.forget(gone),
+            false => self.see_out(py, gone)?,
+        }
+        Ok(())
+    }
+
+    /// Ends this helper and forgets it.
+    fn see_out(&self, py: Python<'_>, gone: &Arc<core::ForkServer>) -> PyResult<()> {
         if gone.pid().is_some() {
             gone.stop();
             py.check_signals()?;
@@ -150,11 +162,16 @@ impl ForkServer {
                 py.check_signals()?;
             }
         }
+        self.forget(gone);
+        Ok(())
+    }
+
+    /// Forgets this helper, unless another has taken its place meanwhile.
+    fn forget(&self, gone: &Arc<core::ForkServer>) {
         let mut helper = self.helper();
         if helper.running.take_if(|helper| Arc::ptr_eq(helper, gone)).is_some() {
             helper.ahead.dismiss();
         }
-        Ok(())
     }
 
     /// A process that is ahead, if there is one.

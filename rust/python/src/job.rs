@@ -142,9 +142,9 @@ pub(crate) fn send(
             Err(_) => return Ok(Sent::Ends(outcome.extract()?)),
         },
     };
+    let released = Pool::release_own();
     // A process that is to end is limited to its end.
-    let stays = !interrupted && stays(py)? && limit.is_none_or(TimeLimit::lift);
-    Pool::release_own();
+    let stays = released && !interrupted && stays(py)? && limit.is_none_or(TimeLimit::lift);
     let head = match stays {
         true => Head { kind: Kind::Result, word: STAYS },
         false => Kind::Result.into(),

@@ -16,14 +16,13 @@ use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
 use jobserver_core::process::{gettid, reap_left, Kept, Lifeline, Pid, Signal};
-use jobserver_core::sys::{signal_from_raw, SignalsHeld};
+use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use waits::deadline;
@@ -156,9 +155,9 @@ impl Jobs {
         let lifeline = self.lifeline()?;
         self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
-        command.stdin(launch.job_end.into_socket().map_err(to_python)?);
+        let socket = launch.job_end.into_socket().map_err(to_python)?;
         let held = SignalsHeld::this(Signal::INT);
-        let spawned = Child::spawn(&mut command).map_err(to_python);
+        let spawned = Child::spawn_on(socket, &mut command).map_err(to_python);
         drop(held);
         self.hired(launch.owner_end, spawned?, first)
     }
@@ -534,7 +533,7 @@ impl Jobs {
         future: &Bound<'_, Promise>,
         slot: &mut Option<core::Slot>,
         message: &Message<'_>,
-        descriptors: &[Arc<OwnedFd>],
+        descriptors: &[Arc<Descriptor>],
         fresh: bool,
     ) -> PyResult<bool> {
         let py = future.py();
@@ -577,11 +576,11 @@ impl State {
         future: &Bound<'_, Promise>,
         slot: &mut Option<core::Slot>,
         message: &Message<'_>,
-        descriptors: &[Arc<OwnedFd>],
+        descriptors: &[Arc<Descriptor>],
         fresh: bool,
     ) -> PyResult<bool> {
         let send = |channel: &core::Channel, head: Head| {
-            message.send(channel, head, &borrowed(descriptors))
+            message.send(channel, head, &borrowed(descriptors)?)
         };
         let launched = self.table.launch(slot, fresh, send).map_err(to_python)?;
         if let Some(id) = launched {

@@ -35,10 +35,10 @@ fn advice(errno: i32) -> Option<&'static str> {
     jobserver_core::advice(errno)
 }
 
-/// Makes descriptor 0 the null device.
+/// In a new interpreter: makes descriptor 0 the null device, and 1 and 2 if they are closed.
 #[pyfunction]
-fn nullify_stdin() -> PyResult<()> {
-    jobserver_core::sys::nullify_stdin().map_err(errors::to_python)
+fn fill_standard() -> PyResult<()> {
+    jobserver_core::sys::fill_standard(true).map_err(errors::to_python)
 }
 
 /// The `jobserver` command, with these words, the program's name first: its exit code.
@@ -74,7 +74,7 @@ fn rehearse_fork(py: Python<'_>) {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(advice, module)?)?;
-    module.add_function(wrap_pyfunction!(nullify_stdin, module)?)?;
+    module.add_function(wrap_pyfunction!(fill_standard, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(rows::take_rows, module)?)?;

@@ -6,11 +6,11 @@ use jobserver_core::process::{getpid, Pid};
 use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::slots::OwnSlot;
 use jobserver_core::slots::{InForce, NotJoined};
-use jobserver_core::sys;
+use jobserver_core::sys::{self, Descriptor};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -58,11 +58,10 @@ impl Pool {
         std::mem::forget(replaced); // that of a job which has forked this one
     }
 
-    /// Gives the slot back that this process runs on, if it is a job with one.
-    pub(crate) fn release_own() {
-        if let Some(pool) = &*lock(&OWN) {
-            pool.get().own().release();
-        }
+    /// Gives the slot back that this process runs on, if it is a job with one. False if it
+    /// cannot, having closed its way to the pool: then it must end.
+    pub(crate) fn release_own() -> bool {
+        lock(&OWN).as_ref().is_none_or(|pool| pool.get().own().release())
     }
 }
 
@@ -74,7 +73,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// not). Nobody else has it.
 static OWN: Mutex<Option<Py<Pool>>> = Mutex::new(None);
 
-pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
+pub(crate) fn duplicate(fd: RawFd) -> PyResult<Descriptor> {
     sys::duplicate(fd)
         .map_err(|e| to_python(core::Error::refused("cannot pass on a descriptor", e)))
 }

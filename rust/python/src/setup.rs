@@ -11,7 +11,7 @@ use crate::hooks;
 use crate::job::helper;
 use crate::pool::{Ends, Pool};
 use jobserver_core::process::{getpid, Family};
-use jobserver_core::sys::nullify_stdin;
+use jobserver_core::sys::fill_standard;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
 use std::ffi::{CString, OsString};
@@ -132,9 +132,7 @@ impl Setup {
     pub(crate) fn assume(&self, pool: &Bound<'_, Pool>, channel: &Channel) -> PyResult<()> {
         let py = pool.py();
         Family::gather().map_err(to_python)?; // for Future.kill to find what we shall start
-        if self.null_stdin {
-            nullify_stdin().map_err(to_python)?;
-        }
+        fill_standard(self.null_stdin).map_err(to_python)?;
         self.assign(py)?;
         // Readable once the owner has gone, or has heard all that it wants to hear.
         let (parent, name) = &self.sentinel;

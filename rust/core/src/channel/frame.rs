@@ -1,7 +1,7 @@
 //! Frames: what a channel's bytes mean.
 
 use crate::error::{Error, ErrorKind, Result};
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -66,7 +66,7 @@ pub enum Body {
     /// In the socket.
     Inline(Vec<u8>),
     /// In a memory file: the file and how many bytes of it count.
-    Memory(OwnedFd, u64),
+    Memory(Descriptor, u64),
 }
 
 impl Body {
@@ -101,7 +101,7 @@ pub struct Frame {
     /// Its contents.
     pub body: Body,
     /// The descriptors that came with it (not the memory file of the body).
-    pub descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<Descriptor>,
 }
 
 impl Frame {
@@ -154,7 +154,7 @@ impl Header {
 
 impl Frame {
     /// Makes sense of a packet and the descriptors that came with it.
-    pub(crate) fn parse(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Frame> {
+    pub(crate) fn parse(packet: &[u8], mut descriptors: Vec<Descriptor>) -> Result<Frame> {
         let strange = || Error::new(ErrorKind::Protocol, "a job's channel carries strange bytes");
         let (front, inline) = packet.split_first_chunk::<HEADER>().ok_or_else(strange)?;
         let header = Header::from_bytes(front).ok_or_else(strange)?;

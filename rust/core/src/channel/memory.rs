@@ -9,17 +9,18 @@
 
 use crate::error::{Error, Result};
 use crate::sys::private::Private;
-use rustix::fd::{AsFd, OwnedFd};
+use crate::sys::Descriptor;
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use std::path::PathBuf;
 
 /// A new, empty file that has no name and vanishes when its last descriptor is closed.
-pub fn memory_file() -> Result<OwnedFd> {
+pub fn memory_file() -> Result<Descriptor> {
     #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     if crate::sys::linux() {
         use rustix::fs::MemfdFlags;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        match rustix::fs::memfd_create("jobserver", flags) {
+        match rustix::fs::memfd_create("jobserver", flags).and_then(Descriptor::new) {
             Err(rustix::io::Errno::NOSYS) => {}
             made => return made.map_err(Error::system("cannot make a memory file")),
         }
@@ -27,7 +28,7 @@ pub fn memory_file() -> Result<OwnedFd> {
     unlinked_file().map_err(Error::system("cannot make a temporary file"))
 }
 
-fn unlinked_file() -> rustix::io::Result<OwnedFd> {
+fn unlinked_file() -> rustix::io::Result<Descriptor> {
     let shm = PathBuf::from("/dev/shm");
     let folder = if shm.is_dir() { shm } else { std::env::temp_dir() };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -39,7 +40,7 @@ fn unlinked_file() -> rustix::io::Result<OwnedFd> {
             Err(e) => return Err(e),
             Ok(file) => {
                 let _ = rustix::fs::unlink(&path);
-                return Ok(file);
+                return Descriptor::new(file);
             }
         }
     }

@@ -24,9 +24,9 @@ pub use progress::Progress;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scan::{Wait, Woken};
-use crate::sys;
+use crate::sys::{self, Descriptor};
 use frame::{Header, HEADER};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -44,13 +44,15 @@ pub const INLINE: usize = if cfg!(target_os = "linux") { 64 * 1024 } else { 1024
 /// The largest packet, in bytes: what a buffer to receive into must hold.
 pub(crate) const PACKET: usize = HEADER + INLINE;
 
+const RECEIVING: &str = "cannot receive on a job's channel";
+
 /// The most descriptors that one frame can carry (Linux: SCM_MAX_FD).
 pub const MAX_DESCRIPTORS: usize = 253;
 
 /// One end of a channel.
 #[derive(Debug)]
 pub struct Channel {
-    socket: Arc<OwnedFd>,
+    socket: Arc<Descriptor>,
 }
 
 /// What [`Channel::try_receive`] found.
@@ -69,25 +71,28 @@ impl Channel {
     }
 
     /// A channel from an inherited descriptor.
-    pub fn from_socket(socket: OwnedFd) -> Channel {
+    pub fn from_socket(socket: Descriptor) -> Channel {
         Channel { socket: Arc::new(socket) }
     }
 
     /// Its descriptor alone, to become a new program's standard input.
     pub fn into_socket(self) -> Result<OwnedFd> {
         match Arc::try_unwrap(self.socket) {
-            Ok(socket) => Ok(socket),
-            Err(shared) => shared.try_clone().map_err(Error::system("cannot pass on a channel")),
+            Ok(socket) => Ok(socket.into()),
+            Err(shared) => {
+                let socket = shared.duplicate();
+                socket.map(OwnedFd::from).map_err(Error::system("cannot pass on a channel"))
+            }
         }
     }
 
-    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn socket(&self) -> &Arc<Descriptor> {
         &self.socket
     }
 
     /// Its descriptor, which becomes readable when the other side is gone.
-    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub fn as_descriptor(&self) -> &Descriptor {
+        &self.socket
     }
 
     /// Waits until there is something to receive, or a signal comes.
@@ -159,7 +164,9 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(fds));
         }
         let parts = [IoSlice::new(&header), IoSlice::new(body)];
-        retry_on_intr(|| sendmsg(&self.socket, &parts, &mut ancillary, flags))
+        self.socket
+            .intact()
+            .and_then(|socket| retry_on_intr(|| sendmsg(socket, &parts, &mut ancillary, flags)))
             .map(|_| ())
             .map_err(Error::system("cannot send on a job's channel"))
     }
@@ -197,7 +204,7 @@ impl Channel {
 
     /// Receives the last frame, if one has been sent: from now on the other side cannot send.
     pub fn leave(&self) -> Result<Option<Frame>> {
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+        let _ = self.shut_down(Shutdown::Read);
         match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
             Received::Frame(frame) => Ok(Some(frame)),
             Received::EndOfFile | Received::NothingYet => Ok(None),
@@ -206,14 +213,17 @@ impl Channel {
 
     /// Sends nothing more: the other side sees the end of file, and can still answer.
     pub(crate) fn finish(&self) {
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let _ = self.shut_down(Shutdown::Write);
+    }
+
+    fn shut_down(&self, side: Shutdown) -> rustix::io::Result<()> {
+        rustix::net::shutdown(self.socket.intact()?, side)
     }
 
     /// A buffer for what is there to be received, and no larger: a new job pays a page fault
     /// for each page of it. If nothing is there, for whatever may come by the time it is used.
     fn room(&self) -> Result<Vec<u8>> {
-        let there = rustix::io::ioctl_fionread(&self.socket)
-            .map_err(Error::system("cannot receive on a job's channel"))?;
+        let there = rustix::io::ioctl_fionread(&self.socket).map_err(Error::system(RECEIVING))?;
         let size = usize::try_from(there).ok().filter(|there| (1..PACKET).contains(there));
         Ok(vec![0; size.unwrap_or(PACKET)])
     }
@@ -226,9 +236,11 @@ impl Channel {
     fn receive_packet(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = retry_on_intr(|| {
-            let into = &mut [IoSliceMut::new(buffer)];
-            recvmsg(&self.socket, into, &mut ancillary, flags | close_on_exec())
+        let received = self.socket.intact().and_then(|socket| {
+            retry_on_intr(|| {
+                let into = &mut [IoSliceMut::new(buffer)];
+                recvmsg(socket, into, &mut ancillary, flags | close_on_exec())
+            })
         });
         let length = match received {
             // A peer that ended with packets of ours unread is told of by an error, once.
@@ -238,14 +250,17 @@ impl Channel {
             }
             Err(Errno::CONNRESET) => return Ok(Received::EndOfFile),
             Err(Errno::AGAIN) => return Ok(Received::NothingYet),
-            Err(e) => return Err(Error::system("cannot receive on a job's channel")(e)),
+            Err(e) => return Err(Error::system(RECEIVING)(e)),
             Ok(message) if message.bytes == 0 => return Ok(Received::EndOfFile),
             Ok(message) => message.bytes,
         };
         let mut descriptors = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                descriptors.extend(fds);
+                for fd in fds {
+                    let received = Descriptor::new(fd);
+                    descriptors.push(received.map_err(Error::system(RECEIVING))?);
+                }
             }
         }
         Frame::parse(&buffer[..length], descriptors).map(Received::Frame)

@@ -8,7 +8,7 @@
 use super::memory_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::shared::{Shared, WORD};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::Descriptor;
 use rustix::fs::{fstat, ftruncate};
 use std::sync::atomic::Ordering;
 
@@ -35,21 +35,21 @@ impl Progress {
     }
 
     /// In a job: the owner's, by a duplicate of its descriptor.
-    pub fn open(file: OwnedFd) -> Result<Progress> {
+    pub fn open(file: Descriptor) -> Result<Progress> {
         let status = fstat(&file).map_err(Error::system("cannot look at a memory file"))?;
         let size = usize::try_from(status.st_size).unwrap_or(0);
         Progress::map(file, size / (STRIDE * WORD))
     }
 
-    fn map(file: OwnedFd, places: usize) -> Result<Progress> {
+    fn map(file: Descriptor, places: usize) -> Result<Progress> {
         let shared = Shared::map(file, places * STRIDE)
             .map_err(Error::system("cannot map a memory file"))?;
         Ok(Progress { shared, places })
     }
 
     /// The file, to pass on.
-    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
-        self.shared.as_fd()
+    pub fn as_descriptor(&self) -> &Descriptor {
+        self.shared.file()
     }
 
     /// Before a job is started: it has begun no call.

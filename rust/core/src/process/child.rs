@@ -7,20 +7,23 @@
 
 use crate::error::{Error, Result};
 use crate::process::{reap_left, reap_left_but, ExitStatus};
-use crate::sys;
+use crate::sys::{self, Descriptor};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+
+type SetStream = fn(&mut Command, Stdio) -> &mut Command;
 
 /// A process whose end we want to know.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
-    watch: Option<Arc<OwnedFd>>,
+    watch: Option<Arc<Descriptor>>,
     ours: bool,
 }
 
@@ -33,14 +36,31 @@ impl Child {
 
     /// Starts a command as a direct child (through posix_spawn where std can, so that the
     /// cost does not grow with this process's memory).
-    pub fn spawn(command: &mut std::process::Command) -> Result<Child> {
+    pub fn spawn(command: &mut Command) -> Result<Child> {
         let child = command.spawn().map_err(Error::system("cannot start a process"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         pid.map(Child::adopt).ok_or_else(|| Error::system("cannot start a process")(Errno::SRCH))
     }
 
+    /// Starts an interpreter, or another program of ours, that has this as its standard input and
+    /// is to find something on each of the other two: else what it opens first would be there, and
+    /// be written to by whoever has a warning.
+    pub fn spawn_on(stdin: impl Into<OwnedFd>, command: &mut Command) -> Result<Child> {
+        command.stdin(Stdio::from(stdin.into()));
+        for (stream, set) in [(1, Command::stdout as SetStream), (2, Command::stderr)] {
+            if !sys::is_inherited(stream) {
+                let null = sys::null_device().map_err(Error::system("cannot start a process"))?;
+                // Not `Stdio::null`, which may itself be opened as one of the three.
+                set(command, Stdio::from(OwnedFd::from(null)));
+            }
+        }
+        let child = Child::spawn(command);
+        command.stdin(Stdio::null()); // std keeps the other end open until it is replaced
+        child
+    }
+
     /// A process that somebody else reaps, with the pidfd that they gave us for it.
-    pub(crate) fn of_others(pid: Pid, watch: Option<OwnedFd>) -> Child {
+    pub(crate) fn of_others(pid: Pid, watch: Option<Descriptor>) -> Child {
         reap_left();
         Child { pid, watch: watch.map(Arc::new), ours: false }
     }
@@ -56,13 +76,28 @@ impl Child {
     }
 
     /// What polls as readable once the process has ended, where the system has that.
-    pub(crate) fn watch(&self) -> Option<&Arc<OwnedFd>> {
+    pub(crate) fn watch(&self) -> Option<&Arc<Descriptor>> {
         self.watch.as_ref()
+    }
+
+    /// The same, unless this program has closed it: then there is only the pid.
+    fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
+        self.watch.as_ref().filter(|watch| watch.is_intact())
+    }
+
+    /// Whether this program has closed what it was watched by.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.watch.is_some() && self.intact_watch().is_none()
+    }
+
+    /// Forgets what it was watched by if that is closed.
+    pub(crate) fn look_to_watch(&mut self) {
+        self.watch = self.intact_watch().cloned();
     }
 
     /// Whether it has ended, as far as a look can tell.
     pub fn has_ended(&self) -> bool {
-        let Some(watch) = &self.watch else {
+        let Some(watch) = self.intact_watch() else {
             let looked = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             return self.ours && !matches!(self.waitid(looked), Ok(None));
         };
@@ -97,7 +132,7 @@ impl Child {
     ) -> rustix::io::Result<Option<rustix::process::WaitIdStatus>> {
         // A pidfd cannot mean another child that got the pid after somebody else's wait.
         #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-        if let Some(pidfd) = &self.watch {
+        if let Some(pidfd) = self.intact_watch() {
             match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), how | WaitIdOptions::EXITED)
             {
                 Err(Errno::INVAL) => {} // Linux 5.3 has pidfds that cannot be waited for
@@ -109,7 +144,7 @@ impl Child {
 
     /// Sends a signal; a process that has ended already is no error.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let sent = match &self.watch {
+        let sent = match self.intact_watch() {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
             _ => rustix::process::kill_process(self.pid, signal),
@@ -124,15 +159,15 @@ impl Child {
 /// A pidfd, unless the kernel has none, or no descriptor is left for it: the child is
 /// then looked at from time to time, which is better than failing after its birth.
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-fn pidfd(pid: Pid) -> Option<Arc<OwnedFd>> {
+fn pidfd(pid: Pid) -> Option<Arc<Descriptor>> {
     if !crate::sys::linux() {
         return None;
     }
     let flags = rustix::process::PidfdFlags::empty();
-    rustix::process::pidfd_open(pid, flags).ok().map(Arc::new)
+    rustix::process::pidfd_open(pid, flags).and_then(Descriptor::new).ok().map(Arc::new)
 }
 
 #[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
-fn pidfd(_pid: Pid) -> Option<Arc<OwnedFd>> {
+fn pidfd(_pid: Pid) -> Option<Arc<Descriptor>> {
     None
 }

@@ -10,7 +10,7 @@ use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub struct Family {
 #[derive(Debug, Clone)]
 struct Member {
     named: Named,
-    pidfd: Option<Arc<OwnedFd>>,
+    pidfd: Option<Arc<Descriptor>>,
     /// It has been asked to end. All others are stopped.
     asked: bool,
 }
@@ -59,7 +59,7 @@ type Below = BTreeMap<i32, BTreeSet<i32>>;
 impl Family {
     /// `root`, which must be a process of ours that has not been reaped, or be held by the
     /// pidfd.
-    pub(crate) fn of(root: Pid, pidfd: Option<Arc<OwnedFd>>) -> Family {
+    pub(crate) fn of(root: Pid, pidfd: Option<Arc<Descriptor>>) -> Family {
         let member = Member { named: Named::now(root), pidfd, asked: false };
         Family { root, members: BTreeMap::from([(number(root), member)]) }
     }

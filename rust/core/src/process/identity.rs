@@ -15,7 +15,7 @@
 //! follows from that (`process::namespace`, `slots::ledger`).
 
 use super::Child;
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::io::Errno;
 use rustix::process::{getpid, Pid};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,7 +128,7 @@ pub(super) fn forget_parent() -> Option<Pid> {
 pub(crate) enum Life {
     Dead,
     /// With what polls as readable at its death, where the system has that.
-    Alive(Option<Arc<OwnedFd>>),
+    Alive(Option<Arc<Descriptor>>),
 }
 
 /// Whether a process lives. (A zombie does not.)
@@ -155,7 +155,7 @@ mod linux {
             if !crate::sys::linux() {
                 return Marks::Times;
             }
-            let own = pidfd_open(getpid(), PidfdFlags::empty());
+            let own = open(getpid());
             let kind = own.and_then(fstatfs).map(|system| u64::try_from(system.f_type));
             match kind {
                 Ok(Ok(PIDFS)) => Marks::Inodes,
@@ -164,17 +164,18 @@ mod linux {
         })
     }
 
+    fn open(pid: Pid) -> rustix::io::Result<Descriptor> {
+        pidfd_open(pid, PidfdFlags::empty()).and_then(Descriptor::new)
+    }
+
     pub(crate) fn mark_of(pid: Pid) -> Option<u32> {
         match marks() {
-            Marks::Inodes => {
-                let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-                mark_of_pidfd(&pidfd)
-            }
+            Marks::Inodes => mark_of_pidfd(&open(pid).ok()?),
             _ => Some(proc::now()),
         }
     }
 
-    pub(crate) fn mark_of_pidfd(pidfd: &OwnedFd) -> Option<u32> {
+    pub(crate) fn mark_of_pidfd(pidfd: &Descriptor) -> Option<u32> {
         match marks() {
             // Never 0, which would be no mark.
             Marks::Inodes => fstat(pidfd).ok().map(|stat| (stat.st_ino as u32 & MARK).max(1)),
@@ -183,7 +184,7 @@ mod linux {
     }
 
     pub(crate) fn look(named: Named) -> Life {
-        match pidfd_open(named.pid, PidfdFlags::empty()) {
+        match open(named.pid) {
             Ok(pidfd) => {
                 // After the opening: what is asked now is about the process that the pidfd holds.
                 if is_stranger(named, &pidfd) || has_ended(&pidfd) {
@@ -197,7 +198,7 @@ mod linux {
         }
     }
 
-    fn is_stranger(named: Named, pidfd: &OwnedFd) -> bool {
+    fn is_stranger(named: Named, pidfd: &Descriptor) -> bool {
         match marks() {
             Marks::Inodes => {
                 named.mark != 0 && mark_of_pidfd(pidfd).is_some_and(|mark| mark != named.mark)
@@ -208,7 +209,7 @@ mod linux {
         }
     }
 
-    pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+    pub(crate) fn has_ended(pidfd: &Descriptor) -> bool {
         use rustix::event::{poll, PollFd, PollFlags, Timespec};
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
@@ -230,7 +231,7 @@ mod portable {
         Some(proc::now())
     }
 
-    pub(crate) fn mark_of_pidfd(_pidfd: &OwnedFd) -> Option<u32> {
+    pub(crate) fn mark_of_pidfd(_pidfd: &Descriptor) -> Option<u32> {
         None
     }
 

@@ -9,7 +9,7 @@
 use crate::error::Result;
 use crate::process::Child;
 use crate::scan::{Wait, LOOK_AFTER};
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::io::Errno;
 use rustix::process::{getpid, test_kill_process, Pid};
 use std::any::Any;
@@ -71,7 +71,7 @@ pub fn reap_left() {
 /// signal comes.
 pub fn wait_for_left() -> Result<bool> {
     reap_left();
-    let watches: Vec<Option<Arc<OwnedFd>>> = left()
+    let watches: Vec<Option<Arc<Descriptor>>> = left()
         .iter()
         .filter(|each| each.kept.is_some())
         .map(|each| each.child.watch().cloned())

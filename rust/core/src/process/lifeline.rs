@@ -9,8 +9,8 @@
 //! Other Unixes know no such signal: there, jobs outlive an owner that is killed.
 
 use crate::error::{Error, Result};
-use crate::sys;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use crate::sys::{self, Descriptor};
+use rustix::fd::AsRawFd;
 use rustix::process::{getpid, Pid};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,17 +23,17 @@ pub struct Lifeline(Arc<Ends>);
 #[derive(Debug)]
 struct Ends {
     owner: Pid,
-    read: OwnedFd,
+    read: Descriptor,
     /// What /proc calls that, here and in jobs that are forked.
     path: PathBuf,
     /// None in a forked child.
-    write: Mutex<Option<OwnedFd>>,
+    write: Mutex<Option<Descriptor>>,
 }
 
 /// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
 /// has inherited it, and puts its own in its place.
 #[cfg(target_os = "linux")]
-static HELD: Mutex<Option<OwnedFd>> = Mutex::new(None);
+static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
 static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());
 
@@ -41,11 +41,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Ends {
+    /// Whether they are this process's own, and it has not closed them.
+    fn are_ours(&self) -> bool {
+        self.owner == getpid()
+            && self.read.is_intact()
+            && lock(&self.write).as_ref().is_some_and(Descriptor::is_intact)
+    }
+}
+
 impl Lifeline {
     /// This process's own: there is at most one at a time.
     pub fn of_this_process() -> Result<Lifeline> {
         let mut current = lock(&CURRENT);
-        if let Some(ends) = current.upgrade().filter(|ends| ends.owner == getpid()) {
+        if let Some(ends) = current.upgrade().filter(|ends| ends.are_ours()) {
             return Ok(Lifeline(ends));
         }
         let (read, write) = sys::pipe().map_err(Error::system("cannot start a job"))?;
@@ -64,8 +73,8 @@ impl Lifeline {
     }
 
     /// The descriptor, to be sent to a job.
-    pub fn as_descriptor(&self) -> BorrowedFd<'_> {
-        self.0.read.as_fd()
+    pub fn as_descriptor(&self) -> &Descriptor {
+        &self.0.read
     }
 
     /// In a job that this process has forked: from now on, it ends when its owner does.
@@ -74,13 +83,13 @@ impl Lifeline {
     }
 
     /// The same in a job that has been sent the descriptor.
-    pub fn hang_on_to(received: BorrowedFd<'_>) -> Result<()> {
+    pub fn hang_on_to(received: &Descriptor) -> Result<()> {
         hang_on(&path_of(received))
     }
 }
 
-fn path_of(fd: impl AsFd) -> PathBuf {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
+fn path_of(fd: &Descriptor) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 fn hang_on(read_end: &Path) -> Result<()> {

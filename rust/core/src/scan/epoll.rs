@@ -5,34 +5,35 @@
 //! process that inherited its description by fork.
 
 use super::AT_ONCE;
+use crate::sys::Descriptor;
 use rustix::buffer::spare_capacity;
 use rustix::event::{epoll, Timespec};
-use rustix::fd::OwnedFd;
 use rustix::io::{retry_on_intr, Result};
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub(crate) struct Set {
-    epoll: Arc<OwnedFd>,
+    epoll: Arc<Descriptor>,
 }
 
 impl Set {
     pub(crate) fn new() -> Result<Set> {
-        Ok(Set { epoll: Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?) })
+        let epoll = Descriptor::anonymous(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
+        Ok(Set { epoll: Arc::new(epoll) })
     }
 
-    pub(crate) fn add(&mut self, fd: &OwnedFd, key: u64) -> Result<()> {
+    pub(crate) fn add(&mut self, fd: &Descriptor, key: u64) -> Result<()> {
         let data = epoll::EventData::new_u64(key);
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
     }
 
     /// Told of once for each thing that comes, though nobody takes it away.
-    pub(crate) fn add_edge(&mut self, fd: &OwnedFd, key: u64) -> Result<()> {
+    pub(crate) fn add_edge(&mut self, fd: &Descriptor, key: u64) -> Result<()> {
         let data = epoll::EventData::new_u64(key);
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)
     }
 
-    pub(crate) fn remove(&mut self, fd: &OwnedFd) {
+    pub(crate) fn remove(&mut self, fd: &Descriptor) {
         // It was added, and is open: the kernel has no reason to refuse.
         let _ = epoll::delete(&self.epoll, fd);
     }
@@ -44,7 +45,11 @@ impl Set {
         Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
     }
 
-    pub(crate) fn descriptor(&self) -> Arc<OwnedFd> {
+    pub(crate) fn is_intact(&self) -> bool {
+        self.epoll.is_intact()
+    }
+
+    pub(crate) fn descriptor(&self) -> Arc<Descriptor> {
         Arc::clone(&self.epoll)
     }
 }

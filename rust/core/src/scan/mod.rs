@@ -13,7 +13,7 @@ mod wait;
 pub(crate) use wait::Bell;
 pub use wait::{Wait, Woken};
 
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl ReadySet {
         Ok(ReadySet::Poll(poll::Set::default()))
     }
 
-    pub(crate) fn add(&mut self, fd: &Arc<OwnedFd>, key: u64) -> rustix::io::Result<()> {
+    pub(crate) fn add(&mut self, fd: &Arc<Descriptor>, key: u64) -> rustix::io::Result<()> {
         match self {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             ReadySet::Epoll(set) => set.add(fd, key),
@@ -59,7 +59,7 @@ impl ReadySet {
 
     /// Adds a descriptor that is to be told of whenever more input comes, whether or not the
     /// last was read: false where that cannot be.
-    pub(crate) fn add_edge(&mut self, fd: &Arc<OwnedFd>, key: u64) -> bool {
+    pub(crate) fn add_edge(&mut self, fd: &Arc<Descriptor>, key: u64) -> bool {
         let _ = (fd, key); // only epoll wants them
         match self {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
@@ -68,7 +68,7 @@ impl ReadySet {
         }
     }
 
-    pub(crate) fn remove(&mut self, fd: &Arc<OwnedFd>, key: u64) {
+    pub(crate) fn remove(&mut self, fd: &Arc<Descriptor>, key: u64) {
         let _ = fd; // only epoll wants it
         match self {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
@@ -86,8 +86,17 @@ impl ReadySet {
         }
     }
 
+    /// Whether it still hears of what it watches, as far as a look at its own descriptors tells.
+    pub(crate) fn is_intact(&self) -> bool {
+        match self {
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+            ReadySet::Epoll(set) => set.is_intact(),
+            ReadySet::Poll(set) => set.is_intact(),
+        }
+    }
+
     /// Descriptors of which one is readable when something in the set is.
-    pub(crate) fn watched(&self) -> Vec<Arc<OwnedFd>> {
+    pub(crate) fn watched(&self) -> Vec<Arc<Descriptor>> {
         match self {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             ReadySet::Epoll(set) => vec![set.descriptor()],

@@ -1,18 +1,18 @@
 //! The set on any Unix: kept here, and every look costs what is watched.
 
+use crate::sys::Descriptor;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fd::OwnedFd;
 use rustix::io::{retry_on_intr, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub(crate) struct Set {
-    watched: BTreeMap<u64, Arc<OwnedFd>>,
+    watched: BTreeMap<u64, Arc<Descriptor>>,
 }
 
 impl Set {
-    pub(crate) fn add(&mut self, fd: &Arc<OwnedFd>, key: u64) -> Result<()> {
+    pub(crate) fn add(&mut self, fd: &Arc<Descriptor>, key: u64) -> Result<()> {
         self.watched.insert(key, Arc::clone(fd));
         Ok(())
     }
@@ -29,7 +29,11 @@ impl Set {
         Ok(ready.map(|(key, _)| *key).collect())
     }
 
-    pub(crate) fn descriptors(&self) -> Vec<Arc<OwnedFd>> {
+    pub(crate) fn is_intact(&self) -> bool {
+        self.watched.values().all(|watched| watched.is_intact())
+    }
+
+    pub(crate) fn descriptors(&self) -> Vec<Arc<Descriptor>> {
         self.watched.values().map(Arc::clone).collect()
     }
 }

@@ -5,12 +5,13 @@
 //! again) rings our bell. A signal ends the wait early: its handlers are the caller's.
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::io::{ioctl_fionread, Errno};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::sys::Descriptor;
 
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,30 +30,32 @@ pub enum Woken {
 /// answers of idle processes come too late, at 50 us none does, and more gains nothing.
 const A_MOMENT: Duration = Duration::from_micros(50);
 
+const WAITING: &str = "cannot wait for jobs";
+
 /// One wait, prepared; it borrows nothing.
 #[derive(Debug)]
 pub struct Wait {
-    descriptors: Vec<Arc<OwnedFd>>,
+    descriptors: Vec<Arc<Descriptor>>,
     /// The read ends of token pipes, whose bytes may be gone by the time that we wake.
-    pipes: Vec<Arc<OwnedFd>>,
+    pipes: Vec<Arc<Descriptor>>,
     /// When something must be looked at in any case.
     look_at: Option<Instant>,
 }
 
 impl Wait {
     /// A wait for one of these to become readable, or for a look after so long a time.
-    pub(crate) fn new(descriptors: Vec<Arc<OwnedFd>>, look_after: Option<Duration>) -> Wait {
+    pub(crate) fn new(descriptors: Vec<Arc<Descriptor>>, look_after: Option<Duration>) -> Wait {
         let look_at = look_after.map(|after| Instant::now() + after);
         Wait { descriptors, pipes: Vec::new(), look_at }
     }
 
     /// A wait for one descriptor to become readable.
-    pub(crate) fn on(descriptor: &Arc<OwnedFd>) -> Wait {
+    pub(crate) fn on(descriptor: &Arc<Descriptor>) -> Wait {
         Wait::new(vec![Arc::clone(descriptor)], None)
     }
 
     /// The same wait, and for a token in one of these pipes.
-    pub(crate) fn or_token(self, pipes: Vec<Arc<OwnedFd>>) -> Wait {
+    pub(crate) fn or_token(self, pipes: Vec<Arc<Descriptor>>) -> Wait {
         Wait { pipes, ..self }
     }
 
@@ -67,19 +70,33 @@ impl Wait {
         loop {
             match poll(&mut fds, Some(&Timespec::default())) {
                 Ok(0) if Instant::now() < until => std::thread::yield_now(),
-                Ok(ready) => return ready > 0,
+                Ok(0) => return false,
+                Ok(_) => break,
                 Err(_) => return false, // the sleep will meet it too
             }
         }
+        // As is a descriptor that is closed, which the sleep tells of.
+        self.all().zip(&fds).all(|(fd, polled)| polled.revents().is_empty() || fd.is_intact())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
+        self.descriptors.iter().chain(&self.pipes)
     }
 
     fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let all = self.descriptors.iter().chain(&self.pipes);
-        all.map(|fd| PollFd::new(fd, PollFlags::IN))
+        self.all().map(|fd| PollFd::new(fd, PollFlags::IN))
     }
 
     /// Sleeps until something is ready, a signal comes, or `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses; or one of the descriptors is closed, or another file's, which would be
+    /// ready for ever, or never.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
+        if !self.all().all(|fd| fd.is_intact()) {
+            return Err(Error::system(WAITING)(Errno::BADF));
+        }
         let mut fds: Vec<_> = self.poll_fds().collect();
         let until = self.look_at.into_iter().chain(deadline).min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -90,7 +107,7 @@ impl Wait {
             Ok(_) if self.is_missed(&fds) => Ok(Woken::Missed),
             Ok(_) => Ok(Woken::Ready),
             Err(Errno::INTR) => Ok(Woken::Interrupted),
-            Err(e) => Err(Error::system("cannot wait for jobs")(e)),
+            Err(e) => Err(Error::system(WAITING)(e)),
         }
     }
 
@@ -106,18 +123,25 @@ impl Wait {
 /// What a thread rings to wake another from its [`Wait`]: a pipe, one byte a ring.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    pub(crate) read: Arc<OwnedFd>,
-    write: OwnedFd,
+    pub(crate) read: Arc<Descriptor>,
+    write: Descriptor,
 }
 
 impl Bell {
     pub(crate) fn new() -> Result<Bell> {
-        let (read, write) = crate::sys::pipe().map_err(Error::system("cannot wait for jobs"))?;
+        let (read, write) = crate::sys::pipe().map_err(Error::system(WAITING))?;
         Ok(Bell { read: Arc::new(read), write })
     }
 
     pub(crate) fn ring(&self) {
-        // Rung at most once a wait, so the pipe is never full; we hold its read end.
-        let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.write, b"!"));
+        // Rung at most once a wait, so the pipe is never full; we hold its read end. If somebody has
+        // closed this end, all that wait for it are awake.
+        if let Ok(write) = self.write.intact() {
+            let _ = rustix::io::retry_on_intr(|| rustix::io::write(write, b"!"));
+        }
+    }
+
+    pub(crate) fn is_intact(&self) -> bool {
+        self.read.is_intact() && self.write.is_intact()
     }
 }

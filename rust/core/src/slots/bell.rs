@@ -4,7 +4,7 @@
 //! when a slot is about to have another holder. It is a fifo, of which only that it was
 //! written to counts; nobody reads what was rung.
 
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) struct PoolBell {
     fifo: PathBuf,
     /// Opened when it is first needed; None if the system would not.
-    open: OnceLock<Option<Arc<OwnedFd>>>,
+    open: OnceLock<Option<Arc<Descriptor>>>,
 }
 
 impl PoolBell {
@@ -23,16 +23,17 @@ impl PoolBell {
     }
 
     /// What becomes readable, anew each time it is rung.
-    pub(crate) fn descriptor(&self) -> Option<&Arc<OwnedFd>> {
+    pub(crate) fn descriptor(&self) -> Option<&Arc<Descriptor>> {
         let open = || {
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            rustix::fs::open(&self.fifo, flags, Mode::empty()).ok().map(Arc::new)
+            let flags = OFlags::RDWR | OFlags::NONBLOCK;
+            Descriptor::open(&self.fifo, flags, Mode::empty()).ok().map(Arc::new)
         };
         self.open.get_or_init(open).as_ref()
     }
 
     pub(crate) fn ring(&self) {
-        let Some(fifo) = self.descriptor() else { return };
+        let fifo = self.descriptor().and_then(|fifo| fifo.intact_or_anew().ok());
+        let Some(fifo) = &fifo else { return };
         let ring = || retry_on_intr(|| rustix::io::write(fifo, b"!"));
         if ring() == Err(Errno::AGAIN) {
             let _ = rustix::io::read(fifo, &mut [0u8; 4096]); // it is full

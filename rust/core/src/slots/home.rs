@@ -22,9 +22,9 @@ use crate::process::identity::{is_alive, Named};
 use crate::process::namespace::Namespace;
 use crate::slots::bell::PoolBell;
 use crate::slots::ledger::Bells;
-use crate::sys;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{flock, fstat, open, FlockOperation, Mode, OFlags};
+use crate::sys::{self, Descriptor};
+use rustix::fd::AsFd;
+use rustix::fs::{flock, fstat, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{getpid, getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -48,7 +48,7 @@ impl Home {
     pub(crate) fn create(
         doing: &'static str,
         fill: impl Fn(&Home) -> std::io::Result<()>,
-    ) -> Result<(Home, OwnedFd)> {
+    ) -> Result<(Home, Descriptor)> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let place = place();
         sweep(&place);
@@ -112,14 +112,14 @@ impl Home {
     }
 
     /// A new file for the ledger, with the lock that keeps the home.
-    fn create_ledger(&self) -> rustix::io::Result<OwnedFd> {
+    fn create_ledger(&self) -> rustix::io::Result<Descriptor> {
         let file = open_ledger(&self.path, OFlags::CREATE | OFlags::EXCL)?;
         flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
 
     /// The ledger's file, with the lock that keeps the home.
-    pub(crate) fn open_ledger(&self) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_ledger(&self) -> rustix::io::Result<Descriptor> {
         let file = open_ledger(&self.path, OFlags::empty())?;
         flock(&file, FlockOperation::LockShared)?;
         if fstat(&file)?.st_nlink == 0 {
@@ -129,7 +129,7 @@ impl Home {
     }
 
     /// The ledger's file, for who waits until nobody locks it any more.
-    pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<Descriptor> {
         open_ledger(&self.path, OFlags::empty())
     }
 
@@ -147,9 +147,9 @@ pub(crate) fn is_in_a_home(path: &Path) -> bool {
     home.is_some_and(|name| name.starts_with(PREFIX))
 }
 
-fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | how;
-    open(home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)
+fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<Descriptor> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | how;
+    Descriptor::open(&home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)
 }
 
 impl Drop for Home {
@@ -219,7 +219,7 @@ fn is_gone(maker: &str) -> bool {
 }
 
 /// The lock on a home that nobody uses, while which nobody can join it. None if it may be in use.
-fn unused(home: &Path) -> Option<Option<OwnedFd>> {
+fn unused(home: &Path) -> Option<Option<Descriptor>> {
     match open_ledger(home, OFlags::empty()) {
         Ok(ledger) => {
             flock(&ledger, FlockOperation::NonBlockingLockExclusive).ok().map(|()| Some(ledger))

@@ -24,7 +24,8 @@ use crate::slots::entry::{Borrower, By, Holder, Tenure, GENERATIONS};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::MAX_SLOTS;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::process::{getpid, Pid};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -96,7 +97,13 @@ pub(crate) enum Reclaimed {
     /// Another process is about to give it back. Whoever relies on that must watch that one
     /// too, since it may be killed: look again.
     ByAnother,
+    /// It stays with the dead, for others to see: this program has closed its way to the pipe.
+    OutOfReach,
 }
+
+/// A slot stays with its holder, until that ends and another process puts it back: this program
+/// has closed its way to the pipe.
+struct OutOfReach;
 
 /// An entry in use, as `status` tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +119,7 @@ pub struct Held {
 }
 
 /// Makes a file so large, with all its blocks.
-fn occupy(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
+fn occupy(file: &Descriptor, size: usize) -> rustix::io::Result<()> {
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -163,7 +170,7 @@ impl Ledger {
     /// If one of the slots is to be `common`, it has no byte in the pipe. There are `level` makes
     /// above what the pool is for.
     pub(crate) fn create(
-        file: OwnedFd,
+        file: Descriptor,
         bells: Bells,
         slots: usize,
         common: bool,
@@ -200,7 +207,7 @@ impl Ledger {
     /// # Errors
     ///
     /// It is none, or a damaged one; or this process is where its pids mean nothing.
-    pub(crate) fn open(file: OwnedFd, bells: Bells) -> Result<Ledger> {
+    pub(crate) fn open(file: Descriptor, bells: Bells) -> Result<Ledger> {
         let doing = "cannot open the ledger of a pool";
         let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
         let words = usize::try_from(size).unwrap_or(0) / WORD;
@@ -516,27 +523,36 @@ impl Ledger {
         }
     }
 
-    /// Gives a slot back that is ours. If it is lent, its borrower will do so at its end.
-    pub(crate) fn give_back(&self, tenure: Tenure, pipe: &TokenPipe) {
+    /// Gives a slot back that is ours. If it is lent, its borrower will do so at its end. False if
+    /// this process cannot: then it must end, so that the slot is free.
+    pub(crate) fn give_back(&self, tenure: Tenure, pipe: &TokenPipe) -> bool {
         let mut next = Some(tenure);
         while let Some(ours) = next {
-            next = self.give_back_one(ours, pipe);
+            match self.give_back_one(ours, pipe) {
+                Ok(lender) => next = lender,
+                Err(OutOfReach) => return false,
+            }
         }
+        true
     }
 
     /// Gives one entry back. Returns the lender's, if that is now for us to give back.
-    fn give_back_one(&self, tenure: Tenure, pipe: &TokenPipe) -> Option<Tenure> {
+    fn give_back_one(
+        &self,
+        tenure: Tenure,
+        pipe: &TokenPipe,
+    ) -> std::result::Result<Option<Tenure>, OutOfReach> {
         let holder = self.holder(tenure.index);
         let ours = holder.generation == tenure.generation && holder.is(Named::me_cheaply(None));
         if !ours || self.check_namespace().is_err() {
-            return None; // whoever has it now, it is theirs
+            return Ok(None); // whoever has it now, it is theirs
         }
         if self.close_or_pass_on(tenure) {
-            return None;
+            return Ok(None);
         }
         let token = self.field(tenure.index, TOKEN);
         if !matches!(token.load(IN_ORDER), NONE | IMPLICIT) {
-            self.put_back(tenure, pipe);
+            self.put_back(tenure, pipe)?;
         }
         let lender = self.field(tenure.index, LENDER);
         let lent = self.tenure(lender.load(IN_ORDER));
@@ -549,7 +565,7 @@ impl Ledger {
         if let (Some(lent), None) = (lent, passed_on) {
             self.reclaim(lent.index, pipe); // if its holder has died meanwhile
         }
-        passed_on
+        Ok(passed_on)
     }
 
     /// Before a slot is given back: sees to it that nobody borrows it any more. If it is lent,
@@ -591,21 +607,26 @@ impl Ledger {
 
     /// Puts the byte back, unless that has been done: in one step with the note of it where
     /// the pipe allows that.
-    fn put_back(&self, tenure: Tenure, pipe: &TokenPipe) {
+    fn put_back(&self, tenure: Tenure, pipe: &TokenPipe) -> std::result::Result<(), OutOfReach> {
         let byte = self.field(tenure.index, TOKEN).load(IN_ORDER).to_ne_bytes()[0];
         let sending = self.field(tenure.index, SENDING);
         let unsent = (TABLE * WORD) as u64 + u64::from(byte);
         if sending.load(IN_ORDER) == unsent + 1 {
-            return;
+            return Ok(());
         }
+        let end = pipe.end_to_write().ok_or(OutOfReach)?;
         sending.store(unsent, IN_ORDER);
-        if pipe.send_from(&self.memory, self.offset(tenure.index, SENDING)) {
-            return;
+        if pipe.send_from(&self.memory, self.offset(tenure.index, SENDING), end.as_fd()) {
+            return Ok(());
         }
         // In two steps. A kill in between loses the slot, which is the lesser evil: one slot
         // too many would oversubscribe the machine.
         sending.store(unsent + 1, IN_ORDER);
-        pipe.put_back(byte);
+        if TokenPipe::put_back(byte, end.as_fd()) {
+            return Ok(());
+        }
+        sending.store(unsent, IN_ORDER);
+        Err(OutOfReach)
     }
 
     /// Ends a loan: whether its lender wanted the slot no more, so that we hold it now.
@@ -684,6 +705,10 @@ impl Ledger {
             if self.borrower(index).loan().is_some() {
                 return Reclaimed::ByAnother;
             }
+        }
+        // Ours, it would be found by nobody for as long as we live.
+        if pipe.end_to_write().is_none() {
+            return Reclaimed::OutOfReach;
         }
         self.ring();
         if !self.change_holder(index, dead, Holder::process(Named::me(), dead.generation)) {

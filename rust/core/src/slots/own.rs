@@ -53,8 +53,9 @@ impl OwnSlot {
         Ok(true)
     }
 
-    /// Gives it back, or leaves it to who has borrowed it.
-    pub fn release(&mut self) {
-        self.slot = None;
+    /// Gives it back, or leaves it to who has borrowed it. False if this process cannot do
+    /// either, and must end for the slot to be free.
+    pub fn release(&mut self) -> bool {
+        self.slot.take().is_none_or(Slot::give_back)
     }
 }

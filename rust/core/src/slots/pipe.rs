@@ -9,8 +9,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::slots::makeflags::Auth;
-use crate::sys::{self, shared::Shared};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::{self, shared::Shared, AtHand, Descriptor};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{fcntl_getfl, fstat, open, FileType, Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,8 +23,9 @@ const TOKEN: u8 = b'+';
 /// The two ends of a pool's pipe.
 #[derive(Debug)]
 pub(crate) struct TokenPipe {
-    read: Arc<OwnedFd>,
-    write: OwnedFd,
+    read: Arc<Descriptor>,
+    /// The same for a fifo.
+    write: Arc<Descriptor>,
     /// Whether bytes can be put back by `splice`: see `enlarge`.
     splices: bool,
 }
@@ -37,8 +38,8 @@ impl TokenPipe {
                 TokenPipe::open(path, slots).map_err(Error::system("cannot join a pool"))
             }
             Auth::Pipe { read, write } => {
-                let end =
-                    |raw: &RawFd| sys::duplicate(*raw).map_err(Error::system("cannot join a pool"));
+                let joining = |e| Error::refused("cannot join a pool", e);
+                let end = |raw: &RawFd| sys::duplicate(*raw).map_err(joining);
                 TokenPipe::of_ends(end(read)?, end(write)?, slots)
             }
         }
@@ -47,18 +48,17 @@ impl TokenPipe {
     /// By the name of a fifo.
     pub(crate) fn open(path: &Path, slots: usize) -> rustix::io::Result<TokenPipe> {
         // To read and write: the opening does not wait, and no reader sees an end of file.
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let read = open(path, flags, Mode::empty())?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK;
+        let read = Arc::new(Descriptor::open(path, flags, Mode::empty())?);
         if FileType::from_raw_mode(fstat(&read)?.st_mode) != FileType::Fifo {
             return Err(Errno::INVAL);
         }
-        let write = rustix::io::fcntl_dupfd_cloexec(&read, 3)?;
         let splices = enlarge(&read, slots);
-        Ok(TokenPipe { read: Arc::new(read), write, splices })
+        Ok(TokenPipe { write: Arc::clone(&read), read, splices })
     }
 
     /// By its two ends, which must be those of a pipe.
-    pub(crate) fn of_ends(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<TokenPipe> {
+    pub(crate) fn of_ends(read: Descriptor, write: Descriptor, slots: usize) -> Result<TokenPipe> {
         let doing = "cannot join a pool";
         for (end, only) in [(&read, OFlags::WRONLY), (&write, OFlags::RDONLY)] {
             let mode = fstat(end).map_err(Error::system(doing))?.st_mode;
@@ -72,7 +72,7 @@ impl TokenPipe {
         }
         let read = private(read).map_err(Error::system(doing))?;
         let splices = enlarge(&write, slots);
-        Ok(TokenPipe { read: Arc::new(read), write, splices })
+        Ok(TokenPipe { read: Arc::new(read), write: Arc::new(write), splices })
     }
 
     /// Puts the tokens of a new pool in.
@@ -90,33 +90,43 @@ impl TokenPipe {
         Ok(())
     }
 
-    /// Reads a byte into a word of shared memory: how many were read. Only where one is free:
-    /// if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
+    /// Reads a byte into a word of shared memory: how many were read. Only where `free` has just
+    /// said that one is: if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
     pub(crate) fn take_into(&self, memory: &Shared, word: usize) -> rustix::io::Result<usize> {
         memory.read_into(word, self.read.as_fd())
+    }
+
+    /// The end to put bytes back by. None if this program has closed it, and it has no name by
+    /// which to open it again.
+    pub(crate) fn end_to_write(&self) -> Option<AtHand<'_>> {
+        self.write.intact_or_anew().ok()
     }
 
     /// Sends the byte at the file offset that the word holds, in one step with the word's
     /// advance. False if that cannot be done, when nothing has been.
     #[cfg(target_os = "linux")]
-    pub(crate) fn send_from(&self, memory: &Shared, offset: usize) -> bool {
-        self.splices && matches!(memory.send(offset, self.write.as_fd()), Ok(true))
+    pub(crate) fn send_from(&self, memory: &Shared, offset: usize, end: BorrowedFd<'_>) -> bool {
+        self.splices && matches!(memory.send(offset, end), Ok(true))
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn send_from(&self, _memory: &Shared, _offset: usize) -> bool {
+    pub(crate) fn send_from(&self, _memory: &Shared, _offset: usize, _: BorrowedFd<'_>) -> bool {
         false
     }
 
-    pub(crate) fn put_back(&self, byte: u8) {
-        // The pipe cannot be full (it held this byte before) nor widowed (we hold its read
-        // end), so only a signal can get in the way; an error has nobody to be told to.
-        let _ = retry_on_intr(|| rustix::io::write(&self.write, &[byte]));
+    /// Whether it is in the pipe now.
+    pub(crate) fn put_back(byte: u8, end: BorrowedFd<'_>) -> bool {
+        // The pipe cannot be full: it held this byte before.
+        matches!(retry_on_intr(|| rustix::io::write(end, &[byte])), Ok(1))
     }
 
     /// How many bytes are in it (FIONREAD: nobody starves while we count).
+    ///
+    /// # Errors
+    ///
+    /// BADF: this program has closed it, or has opened something else in its place.
     pub(crate) fn free(&self) -> rustix::io::Result<usize> {
-        let bytes = rustix::io::ioctl_fionread(&self.read)?;
+        let bytes = rustix::io::ioctl_fionread(self.read.intact()?)?;
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
@@ -124,7 +134,7 @@ impl TokenPipe {
         self.read.as_fd()
     }
 
-    pub(crate) fn shared_read_end(&self) -> Arc<OwnedFd> {
+    pub(crate) fn shared_read_end(&self) -> Arc<Descriptor> {
         Arc::clone(&self.read)
     }
 
@@ -137,7 +147,7 @@ impl TokenPipe {
 /// occupies a whole one; a pipe has 16 from the start, and the system's limit is 256 for most
 /// users (the sysctl fs.pipe-max-size). Never made smaller: others know what they have.
 #[cfg(target_os = "linux")]
-fn enlarge(pipe: &OwnedFd, slots: usize) -> bool {
+fn enlarge(pipe: &Descriptor, slots: usize) -> bool {
     use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
     let wanted = slots.saturating_mul(rustix::param::page_size());
     let enough = |size: rustix::io::Result<usize>| size.is_ok_and(|size| size >= wanted);
@@ -146,16 +156,16 @@ fn enlarge(pipe: &OwnedFd, slots: usize) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn enlarge(_pipe: &OwnedFd, _slots: usize) -> bool {
+fn enlarge(_pipe: &Descriptor, _slots: usize) -> bool {
     false
 }
 
 /// A non-blocking read end with a description of its own, where the system can give one.
-fn private(read: OwnedFd) -> rustix::io::Result<OwnedFd> {
+fn private(read: Descriptor) -> rustix::io::Result<Descriptor> {
     if cfg!(target_os = "linux") && !fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         if let Ok(own) = open(format!("/proc/self/fd/{}", read.as_raw_fd()), flags, Mode::empty()) {
-            return Ok(own);
+            return Descriptor::new(own);
         }
     }
     Ok(read)

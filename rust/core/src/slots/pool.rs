@@ -10,8 +10,9 @@ use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::warden;
 use crate::slots::watch::Watch;
-use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use rustix::fs::{Mode, OFlags};
+use crate::sys::{open_for_others, Descriptor};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::fs::OFlags;
 use rustix::process::{getpid, Pid};
 use std::ffi::OsStr;
 use std::fmt;
@@ -91,6 +92,8 @@ impl Pool {
     /// implicit slot. Processes that this one forks share what it knows of who holds which
     /// slot; others do not.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
+        let known = |end| Descriptor::new(end).map_err(Error::system(JOINING));
+        let (read, write) = (known(read)?, known(write)?);
         let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
         let pipe = TokenPipe::of_ends(read, write, slots)?;
         Part::of_others(pipe, auth, slots, false).map(Pool::of)
@@ -286,7 +289,7 @@ impl Part {
         auth: Auth,
         slots: usize,
         home: Home,
-        file: OwnedFd,
+        file: Descriptor,
         (common, level): (bool, u64),
     ) -> Result<Part> {
         let ledger = Ledger::create(file, home.bells(), slots, common, level)
@@ -347,7 +350,7 @@ impl Part {
             *watch = None; // whoever lives would seem to be dead
             return watch;
         }
-        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
+        if watch.as_ref().is_none_or(|(pid, watch)| *pid != me || !watch.is_intact()) {
             *watch = Watch::new(self.ledger.bells()).ok().map(|watch| (me, watch));
         }
         watch
@@ -358,8 +361,7 @@ impl Part {
 fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
     // Blocking, as make wants it. To read and write, or the opening would wait.
     let end = || {
-        rustix::fs::open(fifo, OFlags::RDWR, Mode::empty())
-            .map(IntoRawFd::into_raw_fd)
+        open_for_others(fifo, OFlags::RDWR)
             .map_err(Error::system("cannot open the pool to programs below"))
     };
     Ok((end()?, end()?))
@@ -403,8 +405,8 @@ pub(crate) struct PoolWait {
     part: Arc<Part>,
     /// Whether the watch counts us.
     counted: bool,
-    pub(crate) pipe: Arc<OwnedFd>,
-    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    pub(crate) pipe: Arc<Descriptor>,
+    pub(crate) descriptors: Vec<Arc<Descriptor>>,
     pub(crate) look_after: Option<Duration>,
 }
 
@@ -527,11 +529,23 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Gives it back, as its drop does. False if this process cannot any more, and must end for
+    /// the slot to be free.
+    pub(crate) fn give_back(mut self) -> bool {
+        let back = self.let_go();
+        self.taker = None;
+        back
+    }
+
+    fn let_go(&self) -> bool {
+        !self.is_ours() || self.part.ledger.give_back(self.tenure, &self.part.pipe)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.is_ours() {
-            self.part.ledger.give_back(self.tenure, &self.part.pipe);
-        }
+        self.let_go();
     }
 }
 

@@ -14,8 +14,8 @@ use crate::slots::home::Home;
 use crate::slots::ledger::{Bells, Ledger};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
-use crate::sys;
-use rustix::fd::{AsRawFd, OwnedFd};
+use crate::sys::{self, Descriptor};
+use rustix::fd::AsRawFd;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::retry_on_intr;
 use std::ffi::CStr;
@@ -37,12 +37,12 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
     .map_err(Error::system(doing))
 }
 
-fn keep_watch(file: OwnedFd, bells: Bells, pipe: &TokenPipe) -> Result<()> {
+fn keep_watch(file: Descriptor, bells: Bells, pipe: &TokenPipe) -> Result<()> {
     let doing = "cannot watch the processes of a pool";
     let lock = |how| retry_on_intr(|| flock(&file, how)).map_err(Error::system(doing));
     // Everybody else shares it, and the dead let go of it.
     lock(FlockOperation::LockExclusive)?;
-    let same = rustix::io::fcntl_dupfd_cloexec(&file, 3).map_err(Error::system(doing))?;
+    let same = file.duplicate().map_err(Error::system(doing))?;
     let ledger = Ledger::open(same, bells)?;
     let mut watch = Watch::without_bells().map_err(Error::system(doing))?;
     loop {

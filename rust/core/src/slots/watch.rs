@@ -14,7 +14,7 @@ use crate::scan::{ReadySet, LOOK_AFTER};
 use crate::slots::bell::PoolBell;
 use crate::slots::ledger::{Bells, Ledger, Reclaimed, Tenant};
 use crate::slots::pipe::TokenPipe;
-use rustix::fd::OwnedFd;
+use crate::sys::Descriptor;
 use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// How we hear of a holder's death.
 #[derive(Debug)]
 enum Watched {
-    By(Arc<OwnedFd>),
+    By(Arc<Descriptor>),
     /// By looking now and then.
     Blindly,
     /// It is dead, and its slot is lent to somebody who is watched instead.
@@ -61,6 +61,12 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Whether this program has closed nothing of it.
+    pub(crate) fn is_intact(&self) -> bool {
+        let sets = [Some(&self.set), self.change.as_ref(), self.open.as_ref()];
+        sets.into_iter().flatten().all(ReadySet::is_intact)
+    }
+
     /// For who need not hear of new holders.
     pub(crate) fn without_bells() -> rustix::io::Result<Watch> {
         Ok(Watch {
@@ -86,7 +92,7 @@ impl Watch {
             for entry in dead {
                 match ledger.reclaim_from(entry, pipe) {
                     Reclaimed::Done => {}
-                    Reclaimed::Lent => self.leave(entry.tenure.index),
+                    Reclaimed::Lent | Reclaimed::OutOfReach => self.leave(entry.tenure.index),
                     Reclaimed::ByAnother => look_again = true,
                 }
             }
@@ -138,7 +144,7 @@ impl Watch {
         dead
     }
 
-    fn watch(&mut self, index: u32, pidfd: Option<Arc<OwnedFd>>) -> Watched {
+    fn watch(&mut self, index: u32, pidfd: Option<Arc<Descriptor>>) -> Watched {
         let watched = pidfd.filter(|pidfd| self.set.add(pidfd, index.into()).is_ok());
         watched.map_or(Watched::Blindly, Watched::By)
     }
@@ -163,7 +169,7 @@ impl Watch {
         &mut self,
         ledger: &Ledger,
         pipe: &TokenPipe,
-    ) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+    ) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.waits += 1;
         // Before the caller looks whether a slot can be borrowed: a ring from now on is heard.
         let _ = self.open.as_mut().map(ReadySet::ready);
@@ -188,7 +194,7 @@ impl Watch {
     }
 
     /// What to poll for the deaths of those that are watched, and how long to sleep at most.
-    pub(crate) fn watched(&self) -> (Vec<Arc<OwnedFd>>, Option<Duration>) {
+    pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
     }
@@ -197,7 +203,8 @@ impl Watch {
 /// What hears a bell, where it can be heard by a descriptor.
 fn hearing(bell: &PoolBell) -> rustix::io::Result<Option<ReadySet>> {
     let mut set = ReadySet::new()?;
-    let heard = bell.descriptor().is_some_and(|bell| set.add_edge(bell, 0));
+    let bell = bell.descriptor().filter(|bell| bell.is_intact());
+    let heard = bell.is_some_and(|bell| set.add_edge(bell, 0));
     Ok(heard.then_some(set))
 }
 

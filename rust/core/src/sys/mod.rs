@@ -6,12 +6,15 @@
 //! system can do that; on Apple's systems, which cannot, there is a gap of two calls.
 #![allow(unsafe_code)]
 
+mod descriptor;
 #[cfg(target_os = "linux")]
 mod limit;
 mod pass_on;
 pub(crate) mod private;
 pub(crate) mod shared;
 
+pub use descriptor::{fill_standard, Descriptor};
+pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
@@ -194,25 +197,18 @@ unsafe fn ignore(signal: Signal, before: *mut libc::sigaction) -> io::Result<()>
     }
 }
 
-/// A new owned, close-on-exec duplicate of the descriptor numbered `raw`.
+/// A new duplicate of the descriptor numbered `raw`.
 ///
 /// This is how a bare number from outside becomes an owned type: the kernel says whether
 /// the number means anything (EBADF otherwise).
-pub fn duplicate(raw: RawFd) -> io::Result<OwnedFd> {
+pub fn duplicate(raw: RawFd) -> io::Result<Descriptor> {
     // SAFETY: fcntl(F_DUPFD_CLOEXEC) reads and writes no memory of ours, whatever `raw` is.
-    match unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) } {
-        -1 => Err(io::Error::last_os_error()),
+    let new = match unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => return Err(io::Error::last_os_error()),
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
-    }
-}
-
-/// Makes standard input the null device.
-pub fn nullify_stdin() -> crate::error::Result<()> {
-    use rustix::fs::{open, Mode, OFlags};
-    open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(rustix::stdio::dup2_stdin)
-        .map_err(crate::error::Error::system("cannot make standard input the null device"))
+        new => unsafe { OwnedFd::from_raw_fd(new) },
+    };
+    Ok(Descriptor::new(new)?)
 }
 
 /// Sets a variable of this process's environment by an assignment, `NAME=value`, which the C
@@ -302,20 +298,24 @@ mod birth {
 }
 
 /// A pipe: (read end, write end).
-pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    birth::pipe()
+pub(crate) fn pipe() -> rustix::io::Result<(Descriptor, Descriptor)> {
+    both(birth::pipe()?)
+}
+
+fn both((one, other): (OwnedFd, OwnedFd)) -> rustix::io::Result<(Descriptor, Descriptor)> {
+    Ok((Descriptor::new(one)?, Descriptor::new(other)?))
 }
 
 /// A connected pair of sockets that keep messages whole and in order, for many writers.
 ///
 /// SEQPACKET, because its reader sees an end of file when the last writer is gone. Apple
 /// has only datagrams, whose reader gets ECONNRESET then.
-pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn socket_pair() -> rustix::io::Result<(Descriptor, Descriptor)> {
     #[cfg(target_vendor = "apple")]
     let kind = SocketType::DGRAM;
     #[cfg(not(target_vendor = "apple"))]
     let kind = SocketType::SEQPACKET;
-    birth::socketpair(kind)
+    both(birth::socketpair(kind)?)
 }
 
 /// Whether to use what only Linux has (epoll, pidfd, memfd).
@@ -359,12 +359,12 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
 /// Has the kernel kill this process once the last writer of a pipe is gone, whose read end has
 /// this path; at once if it is gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]
-pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<OwnedFd> {
+pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descriptor> {
     use rustix::event::{poll, PollFd, PollFlags, Timespec};
     use rustix::fd::AsRawFd;
     use rustix::fs::{open, Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let own = open(read_end, flags, Mode::empty())?;
+    let own = Descriptor::new(open(read_end, flags, Mode::empty())?)?;
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let status = libc::O_ASYNC | libc::O_NONBLOCK;
     let requests = [(libc::F_SETOWN, me), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, status)];

@@ -7,7 +7,8 @@
 //! one that is sent by `splice`, with its file offset in shared memory, is either not in
 //! the pipe or known by all to be there. Not here: what the words mean (`slots::ledger`).
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use super::Descriptor;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::{Errno, Result};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -19,7 +20,7 @@ pub(crate) const WORD: usize = 8;
 /// A file mapped into this process, seen as words that change under everybody's eyes.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    file: OwnedFd,
+    file: Descriptor,
     start: NonNull<AtomicU64>,
     words: usize,
 }
@@ -32,7 +33,7 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// Maps the first `words` words of `file`, which must be that long already and must
     /// never be made shorter.
-    pub(crate) fn map(file: OwnedFd, words: usize) -> Result<Shared> {
+    pub(crate) fn map(file: Descriptor, words: usize) -> Result<Shared> {
         use rustix::mm::{mmap, MapFlags, ProtFlags};
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
@@ -40,6 +41,11 @@ impl Shared {
             unsafe { mmap(std::ptr::null_mut(), words * WORD, access, flags, file.as_fd(), 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Shared { file, start, words })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Descriptor {
+        &self.file
     }
 
     /// One word; `index` must be within it.
@@ -67,7 +73,8 @@ impl Shared {
     /// `splice` passes the page on, not a copy: the byte in the file must never change.
     #[cfg(target_os = "linux")]
     pub(crate) fn send(&self, offset: usize, pipe: BorrowedFd<'_>) -> Result<bool> {
-        let (from, to) = (self.file.as_raw_fd(), pipe.as_raw_fd());
+        let file = self.file.intact_or_anew()?;
+        let (from, to) = (file.as_fd().as_raw_fd(), pipe.as_raw_fd());
         let offset = std::ptr::from_ref(self.word(offset)).cast_mut().cast::<libc::loff_t>();
         let flags = libc::SPLICE_F_NONBLOCK;
         // SAFETY: reads and writes the offset, a word of the mapping, as above.
@@ -82,12 +89,6 @@ impl Shared {
     }
 }
 
-impl AsFd for Shared {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and no reference to a word outlives `self`. An error
@@ -96,7 +97,7 @@ impl Drop for Shared {
     }
 }
 
-fn last_error() -> Errno {
+pub(super) fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 

@@ -2,7 +2,7 @@
 //! is told first. Not here: what they run, and what becomes of them.
 
 use super::Jobs;
-use crate::channel::{Channel, Message};
+use crate::channel::{borrowed, Channel, Message};
 use crate::errors::to_python;
 use crate::forkserver::ForkServer;
 use crate::hooks;
@@ -12,11 +12,11 @@ use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::{Head, Kind, HANGS};
 use jobserver_core::process::Lifeline;
-use jobserver_core::sys::{exit_at_once, Forked, SignalsHeld};
+use jobserver_core::sys::{exit_at_once, Descriptor, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, Launch};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// On which side of a fork the caller finds itself, with its end of the channel.
@@ -110,13 +110,13 @@ impl Jobs {
         &self,
         channel: &core::Channel,
         introduction: &Message<'_>,
-        descriptors: &[Arc<OwnedFd>],
+        descriptors: &[Arc<Descriptor>],
         lifeline: Option<Lifeline>,
     ) -> PyResult<bool> {
         let word = if lifeline.is_some() { HANGS } else { 0 };
         let head = Head { kind: Kind::Introduction, word };
-        let lifeline = lifeline.iter().map(Lifeline::as_descriptor);
-        let all: Vec<_> = lifeline.chain(descriptors.iter().map(|fd| fd.as_fd())).collect();
+        let lifeline = lifeline.iter().map(|lifeline| lifeline.as_descriptor().as_fd());
+        let all: Vec<_> = lifeline.chain(borrowed(descriptors).map_err(to_python)?).collect();
         match introduction.send(channel, head, &all) {
             Ok(()) => Ok(true),
             Err(e) if e.is_hang_up() => Ok(false),

@@ -1,0 +1,323 @@
+//! Descriptors of ours: never 0, 1 or 2, and known by more than their numbers.
+//!
+//! A number is no identity once code of others has run. That code may close what it has not
+//! opened (`os.closerange(3, 256)`, as daemons do), and then a file of its own has the number. And
+//! a program that was started without a standard stream hands number 0, 1 or 2 to whoever opens
+//! something next, where a library's warning goes into it. So a [`Descriptor`] is moved above 2 at
+//! its birth, and remembers which file it is: what is written to it, read from it or sent on it asks
+//! first ([`Descriptor::intact`]), and its drop closes the number only if it is that file still.
+//!
+//! The file is named by its device and inode. All epoll sets share an inode; so each has a mark of
+//! its own. Not covered: a pidfd before Linux 6.9, which shares that inode; and another thread that
+//! closes a descriptor between the question and the use.
+
+use crate::error::{self, Error};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use rustix::fs::{fstat, Mode, OFlags};
+use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, Errno, FdFlags, Result};
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+
+/// An open descriptor above 2, close-on-exec, which knows its file.
+#[derive(Debug)]
+pub struct Descriptor {
+    fd: ManuallyDrop<OwnedFd>,
+    identity: Identity,
+    /// By which it was opened, and how; for who must have it again.
+    name: Option<(PathBuf, OFlags)>,
+}
+
+/// What tells a file from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    File {
+        device: u64,
+        inode: u64,
+    },
+    #[cfg(target_os = "linux")]
+    Mark(libc::c_int),
+}
+
+impl Identity {
+    // Some systems have other types for these.
+    #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
+    fn of(fd: impl AsFd) -> Result<Identity> {
+        let stat = fstat(fd)?;
+        Ok(Identity::File { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
+    }
+}
+
+/// What a process has been given as its standard streams.
+const STANDARD: std::ops::RangeInclusive<RawFd> = 0..=2;
+
+/// The same file by a number above those.
+fn raised(fd: OwnedFd) -> Result<OwnedFd> {
+    match STANDARD.contains(&fd.as_raw_fd()) {
+        true => fcntl_dupfd_cloexec(&fd, STANDARD.end() + 1),
+        false => Ok(fd),
+    }
+}
+
+impl Descriptor {
+    /// What was just opened. It must be close-on-exec.
+    pub fn new(fd: OwnedFd) -> Result<Descriptor> {
+        let fd = raised(fd)?;
+        Ok(Descriptor { identity: Identity::of(&fd)?, fd: ManuallyDrop::new(fd), name: None })
+    }
+
+    /// The same for what has an inode in common with others, and an open description that nobody
+    /// else uses.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn anonymous(fd: OwnedFd) -> Result<Descriptor> {
+        let fd = raised(fd)?;
+        let identity = Identity::Mark(mark::put(&fd)?);
+        Ok(Descriptor { identity, fd: ManuallyDrop::new(fd), name: None })
+    }
+
+    /// Opens a file by a name that it keeps for as long as it is of use.
+    pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<Descriptor> {
+        let flags = flags | OFlags::CLOEXEC;
+        let mut opened = Descriptor::new(rustix::fs::open(path, flags, mode)?)?;
+        opened.name = Some((path.to_owned(), flags - OFlags::CREATE - OFlags::EXCL));
+        Ok(opened)
+    }
+
+    /// Whether its number still is that of its file.
+    pub fn is_intact(&self) -> bool {
+        match self.identity {
+            Identity::File { .. } => Identity::of(self.fd.as_fd()) == Ok(self.identity),
+            #[cfg(target_os = "linux")]
+            Identity::Mark(mark) => mark::is_on(self.fd.as_fd(), mark),
+        }
+    }
+
+    /// The descriptor, for a use that must not meet another file.
+    ///
+    /// # Errors
+    ///
+    /// BADF: somebody has closed it, and may have opened another file in its place.
+    pub fn intact(&self) -> Result<BorrowedFd<'_>> {
+        match self.is_intact() {
+            true => Ok(self.fd.as_fd()),
+            false => Err(Errno::BADF),
+        }
+    }
+
+    /// The same; or, where somebody has closed it, its file opened anew by its name, if that is
+    /// this file still.
+    pub(crate) fn intact_or_anew(&self) -> Result<AtHand<'_>> {
+        if let Ok(intact) = self.intact() {
+            return Ok(AtHand::Intact(intact));
+        }
+        let (path, flags) = self.name.as_ref().ok_or(Errno::BADF)?;
+        let anew = Descriptor::open(path, *flags, Mode::empty())?;
+        match anew.identity == self.identity {
+            true => Ok(AtHand::Anew(anew)),
+            false => Err(Errno::BADF),
+        }
+    }
+
+    /// Another descriptor of the same.
+    pub fn duplicate(&self) -> Result<Descriptor> {
+        Descriptor::new(fcntl_dupfd_cloexec(self.intact()?, 3)?)
+    }
+
+    fn into_owned(self) -> OwnedFd {
+        let mut whole = ManuallyDrop::new(self);
+        drop(whole.name.take());
+        // SAFETY: `whole` is not used any more, nor dropped.
+        unsafe { ManuallyDrop::take(&mut whole.fd) }
+    }
+}
+
+/// A descriptor that may be used now.
+#[derive(Debug)]
+pub(crate) enum AtHand<'a> {
+    Intact(BorrowedFd<'a>),
+    Anew(Descriptor),
+}
+
+impl AsFd for AtHand<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            AtHand::Intact(fd) => *fd,
+            AtHand::Anew(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Without a look whether it is intact: for who has looked, or has just made it.
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// To be somebody else's, who sees to its end.
+impl From<Descriptor> for OwnedFd {
+    fn from(descriptor: Descriptor) -> OwnedFd {
+        descriptor.into_owned()
+    }
+}
+
+impl From<Descriptor> for File {
+    fn from(descriptor: Descriptor) -> File {
+        descriptor.into_owned().into()
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.is_intact() {
+            // SAFETY: nobody uses it after this.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        } // else the number is another file's, or nobody's
+    }
+}
+
+/// Opens a file for the programs below this one, which are told its number.
+pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
+    let opened = raised(rustix::fs::open(path, flags, Mode::empty())?)?;
+    fcntl_setfd(&opened, FdFlags::empty())?;
+    Ok(opened.into_raw_fd())
+}
+
+/// Whether a new program would find this standard stream open.
+pub(crate) fn is_inherited(stream: RawFd) -> bool {
+    // SAFETY: it is only looked at, by a call that says whether it is open at all.
+    let stream = unsafe { BorrowedFd::borrow_raw(stream) };
+    fcntl_getfd(stream).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
+}
+
+/// The null device, to read from and write to.
+pub(crate) fn null_device() -> Result<Descriptor> {
+    Descriptor::new(open_null_device()?)
+}
+
+fn open_null_device() -> Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// In a process of ours: puts the null device where a standard stream is closed, and in place of
+/// standard input if there is `nothing_to_read`.
+pub fn fill_standard(nothing_to_read: bool) -> error::Result<()> {
+    for stream in STANDARD {
+        // SAFETY: as above.
+        let open = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(stream) }).is_ok();
+        if !open || (stream == 0 && nothing_to_read) {
+            put_null_device(stream).map_err(Error::system("cannot open the null device"))?;
+        }
+    }
+    Ok(())
+}
+
+fn put_null_device(stream: RawFd) -> Result<()> {
+    let null = raised(open_null_device()?)?;
+    // SAFETY: whoever had this number has it still, and finds the null device there.
+    match unsafe { libc::dup2(null.as_raw_fd(), stream) } {
+        -1 => Err(super::shared::last_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Marks on open descriptions: the signal that a description would send if it were asked to send
+/// any, which it is not. Epoll sets have nothing else by which to tell one from another.
+#[cfg(target_os = "linux")]
+mod mark {
+    use rustix::fd::{AsFd, AsRawFd};
+    use rustix::io::Result;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    const F_GETSIG: libc::c_int = 11;
+
+    /// Gives a description the next mark: there are as many as signals.
+    pub(super) fn put(fd: impl AsFd) -> Result<libc::c_int> {
+        static COUNT: AtomicI32 = AtomicI32::new(0);
+        let mark = 1 + COUNT.fetch_add(1, Ordering::Relaxed).rem_euclid(64);
+        // SAFETY: this request takes a number and touches no memory of ours.
+        match unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), super::super::F_SETSIG, mark) } {
+            -1 => Err(super::super::shared::last_error()),
+            _ => Ok(mark),
+        }
+    }
+
+    pub(super) fn is_on(fd: impl AsFd, mark: libc::c_int) -> bool {
+        // SAFETY: as above.
+        mark == unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETSIG) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A descriptor whose number another file has by now: the file, and the number's content.
+    fn replaced() -> (Descriptor, File) {
+        let (ours, _) = crate::sys::pipe().unwrap();
+        let number = ours.as_raw_fd();
+        let file = File::from(crate::channel::memory_file().unwrap());
+        // SAFETY: nothing else uses this number.
+        assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
+        (ours, file)
+    }
+
+    fn is_open(number: RawFd) -> bool {
+        // SAFETY: it is only looked at.
+        fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok()
+    }
+
+    #[test]
+    fn what_was_opened_is_intact_and_closed_by_its_drop() {
+        let (read, write) = crate::sys::pipe().unwrap();
+        assert!(read.as_raw_fd() > 2 && read.is_intact());
+        assert_eq!(rustix::io::write(&write, b"x"), Ok(1));
+        drop(read);
+        assert_eq!(rustix::io::write(&write, b"x"), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn a_number_that_is_another_files_by_now_is_neither_used_nor_closed() {
+        let (ours, _file) = replaced();
+        let number = ours.as_raw_fd();
+        assert_eq!(ours.intact().unwrap_err(), Errno::BADF);
+        drop(ours);
+        assert!(is_open(number));
+    }
+
+    #[test]
+    fn a_named_file_can_be_had_again_and_no_other_of_its_name() {
+        let path = std::env::temp_dir().join(format!("descriptor-{}", std::process::id()));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let ours = Descriptor::open(&path, flags, Mode::RUSR | Mode::WUSR).unwrap();
+        let other = File::open("/dev/null").unwrap();
+        // SAFETY: nothing else uses this number.
+        unsafe { libc::dup2(other.as_raw_fd(), ours.as_raw_fd()) };
+        let again = ours.intact_or_anew().unwrap();
+        assert!(matches!(&again, AtHand::Anew(file) if file.identity == ours.identity));
+        std::fs::rename(&path, path.with_extension("away")).unwrap();
+        std::fs::write(&path, b"").unwrap();
+        assert!(ours.intact_or_anew().is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(path.with_extension("away")).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn one_epoll_set_is_not_another() {
+        use rustix::event::epoll::{create, CreateFlags};
+        let set = || Descriptor::anonymous(create(CreateFlags::CLOEXEC).unwrap()).unwrap();
+        let (one, other) = (set(), set());
+        assert!(one.is_intact() && other.is_intact());
+        // SAFETY: nothing else uses this number.
+        unsafe { libc::dup2(other.as_raw_fd(), one.as_raw_fd()) };
+        assert!(!one.is_intact());
+    }
+}
