@@ -15,7 +15,8 @@ import os
 import pickle
 import select
 import signal
-from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from .. import _job, _native, _pickling, _pools
 from .. import _multiprocessing as mp
