@@ -41,6 +41,7 @@ __all__ = [
     "take_rows",
     "unblock_interrupts",
     "usable_cpus",
+    "wait_for_left",
 ]
 
 INLINE: int
