@@ -146,9 +146,7 @@ def submit_below(js: Jobserver, end: Any, levels: int) -> int:
     return js(submit_below, js, end, levels - 1).result() + 1 if levels else 0
 
 
-def test_a_job_may_submit_what_it_needs_while_its_owner_closes(
-    js: Jobserver, hold: Hold
-) -> None:
+def test_a_job_may_submit_what_it_needs_while_its_owner_closes(js: Jobserver, hold: Hold) -> None:
     future = js(submit_below, js, hold.end, 3)
     closing = Thread(js.close)
     closing.start()

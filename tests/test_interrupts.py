@@ -463,6 +463,7 @@ def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
             body(js)
         # Where a `finally` begins, a trace function can raise but a signal handler cannot.
         multiprocessing.context.set_spawning_popen(None)
+        assert tasks is None or js._jobs.idle == 0, f"at instruction {number}"
         settle(js)
         assert free(js) == 2, f"a slot was lost at instruction {number}"
         assert (children(), descriptors()) == before, f"at instruction {number}"

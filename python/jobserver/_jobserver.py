@@ -78,6 +78,10 @@ class Jobserver:
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
     then submits jobs of its own to the same slots. It can be used by several threads. Used
     in a `with` statement, it is closed at the end.
+
+    One that nobody has any more, nor a Future of it, is given up, by the garbage collector if
+    jobs run: they go on to their ends, for which the interpreter waits at its own; nobody has
+    their results, and callbacks that wait for them are lost.
     """
 
     # Of the process that uses the handle; see `_own`.

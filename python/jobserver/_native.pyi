@@ -42,6 +42,7 @@ __all__ = [
     "take_rows",
     "unblock_interrupts",
     "usable_cpus",
+    "wait_for_left",
 ]
 
 INLINE: int
