@@ -381,6 +381,11 @@ pub(crate) struct PoolWait {
 }
 
 impl PoolWait {
+    /// Whether this program has closed nothing that it waits for.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.pipes.iter().chain(&self.descriptors).all(|fd| fd.is_intact())
+    }
+
     fn add(&mut self, part: &Arc<Part>) {
         let mut watch = part.watch(); // so that the bell is heard from now on
         part.ledger.waiters().fetch_add(1, IN_ORDER);
