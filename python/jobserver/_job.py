@@ -13,6 +13,7 @@ Not here: how the process came to be (`_start`).
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import os
 import sys
@@ -90,6 +91,8 @@ class Identity:
     def setup(self, stdin: Any = None) -> _native.Setup:
         """What makes a process a job: one with this as its `sys.stdin`, if it is not None, and
         a child in multiprocessing's eyes."""
+        global _standard_error
+        _standard_error = _file(2)
         process, util = vars(mp.process), mp.util
         children: set[Any] = set()
         assignments = [
@@ -147,8 +150,29 @@ def dump_failure(error: BaseException) -> Sent | int:
 
 def report(error: BaseException) -> None:
     """Tells of an error that no message can tell the owner of."""
-    if not isinstance(error, KeyboardInterrupt):  # the owner has been interrupted too
+    if isinstance(error, KeyboardInterrupt):
+        return  # the owner has been interrupted too
+    if not (isinstance(error, OSError) and error.errno == errno.EBADF):
         sys.excepthook(type(error), error, error.__traceback__)
+    elif _standard_error is not None and _standard_error == _file(2):
+        # The job has closed descriptors, and `sys.stderr` may lead to a file of its own by now.
+        import traceback
+
+        told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        os.write(2, told.encode(errors="replace"))
+
+
+#: What descriptor 2 was when this process, or the one that forked it, was prepared.
+_standard_error: tuple[int, int] | None = None
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def apply_environment(changes: Changes) -> Changes:

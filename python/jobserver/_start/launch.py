@@ -10,11 +10,13 @@ importing the function's module sees it all.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pickle
 import select
 import signal
+import stat
 from contextlib import contextmanager
 from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Tuple, Union
 
@@ -119,24 +121,54 @@ def _preparation(method: str, home: str) -> Preparation:
     del data["name"]  # which is each job's own
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
-    tracker = _tracker()
-    return Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
+    return Preparation(method, home, data, _Tracked(*_tracker()))
 
 
-def _tracker() -> int:
-    """The descriptor of multiprocessing's resource tracker, which is started if need be.
+#: The tracker that this process has used last: its pid if it is a child of ours, the number of
+#: its descriptor, and the inode.
+_used: tuple[int | None, int, int] | None = None
+
+
+def _tracker() -> tuple[int, int]:
+    """The descriptor of multiprocessing's resource tracker, which is started if need be, and its
+    inode.
 
     Once it runs, its lock is left alone: a fork by another thread, while this one held it,
     would leave it locked in the child for ever.
     """
-    fd: int | None = mp.resource_tracker._resource_tracker._fd
-    if fd is None or _nobody_reads(fd):
+    global _used
+    tracker: Any = mp.resource_tracker._resource_tracker
+    fd: int | None = tracker._fd
+    inode = None if fd is None else _inode(tracker, fd)
+    if fd is not None and inode is None:
+        if _job.is_this_process():
+            # One of its own would, at its end, take away what others still use.
+            raise OSError(
+                errno.EBADF,
+                "this job has closed the descriptor of multiprocessing's resource tracker, or "
+                "opened another file in its place: it cannot start jobs any more",
+            )
+        fd = tracker._fd = tracker._pid = None  # or multiprocessing would write to it, and close it
+    if fd is None or inode is None or _nobody_reads(fd):
         try:
             with _standard_filled():
-                fd = mp.resource_tracker.getfd()
+                fd = int(mp.resource_tracker.getfd())
         except OSError as e:
             raise advised(e, "cannot start multiprocessing's resource tracker") from None
-    return int(fd)
+        inode = os.fstat(fd).st_ino
+    _used = tracker._pid, fd, inode
+    return fd, inode
+
+
+def _inode(tracker: Any, fd: int) -> int | None:
+    """The inode of the tracker's descriptor; None if this program has closed it, so that the number
+    is another file's by now, or nobody's."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    known = _used[2] if _used and _used[:2] == (tracker._pid, fd) else status.st_ino
+    return status.st_ino if stat.S_ISFIFO(status.st_mode) and known == status.st_ino else None
 
 
 @contextmanager

@@ -102,7 +102,7 @@ pub struct Waiting {
     wait: Wait,
     quick: bool,
     bell: Option<Arc<Bell>>,
-    _pool: Option<PoolWait>,
+    pool: Option<PoolWait>,
     /// It has found that this program has closed something that it would have waited for.
     lost: AtomicBool,
 }
@@ -117,11 +117,19 @@ impl Waiting {
     /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
     /// comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
-        let woken = self.wait.block(deadline);
-        if matches!(&woken, Err(e) if e.kind() == ErrorKind::DescriptorLost) {
-            self.lost.store(true, Ordering::Relaxed);
+        match self.wait.block(deadline) {
+            Err(e) if e.kind() == ErrorKind::DescriptorLost => {
+                self.lost.store(true, Ordering::Relaxed);
+                // If it is the table's, the next scan sees to it.
+                let pool = self.pool.as_ref().is_none_or(PoolWait::is_intact);
+                if pool {
+                    Ok(Woken::Ready)
+                } else {
+                    Err(e)
+                }
+            }
+            woken => woken,
         }
-        woken
     }
 }
 
@@ -576,7 +584,7 @@ impl Jobs {
         self.waiting.extend(bell.clone());
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
         let lost = AtomicBool::new(false);
-        Ok(Some(Waiting { wait, quick: self.quick, bell, _pool: pool, lost }))
+        Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }
 
     /// In a quiet time, looks once whether news can still come. When to be here again for that.

@@ -411,6 +411,11 @@ pub(crate) struct PoolWait {
 }
 
 impl PoolWait {
+    /// Whether this program has closed nothing that it waits for.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.pipe.is_intact() && self.descriptors.iter().all(|fd| fd.is_intact())
+    }
+
     fn of(part: &Arc<Part>) -> PoolWait {
         let mut watch = part.watch(); // so that the bells are heard from now on
         let ledger = &part.ledger;
