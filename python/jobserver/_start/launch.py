@@ -13,12 +13,11 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import select
 import signal
 from contextlib import contextmanager
 from typing import Any, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Union
 
-from .. import _job, _native, _pickling, _pools
+from .. import _job, _native, _pickling, _pools, _tracker
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
@@ -30,11 +29,7 @@ Launch = Tuple[Sent, _native.Descriptors, bool]
 
 
 class _Tracked:
-    """The descriptor of multiprocessing's resource tracker, on its way to a job.
-
-    A job must share its owner's tracker, if there is one: a tracker of its own would take
-    the owner's shared memory away when the job ends.
-    """
+    """The descriptor of multiprocessing's resource tracker, on its way to a job."""
 
     def __init__(self, descriptor: Any, inode: int) -> None:
         self.descriptor = descriptor
@@ -119,30 +114,11 @@ def _preparation(method: str, home: str) -> Preparation:
     del data["name"]  # which is each job's own
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
-    tracker = _tracker()
-    return Preparation(method, home, data, _Tracked(tracker, os.fstat(tracker).st_ino))
-
-
-def _tracker() -> int:
-    """The descriptor of multiprocessing's resource tracker, which is started if need be.
-
-    Once it runs, its lock is left alone: a fork by another thread, while this one held it,
-    would leave it locked in the child for ever.
-    """
-    fd: int | None = mp.resource_tracker._resource_tracker._fd
-    if fd is None or _nobody_reads(fd):
-        try:
-            fd = mp.resource_tracker.getfd()
-        except OSError as e:
-            raise advised(e, "cannot start multiprocessing's resource tracker") from None
-    return int(fd)
-
-
-def _nobody_reads(fd: int) -> bool:
-    """Whether a pipe has lost its reader."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
+    try:
+        tracker = _Tracked(*_tracker.running())
+    except OSError as e:
+        raise advised(e, "cannot start multiprocessing's resource tracker") from None
+    return Preparation(method, home, data, tracker)
 
 
 def command(statement: str) -> list[str]:
@@ -177,7 +153,7 @@ class Prepared:
         self.pool = _pools.opened(preparation.home)
         self.identity = _job.Identity(preparation.method)
         self.setup = self.identity.setup()
-        mp.resource_tracker._resource_tracker._fd = preparation.tracker.descriptor.detach()
+        _tracker.inherit(preparation.tracker.descriptor.detach())
 
     def apply(self) -> None:
         if self._data is not None:
