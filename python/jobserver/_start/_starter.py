@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from .. import _native
+from .._tracker import Holder
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .._future import Future
     from .._pickling import Sent
     from .launch import Launch
@@ -20,6 +23,8 @@ class Starter:
 
     #: Whether what jobs are to do travels to them, rather than being there already.
     sends = True
+
+    _tracker: Holder | None = None
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
         """Does all that can be done, and fail, before a slot is taken."""
@@ -43,12 +48,20 @@ class Starter:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
-    def renewed(self) -> Starter:
-        """One for this process, which this one has come to by a fork."""
+    def renewed(self) -> Self:
+        """One for this process, whose jobs share its resource tracker."""
+        made = self._anew()
+        made._tracker = Holder()
+        return made
+
+    def _anew(self) -> Self:
+        """One like this, which may have come to this process by a fork."""
         raise NotImplementedError
 
     def stop(self) -> None:
         """Ends what was started beside the jobs, and waits for its end."""
+        if self._tracker is not None:
+            self._tracker.release()
 
 
 class HiringStarter(Starter):

@@ -35,7 +35,7 @@ class Fork(Starter):
     def __init__(self) -> None:
         self._identity, self._setup = _prepared()
 
-    def renewed(self) -> Fork:
+    def _anew(self) -> Fork:
         return Fork()
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> _native.Work:
@@ -62,7 +62,7 @@ class ForkedWorkers(HiringStarter):
         self._fresh = Fork()
         self._identity, self._setup = _prepared()
 
-    def renewed(self) -> ForkedWorkers:
+    def _anew(self) -> ForkedWorkers:
         return ForkedWorkers(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:

@@ -41,7 +41,7 @@ class ForkServer(HiringStarter):
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
-    def renewed(self) -> ForkServer:
+    def _anew(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
         helper = self._helper.fileno() if self._helper.running else None
         return ForkServer(self._tasks, self._preload, self._slots, helper)
@@ -98,6 +98,7 @@ class ForkServer(HiringStarter):
 
     def stop(self) -> None:
         self._helper.stop()
+        super().stop()
 
 
 def _helpers_command(interruptible: bool) -> list[str]:

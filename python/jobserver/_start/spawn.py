@@ -18,7 +18,7 @@ class Spawn(HiringStarter):
         self._introductions = launch.Introductions("spawn")
         self._count = 0
 
-    def renewed(self) -> Spawn:
+    def _anew(self) -> Spawn:
         return Spawn(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:

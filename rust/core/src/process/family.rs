@@ -10,7 +10,7 @@ use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
-use crate::sys::Descriptor;
+use crate::sys::{is_resource_tracker, Descriptor};
 use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -172,7 +172,7 @@ impl Family {
     fn hold(&self, named: Named) -> Option<Member> {
         let known = self.members.get(&number(named.pid)).cloned();
         known.or_else(|| match look(named) {
-            Life::Alive(pidfd) if !is_called(named.pid, warden::NAME) => {
+            Life::Alive(pidfd) if !is_spared(named.pid) => {
                 Some(Member { named, pidfd, asked: false })
             }
             _ => None,
@@ -194,6 +194,11 @@ impl Family {
             .map_err(Error::system("cannot become the reaper of a job's orphans"))?;
         Ok(())
     }
+}
+
+/// Whether a process below a job serves others than that, and so outlasts it.
+fn is_spared(pid: Pid) -> bool {
+    is_called(pid, warden::NAME) || is_resource_tracker(pid)
 }
 
 /// The children of every process.

@@ -12,6 +12,7 @@ mod limit;
 mod pass_on;
 pub(crate) mod private;
 pub(crate) mod shared;
+mod tracker;
 
 pub use descriptor::{fill_standard, Descriptor};
 pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
@@ -20,6 +21,7 @@ pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
 pub use limit::{end_after, TimeLimit};
 pub use pass_on::{pass_on, pass_on_to};
+pub(crate) use tracker::is_resource_tracker;
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
