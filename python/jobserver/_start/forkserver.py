@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _MOST_AHEAD = 64
 
 
+#: So many helpers in a row end before we take it that the next will too.
+_HELPERS = 5
+
+
 class ForkServer(HiringStarter):
     def __init__(
         self, tasks: int | None, preload: tuple[str, ...], slots: int, helper: int | None
@@ -42,12 +46,17 @@ class ForkServer(HiringStarter):
 
     def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
-        helper = self._helper.fileno() if self._helper.running else None
+        helper = None
+        with contextlib.suppress(_native.ForkServerGone):
+            helper = self._helper.fileno()
         return ForkServer(self._tasks, self._preload, self._slots, helper)
 
     def descriptor(self, home: str) -> int:
-        self._start_helper(home)
-        return self._helper.fileno()
+        for _ in range(_HELPERS):
+            self._start_helper(home)
+            with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
+                return self._helper.fileno()
+        raise _gone_again()
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
@@ -70,11 +79,13 @@ class ForkServer(HiringStarter):
 
     def hire(self, jobs: _native.Jobs) -> None:
         home = jobs.pool.home
-        try:
-            self._hire(jobs, home)
-        except _native.ForkServerGone:
-            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-            self._hire(jobs, home)
+        for _ in range(_HELPERS):
+            # If somebody kills it, that costs its jobs nothing. A new one takes its place.
+            try:
+                return self._hire(jobs, home)
+            except _native.ForkServerGone:
+                pass
+        raise _gone_again()
 
     def _hire(self, jobs: _native.Jobs, home: str) -> None:
         self._start_helper(home)
@@ -97,6 +108,14 @@ class ForkServer(HiringStarter):
 
     def stop(self) -> None:
         self._helper.stop()
+
+
+def _gone_again() -> RuntimeError:
+    return RuntimeError(
+        f"no job was started, as the fork server has ended {_HELPERS} times in a row: something "
+        "kills it (the kernel, where memory is short), or a module ends it that it imports (the "
+        'main module, `preload`); see its messages, or use context="spawn", which needs none'
+    )
 
 
 def _helpers_command(interruptible: bool) -> list[str]:

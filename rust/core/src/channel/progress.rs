@@ -7,6 +7,7 @@
 
 use super::memory_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::file_size::within_limit;
 use crate::sys::shared::{Shared, WORD};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{fstat, ftruncate};
@@ -30,7 +31,8 @@ impl Progress {
     pub fn new(places: usize) -> Result<Progress> {
         let file = memory_file()?;
         let size = places.saturating_mul(STRIDE * WORD);
-        ftruncate(&file, size as u64).map_err(Error::system("cannot make a memory file"))?;
+        within_limit(|| ftruncate(&file, size as u64))
+            .map_err(Error::system("cannot make a memory file"))?;
         Progress::map(file, places)
     }
 

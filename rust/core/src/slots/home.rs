@@ -23,6 +23,7 @@ use rustix::process::{getpid, getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PREFIX: &str = "jobserver-pool-";
 
@@ -46,6 +47,7 @@ impl Home {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 made => {
                     made?;
+                    made_here().push((getpid(), path.clone()));
                     let home = Home { path, maker: Some(getpid()) };
                     sys::make_fifo(&home.bell())?;
                     return Ok(home);
@@ -100,6 +102,7 @@ impl Home {
     pub(crate) fn remove(&self) {
         if self.is_ours() {
             remove(&self.path);
+            made_here().retain(|(_, path)| *path != self.path);
         }
     }
 
@@ -123,6 +126,20 @@ impl Home {
     pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<OwnedFd> {
         open_ledger(&self.path, OFlags::empty())
     }
+}
+
+/// The homes that this process has made, by its pid, as a fork copies this too.
+static MADE_HERE: Mutex<Vec<(Pid, PathBuf)>> = Mutex::new(Vec::new());
+
+fn made_here() -> MutexGuard<'static, Vec<(Pid, PathBuf)>> {
+    MADE_HERE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all homes that this process has made: no more programs can open the pools, while those
+/// that have go on. For a process that is about to end without dropping everything.
+pub fn remove_homes() {
+    let me = getpid();
+    made_here().drain(..).filter(|(maker, _)| *maker == me).for_each(|(_, path)| remove(&path));
 }
 
 fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {

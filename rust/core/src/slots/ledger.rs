@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::other::{self, Named};
 use crate::slots::bell::PoolBell;
 use crate::slots::pipe::TokenPipe;
+use crate::sys::file_size::within_limit;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -197,7 +198,7 @@ impl Ledger {
         let words = FIRST_ENTRY + entries * ENTRY;
         // All of it now: where the file system is full later, a write to a page of the mapping
         // would kill its writer.
-        occupy(&file, words * WORD)?;
+        within_limit(|| occupy(&file, words * WORD))?;
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
         let memory = Shared::map(file, words)?;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::sys::file_size::within_limit;
 use crate::sys::shared::IN_ORDER;
 
 /// The most slots a pool may have: every token must fit into the pipe at once, and this
@@ -202,12 +203,6 @@ impl Pool {
         self.implicit.as_ref().unwrap_or(&self.part).home.path()
     }
 
-    /// Removes its home, if this process made it: no more programs can open it, while those
-    /// that have go on. For a process that is about to end without dropping everything.
-    pub fn remove_home(&self) {
-        self.parts().for_each(|part| part.home.remove());
-    }
-
     /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
     /// inherit, for programs that know no fifo (make before 4.4).
     pub fn set_pipe_style(&self) {
@@ -286,7 +281,7 @@ impl Part {
     /// A pool that is not ours, with a ledger for what our own processes hold of it.
     fn of_others(pipe: TokenPipe, auth: Auth, slots: usize) -> Result<Arc<Part>> {
         let home = Home::create().map_err(Error::system(JOINING))?;
-        std::fs::write(home.auth(), auth.to_os_string().as_bytes())
+        within_limit(|| std::fs::write(home.auth(), auth.to_os_string().as_bytes()))
             .map_err(Error::system(JOINING))?;
         let file = home.create_ledger().map_err(Error::system(JOINING))?;
         // Where the system has no process left for it, we do without: it is for kills only.
