@@ -75,6 +75,7 @@ class Jobserver:
         TypeError, ValueError: the caller's arguments are of no use.
         ModuleNotFoundError: so is a name in `preload`.
         OSError: the system has no more descriptors for us.
+        RuntimeError: this is a sub-interpreter, which cannot start processes.
 
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
     then submits jobs of its own to the same slots. It can be used by several threads. Used
@@ -99,6 +100,7 @@ class Jobserver:
         preload: Iterable[str] = (),
         style: str = "fifo",
     ) -> None:
+        _arguments.in_main_interpreter()
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
@@ -244,7 +246,8 @@ class Jobserver:
             preexec_fn: called in the job just before `fn`. If it returns a context manager,
                 `fn` runs within it.
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
-                be asked again after that many seconds. No slot is held meanwhile.
+                be asked again after that many seconds. No slot is held meanwhile. If it forks,
+                and returns in both processes, each has a job and a Future of its own.
             time_limit: after how many seconds of running the job is ended, though its owner
                 may be busy, and with it the programs that it has started; its Future then has
                 TimeLimitExceeded.
@@ -256,7 +259,7 @@ class Jobserver:
             TypeError, ValueError: an argument, or what `sleep_fn` returned, is of no use.
             pickle.PicklingError: `fn` or its arguments cannot be sent to the job.
             OSError: the system refused to start a process; the message says which limit.
-            RuntimeError: the Jobserver is closed.
+            RuntimeError: the Jobserver is closed; or its fork server ends again and again.
         """
         # What was not given is not looked at: see `_native.Jobs.until` for why that counts.
         deadline = None if timeout is None else _arguments.deadline(timeout)

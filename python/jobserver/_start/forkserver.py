@@ -56,7 +56,7 @@ class ForkServer(HiringStarter):
             self._start_helper(home)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
                 return self._helper.fileno()
-        raise _gone_again()
+        raise _gone_again("the fork server has gone away")
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
@@ -79,13 +79,13 @@ class ForkServer(HiringStarter):
 
     def hire(self, jobs: _native.Jobs) -> None:
         home = jobs.pool.home
-        for _ in range(_HELPERS):
+        for left in reversed(range(_HELPERS)):
             # If somebody kills it, that costs its jobs nothing. A new one takes its place.
             try:
                 return self._hire(jobs, home)
-            except _native.ForkServerGone:
-                pass
-        raise _gone_again()
+            except _native.ForkServerGone as e:
+                if not left:
+                    raise _gone_again(str(e)) from None
 
     def _hire(self, jobs: _native.Jobs, home: str) -> None:
         self._start_helper(home)
@@ -110,11 +110,11 @@ class ForkServer(HiringStarter):
         self._helper.stop()
 
 
-def _gone_again() -> RuntimeError:
+def _gone_again(last: str) -> RuntimeError:
     return RuntimeError(
-        f"no job was started, as the fork server has ended {_HELPERS} times in a row: something "
-        "kills it (the kernel, where memory is short), or a module ends it that it imports (the "
-        'main module, `preload`); see its messages, or use context="spawn", which needs none'
+        f"no job was started: {last}, and so did those before, {_HELPERS} in a row. Something "
+        "kills it (the kernel, where memory or `ulimit -s` is short), or a module that it imports "
+        '(the main module, `preload`) ends it; see its messages, or use context="fork" or "spawn"'
     )
 
 

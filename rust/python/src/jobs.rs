@@ -333,7 +333,7 @@ impl Jobs {
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
         let forever = Duration::from_secs(1 << 30);
         let (begun, grace) =
-            (Instant::now(), Duration::try_from_secs_f64(grace).unwrap_or(forever));
+            (Instant::now(), Duration::try_from_secs_f64(grace).unwrap_or(forever).min(forever));
         // Half of it for those below, and the other half for those whom they hold up.
         for until in [begun + grace / 2, begun + grace] {
             while Instant::now() < until {

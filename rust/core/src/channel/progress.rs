@@ -7,8 +7,8 @@
 
 use super::memory_file;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::file_size::within_limit;
 use crate::sys::shared::{Shared, WORD};
+use crate::sys::within_limit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{fstat, ftruncate};
 use std::sync::atomic::Ordering;

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::sys::file_size::within_limit;
 use crate::sys::shared::IN_ORDER;
+use crate::sys::within_limit;
 
 /// The most slots a pool may have: every token must fit into the pipe at once, and this
 /// many fit into a pipe of the default size everywhere.

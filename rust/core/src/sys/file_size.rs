@@ -8,7 +8,7 @@
 use std::mem::MaybeUninit;
 
 /// Does what may make a file larger than it may be.
-pub(crate) fn within_limit<T>(work: impl FnOnce() -> T) -> T {
+pub fn within_limit<T>(work: impl FnOnce() -> T) -> T {
     let _held = Held::begin();
     work()
 }

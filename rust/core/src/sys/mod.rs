@@ -6,13 +6,14 @@
 //! system can do that; on Apple's systems, which cannot, there is a gap of two calls.
 #![allow(unsafe_code)]
 
-pub(crate) mod file_size;
+mod file_size;
 #[cfg(target_os = "linux")]
 mod limit;
 mod pass_on;
 pub(crate) mod private;
 pub(crate) mod shared;
 
+pub use file_size::within_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
