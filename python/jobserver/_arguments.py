@@ -17,6 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
 from . import _native
+from ._signals import raised_by_handler
 from ._told import called
 
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
@@ -179,7 +180,22 @@ def optional_function(value: Any, name: str) -> Callable[[], Any] | None:
     return None if value is None else function(value, name)
 
 
+class Unreadable:
+    """Stands for the arguments of a call of `map`, whose reading has raised this."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def unreadable(error: BaseException) -> Unreadable:
+    if not isinstance(error, Exception) or raised_by_handler(error):
+        raise error
+    return Unreadable(error)
+
+
 def positional(value: Any) -> tuple[Any, ...]:
+    if type(value) is Unreadable:
+        raise value.error
     if isinstance(value, (str, bytes)):
         raise TypeError(
             f"args must be a sequence of arguments, not {_said(value)}: write args=(x,)"

@@ -89,12 +89,17 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        error = pickle.UnpicklingError(
-            f"what the job returned cannot be unpickled here: {_told.in_words(e)}"
-        )
-        error.__cause__ = e
-        return None, error
+        return None, _not_loaded(e)
     return value, None if failure is None else load_failure(failure)
+
+
+def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
+    # Not in `load`: a frame of its cause's would refer to the error, and it to that.
+    error = pickle.UnpicklingError(
+        f"what the job returned cannot be unpickled here: {_told.in_words(cause)}"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def load_failure(failure: Failure) -> BaseException:

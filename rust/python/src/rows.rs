@@ -48,9 +48,10 @@ impl<'a, 'py> Taken<'a, 'py> {
         if let Ok(row) = row.cast_exact::<PyTuple>() {
             return self.push_tuple(row);
         }
-        match read(row)? {
-            Some(row) => self.push_tuple(&row),
-            None => self.push_row(row),
+        match read(row) {
+            Ok(Some(row)) => self.push_tuple(&row),
+            Ok(None) => self.push_row(row),
+            Err(error) => self.push_row(&unreadable(row.py(), error)?),
         }
     }
 
@@ -106,4 +107,10 @@ fn read<'py>(row: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let Ok(arguments) = row.try_iter() else { return Ok(None) };
     let arguments = arguments.collect::<PyResult<Vec<_>>>()?;
     PyTuple::new(row.py(), arguments).map(Some)
+}
+
+/// What stands for a row that has raised this, for its call to raise; unless it is nothing of the
+/// row's.
+fn unreadable(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
+    py.import("jobserver._arguments")?.call_method1("unreadable", (error.into_value(py),))
 }
