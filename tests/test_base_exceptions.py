@@ -249,7 +249,7 @@ def take_long(owner: int) -> None:
 
 @pytest.mark.parametrize("what", ["result", "exception"])
 def test_ctrl_c_while_a_result_is_loaded_leaves_the_call_as_it_is(js: Jobserver, what: str) -> None:
-    future = js(make, TakesLong, os.getpid())
+    future = js(TakesLong, os.getpid())
     with pytest.raises(KeyboardInterrupt):
         getattr(future, what)()
     for thread in threading.enumerate():

@@ -444,5 +444,9 @@ def results(
     jobserver._open_pool()
     jobserver._starter.check(_native.Work(None, None, preexec_fn, fn, (), None), jobserver._jobs)
     jobserver._scan()
-    made._feed()
+    try:
+        made._feed()
+    except BaseException:
+        made.close()  # its descriptor is not for who keeps a traceback
+        raise
     return made
