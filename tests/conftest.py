@@ -29,6 +29,9 @@ each_method = pytest.mark.parametrize("method", METHODS)
 #: No test waits longer than this for anything, in seconds; it bounds hangs, not speed.
 DEADLINE = 60.0
 
+#: And no test takes longer than that says, whatever it hangs in.
+pytest_plugins = ("deadlines",)
+
 #: Jobs are given this process's path, and so find a pytest there that costs them next to nothing.
 IN_JOBS = str(Path(__file__).with_name("in_jobs"))
 if IN_JOBS not in sys.path:

@@ -292,3 +292,40 @@ def test_a_closed_jobserver_can_be_asked_what_it_was(js: Jobserver, method: str)
     assert js.context.get_start_method() == method
     assert "closed" in repr(js)
     js.reclaim_resources()
+
+
+NUMBERS: dict[str, Any] = {
+    "slots": lambda js, n: Jobserver("fork", n),
+    "max_tasks_per_child": lambda js, n: Jobserver("fork", 1, max_tasks_per_child=-n),
+    "consume": lambda js, n: js.submit(int, consume=n),
+    "chunksize": lambda js, n: js.map(abs, [(1,)], chunksize=n),
+    "buffersize": lambda js, n: js.map(abs, [(1,)], buffersize=n),
+    "timeout": lambda js, n: js.submit(int, timeout=n * HUGE),
+    "time_limit": lambda js, n: js.submit(int, time_limit=n * HUGE),
+    "grace": lambda js, n: js(int).kill(grace=n * HUGE),
+    "signal": lambda js, n: js(int).wait(signal=n),
+    "sleep_fn": lambda js, n: js.submit(int, sleep_fn=lambda: -n),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("number", [10**30, 2**64, 10**5000], ids=["10**30", "2**64", "10**5000"])
+def test_a_number_far_too_large_is_refused_by_name(js: Jobserver, name: str, number: int) -> None:
+    with pytest.raises(ValueError, match=name):
+        NUMBERS[name](js, number)
+
+
+@pytest.mark.parametrize("seconds", [2**31, 2**63, 1e18, 1e300, math.inf])
+def test_as_many_seconds_as_one_likes_are_for_ever(js: Jobserver, seconds: float) -> None:
+    js.submit(int, timeout=seconds, time_limit=seconds).result(seconds)
+    js(int).kill(grace=seconds)
+    assert [*js.map(abs, [(1,)], timeout=seconds)] == [1]
+
+
+def test_an_argument_that_cannot_say_what_it_is_is_refused_all_the_same(js: Jobserver) -> None:
+    class SaysBadly:
+        def __repr__(self) -> str:
+            raise SystemExit
+
+    with pytest.raises(TypeError, match="timeout must be"):
+        js.submit(int, timeout=SaysBadly())  # type: ignore[arg-type]

@@ -553,3 +553,120 @@ def test_what_is_no_bool_is_refused_as_callbacks(
 ) -> None:
     with pytest.raises(TypeError, match="callbacks must be True or False"):
         js.submit(int, callbacks=callbacks, consume=consume)
+
+
+def test_what_a_callback_registers_on_its_own_job_is_issued_at_once(js: Jobserver) -> None:
+    held = Held(js)
+    issued: list[str] = []
+
+    def outer() -> None:
+        held.future.when_done(inner)
+        issued.append("outer goes on")
+
+    def inner() -> None:
+        issued.append("inner")
+        held.future.when_done(issued.append, "innermost")
+        issued.append("inner goes on")
+
+    held.future.when_done(outer)
+    held.future.when_done(issued.append, "second")
+    held.let_go()
+    held.future.wait()
+    # Registered before, it comes before.
+    assert issued == ["second", "inner", "innermost", "inner goes on", "outer goes on"]
+    held.future.when_done(outer)
+    assert issued[5:] == ["inner", "innermost", "inner goes on", "outer goes on"]
+
+
+def test_an_error_of_what_a_callback_registers_is_told_to_that_callback(js: Jobserver) -> None:
+    future = js(nothing)
+    future.wait()
+    told: list[BaseException] = []
+
+    def outer() -> None:
+        with pytest.raises(CallbackRaised) as raised:
+            future.when_done(fail)
+        told.append(raised.value)
+
+    future.when_done(outer)
+    assert isinstance(told[0].__cause__, LookupError)
+
+
+def test_callbacks_that_nest_deeply_end_with_an_error_in_few_words(js: Jobserver) -> None:
+    future = js(nothing)
+    future.wait()
+
+    def again() -> None:
+        future.when_done(again)
+
+    with pytest.raises(CallbackRaised) as raised:
+        future.when_done(again)
+    assert len(str(raised.value)) < 50_000
+    while True:
+        try:
+            js.reclaim_resources()
+            break
+        except CallbackRaised:
+            pass
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_the_body_of_a_with_statement_has_its_own_error_and_callbacks_are_issued(
+    method: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    issued: list[int] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    def raise_it() -> None:
+        raise error("of a callback")
+
+    with pytest.raises(KeyError, match="of the body"):
+        with Jobserver(method, 1) as js:
+            future = js(nothing)
+            for n in range(3):
+                future.when_done(raise_it)
+                future.when_done(issued.append, n)
+            raise KeyError("of the body")
+    assert issued == [0, 1, 2]
+    expected = CallbackRaised if error is LookupError else error
+    assert [each.exc_type for each in told] == 3 * [expected]
+    told.clear()
+
+
+def test_the_first_error_of_callbacks_leaves_a_with_statement_and_all_are_issued(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    issued: list[int] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with pytest.raises(CallbackRaised) as raised:
+        with Jobserver(method, 1) as js:
+            future = js(nothing)
+            for n in range(3):
+                future.when_done(fail)
+                future.when_done(issued.append, n)
+    assert raised.value.seqno == 0
+    assert issued == [0, 1, 2]
+    assert [each.exc_value.seqno for each in told] == [2, 4]
+    told.clear()
+    with pytest.raises(RuntimeError, match="closed"):
+        js(nothing)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callbacks_error_that_cannot_say_what_it_is_is_told(
+    js: Jobserver, error: type[BaseException]
+) -> None:
+    class SaysBadly(Exception):
+        def __str__(self) -> str:
+            raise error
+
+        __repr__ = __str__
+
+    def raise_it() -> None:
+        raise SaysBadly
+
+    with pytest.raises(CallbackRaised, match="failed"):
+        js(nothing).when_done(raise_it)
+        js.close()

@@ -591,3 +591,33 @@ def test_run_tells_of_commands_that_it_leaves_behind_on_any_slot() -> None:
         pids = running.stdout.read().split()
     assert told.startswith("jobserver: still running on slots of the pool: ")
     assert (sorted(told.split(": ")[2].strip().split(", ")), told.count("\n")) == (sorted(pids), 1)
+
+
+@pytest.mark.parametrize("action", [("run", "-j2"), ("exec",)])
+def test_the_exit_code_is_the_commands_though_children_are_ignored(action: tuple[str, ...]) -> None:
+    """By whoever has started us; and the command is born with that as it was."""
+
+    def ignore_children() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    begin = [*COMMAND, *action, "--"]
+    told = "import signal, sys; sys.exit(7 * (signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN))"
+    for command, code in (([sys.executable, "-c", told], 7), (["sh", "-c", "kill -9 $$"], -9)):
+        done = subprocess.run(
+            [*begin, *command], timeout=DEADLINE, check=False, preexec_fn=ignore_children
+        )
+        assert done.returncode == code
+
+
+def test_a_limit_of_the_size_of_files_is_told(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("jobserver")
+    script = 'ulimit -f 20; exec "$@"'  # in 512 or 1024 bytes
+    words = ["sh", "-c", script, "sh", str(program), "run", "-j4", "--", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 125
+    assert "raise `ulimit -f` (RLIMIT_FSIZE)" in done.stderr
+    # Enough for us, and not for the command, which is ended as it is without us.
+    writes = f"dd if=/dev/zero of={tmp_path}/file bs=100000 count=1000"
+    words[2], words[-1:] = 'ulimit -f 4000; exec "$@"', ["sh", "-c", writes]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ), done

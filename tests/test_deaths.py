@@ -464,6 +464,27 @@ def test_a_helper_that_is_dying_costs_no_submission(
 
 
 @with_a_helper
+@pytest.mark.parametrize(
+    "how, told", [("os._exit(3)", "code 3"), ("os.kill(os.getpid(), 9)", "KILL")]
+)
+def test_a_helper_that_ends_again_and_again_is_an_error_that_says_how(
+    make_jobserver: Callable[..., Jobserver],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    told: str,
+) -> None:
+    (tmp_path / "ends_the_helper.py").write_text(f"import os\n{how}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    js = make_jobserver(preload=["ends_the_helper"])
+    for call in (js, lambda fn: js.submit(fn, timeout=0), lambda fn: js.map(fn, [()])):
+        with pytest.raises(RuntimeError, match=f"no job was started: .*{told}") as raised:
+            call(int)
+        assert type(raised.value) is RuntimeError
+    assert js._pool is not None and js._pool.free() == 2
+
+
+@with_a_helper
 def test_a_job_outlives_its_helper(
     js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
 ) -> None:

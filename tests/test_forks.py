@@ -16,12 +16,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, METHODS
+from conftest import DEADLINE, METHODS, settle, wait_until
 from holding import Hold, free, held
 
 from jobserver import Blocked, Jobserver, SubmissionDied
@@ -430,3 +430,162 @@ def test_a_process_of_multiprocessing_waits_for_its_jobs_at_its_end(
     assert process.exitcode == 0
     process.close()
     assert free(js) == 1
+
+
+# Forks within a call of the parent's
+
+
+class InBoth:
+    """Forks when it is called first; what a body returns or raises in the child is told here."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._read, self._write = os.pipe()
+        self._child = 0
+
+    def __call__(self) -> None:
+        if not self._child:
+            self._child = os.fork() or -1
+
+    def __reduce__(self) -> Any:
+        self()
+        return int, (7,)
+
+    def run(self, js: Jobserver, body: Callable[[], object]) -> tuple[object, str]:
+        """What it returns here, and what the child says that it has returned there."""
+        try:
+            said: object = body()
+        except BaseException as e:
+            said = f"{type(e).__name__}: {e}"
+        if os.getpid() != self._owner:
+            try:
+                again = js(abs, -3).result(DEADLINE)
+                js.close()
+                os.write(self._write, f"{said}, {again}".encode())
+            finally:
+                os._exit(0)
+        os.close(self._write)
+        try:
+            assert multiprocessing.connection.wait([self._read], DEADLINE), "the child hangs"
+            childs = os.read(self._read, 10_000).decode()
+        finally:
+            os.close(self._read)
+            if self._child > 0:
+                os.waitpid(self._child, 0)
+        return said, childs
+
+
+def own(future: Any) -> tuple[bool, Any]:
+    return future._owner == os.getpid(), future.result(DEADLINE)
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("consume", [0, 1])
+def test_a_gate_that_forks_lets_each_process_have_a_job_of_its_own(
+    make_jobserver: Callable[..., Jobserver], consume: int, tasks: int | None
+) -> None:
+    js = make_jobserver(max_tasks_per_child=tasks)
+    gate = InBoth()
+
+    def body() -> object:
+        return own(js.submit(int, args=(7,), sleep_fn=gate, consume=consume))
+
+    assert gate.run(js, body) == ((True, 7), "(True, 7), 3")
+    settle(js)
+    assert free(js) == 2
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_a_callback_that_forks_within_a_submission_lets_each_process_have_a_job_of_its_own(
+    make_jobserver: Callable[..., Jobserver], tasks: int | None
+) -> None:
+    js = make_jobserver(max_tasks_per_child=tasks)
+    callback = InBoth()
+    issued: list[int] = []
+    first = js(int)
+    first.when_done(callback)
+    first.when_done(issued.append, os.getpid())
+    wait_until(lambda: js._jobs.scan() and "running" not in repr(first))
+
+    def body() -> object:
+        return *own(js.submit(int, args=(7,))), len(issued)
+
+    # What waits after it is the parent's to call.
+    assert callback.run(js, body) == ((True, 7, 1), "(True, 7, 0), 3")
+    settle(js)
+    assert free(js) == 2
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_an_argument_that_forks_when_it_is_pickled_lets_each_process_have_a_job(
+    js: Jobserver,
+) -> None:
+    argument = InBoth()
+    said = argument.run(js, lambda: own(js.submit(abs, args=(argument,))))
+    assert said == ((True, 7), "(True, 7), 3")
+    settle(js)
+    assert free(js) == 2
+
+
+WAITS: dict[str, Callable[[Jobserver, Any], object]] = {
+    "wait": lambda js, other: other.wait(),
+    "result": lambda js, other: other.result(),
+    "as_completed": lambda js, other: len([*js.as_completed([other])]),
+    "map": lambda js, other: len([*js.map(abs, ((n,) for n in range(50)))]),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_callback_that_forks_within_a_wait_leaves_what_is_waited_for_to_its_parent(
+    js: Jobserver, hold: Hold, wait: Callable[[Jobserver, Any], object]
+) -> None:
+    callback = InBoth()
+    first, other = js(int), js(held, hold.end)
+    first.when_done(callback)
+    first.when_done(hold.let_go)
+    parents, childs = callback.run(js, lambda: wait(js, other))
+    assert "Error" not in str(parents)
+    assert childs.startswith("RuntimeError: ") and f"process {os.getpid()}" in childs
+    assert "this is another process, forked from it" in childs
+    assert childs.endswith(", 3")
+    settle(js)
+    assert free(js) == 2
+
+
+def test_an_input_of_map_that_forks_leaves_the_results_to_its_parent(js: Jobserver) -> None:
+    forks = InBoth()
+
+    def rows() -> Iterator[tuple[int]]:
+        yield (1,)
+        forks()
+        yield (2,)
+
+    parents, childs = forks.run(js, lambda: [*js.map(abs, rows())])
+    assert parents == [1, 2]
+    assert childs.startswith("RuntimeError: these results belong to process")
+    settle(js)
+    assert free(js) == 2
+
+
+def test_a_signal_handler_that_forks_within_a_wait_disturbs_nothing(
+    js: Jobserver, hold: Hold
+) -> None:
+    forks = InBoth()
+    future = js(held, hold.end)
+
+    def handle(*args: object) -> None:
+        forks()
+        if forks._child > 0:
+            hold.let_go()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        parents, childs = forks.run(js, future.wait)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert parents is True
+    assert "RuntimeError: this process was forked from process" in childs
+    assert future.result() == future.pid
+    settle(js)
+    assert free(js) == 2

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -738,3 +739,43 @@ def close_all_descriptors(js: Jobserver) -> None:
 
 def test_a_job_that_closes_all_descriptors_ends(js: Jobserver) -> None:
     assert isinstance(js(close_all_descriptors, js).exception(DEADLINE), SubmissionDied)
+
+
+#: Its jobs do not heed Ctrl-C; and something keeps its Jobserver to the very end.
+LEAVES_JOBS = """
+import ctypes, os, signal, sys, time
+from jobserver import Jobserver
+
+def busy():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.write(1, b"begun\\n")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    js = Jobserver(sys.argv[1], 2)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(js))
+    js(busy), js(busy)
+    os.write(1, js._pool.home.encode() + b"\\n")
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2, 20])
+def test_ctrl_c_while_a_program_waits_at_its_end_leaves_nothing(
+    tmp_path: Path, method: str, times: int
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LEAVES_JOBS)
+    command = [sys.executable, str(program), method]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as owner:
+        try:
+            assert owner.stdout is not None
+            (home,) = {owner.stdout.readline().strip() for _ in range(3)} - {b"begun"}
+            until_asleep(owner.pid)
+            for _ in range(times):
+                owner.send_signal(signal.SIGINT)
+            # All that it has started has its output, whose end is therefore the end of all.
+            rest, told = owner.communicate(timeout=DEADLINE)
+        finally:
+            owner.kill()
+    assert (rest, b"KeyboardInterrupt" in told) == (b"", True)
+    assert not os.path.exists(home)

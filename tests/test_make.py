@@ -226,11 +226,14 @@ def main():
 
 
 def test_a_recipe_that_make_has_not_opened_its_pool_to_is_warned_and_works(
-    tmp_path: Path,
+    tmp_path: Path, make: list[str]
 ) -> None:
-    complaints = run_make(tmp_path, [MAKES[min(MAKES)]], ALONE, targets="a", plus="")
-    assert complaints.count("RuntimeWarning") == 1
-    assert "put `+` before the command" in complaints
+    complaints = run_make(tmp_path, make, ALONE, targets="a", plus="")
+    warned = "put `+` before the command" in complaints
+    version = next(version for version, program in MAKES.items() if program == make[0])
+    # A pipe is open to recipes with a `+` only, a fifo to all.
+    assert warned == (version < "4.4" or "--jobserver-style=pipe" in make)
+    assert complaints.count("RuntimeWarning") == warned
     assert complaints.splitlines()[-1] == "14"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from mapped import double, given
 
-from jobserver import Jobserver
+from jobserver import Jobserver, SubmissionDied
 
 Point = namedtuple("Point", "x y")
 
@@ -138,3 +139,68 @@ def test_what_the_input_raises_is_told_after_the_rows_before(
     with pytest.raises(LookupError, match="torn"):
         next(results)
     assert list(results) == []
+
+
+def count_from(n: int) -> Iterator[int]:
+    yield n
+    yield n + 1
+
+
+def fails_after(n: int) -> Iterator[int]:
+    yield n
+    raise LookupError(n)
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("kind", [list, iter])
+@pytest.mark.parametrize("chunksize", [1, 3, 100])
+def test_a_row_may_be_an_iterator(
+    make_jobserver: Any, kind: Any, chunksize: int, tasks: int | None
+) -> None:
+    js = make_jobserver(max_tasks_per_child=tasks)
+    rows: list[Any] = [count_from(0), map(int, "12"), {2: "", 3: ""}.keys(), [3, 4]]
+    rows += [zip("4"), iter([5, 6])]
+    told = outcomes(js.map(given, kind(rows), chunksize=chunksize))
+    assert told == [(0, 1), (1, 2), (2, 3), (3, 4), (("4",),), (5, 6)]
+
+
+def die_at_two(n: int, more: int) -> int:
+    if n == 2:
+        os._exit(3)
+    return n + more
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_calls_that_are_made_again_have_their_arguments_though_rows_are_iterators(
+    js: Jobserver, kind: Any
+) -> None:
+    results = js.map(die_at_two, kind([count_from(n) for n in range(5)]), chunksize=5)
+    told: list[Any] = []
+    for _ in range(5):
+        try:
+            told.append(next(results))
+        except SubmissionDied as e:
+            told.append(e.exitcode)
+    assert told == [1, 3, 3, 7, 9]
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_what_a_row_raises_is_its_calls_error(js: Jobserver, kind: Any) -> None:
+    rows = [count_from(0), fails_after(1), count_from(2)]
+    results = js.map(given, kind(rows), chunksize=2)
+    assert next(results)[0] == (0, 1)
+    with pytest.raises(LookupError, match="1"):
+        next(results)
+    assert next(results)[0] == (2, 3)
+    assert list(results) == []
+
+
+def test_a_row_that_is_changed_when_it_has_been_taken_arrives_as_it_was(js: Jobserver) -> None:
+    def rows() -> Iterator[list[int]]:
+        row = [0]
+        for n in range(20):
+            row[0] = n
+            yield row
+
+    assert outcomes(js.map(given, rows(), chunksize=7)) == [(n,) for n in range(20)]

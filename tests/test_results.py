@@ -7,6 +7,7 @@ Not here: what cannot be pickled (test_pickling), jobs that die without a result
 from __future__ import annotations
 
 import asyncio
+import builtins
 import errno
 import gc
 import os
@@ -345,3 +346,109 @@ def print_where_nobody_reads() -> int:
 
 def test_a_result_is_not_lost_with_the_output_that_nobody_reads(js: Jobserver) -> None:
     assert js(print_where_nobody_reads).result() == 42
+
+
+def fall(n: int, text: str) -> None:
+    """Raises with so many frames."""
+
+    def deeper(n: int) -> None:
+        if n == 0:
+            raise ValueError(text)
+        deeper(n - 1) if n % 2 else deeper(n - 1)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(n + 1000)
+    try:
+        deeper(n)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def recurse() -> None:
+    recurse()
+
+
+def raise_a_chain(n: int, cause: bool) -> None:
+    last: BaseException | None = None
+    for place in range(n):
+        error = ValueError(f"number {place}")
+        if cause:
+            error.__cause__ = last
+        else:
+            error.__context__ = last
+        last = error
+    assert last is not None
+    raise last
+
+
+def traceback_in_the_job(js: Jobserver, fn: Callable[..., Any], *args: Any) -> str:
+    error = js(fn, *args).exception(DEADLINE)
+    assert error is not None
+    return str(error.__cause__)
+
+
+def test_the_middle_of_a_long_traceback_is_left_out(js: Jobserver) -> None:
+    told = traceback_in_the_job(js, fall, 5000, "at the bottom")
+    assert len(told) < 40_000
+    assert "in fall" in told and "in deeper" in told
+    assert told.count("frames left out") == 1
+    assert "\nValueError: at the bottom\n" in told
+    told = traceback_in_the_job(js, fall, 50, "at the bottom")
+    assert "left out" not in told
+
+
+def test_a_recursion_error_is_told_in_few_lines(js: Jobserver) -> None:
+    told = traceback_in_the_job(js, recurse)
+    assert "in recurse" in told and "\nRecursionError: " in told
+    assert told.count("\n") < 50
+
+
+@pytest.mark.parametrize("cause", [True, False])
+def test_the_middle_of_a_long_chain_of_exceptions_is_left_out(js: Jobserver, cause: bool) -> None:
+    told = traceback_in_the_job(js, raise_a_chain, 10_000, cause)
+    assert len(told) < 20_000
+    assert told.index("number 0\n") < told.index("exceptions left out") < told.index("number 9999")
+    joint = "direct cause" if cause else "During handling"
+    assert joint in told
+
+
+def test_the_middle_of_a_long_message_is_left_out_of_the_traceback_only(js: Jobserver) -> None:
+    text = "begin" + 1_000_000 * "x" + "end"
+    error = js(fall, 1, text).exception(DEADLINE)
+    assert error is not None and error.args == (text,)
+    told = str(error.__cause__)
+    assert "begin" in told and "end\n" in told and "characters left out" in told
+    assert len(told) < 20_000
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are new in CPython 3.11")
+def test_a_large_group_of_exceptions_is_told_in_few_lines(js: Jobserver) -> None:
+    told = traceback_in_the_job(js, raise_a_group, 10_000)
+    assert "number 0\n" in told and "exceptions left out" in told
+    assert len(told) < 20_000
+
+
+def raise_a_group(n: int) -> None:
+    group: Any = getattr(builtins, "ExceptionGroup")  # noqa: B009
+    raise group("many", [ValueError(f"number {place}") for place in range(n)])
+
+
+def submit_at_depth(js: Jobserver, depth: int) -> Future[int]:
+    return js(abs, -7) if depth == 0 else submit_at_depth(js, depth - 1)
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_a_submission_at_the_edge_of_the_recursion_limit_works_or_says_so(
+    make_jobserver: Callable[..., Jobserver], tasks: int | None
+) -> None:
+    js = make_jobserver(max_tasks_per_child=tasks)
+    js(int).result()
+    here = len(traceback.extract_stack())
+    told = set()
+    for room in range(2, 60):
+        try:
+            outcome: object = submit_at_depth(js, sys.getrecursionlimit() - here - room).result()
+        except RecursionError:
+            outcome = "RecursionError"
+        told.add(outcome)
+    assert told <= {7, "RecursionError"}

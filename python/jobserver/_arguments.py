@@ -11,14 +11,22 @@ import operator
 import os
 import signal
 import sys
+import threading
 import time
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
 from . import _native
+from ._signals import raised_by_handler
+from ._told import called
 
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]
+
+
+def _said(value: Any) -> str:
+    """A value for a message, whatever it is: Python refuses to write an int of 5,000 digits."""
+    return called(repr, value)
 
 
 def whole_number(value: Any, name: str) -> int:
@@ -28,13 +36,29 @@ def whole_number(value: Any, name: str) -> int:
     return operator.index(value)
 
 
+def in_main_interpreter() -> None:
+    """Refuses sub-interpreters, which CPython lets start no processes; a forked one is aborted."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # it cannot be told
+    try:
+        signal.set_wakeup_fd(-2)  # which is no descriptor, and not what means none
+    except ValueError:
+        raise RuntimeError(
+            "this is a sub-interpreter, from which no process can be started: make the Jobserver "
+            "in the main interpreter"
+        ) from None
+    except OSError:
+        pass  # as it should be, and nothing has changed
+
+
 def slots(value: Any) -> int:
     """How many slots: None means the CPUs that this process may really use."""
     if value is None:
         return _native.usable_cpus()
     number = whole_number(value, "slots")
     if not 1 <= number <= _native.MAX_SLOTS:
-        raise ValueError(f"slots must be between 1 and {_native.MAX_SLOTS}, not {number}")
+        most = _native.MAX_SLOTS
+        raise ValueError(f"slots must be between 1 and {most}, not {_said(number)}")
     return number
 
 
@@ -44,20 +68,21 @@ def tasks(value: Any) -> int | None:
         return None
     number = whole_number(value, "max_tasks_per_child")
     if number < 1:
-        raise ValueError(f"max_tasks_per_child must be None or at least 1, not {number}")
+        raise ValueError(f"max_tasks_per_child must be None or at least 1, not {_said(number)}")
     return number
 
 
 def modules(value: Any) -> tuple[str, ...]:
     """The names of modules that can be found. They are not imported here."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"preload must be the names of modules, not {value!r}: write [{value!r}]")
+        said = _said(value)
+        raise TypeError(f"preload must be the names of modules, not {said}: write [{said}]")
     from importlib.util import find_spec  # late, since few need it
 
     names = tuple(value)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"preload takes the names of modules, not {name!r}")
+            raise TypeError(f"preload takes the names of modules, not {_said(name)}")
         top = name.partition(".")[0]
         if not top or (top not in sys.modules and find_spec(top) is None):
             raise ModuleNotFoundError(f"preload: there is no module {name!r}", name=name)
@@ -75,11 +100,12 @@ def context(value: Any) -> BaseContext:
     if not isinstance(value, str):
         raise TypeError(
             "context must be None, the name of a start method or a multiprocessing context, "
-            f"not {value!r}" + (f"; did you mean slots={value}?" if isinstance(value, int) else "")
+            f"not {_said(value)}"
+            + (f"; did you mean slots={_said(value)}?" if isinstance(value, int) else "")
         )
     known = multiprocessing.get_all_start_methods()
     if value not in known:
-        raise ValueError(f"context must be one of {', '.join(known)}, not {value!r}")
+        raise ValueError(f"context must be one of {', '.join(known)}, not {_said(value)}")
     return multiprocessing.get_context(value)
 
 
@@ -88,13 +114,13 @@ def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
         raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     if value not in choices:
         known = " or ".join(repr(one) for one in choices)
-        raise ValueError(f"{name} must be {known}, not {value!r}")
+        raise ValueError(f"{name} must be {known}, not {_said(value)}")
     return value
 
 
 def flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {_said(value)}")
     return value
 
 
@@ -102,11 +128,11 @@ def consume(value: Any) -> int:
     """How many slots a job takes: 0 or 1."""
     number = whole_number(value, "consume")
     if number not in (0, 1):
-        raise ValueError(f"consume must be 0 or 1, not {number}")
+        raise ValueError(f"consume must be 0 or 1, not {_said(number)}")
     return number
 
 
-def _seconds(value: Any, name: str) -> float:
+def _seconds(value: Any, name: str, what: str = "None or a number") -> float:
     try:
         number = float(value) if not isinstance(value, (bool, str, bytes)) else None
     except OverflowError:
@@ -114,7 +140,7 @@ def _seconds(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         number = None
     if number is None:
-        raise TypeError(f"{name} must be None or a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be {what} of seconds, not {_said(value)}")
     if math.isnan(number):
         raise ValueError(f"{name} must not be NaN")
     return number
@@ -131,16 +157,16 @@ def deadline(timeout: Any) -> float | None:
 
 
 def seconds(value: Any, name: str) -> float:
-    number = _seconds(value, name)
+    number = _seconds(value, name, "a number")
     if number < 0:
-        raise ValueError(f"{name} must not be negative, not {value!r}")
+        raise ValueError(f"{name} must not be negative, not {_said(value)}")
     return number
 
 
 def time_limit(value: Any) -> float:
     seconds = _seconds(value, "time_limit")
     if not seconds > 0:
-        raise ValueError(f"time_limit must be greater than 0, not {value!r}")
+        raise ValueError(f"time_limit must be greater than 0, not {_said(value)}")
     return seconds
 
 
@@ -154,9 +180,26 @@ def optional_function(value: Any, name: str) -> Callable[[], Any] | None:
     return None if value is None else function(value, name)
 
 
+class Unreadable:
+    """Stands for the arguments of a call of `map`, whose reading has raised this."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def unreadable(error: BaseException) -> Unreadable:
+    if not isinstance(error, Exception) or raised_by_handler(error):
+        raise error
+    return Unreadable(error)
+
+
 def positional(value: Any) -> tuple[Any, ...]:
+    if type(value) is Unreadable:
+        raise value.error
     if isinstance(value, (str, bytes)):
-        raise TypeError(f"args must be a sequence of arguments, not {value!r}: write args=(x,)")
+        raise TypeError(
+            f"args must be a sequence of arguments, not {_said(value)}: write args=(x,)"
+        )
     try:
         return tuple(value)
     except TypeError:
@@ -186,7 +229,7 @@ def chunksize(value: Any) -> int | None:
     if isinstance(value, str):
         if value == "auto":
             return None
-        raise ValueError(f'chunksize must be "auto" or an int, not {value!r}')
+        raise ValueError(f'chunksize must be "auto" or an int, not {_said(value)}')
     return _at_least_one(value, "chunksize")
 
 
@@ -198,7 +241,9 @@ def buffersize(value: Any, default: int) -> int:
 def _at_least_one(value: Any, name: str) -> int:
     number = whole_number(value, name)
     if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
+        raise ValueError(f"{name} must be at least 1, not {_said(number)}")
+    if number > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}, not {_said(number)}")
     return number
 
 
@@ -206,7 +251,7 @@ def environment(value: Environment) -> Changes:
     """Changes to the environment, in order: pairs of a name and its value, None to unset."""
     pairs = value.items() if isinstance(value, Mapping) else value
     if not isinstance(pairs, Iterable):
-        raise TypeError(f"env must be a mapping or pairs of name and value, not {value!r}")
+        raise TypeError(f"env must be a mapping or pairs of name and value, not {_said(value)}")
     try:
         return [_variable(pair) for pair in pairs]
     except UnicodeEncodeError as e:
@@ -215,10 +260,11 @@ def environment(value: Environment) -> Changes:
 
 def _variable(pair: Any) -> tuple[str, str | None]:
     if isinstance(pair, (str, bytes)) or not hasattr(type(pair), "__len__") or len(pair) != 2:
-        raise TypeError(f"each change in env must be a pair of name and value, not {pair!r}")
+        raise TypeError(f"each change in env must be a pair of name and value, not {_said(pair)}")
     name, value = pair
     if not isinstance(name, str) or not (value is None or isinstance(value, str)):
-        raise TypeError(f"env takes str names with str or None values, not {name!r}: {value!r}")
+        said = f"{_said(name)}: {_said(value)}"
+        raise TypeError(f"env takes str names with str or None values, not {said}")
     if not name or "=" in name or b"\0" in os.fsencode(name):
         raise ValueError(f"{name!r} cannot be the name of an environment variable")
     if value is not None and b"\0" in os.fsencode(value):
@@ -238,7 +284,7 @@ def delay(value: Any) -> float | None:
         seconds = -1.0
     if seconds >= 0:
         return seconds
-    raise ValueError(f"sleep_fn must return None or seconds >= 0, not {value!r}")
+    raise ValueError(f"sleep_fn must return None or seconds >= 0, not {_said(value)}")
 
 
 def signal_number(value: Any) -> int | None:
@@ -247,5 +293,5 @@ def signal_number(value: Any) -> int | None:
         return None
     number = whole_number(value, "signal")
     if number not in signal.valid_signals():
-        raise ValueError(f"there is no signal {number}")
+        raise ValueError(f"there is no signal {_said(number)}")
     return number

@@ -31,6 +31,7 @@ class AsCompleted(Iterator["Future[T]"]):
     ) -> None:
         self._jobserver = jobserver
         self._deadline = deadline
+        self._owner = os.getpid()
         self._finished: deque[Future[T]] = deque()
         self._left = dict.fromkeys(checked(jobserver, futures))
         # A job without a slot has none to lend to jobs of its own: they may need ours.
@@ -44,6 +45,11 @@ class AsCompleted(Iterator["Future[T]"]):
     def __next__(self) -> Future[T]:
         while self._left or self._finished:
             handled = self._jobserver._scan(callbacks=True)
+            if self._owner != os.getpid():
+                raise RuntimeError(
+                    f"these Futures belong to process {self._owner}, which called as_completed; "
+                    "this is another process, forked from it"
+                )
             if self._finished:
                 # Taken last, lest Ctrl-C lose it.
                 self._left.pop(self._finished[0], None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import threading
 from collections import deque
 from typing import (
     TYPE_CHECKING,
@@ -21,7 +22,7 @@ from typing import (
     cast,
 )
 
-from . import _arguments, _native, _result
+from . import _arguments, _native, _result, _told
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 from ._signals import raised_by_handler
 
@@ -173,7 +174,12 @@ class Future(_native.Promise, Generic[T]):
         """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
 
         Callbacks run in the order of their registration, in whichever thread calls into
-        the library when the job's end is noticed; at once if it already has been.
+        the library when the job's end is noticed; at once if it already has been. Called by a
+        callback of this Future, that is before this method returns, after those that were
+        registered before it and wait; while another thread runs them, that goes on with it.
+
+        What a callback raises that is no Exception (SystemExit, KeyboardInterrupt) is not
+        CallbackRaised, but leaves the call that has issued the callback as it is.
 
         Returns:
             This callback's sequence number among this Future's, from 0.
@@ -209,7 +215,8 @@ class _Callbacks:
         self._owner = os.getpid()
         self._numbers = itertools.count()
         self._waiting: deque[functools.partial[Any]] = deque()
-        self._turn: dict[str, object] = {}
+        #: Under "whose": the thread whose turn it is, and something that no other call has.
+        self._turn: dict[str, tuple[int, object]] = {}
 
     def forget_parents(self) -> None:
         """In a forked child: those that wait in its parent are for that to call."""
@@ -223,17 +230,26 @@ class _Callbacks:
 
     def issue(self, future: Future[Any]) -> None:
         # A lock would stay locked if Ctrl-C came between its taking and the `try`.
-        me = object()
+        me = threading.get_ident(), object()
         try:
             # Looked at again after the turn ends, for what was registered in the meantime.
-            while self._waiting and self._turn.setdefault("whose", me) is me:
-                while self._waiting:
+            while self._waiting and self._is_ours():
+                turn = self._turn.setdefault("whose", me)
+                if turn[0] != me[0]:
+                    return  # the other thread will see it
+                while self._waiting and self._is_ours():
                     self._issue_next(future)
+                if turn is not me:
+                    return  # called by a callback
                 self._turn.clear()
         finally:
             # No call before the clearing, since a signal handler could run after it.
             if "whose" in self._turn and self._turn["whose"] is me:
                 self._turn.clear()
+
+    def _is_ours(self) -> bool:
+        """Whether no callback has forked, and this is its child."""
+        return self._owner == os.getpid()
 
     def _issue_next(self, future: Future[Any]) -> None:
         callback: Any = self._waiting[0]
@@ -245,5 +261,5 @@ class _Callbacks:
         except Exception as e:
             if raised_by_handler(e):
                 raise
-            text = f"callback {callback.seqno} of {future!r} raised {e!r}"
+            text = f"callback {callback.seqno} of {future!r} raised {_told.called(repr, e)}"
             raise CallbackRaised(callback.seqno, future, text) from e

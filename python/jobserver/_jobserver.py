@@ -31,6 +31,7 @@ from ._as_completed import AsCompleted
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
 from ._map import Results, results
+from ._signals import raised_by_handler
 from ._start import starter
 
 if TYPE_CHECKING:
@@ -74,10 +75,13 @@ class Jobserver:
         TypeError, ValueError: the caller's arguments are of no use.
         ModuleNotFoundError: so is a name in `preload`.
         OSError: the system has no more descriptors for us.
+        RuntimeError: this is a sub-interpreter, which cannot start processes.
 
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
     then submits jobs of its own to the same slots. It can be used by several threads. Used
-    in a `with` statement, it is closed at the end.
+    in a `with` statement, it is closed at the end, and all callbacks are issued. What its body
+    raises comes out, else the first error of a callback, as CallbackRaised; what other callbacks
+    raise is told by :func:`sys.unraisablehook`.
 
     One that nobody has any more, nor a Future of it, is given up, by the garbage collector if
     jobs run: they go on to their ends, for which the interpreter waits at its own; nobody has
@@ -100,6 +104,7 @@ class Jobserver:
         preload: Iterable[str] = (),
         style: str = "fifo",
     ) -> None:
+        _arguments.in_main_interpreter()
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
@@ -245,7 +250,8 @@ class Jobserver:
             preexec_fn: called in the job just before `fn`. If it returns a context manager,
                 `fn` runs within it.
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
-                be asked again after that many seconds. No slot is held meanwhile.
+                be asked again after that many seconds. No slot is held meanwhile. If it forks,
+                and returns in both processes, each has a job and a Future of its own.
             time_limit: after how many seconds of running the job is ended, though its owner
                 may be busy, and with it the programs that it has started; its Future then has
                 TimeLimitExceeded.
@@ -257,7 +263,7 @@ class Jobserver:
             TypeError, ValueError: an argument, or what `sleep_fn` returned, is of no use.
             pickle.PicklingError: `fn` or its arguments cannot be sent to the job.
             OSError: the system refused to start a process; the message says which limit.
-            RuntimeError: the Jobserver is closed.
+            RuntimeError: the Jobserver is closed; or its fork server ends again and again.
         """
         # What was not given is not looked at: see `_native.Jobs.until` for why that counts.
         deadline = None if timeout is None else _arguments.deadline(timeout)
@@ -277,8 +283,7 @@ class Jobserver:
         if self._pool is None or self._pid != os.getpid():
             self._open_pool()
         future: Future[T] = Future(self, work.time_limit, consume)
-        self._start(future, work, gate, callbacks, deadline)
-        return future
+        return self._start(future, work, gate, callbacks, deadline)
 
     def _start(
         self,
@@ -288,15 +293,20 @@ class Jobserver:
         callbacks: bool,
         deadline: float | None,
         prepared: Any = None,
-    ) -> None:
+    ) -> Future[Any]:
         """Starts the job of `future`, waiting for a slot: to do this work, or what the starter has
         `prepared`, which is of use once more only if this raises Blocked. Whether it has been
-        started, though a signal handler raises, can be told by the Future's pid."""
+        started, though a signal handler raises, can be told by the Future's pid.
+
+        Returns the Future: another one if a callback, the gate, or the pickling has forked, and
+        this is the child, whose job is its own."""
         consume = future._consume
         if work is not None:
             if deadline is not None and consume and deadline <= time.monotonic():
                 self._refuse_early(callbacks)
             prepared = self._starter.prepare(work, self._jobs)
+            if self._pid != os.getpid():
+                self._own()
         slot = None
         try:
             if gate is not None:
@@ -306,7 +316,10 @@ class Jobserver:
             else:
                 self._open_pool()
                 self._scan(callbacks)
+            if future._owner != self._pid:
+                future = self._future_here(future, work)
             self._starter.start(self._jobs, future, slot, prepared)
+            return future
         finally:
             # A job that was started has these now. Otherwise they must not stay with us for
             # as long as somebody keeps the traceback.
@@ -316,6 +329,12 @@ class Jobserver:
                 slot.release()
                 if slot.own:
                     self._jobs.resume(self._pool)
+
+    def _future_here(self, parents: Future[Any], work: _native.Work | None) -> Future[Any]:
+        """In a process that was forked while its parent submitted: what is to be its own Future."""
+        if work is None:
+            parents._wait_elsewhere()  # of map, whose results are its parent's
+        return Future(self, work and work.time_limit, parents._consume)
 
     def map(
         self,
@@ -461,6 +480,8 @@ class Jobserver:
                     continue
                 # A job's own slot will do.
             delay = _arguments.delay(gate())
+            if self._pid != os.getpid():
+                self._own()
             if delay is not None:
                 self._pause(delay, callbacks, deadline)
                 continue
@@ -505,6 +526,8 @@ class Jobserver:
                 if isinstance(taken[0]._outcome, _native.MemoryFile):
                     self._unread.add(taken[0])
                 taken[0]._issue_callbacks()
+                if self._pid != os.getpid():
+                    self._own()  # a callback has forked; what is finished is its parent's
                 taken.clear()
         except IndexError:
             pass  # another thread was faster
@@ -521,6 +544,8 @@ class Jobserver:
         while not self._jobs.wait_for(future, left, self._yield_to(yields)):
             if self._finished:
                 self._issue_callbacks()
+                if future._owner != self._pid:
+                    return future._wait_elsewhere()
             elif left is not None and left <= 0:
                 # Not simply False: other callbacks may have kept us, and be issued since.
                 return future._outcome is not None
@@ -590,7 +615,24 @@ class Jobserver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        leaves = error
+        while True:
+            try:
+                self.close()
+                break
+            except BaseException as e:
+                callbacks = isinstance(e, CallbackRaised) or not isinstance(e, Exception)
+                if not callbacks or raised_by_handler(e):
+                    raise
+                if leaves is None:
+                    leaves = e
+                else:
+                    _native.tell_unraisable(e, self)
+        try:
+            if leaves is not error and leaves is not None:
+                raise leaves
+        finally:
+            del leaves, error  # or the traceback would refer to itself through this frame
 
 
 def _left(deadline: float | None, complaint: str) -> float | None:
@@ -635,7 +677,6 @@ _everyone: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()
 os.register_at_fork(after_in_child=_native.forget_lifeline)
 
 
-@atexit.register
 def _wait_for_own_jobs() -> None:
     """At the end of a process: waits for what it has running, so that nothing outlives it. Daemon
     threads start nothing more meanwhile."""
@@ -645,16 +686,24 @@ def _wait_for_own_jobs() -> None:
     ours = [js for js in known if js._pid == pid and js._pool is not None]
     for js in ours:
         js._jobs.begin_close()
-    for js in known:
-        if js._pid == 0 and js._pool is not None:
-            js._pool.remove_home()
     for js in ours:
         js._drain(callbacks=False)
         js._starter.stop()
-        if js._pool is not None:
-            js._pool.remove_home()
     _native.wait_for_left()
-    _pools.remove_homes()
+    _native.remove_homes()
+
+
+# Called after what is registered next, whatever Ctrl-C makes of that; and no signal handler comes
+# into it. (Jobs and fork servers end with a process that does not wait for them.)
+atexit.register(_native.remove_homes)
+
+
+@atexit.register
+def _end() -> None:
+    try:
+        _wait_for_own_jobs()
+    finally:
+        _native.remove_homes()  # a child of multiprocessing calls nothing else
 
 
 def _end_well(pid: int) -> None:
@@ -665,7 +714,7 @@ def _end_well(pid: int) -> None:
     if mp.process._parent_process is not None and not _job.is_this_process():
         # A child of multiprocessing ends without what has been registered with atexit. (A job
         # sees to its own, and should not look like having begun something of multiprocessing's.)
-        mp.util.Finalize(None, _wait_for_own_jobs, exitpriority=100)
+        mp.util.Finalize(None, _end, exitpriority=100)
 
 
 _job.wait_for_own_jobs = _wait_for_own_jobs

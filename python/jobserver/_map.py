@@ -115,12 +115,13 @@ class Results(_native.Ready, Generic[T]):
         self._limit = _TOO_LONG if chunksize is None else math.inf
         #: Whether the next chunks will not be much larger than the last.
         self._settled = chunksize is not None
-        if type(argses) in (list, tuple) and kwargses is None and argses:
+        in_memory = type(argses) in (list, tuple) and kwargses is None and argses
+        if in_memory and not jobserver._starter.sends:
             # After a fork, who touches an object pays for a copy of its page: we would when we
             # take it and when we let go of it. So jobs read them where they are.
             self._chunks.append(Chunk(Calls([], argses, None, 0, len(argses))))
             self._input = Input((), None)
-            if chunksize is None and not jobserver._starter.sends:
+            if chunksize is None:
                 # And as nothing is sent, a job may be given more than it will do.
                 self._size = len(argses)
         else:
@@ -148,16 +149,13 @@ class Results(_native.Ready, Generic[T]):
 
     def _more(self) -> bool:
         """Has the next chunk's results served, waiting for them: whether there are any."""
-        if self._owner != os.getpid():
-            raise RuntimeError(
-                f"these results belong to process {self._owner}, which called map; "
-                "this is another process, forked from it"
-            )
+        self._check_owner()
         if self._chunks and self._chunks[0] is self._served:
             self._chunks.pop(0)
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
+            self._check_owner()
             closing = js._jobs.closing
             if self._finished and not closing:
                 self._feed()  # first, as to load what has been returned takes time
@@ -179,6 +177,14 @@ class Results(_native.Ready, Generic[T]):
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
             self._sleep(handled, left, waiting is not None)
+
+    def _check_owner(self) -> None:
+        """Asked after what may have forked: iterators, callbacks and the like are the user's."""
+        if self._owner != os.getpid():
+            raise RuntimeError(
+                f"these results belong to process {self._owner}, which called map; "
+                "this is another process, forked from it"
+            )
 
     def _serve_first(self, chunk: Chunk) -> bool:
         assert chunk.outcome is not None
@@ -255,6 +261,7 @@ class Results(_native.Ready, Generic[T]):
                 return chunk
         if not self._input.ended and len(self._chunks) < self._buffersize:
             self._input.take(self._next_size(), self._chunks)
+            self._check_owner()
             if self._chunks and self._chunks[-1].to_start:
                 return self._chunks[-1]
         return None
@@ -316,6 +323,7 @@ class Results(_native.Ready, Generic[T]):
             if raised_by_handler(e):
                 raise
             self._fail(chunk, None, (None, _without_frames(e)))
+        self._check_owner()
         return chunk.prepared is not None
 
     def _work(self, chunk: Chunk) -> _native.Work:
@@ -337,6 +345,7 @@ class Results(_native.Ready, Generic[T]):
 
     def _ask(self) -> Any:
         delay = self._sleep_fn and self._sleep_fn()
+        self._check_owner()
         self._asleep = time.monotonic() + (_arguments.delay(delay) or 0.0)
         return delay
 
@@ -437,5 +446,9 @@ def results(
     jobserver._open_pool()
     jobserver._starter.check(_native.Work(None, None, preexec_fn, fn, (), None), jobserver._jobs)
     jobserver._scan()
-    made._feed()
+    try:
+        made._feed()
+    except BaseException:
+        made.close()  # its descriptor is not for who keeps a traceback
+        raise
     return made

@@ -32,7 +32,7 @@ from collections import Counter
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Sequence, Union
 
 from . import _multiprocessing as mp
-from . import _native
+from . import _native, _told
 from ._exceptions import advised
 from ._signals import raised_by_handler
 
@@ -187,7 +187,7 @@ def dump_simply(value: Any) -> bytes | None:
     """An object of the simple kind as a message; None if it cannot be pickled so, or is large."""
     try:
         message = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as e:
+    except BaseException as e:
         if raised_by_handler(e):
             raise
         return None  # the long way may still be open to it, or says why not
@@ -236,7 +236,7 @@ def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Bu
     """With cloudpickle where pickle cannot. Large buffers can be kept apart from the stream."""
     try:
         return _pickle(_pickler, objects, apart)
-    except Exception as e:
+    except BaseException as e:
         if raised_by_handler(e):
             raise
         return _pickle_otherwise(objects, apart, e)
@@ -255,14 +255,15 @@ def _pickle(
 
 
 def _pickle_otherwise(
-    objects: Sequence[Any], apart: bool, error: Exception
+    objects: Sequence[Any], apart: bool, error: BaseException
 ) -> tuple[memoryview, Buffers]:
     try:
         import cloudpickle
     except ImportError:
         raise pickle.PicklingError(
-            f"{error}. Only what can be imported by name can travel between processes; with "
-            f"jobserver[cloudpickle] installed, lambdas and closures can too{_other_way()}"
+            f"{_told.in_words(error)}. Only what can be imported by name can travel between "
+            "processes; with jobserver[cloudpickle] installed, lambdas and closures can "
+            f"too{_other_way()}"
         ) from error
     spawning = mp.context.get_spawning_popen()
     if isinstance(spawning, Descriptors):
@@ -277,11 +278,11 @@ def _pickle_otherwise(
 
     try:
         return _pickle(pickler, objects, apart)
-    except Exception as e:
+    except BaseException as e:
         if raised_by_handler(e):
             raise
         what = "the function or an argument cannot be pickled: " if _submission() else ""
-        raise pickle.PicklingError(f"{what}{e}{_other_way()}") from e
+        raise pickle.PicklingError(f"{what}{_told.in_words(e)}{_other_way()}") from e
 
 
 def _submission() -> bool:

@@ -51,9 +51,3 @@ def in_force() -> _native.Pool | None:
     if why is not None:
         warnings.warn(f"{why}; going on with a pool of our own", RuntimeWarning, stacklevel=3)
     return None
-
-
-def remove_homes() -> None:
-    """At the end of this process."""
-    for pool in _joined.values():
-        pool.remove_home()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from typing import Any, Tuple, cast
 
-from . import _native, _pickling
+from . import _native, _pickling, _told
 from ._exceptions import JobTraceback
 from ._pickling import Message, Sent
 from ._signals import raised_by_handler
@@ -62,16 +62,14 @@ def dump_exception(error: BaseException) -> Sent:
 
 def failure(error: BaseException) -> Failure:
     """What can be told of an exception."""
-    import traceback
-
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    summary = traceback.format_exception_only(type(error), error)[-1].strip()
+    text, summary = _told.traceback_of(error), _told.in_words(error)
     try:
         pickled = _pickled(error)
-    except Exception as e:
-        pickled = _pickled(
-            pickle.PicklingError(f"the job raised {summary}, which cannot be pickled: {e}")
-        )
+    except BaseException as e:
+        if raised_by_handler(e):
+            raise
+        why = f"the job raised {summary}, which cannot be pickled: {_told.in_words(e)}"
+        pickled = _pickled(pickle.PicklingError(why))
     return pickled, summary, text
 
 
@@ -88,15 +86,20 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
         return None, None  # as it is most often: see rust/python/src/job.rs
     try:
         value, failure = _pickling.load(message)
-    except Exception as e:
+    except BaseException as e:
         if raised_by_handler(e):
             raise
-        error = pickle.UnpicklingError(
-            f"what the job returned cannot be unpickled here: {type(e).__name__}: {e}"
-        )
-        error.__cause__ = e
-        return None, error
+        return None, _not_loaded(e)
     return value, None if failure is None else load_failure(failure)
+
+
+def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
+    # Not in `load`: a frame of its cause's would refer to the error, and it to that.
+    error = pickle.UnpicklingError(
+        f"what the job returned cannot be unpickled here: {_told.in_words(cause)}"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def load_failure(failure: Failure) -> BaseException:
@@ -104,15 +107,16 @@ def load_failure(failure: Failure) -> BaseException:
     pickled, summary, text = failure
     try:
         error = pickle.loads(pickled)
-    except Exception as e:
+    except BaseException as e:
         if raised_by_handler(e):
             raise
         error = pickle.UnpicklingError(
-            f"the job raised {summary}, which cannot be unpickled here: {e}"
+            f"the job raised {summary}, which cannot be unpickled here: {_told.in_words(e)}"
         )
     if not isinstance(error, BaseException):
+        what = _told.called(repr, error)
         error = pickle.UnpicklingError(
-            f"the job raised {summary}, which pickles as something else: {error!r}"
+            f"the job raised {summary}, which pickles as something else: {what}"
         )
     error.__cause__ = JobTraceback(text)
     return cast(BaseException, error)

@@ -1,8 +1,9 @@
 """Tells what a user's signal handler has raised from what the code that it interrupted has.
 
 A handler runs between any two steps of Python code, so also in the midst of pickling or of a
-callback. What it raises (a watchdog's timeout, say) is not their error: it must leave the
-call that was interrupted as it is, as KeyboardInterrupt does.
+callback. What it raises (a watchdog's timeout, say, or the KeyboardInterrupt of Ctrl-C) is not
+their error: it must leave the call that was interrupted as it is. What they raise themselves is
+theirs, be it SystemExit, GeneratorExit or KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def raised_by_handler(error: BaseException) -> bool:
 
     Seen from the traceback: these are called with the frame that they interrupt, which is
     also the frame that they return to; hardly any other function is. Not recognised are
-    handlers that are not written in Python.
+    handlers that are not written in Python, but for the one that raises KeyboardInterrupt.
     """
     caught = error.__traceback__
     # Not the catcher's own frame: looking at its variables, the error among them, keeps them
@@ -30,7 +31,20 @@ def raised_by_handler(error: BaseException) -> bool:
         if any(argument is interrupted for argument in _arguments(step.tb_frame)):
             return interrupted is not None
         step = step.tb_next
-    return False
+    return isinstance(error, KeyboardInterrupt) and not _raised_by_statement(error)
+
+
+def _raised_by_statement(error: BaseException) -> bool:
+    """Whether a `raise` has made this; Ctrl-C comes at any other instruction."""
+    from opcode import opmap  # late, since few need it
+
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None:
+        return False
+    code, place = step.tb_frame.f_code.co_code, step.tb_lasti
+    return 0 <= place < len(code) and code[place] == opmap["RAISE_VARARGS"]
 
 
 def _arguments(frame: FrameType) -> Iterator[object]:

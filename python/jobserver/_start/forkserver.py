@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _MOST_AHEAD = 64
 
 
+#: So many helpers in a row end before we take it that the next will too.
+_HELPERS = 5
+
+
 class ForkServer(HiringStarter):
     def __init__(
         self, tasks: int | None, preload: tuple[str, ...], slots: int, helper: int | None
@@ -43,12 +47,17 @@ class ForkServer(HiringStarter):
 
     def _anew(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
-        helper = self._helper.fileno() if self._helper.running else None
+        helper = None
+        with contextlib.suppress(_native.ForkServerGone):
+            helper = self._helper.fileno()
         return ForkServer(self._tasks, self._preload, self._slots, helper)
 
     def descriptor(self, home: str) -> int:
-        self._start_helper(home)
-        return self._helper.fileno()
+        for _ in range(_HELPERS):
+            self._start_helper(home)
+            with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
+                return self._helper.fileno()
+        raise _gone_again("the fork server has gone away")
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
@@ -71,11 +80,13 @@ class ForkServer(HiringStarter):
 
     def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         home = jobs.pool.home
-        try:
-            self._hire(jobs, home, first)
-        except _native.ForkServerGone:
-            # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-            self._hire(jobs, home, first)
+        for left in reversed(range(_HELPERS)):
+            # If somebody kills it, that costs its jobs nothing. A new one takes its place.
+            try:
+                return self._hire(jobs, home, first)
+            except _native.ForkServerGone as e:
+                if not left:
+                    raise _gone_again(str(e)) from None
 
     def _hire(self, jobs: _native.Jobs, home: str, first: First | None) -> None:
         self._start_helper(home)
@@ -99,6 +110,14 @@ class ForkServer(HiringStarter):
     def stop(self) -> None:
         self._helper.stop()
         super().stop()
+
+
+def _gone_again(last: str) -> RuntimeError:
+    return RuntimeError(
+        f"no job was started: {last}, and so did those before, {_HELPERS} in a row. Something "
+        "kills it (the kernel, where memory or `ulimit -s` is short), or a module that it imports "
+        '(the main module, `preload`) ends it; see its messages, or use context="fork" or "spawn"'
+    )
 
 
 def _helpers_command(interruptible: bool) -> list[str]:

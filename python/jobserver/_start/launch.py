@@ -16,11 +16,12 @@ import pickle
 import signal
 from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
 
-from .. import _job, _native, _pickling, _pools, _tracker
+from .. import _job, _native, _pickling, _pools, _told, _tracker
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
 from .._pickling import Message, Sent
+from .._signals import raised_by_handler
 
 #: What launches a job, the descriptors that go with it, and whether it is to have a process
 #: that has had none before.
@@ -196,11 +197,16 @@ class Worker:
         _pickling.received = descriptors
         if not self._pool.adopt(slot):
             os._exit(0)  # the owner is gone, and the slot with it
-        loader = _pickling.Loader(message)
-        env: Changes | None = None if loader.skip(_UNCHANGED) else loader.load()
-        if env:
-            self._undo = _job.apply_environment(env)
-        work = self._load_work(loader)
+        try:
+            loader = _pickling.Loader(message)
+            env: Changes | None = None if loader.skip(_UNCHANGED) else loader.load()
+            if env:
+                self._undo = _job.apply_environment(env)
+            work = self._load_work(loader)
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            raise _not_loaded(e) from e
         if self._left is not None:
             self._left -= 1
         return work, self._setup, self._left != 0 and work.preexec_fn is None
@@ -256,18 +262,18 @@ class Newcomer:
     def load(
         self, message: Message, descriptors: _native.Descriptors, slot: int
     ) -> tuple[_native.Work, _native.Setup, bool]:
+        if self._worker is not None:
+            return self._worker.load(message, descriptors, slot)
         try:
-            if self._worker is not None:
-                return self._worker.load(message, descriptors, slot)
             self._worker = self._set_up(*self._introduction)
-            loaded = self._worker.load(message, descriptors, slot)
-            if self._interruptible:
-                _native.unblock_interrupts()
-            return loaded
-        except Exception as e:
-            raise pickle.UnpicklingError(
-                f"the job could not load what it was to run: {type(e).__name__}: {e}"
-            ) from e
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            raise _not_loaded(e) from e
+        loaded = self._worker.load(message, descriptors, slot)
+        if self._interruptible:
+            _native.unblock_interrupts()
+        return loaded
 
     def _set_up(self, message: Message, descriptors: _native.Descriptors) -> Worker:
         prepared, terms = _introduced(message, descriptors, self._known)
@@ -280,6 +286,11 @@ class Newcomer:
     def unload(self) -> None:
         if self._worker is not None:
             self._worker.unload()
+
+
+def _not_loaded(error: BaseException) -> pickle.UnpicklingError:
+    what = f"the job could not load what it was to run: {_told.in_words(error)}"
+    return pickle.UnpicklingError(what)
 
 
 #: A message with the descriptors that came with it.
@@ -314,16 +325,16 @@ def prepare_ahead(message: Message, descriptors: _native.Descriptors) -> Known:
     fails here is left to the jobs, whose Futures can be told."""
     try:
         prepared, terms = _introduced(message, descriptors, None)
-    except Exception:
+    except BaseException:
         return message, descriptors  # each job tries again
     try:
         prepared.rehearse()
-    except (Exception, SystemExit):
+    except BaseException:
         return prepared  # each job tries to apply it again
     for module in terms[2]:
         try:
             importlib.import_module(module)
-        except (Exception, SystemExit) as e:
+        except BaseException as e:
             _job.report(e)  # jobs can do without, or will meet it themselves
     return prepared
 

@@ -1,7 +1,7 @@
 //! The command that is run: signals on their way to it, and its end on its way out.
 
 use jobserver_core::slots::makeflags::{export, Auth};
-use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, SignalsHeld};
+use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
 use jobserver_core::{ExitStatus, Jobs, Outcome, Result, Slot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
@@ -40,6 +40,7 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
             let _ = pass_on(signal, from_processes_only); // fails for what nobody may handle
         }
     }
+    see_children_end(&mut command);
     let mut jobs = Jobs::new();
     let job = match jobs.spawn(&mut command, slot) {
         Ok(job) => job,

@@ -9,7 +9,9 @@
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "jobserver: {}", format_args!($($words)*));
+        let _ = jobserver_core::sys::within_limit(|| {
+            writeln!(std::io::stderr(), "jobserver: {}", format_args!($($words)*))
+        });
     }};
 }
 

@@ -36,8 +36,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The client's end: asks for jobs to be forked. The process that started the helper also
@@ -46,7 +45,8 @@ use std::time::Duration;
 pub struct ForkServer {
     requests: Arc<Descriptor>,
     process: Option<Child>,
-    reaped: AtomicBool,
+    /// How the helper has ended, once it is reaped.
+    ended: OnceLock<ExitStatus>,
 }
 
 /// How many descriptors come with a request, at most.
@@ -62,12 +62,12 @@ impl ForkServer {
         let (ours, theirs) =
             sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
         let (requests, process) = (Arc::new(ours), Some(Child::spawn_on(theirs, command)?));
-        Ok(ForkServer { requests, process, reaped: AtomicBool::new(false) })
+        Ok(ForkServer { requests, process, ended: OnceLock::new() })
     }
 
     /// Joins a helper that another process of the tree has started.
     pub fn join(requests: Descriptor) -> ForkServer {
-        ForkServer { requests: Arc::new(requests), process: None, reaped: AtomicBool::new(false) }
+        ForkServer { requests: Arc::new(requests), process: None, ended: OnceLock::new() }
     }
 
     /// The request socket as a channel, to tell the helper something before the first request;
@@ -184,18 +184,25 @@ impl ForkServer {
         self.reap(process)
     }
 
+    /// How the helper has ended, if this process has started it and that is known by now.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.ended.get().copied()
+    }
+
     fn reap(&self, process: &Child) -> Result<bool> {
-        if !self.reaped.load(Ordering::Relaxed) && process.try_wait()?.is_some() {
-            self.reaped.store(true, Ordering::Relaxed);
+        if self.ended.get().is_none() {
+            if let Some(status) = process.try_wait()? {
+                let _ = self.ended.set(status); // or another thread has
+            }
         }
-        Ok(self.reaped.load(Ordering::Relaxed))
+        Ok(self.ended.get().is_some())
     }
 }
 
 impl Drop for ForkServer {
     fn drop(&mut self) {
         match self.process.take() {
-            Some(process) if !*self.reaped.get_mut() => leave(process, None),
+            Some(process) if self.ended.get().is_none() => leave(process, None),
             _ => {}
         }
     }

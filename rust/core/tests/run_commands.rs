@@ -1,6 +1,8 @@
 //! The example `run_commands`, as its user meets it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -9,6 +11,7 @@ fn run_commands() -> Command {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().with_file_name("examples").join("run_commands");
     assert!(program.exists(), "with --test, first `cargo build --example run_commands`");
+    common::deadline();
     Command::new(program)
 }
 

@@ -5,7 +5,7 @@
 use crate::channel::{number, Descriptors};
 use crate::errors::to_python;
 use jobserver_core as core;
-use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -216,11 +216,11 @@ impl Ready {
     fn __next__(this: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
         loop {
             if let Some(next) = Ready::borrowed(this)?.take() {
-                return next
-                    .map(Some)
-                    .map_err(|error| PyErr::from_value(error.into_bound(this.py())));
+                let raised = |error: Py<PyAny>| PyErr::from_value(error.into_bound(this.py()));
+                return next.map(Some).map_err(|error| not_the_end(this.py(), raised(error)));
             }
-            if !this.call_method0(intern!(this.py(), "_more"))?.is_truthy()? {
+            let more = this.call_method0(intern!(this.py(), "_more"));
+            if !more.map_err(|error| not_the_end(this.py(), error))?.is_truthy()? {
                 return Ok(None);
             }
         }
@@ -235,6 +235,19 @@ impl Ready {
     fn __clear__(&mut self) {
         *self = Ready::default();
     }
+}
+
+/// What `next` is to raise for an error that whoever iterates would take for the end.
+fn not_the_end(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let told = PyRuntimeError::new_err(
+        "a call of map, or what belongs to it, raised StopIteration: as that would end the \
+         results, it is the cause of this error",
+    );
+    told.set_cause(py, Some(error));
+    told
 }
 
 impl Ready {

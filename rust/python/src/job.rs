@@ -11,7 +11,9 @@ use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::{Head, Kind, STAYS};
 use jobserver_core::sys::{self, TimeLimit};
-use pyo3::exceptions::{PyAttributeError, PyKeyboardInterrupt, PyOSError, PyValueError};
+use pyo3::exceptions::{
+    PyAttributeError, PyKeyboardInterrupt, PyOSError, PyRecursionError, PyValueError,
+};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -131,7 +133,7 @@ pub(crate) fn send(
         dumped.as_ref().is_err_and(|error| error.is_instance_of::<PyKeyboardInterrupt>(py));
     let outcome = match dumped {
         Ok(outcome) => outcome,
-        Err(error) => Some(helper(py, "dump_failure")?.call1((error.into_value(py),))?),
+        Err(error) => Some(dump_failure(py, error)?),
     };
     // First what was printed, and the slot: who has the result can count on them.
     flush(py)?;
@@ -159,6 +161,26 @@ pub(crate) fn send(
         _ => Ok(Sent::Ends(0)), // or nobody is left to hear it
     }
 }
+
+/// A message that says what the job's function raised; or the exit code, if that was to end the
+/// process. A job that was forked deep in calls of its owner's may have no room to make one.
+fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
+    let error = error.into_value(py);
+    match helper(py, "dump_failure")?.call1((error.clone_ref(py),)) {
+        Err(e) if e.is_instance_of::<PyRecursionError>(py) => {
+            let sys = py.import("sys")?;
+            let limit = sys.call_method0("getrecursionlimit")?;
+            sys.call_method1("setrecursionlimit", (limit.add(ROOM)?,))?;
+            let dumped = helper(py, "dump_failure")?.call1((error,));
+            sys.call_method1("setrecursionlimit", (limit,))?;
+            dumped
+        }
+        dumped => dumped,
+    }
+}
+
+/// How many more calls there are to be room for then.
+const ROOM: usize = 500;
 
 /// Ends what the job began, and flushes what that printed. What it has not begun is not even
 /// looked for.

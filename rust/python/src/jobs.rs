@@ -15,7 +15,7 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{gettid, reap_left, Kept, Lifeline, Pid, Signal};
+use jobserver_core::process::{getpid, gettid, reap_left, Kept, Lifeline, Pid, Signal};
 use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -68,6 +68,8 @@ pub(crate) struct Jobs {
     pool: Mutex<Option<Py<Pool>>>,
     /// How many slots that has.
     slots: usize,
+    /// The process whose jobs these are.
+    owner: Pid,
     /// Whether jobs go on when this process is killed.
     orphans_stay: bool,
 }
@@ -94,7 +96,8 @@ impl Jobs {
     #[pyo3(signature = (finished, pool, orphans_stay))]
     fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool) -> Jobs {
         let slots = pool.as_ref().map_or(0, |pool| pool.get().pool.slots());
-        Jobs { state: Mutex::default(), finished, pool: Mutex::new(pool), slots, orphans_stay }
+        let (state, pool, owner) = (Mutex::default(), Mutex::new(pool), getpid());
+        Jobs { state, finished, pool, slots, owner, orphans_stay }
     }
 
     /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody
@@ -351,7 +354,7 @@ impl Jobs {
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
         let forever = Duration::from_secs(1 << 30);
         let (begun, grace) =
-            (Instant::now(), Duration::try_from_secs_f64(grace).unwrap_or(forever));
+            (Instant::now(), Duration::try_from_secs_f64(grace).unwrap_or(forever).min(forever));
         // Half of it for those below, and the other half for those whom they hold up.
         for until in [begun + grace / 2, begun + grace] {
             while Instant::now() < until {
@@ -435,8 +438,22 @@ impl Jobs {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Fails in a process that was forked from the owner in the midst of a call, by user code that
+    /// this has run (a signal handler, a finalizer): what is in the table is not for it to take.
+    fn check_process(&self) -> PyResult<()> {
+        if getpid() == self.owner {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(format!(
+            "this process was forked from process {} while that was in a call of its Jobserver, \
+             whose jobs are not this process's: it can make calls of its own",
+            self.owner.as_raw_nonzero()
+        )))
+    }
+
     /// Scans the table for news. Returns how often a scan has changed anything.
     fn take_news(&self) -> PyResult<u64> {
+        self.check_process()?;
         let State { table, futures, untold, .. } = &mut *self.state();
         let news = table.scan().map_err(to_python)?;
         untold.extend(
@@ -483,6 +500,7 @@ impl Jobs {
 
     /// Keeps the table open until the launch, or its failure, is over.
     fn begin_launch(&self) -> PyResult<Launching<'_>> {
+        self.check_process()?;
         let mut state = self.state();
         if state.closing {
             return Err(closed());

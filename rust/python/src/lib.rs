@@ -64,6 +64,19 @@ fn wait_for_left(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// At the end of a process: removes the homes that it has made. No signal handler comes into it.
+#[pyfunction]
+fn remove_homes() {
+    jobserver_core::slots::remove_homes();
+}
+
+/// Tells of an error that cannot be raised, as `sys.unraisablehook` does, and where it came up.
+#[pyfunction]
+fn tell_unraisable(error: Bound<'_, PyAny>, place: Bound<'_, PyAny>) {
+    let py = place.py();
+    PyErr::from_value(error).write_unraisable(py, Some(&place));
+}
+
 /// In a process that others will be forked from, as its only thread: see `hooks::rehearse_fork`.
 #[pyfunction]
 fn rehearse_fork(py: Python<'_>) {
@@ -84,6 +97,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
+    module.add_function(wrap_pyfunction!(remove_homes, module)?)?;
+    module.add_function(wrap_pyfunction!(tell_unraisable, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;

@@ -112,11 +112,6 @@ impl Pool {
         export(Some(&existing), by_fds.as_ref().unwrap_or(self.pool.auth()), self.pool.slots())
     }
 
-    /// Removes its home, if this process made it: for the end of a process.
-    fn remove_home(&self) {
-        self.pool.remove_home();
-    }
-
     /// The folder by which other processes can open it.
     #[getter]
     fn home(&self) -> &OsStr {

@@ -6,11 +6,11 @@
 //! and what becomes of what an input raises (`_input.py`).
 
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
 /// Takes rows from `source` until there are `size`, if it has so many. They are appended to
-/// `columns`; or to `rows`, once one is no tuple, is empty, or has another length than those
-/// before. Whatever is raised, what has been taken is there.
+/// `columns`; or to `rows`, once one is empty, has another length than those before, or is of no
+/// use, of which its call will tell. Whatever is raised, what has been taken is there.
 #[pyfunction]
 pub(crate) fn take_rows(
     source: &Bound<'_, PyIterator>,
@@ -46,13 +46,25 @@ impl<'a, 'py> Taken<'a, 'py> {
 
     fn push(&mut self, row: &Bound<'py, PyAny>) -> PyResult<()> {
         if let Ok(row) = row.cast_exact::<PyTuple>() {
-            match row.len() {
-                0 => {}
-                width if width == self.lists.len() => return self.append(row),
-                _ if self.count == 0 => return self.begin(row),
-                _ => {}
-            }
+            return self.push_tuple(row);
         }
+        match read(row) {
+            Ok(Some(row)) => self.push_tuple(&row),
+            Ok(None) => self.push_row(row),
+            Err(error) => self.push_row(&unreadable(row.py(), error)?),
+        }
+    }
+
+    fn push_tuple(&mut self, row: &Bound<'py, PyTuple>) -> PyResult<()> {
+        match row.len() {
+            0 => self.push_row(row),
+            width if width == self.lists.len() => self.append(row),
+            _ if self.count == 0 => self.begin(row),
+            _ => self.push_row(row),
+        }
+    }
+
+    fn push_row(&mut self, row: &Bound<'py, PyAny>) -> PyResult<()> {
         self.make_rows()?;
         self.rows.append(row)
     }
@@ -84,4 +96,21 @@ impl<'a, 'py> Taken<'a, 'py> {
         self.lists.clear();
         Ok(())
     }
+}
+
+/// What a row that is no tuple has in it. It is read when it is taken, since an iterator can be
+/// read once only, mostly cannot be sent, and may be changed later. None if it is of no use.
+fn read<'py>(row: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    if row.is_instance_of::<PyString>() || row.is_instance_of::<PyBytes>() {
+        return Ok(None); // as `_arguments.positional` has it
+    }
+    let Ok(arguments) = row.try_iter() else { return Ok(None) };
+    let arguments = arguments.collect::<PyResult<Vec<_>>>()?;
+    PyTuple::new(row.py(), arguments).map(Some)
+}
+
+/// What stands for a row that has raised this, for its call to raise; unless it is nothing of the
+/// row's.
+fn unreadable(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
+    py.import("jobserver._arguments")?.call_method1("unreadable", (error.into_value(py),))
 }

@@ -8,7 +8,7 @@
 use super::memory_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::shared::{Shared, WORD};
-use crate::sys::Descriptor;
+use crate::sys::{within_limit, Descriptor};
 use rustix::fs::{fstat, ftruncate};
 use std::sync::atomic::Ordering;
 
@@ -30,7 +30,8 @@ impl Progress {
     pub fn new(places: usize) -> Result<Progress> {
         let file = memory_file()?;
         let size = places.saturating_mul(STRIDE * WORD);
-        ftruncate(&file, size as u64).map_err(Error::system("cannot make a memory file"))?;
+        within_limit(|| ftruncate(&file, size as u64))
+            .map_err(Error::system("cannot make a memory file"))?;
         Progress::map(file, places)
     }
 

@@ -30,6 +30,7 @@ use rustix::process::{getpid, getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const BELLS: [&str; 2] = ["bell", "open"];
 const PREFIX: &str = "jobserver-pool-";
@@ -68,6 +69,7 @@ impl Home {
                 renamed => renamed.map_err(Error::system(doing))?,
             }
             std::mem::forget(new); // by this name it is no more
+            made_here().push((me.pid, complete.clone()));
             return Ok((Home { path: complete, maker: Some(me.pid) }, ledger));
         }
     }
@@ -108,6 +110,7 @@ impl Home {
     pub(crate) fn remove(&self) {
         if self.is_ours() {
             remove(&self.path);
+            made_here().retain(|(_, path)| *path != self.path);
         }
     }
 
@@ -145,6 +148,20 @@ impl Home {
 pub(crate) fn is_in_a_home(path: &Path) -> bool {
     let home = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     home.is_some_and(|name| name.starts_with(PREFIX))
+}
+
+/// The homes that this process has made, by its pid, as a fork copies this too.
+static MADE_HERE: Mutex<Vec<(Pid, PathBuf)>> = Mutex::new(Vec::new());
+
+fn made_here() -> MutexGuard<'static, Vec<(Pid, PathBuf)>> {
+    MADE_HERE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all homes that this process has made: no more programs can open the pools, while those
+/// that have go on. For a process that is about to end without dropping everything.
+pub fn remove_homes() {
+    let me = getpid();
+    made_here().drain(..).filter(|(maker, _)| *maker == me).for_each(|(_, path)| remove(&path));
 }
 
 fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<Descriptor> {

@@ -24,7 +24,7 @@ use crate::slots::entry::{Borrower, By, Holder, Tenure, GENERATIONS};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::MAX_SLOTS;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
-use crate::sys::Descriptor;
+use crate::sys::{within_limit, Descriptor};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::process::{getpid, Pid};
@@ -179,7 +179,7 @@ impl Ledger {
         let words = words_for(slots);
         // All of it now: where the file system is full later, a write to a page of the mapping
         // would kill its writer.
-        occupy(&file, words * WORD)?;
+        within_limit(|| occupy(&file, words * WORD))?;
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
         let memory = Shared::map(file, words)?;

@@ -22,7 +22,7 @@ pub(crate) mod warden;
 mod watch;
 
 pub use cpus::usable_cpus;
-pub use home::homes;
+pub use home::{homes, remove_homes};
 pub use join::{InForce, NotJoined};
 pub use ledger::Held;
 pub use own::OwnSlot;

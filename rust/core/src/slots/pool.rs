@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::sys::shared::IN_ORDER;
+use crate::sys::within_limit;
 
 /// The most slots a pool may have: every token must fit into the pipe at once, and this
 /// many fit into a pipe of the default size everywhere.
@@ -179,12 +180,6 @@ impl Pool {
         self.part.home.path()
     }
 
-    /// Removes its home, if this process made it: no more programs can open it, while those
-    /// that have go on. For a process that is about to end without dropping everything.
-    pub fn remove_home(&self) {
-        self.part.home.remove();
-    }
-
     /// What keeps its home for jobs that outlive this pool, and programs below them.
     pub fn kept_home(&self) -> Kept {
         // With a lock, as who has the pool has one: it is in use.
@@ -277,8 +272,9 @@ impl Part {
     /// to be, with the slot that this program was started on.
     fn of_others(pipe: TokenPipe, auth: Auth, slots: usize, implicit: bool) -> Result<Part> {
         let name = auth.to_os_string();
-        let (home, file) =
-            Home::create(JOINING, |home| std::fs::write(home.auth(), name.as_bytes()))?;
+        let (home, file) = Home::create(JOINING, |home| {
+            within_limit(|| std::fs::write(home.auth(), name.as_bytes()))
+        })?;
         // Where the system has no process left for it, we do without: it is for kills only.
         let _ = warden::post(&home, &pipe);
         Part::with_new_ledger(pipe, auth, slots, home, file, (implicit, makes_above()))

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod descriptor;
+mod file_size;
 #[cfg(target_os = "linux")]
 mod limit;
 mod pass_on;
@@ -16,6 +17,7 @@ mod tracker;
 
 pub use descriptor::{fill_standard, Descriptor};
 pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
+pub use file_size::within_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
@@ -235,6 +237,24 @@ pub fn signal_from_raw(raw: i32) -> Option<Signal> {
     // SAFETY: `raw` is a signal number of this system, and is only ever sent, by the
     // user's wish: no handler is installed for it here.
     Some(unsafe { Signal::from_raw_unchecked(raw) })
+}
+
+/// Has this process see how its children end, though whoever started it ignores that (SIGCHLD), in
+/// which case the system keeps it to itself. The command is born with the signal as it was.
+pub fn see_children_end(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    if !is_ignored(libc::SIGCHLD) {
+        return;
+    }
+    // SAFETY: an action that names no code of this process's.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    let ignore_again = || {
+        // SAFETY: as above; and it may be called between fork and exec.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: what it calls may be called between fork and exec.
+    unsafe { command.pre_exec(ignore_again) };
 }
 
 /// Whether this process ignores the signal numbered `raw`.

@@ -76,7 +76,14 @@ fn childless() -> bool {
     matches!(any_child(WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT), Err(Errno::CHILD))
 }
 
+/// For tests that need no turn: from now on the process has so long to go.
+pub fn deadline() {
+    alarm(4 * PATIENCE);
+}
+
 fn alarm(seconds: u64) {
+    // SAFETY: touches no memory; whoever started the tests may have it ignored.
+    unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
     // SAFETY: touches no memory; SIGALRM's default is to end the process, which is meant.
     unsafe { libc::alarm(u32::try_from(seconds).unwrap()) };
 }

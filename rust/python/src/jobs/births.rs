@@ -3,7 +3,7 @@
 
 use super::Jobs;
 use crate::channel::{borrowed, Channel, Message};
-use crate::errors::to_python;
+use crate::errors::{to_python, ForkServerGone};
 use crate::forkserver::ForkServer;
 use crate::hooks;
 use crate::job;
@@ -191,6 +191,9 @@ impl Jobs {
         if error.kind() == ErrorKind::ForkServerGone {
             if let Err(raised) = server.get().give_up(py, helper) {
                 return raised;
+            }
+            if let Some(status) = helper.ended() {
+                return ForkServerGone::new_err(format!("the fork server {status}"));
             }
         }
         to_python(error)

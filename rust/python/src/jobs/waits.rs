@@ -87,9 +87,10 @@ impl Jobs {
             // Not only when a wait was interrupted: a signal that comes together with what is
             // waited for, as Ctrl-C does that also ends a job, interrupts nothing.
             py.check_signals()?;
+            self.check_process()?;
             let begun = self.state().table.begin_wait(handled, pool);
             let Some(waiting) = begun.map_err(to_python)? else { return Ok(true) };
-            let woken = Jobs::sleep_through(py, &waiting, deadline);
+            let woken = self.sleep_through(py, &waiting, deadline);
             self.state().table.end_wait(waiting);
             match woken? {
                 Woken::Interrupted | Woken::Missed => {}
@@ -100,6 +101,7 @@ impl Jobs {
     }
 
     fn sleep_through(
+        &self,
         py: Python<'_>,
         waiting: &Waiting,
         deadline: Option<Instant>,
@@ -109,6 +111,7 @@ impl Jobs {
         }
         loop {
             py.check_signals()?;
+            self.check_process()?;
             match py.detach(|| waiting.block(deadline)).map_err(to_python)? {
                 Woken::Missed => {}
                 woken => return Ok(woken),

@@ -1,0 +1,152 @@
+"""What can be said of an exception, whatever it is: in little time, in few words, and though its
+own methods raise.
+
+A job tells its owner of what its function has raised, and messages of ours quote what others
+have: a traceback may have 100,000 frames, a message a gigabyte, and `__str__` may exit. Not here:
+the exception itself, which is pickled as it is (`_result.py`).
+"""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+from types import TracebackType
+from typing import Any, Callable, Iterator
+
+from ._signals import raised_by_handler
+
+#: The most frames, exceptions in a chain or a group, and characters of a text that are told. Of
+#: what has more, the first half and the last half are.
+_FRAMES = 200
+_LINKS = 20
+_CHARACTERS = 10_000
+
+#: Groups of exceptions, which CPython has from 3.11 on.
+_Group: Any = getattr(builtins, "BaseExceptionGroup", ())
+
+#: As Python words it.
+_CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def in_words(error: BaseException) -> str:
+    """The type and the text of an exception, as the last line of its traceback has them."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins" and not kind.__module__.startswith("_"):
+        name = f"{kind.__module__}.{name}"
+    text = called(str, error)
+    return f"{name}: {text}" if text else name
+
+
+def called(convert: Callable[[Any], str], value: Any) -> str:
+    """What `str` or `repr` makes of a value, shortened; or that it has failed."""
+    try:
+        text = convert(value)
+    except BaseException as e:
+        if raised_by_handler(e):
+            raise
+        return f"<{convert.__name__}() of {type(value).__name__} failed>"
+    if len(text) <= _CHARACTERS:
+        return text
+    half = _CHARACTERS // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as Python prints it, with those of its causes; the middle of what is long is
+    left out."""
+    import traceback
+
+    if _is_short(error):
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    parts: list[str] = []
+    chain = _chain(error)
+    left_out = max(0, len(chain) - _LINKS)
+    for place, (link, relation) in enumerate(chain):
+        if left_out and place == _LINKS // 2:
+            parts.append(f"\n... {left_out} exceptions left out ...\n\n")
+        if not _LINKS // 2 <= place < _LINKS // 2 + left_out:
+            parts += [relation, _alone(link)]
+    return "".join(reversed(parts))  # what was raised first stands first
+
+
+def _is_short(error: BaseException) -> bool:
+    """Whether all is to be told."""
+    seen: dict[int, BaseException] = {}
+    frames, left = 0, [error]
+    while left:
+        link = left.pop()
+        if id(link) in seen:
+            continue
+        seen[id(link)] = link
+        frames += sum(1 for _ in itertools.islice(_steps(link), _FRAMES + 1))
+        if frames > _FRAMES or len(seen) > _LINKS or any(map(_is_long, [link, *_notes(link)])):
+            return False
+        others = (link.__cause__, link.__context__, *_members(link))
+        left += [other for other in others if other is not None]
+    return True
+
+
+def _is_long(value: object) -> bool:
+    try:
+        return len(str(value)) > _CHARACTERS
+    except BaseException as e:
+        if raised_by_handler(e):
+            raise
+        return False  # what Python says then is short
+
+
+def _notes(error: BaseException) -> list[Any]:
+    notes = vars(error).get("__notes__")
+    return [*notes] if isinstance(notes, (list, tuple)) else []
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    """The exceptions of a group; none of any other."""
+    return _Group.exceptions.__get__(error) if isinstance(error, _Group) else ()
+
+
+def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
+    """An exception and those that led to it, each with what is to stand after it."""
+    chain: list[tuple[BaseException, str]] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    relation = ""
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        chain.append((link, relation))
+        relation = _CONTEXT if link.__cause__ is None else _CAUSE
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return chain
+
+
+def _alone(error: BaseException) -> str:
+    """One exception's own traceback."""
+    steps, notes, members = [*_steps(error)], _notes(error), _members(error)
+    lines = ["Traceback (most recent call last):\n"] if steps else []
+    if len(steps) > _FRAMES:
+        lines += _formatted(steps[: _FRAMES // 2])
+        lines.append(f"  ... {len(steps) - _FRAMES} frames left out ...\n")
+        steps = steps[-_FRAMES // 2 :]
+    lines += _formatted(steps)
+    lines.append(f"{in_words(error)}\n")
+    lines += (f"{called(str, note)}\n" for note in notes[:_LINKS])
+    lines += (f"  | {in_words(member)}\n" for member in members[:_LINKS])
+    if len(members) > _LINKS:
+        lines.append(f"  | ... {len(members) - _LINKS} exceptions left out ...\n")
+    return "".join(lines)
+
+
+def _formatted(steps: list[TracebackType]) -> list[str]:
+    import traceback
+
+    frames = ((step.tb_frame, step.tb_lineno) for step in steps)
+    return traceback.StackSummary.extract(frames).format()
+
+
+def _steps(error: BaseException) -> Iterator[TracebackType]:
+    step = error.__traceback__
+    while step is not None:
+        yield step
+        step = step.tb_next

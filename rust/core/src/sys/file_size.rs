@@ -1,0 +1,62 @@
+//! Files that may not be as large as we need them: the limit (RLIMIT_FSIZE, `ulimit -f`) is an
+//! error for whoever made the file, and not the end of the program.
+//!
+//! The kernel says it twice, by EFBIG and by SIGXFSZ, which kills who has not ignored it. (CPython
+//! has, other programs have not.) Blocked, and taken before it is let through again, it reaches no
+//! handler of the program's, and no other thread notices; to ignore it meanwhile would concern all.
+
+use std::mem::MaybeUninit;
+
+/// Does what may make a file larger than it may be.
+pub fn within_limit<T>(work: impl FnOnce() -> T) -> T {
+    let _held = Held::begin();
+    work()
+}
+
+/// This thread's SIGXFSZ, held back until it is dropped, when it is forgotten.
+struct Held {
+    signal: libc::sigset_t,
+    before: libc::sigset_t,
+}
+
+impl Held {
+    fn begin() -> Held {
+        let mut signal = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given.
+        unsafe { libc::sigemptyset(signal.as_mut_ptr()) };
+        // SAFETY: the set is initialised, and the signal is one of this system's.
+        unsafe { libc::sigaddset(signal.as_mut_ptr(), libc::SIGXFSZ) };
+        // SAFETY: reads `signal`, which is initialised, and writes the whole of `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, signal.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: initialised by sigemptyset.
+        let signal = unsafe { signal.assume_init() };
+        // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
+        Held { signal, before: unsafe { before.assume_init() } }
+    }
+
+    /// Whether the signal is in a set.
+    fn is_in(set: &libc::sigset_t) -> bool {
+        // SAFETY: reads a set that is initialised.
+        unsafe { libc::sigismember(set, libc::SIGXFSZ) == 1 }
+    }
+
+    fn has_come(&self) -> bool {
+        let mut pending = self.before;
+        // SAFETY: writes to the set that it is given.
+        unsafe { libc::sigpending(&mut pending) == 0 && Held::is_in(&pending) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // What the program itself holds back is for the program.
+        if !Held::is_in(&self.before) && self.has_come() {
+            let mut number = 0;
+            // SAFETY: reads the set and writes the number; it is pending, so this does not wait.
+            unsafe { libc::sigwait(&self.signal, &mut number) };
+        }
+        // SAFETY: reads `before`, which the kernel wrote; a null third argument is allowed.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+    }
+}
