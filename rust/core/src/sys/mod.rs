@@ -13,6 +13,8 @@ mod pass_on;
 pub(crate) mod private;
 pub(crate) mod shared;
 
+#[cfg(test)]
+pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{fill_standard, Descriptor};
 pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
 #[cfg(target_os = "linux")]
