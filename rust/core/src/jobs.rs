@@ -450,9 +450,11 @@ impl Jobs {
         Ok(())
     }
 
-    /// Gives up a process whose channel is closed, or another file.
+    /// Gives up a process whose channel is closed, or another file. It is ended, as it would be
+    /// with its owner: nobody can hear of it, nor has a Future to do so.
     fn lose(&mut self, number: u64, error: Error, news: &mut Vec<(JobId, Outcome)>) {
         let Some(process) = self.processes.get_mut(&number) else { return };
+        process.child.end();
         process.tell(number, Outcome::Lost(error), news);
         process.dismiss();
         let ours = process.child.is_ours();
@@ -545,7 +547,7 @@ impl Jobs {
         let Process { child, channel, .. } = self.of(id)?;
         // Or else, its job done, it would wait for us, and whoever ends the family for its end.
         channel.iter().for_each(Channel::finish);
-        Some(Family::of(child.pid(), child.watch().cloned()))
+        Some(Family::of(child.pid(), child.intact_watch().cloned()))
     }
 
     /// How often a scan has changed anything so far: pass it to [`Jobs::begin_wait`].

@@ -80,7 +80,7 @@ impl Child {
     }
 
     /// The same, unless this program has closed it: then there is only the pid.
-    fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
+    pub(crate) fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
         self.watch.as_ref().filter(|watch| watch.is_intact())
     }
 
@@ -124,6 +124,13 @@ impl Child {
     pub(crate) fn forget(self) {
         if self.ours && matches!(self.try_wait(), Ok(None)) {
             forgotten().push(self);
+        }
+    }
+
+    /// Kills it, unless it is another's to reap and its pid may be another process's by now.
+    pub(crate) fn end(&self) {
+        if self.ours || self.intact_watch().is_some() {
+            let _ = self.signal(Signal::KILL);
         }
     }
 
