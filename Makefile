@@ -39,7 +39,7 @@ CHAOS_SEED ?= 1
 BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(name))'))
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large namespaces)
 
 # What might differ where a process has many jobs.
 WARM_TESTS := $(patsubst %,tests/test_%.py,deaths kill slots nesting interrupts close)

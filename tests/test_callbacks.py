@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -303,7 +304,10 @@ def test_a_chain_of_callbacks_submits_job_after_job(js: Jobserver) -> None:
         future.when_done(go_on, future)
 
     submit(1)
-    js.close()
+    deadline = time.monotonic() + DEADLINE
+    while len(results) < 4:
+        assert time.monotonic() < deadline
+        js.reclaim_resources()
     assert results == [2, 4, 8, 16]
 
 
@@ -478,6 +482,15 @@ def test_closing_issues_callbacks(js: Jobserver) -> None:
         js(nothing).when_done(issued.append, n)
     js.close()
     assert sorted(issued) == [0, 1, 2]
+
+
+@each_method
+def test_what_a_callback_submits_while_its_jobserver_is_closed_is_refused(js: Jobserver) -> None:
+    js(nothing).when_done(js, nothing)
+    with pytest.raises(CallbackRaised) as raised:
+        js.close()
+    assert str(raised.value.__cause__) == "this Jobserver is closed"
+    js.close()
 
 
 def test_closing_with_callbacks_that_raise_closes_everything_and_goes_on_when_repeated(

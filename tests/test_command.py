@@ -14,10 +14,12 @@ from typing import Any, Iterator
 import projects
 import pytest
 import spans
-from conftest import DEADLINE
+from conftest import DEADLINE, wait_until
 from spans import Recorded
 from terminals import Terminal, until_asleep
 from test_make import MAKES
+
+from jobserver import Blocked
 
 COMMAND = [sys.executable, "-m", "jobserver"]
 
@@ -405,17 +407,36 @@ def test_a_program_below_run_can_use_all_slots_and_no_more(
         assert Recorded.in_log(log).most <= slots
 
 
+def meeting(tmp_path: Path, version: str) -> list[str]:
+    """A make with two recipes at once, each of which has a job that waits for the other's."""
+    (tmp_path / "meet.py").write_text(MEET)
+    makefile = f"all: a b\na b:\n\t@{sys.executable} meet.py $(if $(filter a,$@),a b,b a)\n"
+    (tmp_path / "Makefile").write_text(makefile)
+    return [MAKES[version], "-s", "-C", str(tmp_path)]
+
+
 @pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
 def test_programs_in_recipes_of_a_make_below_run_have_the_slots_of_their_recipes(
     tmp_path: Path, log: Path, version: str
 ) -> None:
-    """Two recipes at once, each of which has a job that waits for the other's."""
-    (tmp_path / "meet.py").write_text(MEET)
-    makefile = f"all: a b\na b:\n\t@{sys.executable} meet.py $(if $(filter a,$@),a b,b a)\n"
-    (tmp_path / "Makefile").write_text(makefile)
-    command = [MAKES[version], "-s", "-C", str(tmp_path)]
-    done = jobserver("run", "-j2", "--", *command)
+    done = jobserver("run", "-j2", "--", *meeting(tmp_path, version))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["", "below a make"])
+@pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
+def test_programs_in_recipes_of_a_make_below_a_job_have_the_slots_of_their_recipes(
+    tmp_path: Path,
+    make_jobserver: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    above: bool,
+) -> None:
+    if above:
+        monkeypatch.setenv("MAKELEVEL", "1")
+    js = make_jobserver(slots=2)
+    command = meeting(tmp_path, version)
+    assert js(subprocess.check_output, command, timeout=DEADLINE).result(DEADLINE) == b""
 
 
 MEET = f"""
@@ -477,28 +498,82 @@ with Jobserver("fork") as js:
         assert Recorded.in_log(log).most <= slots
 
 
+@pytest.mark.parametrize("style", ["fifo", "pipe"])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_exec_below_exec_has_the_slot_of_that_as_its_own(log: Path, slots: int, style: str) -> None:
+    nested = "$JOBSERVER exec -- $JOBSERVER exec -- $JOBSERVER exec --"
+    script = f"for i in 1 2 3; do {nested} sh -c '{spans.command()}' & done; wait"
+    done = shell(script, f"-j{slots}", "--style", style)
+    assert (done.returncode, done.stderr) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= slots, ran.count) == (True, 3)
+
+
+# Below a job
+
+
+def run_shell(script: str) -> tuple[int, str]:
+    done = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_commands_below_a_job_share_its_slot_and_those_that_are_free(
+    make_jobserver: Any, log: Path, slots: int, tasks: int | None, waiting: str
+) -> None:
+    js = make_jobserver(slots, max_tasks_per_child=tasks, waiting=waiting)
+    one = f"$JOBSERVER exec -- $JOBSERVER exec -- sh -c '{spans.command()}'"
+    for future in [js(run_shell, f"for i in 1 2 3; do {one} & done; wait") for _ in range(2)]:
+        assert future.result(DEADLINE) == (0, "")
+    ran = Recorded.in_log(log)
+    assert (ran.most <= slots, ran.count) == (True, 6)
+    assert js._pool.free() == slots
+
+
+def leave_behind(script: str, log: Path) -> None:
+    subprocess.Popen(["sh", "-c", script])
+    wait_until(log.exists)
+
+
+def test_a_command_that_outlasts_the_job_above_it_keeps_the_slot_until_its_end(
+    make_jobserver: Any, log: Path, tmp_path: Path
+) -> None:
+    js = make_jobserver(slots=1)
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    script = f"exec $JOBSERVER exec -- sh -c 'echo x >> $LOG; read end < {end}'"
+    js(leave_behind, script, log).result(DEADLINE)
+    try:
+        with pytest.raises(Blocked):
+            js.submit(int, timeout=0.1)
+    finally:
+        end.write_text("end\n")
+    assert js.submit(int, args=("7",), timeout=DEADLINE).result() == 7
+
+
 def test_status_shows_each_slot_below_run_once() -> None:
     status = "$JOBSERVER status"
     script = f"$JOBSERVER exec -- sh -c '{status}; $JOBSERVER exec -- {status}'; {status}"
     lines = shell(script, "-j3").stdout.splitlines()
     assert [line.partition(": ")[2] for line in lines if "slots free" in line] == [
         "2 of 3 slots free",
-        "1 of 3 slots free",
+        "2 of 3 slots free",  # the inner command runs on the slot of the outer one
         "3 of 3 slots free",
     ]
     assert len(lines) == 3 + 2 + 3  # two heads, and one and two holders
+    assert [line.split()[2] for line in lines if "slots free" not in line].count("lent") == 1
 
 
 def test_status_of_all_pools_shows_each_slot_below_run_once() -> None:
     status = "$JOBSERVER status"
-    script = f"echo $MAKEFLAGS; {status}; $JOBSERVER exec -- env MAKEFLAGS= {status}"
-    flags, in_force, *lines = shell(script, "-j3").stdout.splitlines()
+    script = f"{status}; $JOBSERVER exec -- env MAKEFLAGS= {status}"
+    in_force, *lines = shell(script, "-j3").stdout.splitlines()
     name, _, free = in_force.partition(": ")
     assert free == "3 of 3 slots free"
     # There may be pools of others too.
     assert [line for line in lines if line.startswith(name)] == [f"{name}: 2 of 3 slots free"]
-    of_the_implicit_slot = str(Path(flags.split("fifo:")[1]).parent)
-    assert not [line for line in lines if of_the_implicit_slot + "/" in line]
 
 
 def test_run_tells_of_commands_that_it_leaves_behind_on_any_slot() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, children, settle
+from conftest import DEADLINE, children, descriptors, settle
 from holding import Hold, free, held
 from terminals import Terminal, until_asleep
 
@@ -77,6 +77,15 @@ WAITS: dict[str, Callable[[Jobserver, Future[int]], object]] = {
 }
 
 
+def assert_usable(js: Jobserver, closing: bool) -> None:
+    """Or, once its closing has begun, that it is closed to submissions."""
+    if closing:
+        with pytest.raises(RuntimeError, match="this Jobserver is closed"):
+            js(int, 7)
+    else:
+        assert js(int, 7).result() == 7
+
+
 def pause(js: Jobserver, future: Future[int]) -> None:
     """The wait that ends only when its time is over."""
     js.submit(int, consume=0, sleep_fn=lambda: 1e6)
@@ -93,7 +102,7 @@ def test_ctrl_c_ends_a_wait_at_once_and_loses_nothing(
     assert not future.done()
     hold.let_go()
     assert future.result() == future.pid
-    assert js(int, 7).result() == 7
+    assert_usable(js, closing=wait == "close")
     assert free(js) == 1
 
 
@@ -115,7 +124,7 @@ def test_what_a_signal_handler_raises_ends_a_wait_and_loses_nothing(
     assert not future.done()
     hold.let_go()
     assert future.result() == future.pid
-    assert js(int, 7).result() == 7
+    assert_usable(js, closing=wait == "close")
     assert free(js) == 1
 
 
@@ -154,7 +163,7 @@ def test_signal_handlers_run_during_a_pause_and_it_goes_on(
     assert future.result() == 7
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("wait", WAITS.keys() - {"close"})
 def test_a_signal_handler_may_itself_submit_and_wait(
     hold_on_fork: tuple[Jobserver, Hold],
     on_alarm: Callable[[Callable[[], object]], None],
@@ -353,20 +362,26 @@ def test_a_handler_that_raises_in_a_callback_is_not_the_callbacks_error(js: Jobs
 class AtLine:
     """A trace function that sends this process SIGINT at the n-th line of the package.
 
-    Only in the owner, or only in processes forked from it.
+    Or at the n-th instruction. Only in the owner, or only in processes forked from it.
     """
 
     PACKAGE = os.path.dirname(jobserver.__file__)
 
-    def __init__(self, number: int, in_owner: bool) -> None:
+    def __init__(self, number: int, in_owner: bool, unit: str = "line") -> None:
         self._left = number
         self._in_owner = in_owner
+        self._unit = unit
         self._owner = os.getpid()
+
+    @property
+    def interrupted(self) -> bool:
+        return self._left <= 0
 
     def __call__(self, frame: Any, event: str, arg: Any) -> Any:
         if not frame.f_code.co_filename.startswith(self.PACKAGE):
             return None
-        if event == "line" and (os.getpid() == self._owner) is self._in_owner:
+        frame.f_trace_opcodes = self._unit == "opcode"
+        if event == self._unit and (os.getpid() == self._owner) is self._in_owner:
             self._left -= 1
             if self._left == 0:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -418,6 +433,42 @@ def submit_and_wait(js: Jobserver) -> None:
 def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(method: str) -> None:
     for js in interrupted_at_each_line(method, submit_and_wait):
         assert js(int, 7).result() == 7
+
+
+def map_and_take(js: Jobserver) -> None:
+    assert list(js.map(int, [(n,) for n in range(4)], chunksize=1)) == [0, 1, 2, 3]
+
+
+#: After how many instructions to interrupt once more: all of them would take minutes.
+STEPS = {"fork": 3, "forkserver": 7, "spawn": 50}
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("body", [submit_and_wait, map_and_take])
+def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
+    make_jobserver: Callable[..., Jobserver],
+    method: str,
+    tasks: int | None,
+    body: Callable[[Jobserver], object],
+) -> None:
+    js = make_jobserver(max_tasks_per_child=tasks)
+    for _ in range(4):
+        map_and_take(js)  # makes what the Jobserver keeps
+    settle(js)
+    before = children(), descriptors()
+    step = STEPS[method] * (5 if body is map_and_take else 1)
+    for number in itertools.count(1, step):
+        at = AtLine(number, in_owner=True, unit="opcode")
+        with contextlib.suppress(KeyboardInterrupt), at.tracing():
+            body(js)
+        # Where a `finally` begins, a trace function can raise but a signal handler cannot.
+        multiprocessing.context.set_spawning_popen(None)
+        assert tasks is None or js._jobs.idle == 0, f"at instruction {number}"
+        settle(js)
+        assert free(js) == 2, f"a slot was lost at instruction {number}"
+        assert (children(), descriptors()) == before, f"at instruction {number}"
+        if not at.interrupted:
+            return
 
 
 def submit_and_close(js: Jobserver) -> None:
@@ -533,7 +584,10 @@ def main(method, wait):
     except KeyboardInterrupt:
         print("interrupted", flush=True)
     print("the job:", type(future.exception()).__name__)
-    print("then:", js(int, 7).result(), js._pool.free())
+    try:
+        print("then:", js(int, 7).result(), js._pool.free())
+    except RuntimeError as e:
+        print("then:", e)
     js.close()
     children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
     # That of multiprocessing, which stays until its process ends, as it does there.
@@ -559,7 +613,8 @@ def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
     status = terminal.join()
     assert "interrupted" in terminal.shown
     assert "the job: KeyboardInterrupt" in terminal.shown
-    assert "then: 7 1" in terminal.shown
+    then = "this Jobserver is closed" if wait == "close" else "7 1"
+    assert f"then: {then}" in terminal.shown
     assert "left: []" in terminal.shown
     assert status == 0
 
@@ -654,6 +709,7 @@ def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
             js(int)
     finally:
         os.kill(helper, signal.SIGCONT)
+    assert js(int, 7).result() == 7
     js.close()
 
 

@@ -78,6 +78,10 @@ class Jobserver:
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
     then submits jobs of its own to the same slots. It can be used by several threads. Used
     in a `with` statement, it is closed at the end.
+
+    One that nobody has any more, nor a Future of it, is given up, by the garbage collector if
+    jobs run: they go on to their ends, for which the interpreter waits at its own; nobody has
+    their results, and callbacks that wait for them are lost.
     """
 
     # Of the process that uses the handle; see `_own`.
@@ -300,6 +304,7 @@ class Jobserver:
             elif consume:
                 slot = self._admit(callbacks, deadline)
             else:
+                self._open_pool()
                 self._scan(callbacks)
             self._starter.start(self._jobs, future, slot, prepared)
         finally:
@@ -410,17 +415,17 @@ class Jobserver:
         pool's descriptors open.
         """
         self._own()
-        if self._pool is None:
+        if self._pool is None or self._jobs.closing:
             raise RuntimeError("this Jobserver is closed")
         return self._pool
 
     def _refuse_early(self, callbacks: bool) -> None:
         """Spares a submission that does not wait the pickling, if there is no slot for it."""
-        if self._open_pool().free():
+        if self._open_pool().has_one():
             return
         self._scan(callbacks)
         self._open_pool().reclaim()
-        if not self._open_pool().free():
+        if not self._open_pool().has_one():
             raise Blocked("no slot is free")
 
     def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
@@ -446,8 +451,9 @@ class Jobserver:
     ) -> _native.Slot | None:
         """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
         while True:
+            self._open_pool()
             handled = self._scan(callbacks)
-            if consume and not self._open_pool().free():
+            if consume and not self._open_pool().has_one():
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
                 if not self._open_pool().runs:
@@ -470,6 +476,7 @@ class Jobserver:
         """Lets `delay` seconds pass, looking after finished jobs meanwhile."""
         until = time.monotonic() + delay
         while True:
+            self._open_pool()
             handled = self._scan(callbacks)
             left = until - time.monotonic()
             if left <= 0 and (deadline is None or until < deadline):
@@ -535,13 +542,17 @@ class Jobserver:
     def close(self) -> None:
         """Waits for everything that is running, then gives up all processes and descriptors.
 
-        Futures keep their results. Closing twice is harmless.
+        From its beginning on, submissions by other threads, by callbacks, and by `next` of a
+        `map` are refused, also if Ctrl-C ends it early; call it again then. Jobs that run may
+        submit what they need until their functions return. Futures keep their results. Closing
+        twice is harmless.
 
         Raises:
             CallbackRaised: a callback has raised. Everything has been closed all the same;
                 call again to go on with the callbacks that remain.
         """
         self._own()
+        self._jobs.begin_close()
         raised = self._drain(callbacks=True)
         self._pool = None
         self._starter.stop()
@@ -552,8 +563,8 @@ class Jobserver:
             raise raised
 
     def _drain(self, callbacks: bool) -> CallbackRaised | None:
-        """Waits until nothing runs, and lets nothing be started from then on. Issues
-        callbacks up to the first that raises."""
+        """Waits until nothing runs, and gives everything up. Issues callbacks up to the first
+        that raises."""
         raised: CallbackRaised | None = None
         while True:
             handled = self._jobs.scan()
@@ -626,15 +637,23 @@ os.register_at_fork(after_in_child=_native.forget_lifeline)
 
 @atexit.register
 def _wait_for_own_jobs() -> None:
-    """At the end of a process: waits for what it has running, so that nothing outlives it."""
+    """At the end of a process: waits for what it has running, so that nothing outlives it. Daemon
+    threads start nothing more meanwhile."""
     pid = os.getpid()
-    for js in tuple(_everyone.values()):
-        if js._pool is not None and js._pid == 0:
+    # (A thread that makes another one meanwhile would disturb an iteration over it.)
+    known = [js for js in (ref() for ref in _everyone.valuerefs()) if js is not None]
+    ours = [js for js in known if js._pid == pid and js._pool is not None]
+    for js in ours:
+        js._jobs.begin_close()
+    for js in known:
+        if js._pid == 0 and js._pool is not None:
             js._pool.remove_home()
-        if js._pid == pid and js._pool is not None:
-            js._drain(callbacks=False)
-            js._starter.stop()
+    for js in ours:
+        js._drain(callbacks=False)
+        js._starter.stop()
+        if js._pool is not None:
             js._pool.remove_home()
+    _native.wait_for_left()
     _pools.remove_homes()
 
 

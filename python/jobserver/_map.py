@@ -158,12 +158,14 @@ class Results(_native.Ready, Generic[T]):
         js = self._jobserver
         while True:
             handled = js._scan(callbacks=True)
-            if self._finished:
+            closing = js._jobs.closing
+            if self._finished and not closing:
                 self._feed()  # first, as to load what has been returned takes time
             self._collect()
             if self._chunks and self._chunks[0].outcome is not None:
                 return self._serve_first(self._chunks[0])
-            waiting = self._feed()
+            # While the Jobserver closes, what runs is served before its refusal is told.
+            waiting = None if closing and self._under_way() else self._feed()
             if self._finished:
                 continue  # submitting has looked too
             if not self._chunks:
@@ -171,7 +173,7 @@ class Results(_native.Ready, Generic[T]):
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
-            if self._prepare_next():
+            if not closing and self._prepare_next():
                 continue  # that took time
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -183,7 +185,7 @@ class Results(_native.Ready, Generic[T]):
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # what the caller drops is not to be kept here,
         chunk.future = None  # nor there
-        if self._jobserver._pool is not None:
+        if not self._jobserver._jobs.closing:
             self._feed()  # if this raises, what has just been served is still to come
         return True
 

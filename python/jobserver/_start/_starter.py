@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from .. import _native
+from .._tracker import Holder
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .._future import Future
+    from .._pickling import Sent
     from .launch import Launch
+
+    #: The job that a process is born for: its Future, its slot, and what launches it.
+    First = Tuple[Future[Any], Optional[_native.Slot], Sent, _native.Descriptors]
 
 
 class Starter:
@@ -16,6 +23,8 @@ class Starter:
 
     #: Whether what jobs are to do travels to them, rather than being there already.
     sends = True
+
+    _tracker: Holder | None = None
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
         """Does all that can be done, and fail, before a slot is taken."""
@@ -39,12 +48,20 @@ class Starter:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
-    def renewed(self) -> Starter:
-        """One for this process, which this one has come to by a fork."""
+    def renewed(self) -> Self:
+        """One for this process, whose jobs share its resource tracker."""
+        made = self._anew()
+        made._tracker = Holder()
+        return made
+
+    def _anew(self) -> Self:
+        """One like this, which may have come to this process by a fork."""
         raise NotImplementedError
 
     def stop(self) -> None:
         """Ends what was started beside the jobs, and waits for its end."""
+        if self._tracker is not None:
+            self._tracker.release()
 
 
 class HiringStarter(Starter):
@@ -58,8 +75,8 @@ class HiringStarter(Starter):
     def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
         self.prepare(work, jobs)[1].clear()
 
-    def hire(self, jobs: _native.Jobs) -> None:
-        """Has another process born."""
+    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+        """Has another process born, for this job if there is one."""
         raise NotImplementedError
 
     def start(
@@ -72,9 +89,11 @@ class HiringStarter(Starter):
         message, descriptors, fresh = prepared
         try:
             if self._tasks == 1:
-                self.hire(jobs)  # nobody is idle, nor will be
-            while not jobs.launch(future, slot, message, descriptors, fresh):
-                self.hire(jobs)
+                # Nobody is idle, nor ever is: a process is born and launched in one call.
+                self.hire(jobs, (future, slot, message, descriptors))
+            else:
+                while not jobs.launch(future, slot, message, descriptors, fresh):
+                    self.hire(jobs)
         finally:
             descriptors.clear()
             del prepared, descriptors  # a traceback that is kept must keep no descriptor

@@ -21,6 +21,7 @@ from ._starter import HiringStarter, Starter
 
 if TYPE_CHECKING:
     from .._future import Future
+    from ._starter import First
 
 #: From CPython 3.12 on, `os.fork` warns where there are threads; so do we.
 _WARNS = sys.version_info >= (3, 12)
@@ -34,7 +35,7 @@ class Fork(Starter):
     def __init__(self) -> None:
         self._identity, self._setup = _prepared()
 
-    def renewed(self) -> Fork:
+    def _anew(self) -> Fork:
         return Fork()
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> _native.Work:
@@ -61,7 +62,7 @@ class ForkedWorkers(HiringStarter):
         self._fresh = Fork()
         self._identity, self._setup = _prepared()
 
-    def renewed(self) -> ForkedWorkers:
+    def _anew(self) -> ForkedWorkers:
         return ForkedWorkers(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
@@ -86,7 +87,8 @@ class ForkedWorkers(HiringStarter):
         else:
             super().start(jobs, future, slot, prepared)
 
-    def hire(self, jobs: _native.Jobs) -> None:
+    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+        assert first is None  # a fresh process is forked with its job
         _announce(stacklevel=7)
         worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
         jobs.hire_fork(self._setup, worker)

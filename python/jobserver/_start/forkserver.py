@@ -23,6 +23,7 @@ from ._starter import HiringStarter
 
 if TYPE_CHECKING:
     from .._future import Future
+    from ._starter import First
 
 
 #: Each takes a descriptor of the owner's, and two of the helper's.
@@ -40,7 +41,7 @@ class ForkServer(HiringStarter):
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
-    def renewed(self) -> ForkServer:
+    def _anew(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
         helper = self._helper.fileno() if self._helper.running else None
         return ForkServer(self._tasks, self._preload, self._slots, helper)
@@ -68,19 +69,19 @@ class ForkServer(HiringStarter):
             with contextlib.suppress(OSError, RuntimeError):
                 jobs.ask_ahead(self._helper, min(self._slots, _MOST_AHEAD, self._count // 2))
 
-    def hire(self, jobs: _native.Jobs) -> None:
+    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         home = jobs.pool.home
         try:
-            self._hire(jobs, home)
+            self._hire(jobs, home, first)
         except _native.ForkServerGone:
             # Somebody killed it, which costs its jobs nothing. A new one takes its place.
-            self._hire(jobs, home)
+            self._hire(jobs, home, first)
 
-    def _hire(self, jobs: _native.Jobs, home: str) -> None:
+    def _hire(self, jobs: _native.Jobs, home: str, first: First | None) -> None:
         self._start_helper(home)
         introduction, descriptors = self._introductions.to_job(home, self._tasks)
         try:
-            jobs.hire_request(self._helper, introduction, descriptors)
+            jobs.hire_request(self._helper, introduction, descriptors, first)
         finally:
             descriptors.clear()
 
@@ -89,14 +90,15 @@ class ForkServer(HiringStarter):
             introductions = self._introductions
             preparation, (message, descriptors) = introductions.to_helper(home, self._preload)
             try:
-                with launch.uninterrupted() as interruptible:
-                    if self._helper.start(_helpers_command(interruptible), message, descriptors):
-                        introductions.was_sent(preparation)
+                command = _helpers_command(launch.interruptible())
+                if self._helper.start(command, message, descriptors):
+                    introductions.was_sent(preparation)
             finally:
                 descriptors.clear()
 
     def stop(self) -> None:
         self._helper.stop()
+        super().stop()
 
 
 def _helpers_command(interruptible: bool) -> list[str]:

@@ -10,17 +10,13 @@ importing the function's module sees it all.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import pickle
-import select
 import signal
-import stat
-from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
 
-from .. import _job, _native, _pickling, _pools
+from .. import _job, _native, _pickling, _pools, _tracker
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
@@ -32,11 +28,7 @@ Launch = Tuple[Sent, _native.Descriptors, bool]
 
 
 class _Tracked:
-    """The descriptor of multiprocessing's resource tracker, on its way to a job.
-
-    A job must share its owner's tracker, if there is one: a tracker of its own would take
-    the owner's shared memory away when the job ends.
-    """
+    """The descriptor of multiprocessing's resource tracker, on its way to a job."""
 
     def __init__(self, descriptor: Any, inode: int) -> None:
         self.descriptor = descriptor
@@ -121,77 +113,11 @@ def _preparation(method: str, home: str) -> Preparation:
     del data["name"]  # which is each job's own
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
-    return Preparation(method, home, data, _Tracked(*_tracker()))
-
-
-#: The tracker that this process has used last: its pid if it is a child of ours, the number of
-#: its descriptor, and the inode.
-_used: tuple[int | None, int, int] | None = None
-
-
-def _tracker() -> tuple[int, int]:
-    """The descriptor of multiprocessing's resource tracker, which is started if need be, and its
-    inode.
-
-    Once it runs, its lock is left alone: a fork by another thread, while this one held it,
-    would leave it locked in the child for ever.
-    """
-    global _used
-    tracker: Any = mp.resource_tracker._resource_tracker
-    fd: int | None = tracker._fd
-    inode = None if fd is None else _inode(tracker, fd)
-    if fd is not None and inode is None:
-        if _job.is_this_process():
-            # One of its own would, at its end, take away what others still use.
-            raise OSError(
-                errno.EBADF,
-                "this job has closed the descriptor of multiprocessing's resource tracker, or "
-                "opened another file in its place: it cannot start jobs any more",
-            )
-        fd = tracker._fd = tracker._pid = None  # or multiprocessing would write to it, and close it
-    if fd is None or inode is None or _nobody_reads(fd):
-        try:
-            with _standard_filled():
-                fd = int(mp.resource_tracker.getfd())
-        except OSError as e:
-            raise advised(e, "cannot start multiprocessing's resource tracker") from None
-        inode = os.fstat(fd).st_ino
-    _used = tracker._pid, fd, inode
-    return fd, inode
-
-
-def _inode(tracker: Any, fd: int) -> int | None:
-    """The inode of the tracker's descriptor; None if this program has closed it, so that the number
-    is another file's by now, or nobody's."""
     try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    known = _used[2] if _used and _used[:2] == (tracker._pid, fd) else status.st_ino
-    return status.st_ino if stat.S_ISFIFO(status.st_mode) and known == status.st_ino else None
-
-
-@contextmanager
-def _standard_filled() -> Iterator[None]:
-    """Has something on descriptors 0, 1 and 2 meanwhile. What multiprocessing opens for a tracker
-    would be there, and the tracker closes the first two when it starts."""
-    filled = []
-    try:
-        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-            filled.append(fd)
-            os.set_inheritable(fd, True)
-        os.close(fd)
-        yield
-    finally:
-        for fd in filled:
-            os.close(fd)
-
-
-def _nobody_reads(fd: int) -> bool:
-    """Whether a pipe has lost its reader."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
+        tracker = _Tracked(*_tracker.running())
+    except OSError as e:
+        raise advised(e, "cannot start multiprocessing's resource tracker") from None
+    return Preparation(method, home, data, tracker)
 
 
 def command(statement: str) -> list[str]:
@@ -202,15 +128,10 @@ def command(statement: str) -> list[str]:
     return [executable, *mp.util._args_from_interpreter_flags(), "-c", program]
 
 
-@contextmanager
-def uninterrupted() -> Iterator[bool]:
-    """Starts interpreters that Ctrl-C does not interrupt before they can keep quiet about it:
-    they are born with SIGINT blocked. Whether they are to unblock it, since we have not."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield signal.SIGINT not in before
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def interruptible() -> bool:
+    """Whether new interpreters are to unblock SIGINT, since we have not blocked it. They are born
+    with it blocked: Ctrl-C must not interrupt them before they can keep quiet about it."""
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 #: More than CPython needs before it specialises a function's bytecode.
@@ -226,7 +147,7 @@ class Prepared:
         self.pool = _pools.opened(preparation.home)
         self.identity = _job.Identity(preparation.method)
         self.setup = self.identity.setup()
-        mp.resource_tracker._resource_tracker._fd = preparation.tracker.descriptor.detach()
+        _tracker.inherit(preparation.tracker.descriptor.detach())
 
     def apply(self) -> None:
         if self._data is not None:

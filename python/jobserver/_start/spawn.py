@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import _job, _native
 from . import launch
 from ._starter import HiringStarter
+
+if TYPE_CHECKING:
+    from ._starter import First
 
 
 class Spawn(HiringStarter):
@@ -15,18 +18,18 @@ class Spawn(HiringStarter):
         self._introductions = launch.Introductions("spawn")
         self._count = 0
 
-    def renewed(self) -> Spawn:
+    def _anew(self) -> Spawn:
         return Spawn(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
         self._count += 1
         return launch.dump(f"Job-{self._count}", work)
 
-    def hire(self, jobs: _native.Jobs) -> None:
+    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         introduction, descriptors = self._introductions.to_job(jobs.pool.home, self._tasks)
         try:
-            with launch.uninterrupted() as interruptible:
-                jobs.hire_spawn(_command(interruptible), introduction, descriptors)
+            command = _command(launch.interruptible())
+            jobs.hire_spawn(command, introduction, descriptors, first)
         finally:
             descriptors.clear()
 

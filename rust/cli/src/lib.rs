@@ -19,9 +19,8 @@ mod run;
 mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use jobserver_core::slots::makeflags::Auth;
 use jobserver_core::slots::{InForce, NotJoined};
-use jobserver_core::Pool;
+use jobserver_core::{ErrorKind, Pool};
 use std::ffi::OsString;
 
 /// The exit code of a failure of ours, and not of the command's; as env and nohup have it.
@@ -94,13 +93,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     })
 }
 
-/// The pool in force and how it is named, None if there is none; or why it cannot be joined.
-fn pool_in_force() -> Result<Option<(Pool, Auth)>, String> {
+/// The pool in force, None if there is none; or why it cannot be joined.
+fn pool_in_force() -> Result<Option<Pool>, String> {
     match InForce::of_environment() {
         InForce::Nothing => Ok(None),
         InForce::Closed(why) => Err(why.to_string()),
-        InForce::Pool(auth, jobs) => match Pool::take_part(&auth, jobs) {
-            Ok(pool) => Ok(Some((pool, auth))),
+        InForce::Pool(auth, jobs) => match Pool::join_in_force(&auth, jobs) {
+            Ok(pool) => Ok(Some(pool)),
+            Err(e) if e.kind() == ErrorKind::Elsewhere => Err(e.to_string()),
             Err(e) => Err(format!("{} ({e})", NotJoined::Stale(auth))),
         },
     }

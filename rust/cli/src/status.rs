@@ -1,7 +1,7 @@
 //! `jobserver status`: the slots of a pool, and who holds them.
 
 use jobserver_core::slots::homes;
-use jobserver_core::{Pool, Result};
+use jobserver_core::{ErrorKind, Pool, Result};
 use std::io::Write;
 
 pub(crate) fn status() -> Result<i32> {
@@ -9,17 +9,23 @@ pub(crate) fn status() -> Result<i32> {
         say!("{why}; showing all pools of this user");
         None
     });
-    let pools: Vec<Pool> = match in_force {
-        Some((pool, _)) => vec![pool],
-        // One that has just gone is none.
-        None => homes().iter().filter_map(|home| Pool::open(home).ok()).collect(),
-    };
     let mut text = String::new();
-    if pools.is_empty() {
-        text.push_str("no pool\n");
+    match in_force {
+        Some(pool) => text.push_str(&of(&pool)?),
+        None => {
+            for home in homes() {
+                match Pool::open(&home) {
+                    Ok(pool) => text.push_str(&of(&pool)?),
+                    Err(e) if e.kind() == ErrorKind::Elsewhere => {
+                        text.push_str(&format!("{}: {e}\n", home.display()));
+                    }
+                    Err(_) => {} // it has just gone
+                }
+            }
+        }
     }
-    for pool in pools {
-        text.push_str(&of(&pool.whole())?);
+    if text.is_empty() {
+        text.push_str("no pool\n");
     }
     // Who reads it may have seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -3,6 +3,7 @@
 //! Not for deaths of jobs: those are outcomes, not errors.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 /// What this crate's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -19,23 +20,34 @@ pub enum ErrorKind {
     DescriptorLost,
     /// The fork server has gone away; starting a new one is the remedy.
     ForkServerGone,
+    /// This process is in another pid or time namespace than what it was to use, and so cannot
+    /// tell which of the processes that are named there live.
+    Elsewhere,
     /// The bytes on a channel do not follow the format: a bug, or a stranger's writing.
     Protocol,
 }
 
 /// A failure, with what was being done and the system's own error as its source.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}{}{}", .source.as_ref().map(|e| format!(": {}", words(e))).unwrap_or_default(),
+#[error("{doing}{}{}{}", .place.as_ref().map(|p| format!(" in {}", p.display())).unwrap_or_default(),
+        .source.as_ref().map(|e| format!(": {}", words(e))).unwrap_or_default(),
         self.advice().map(|a| format!("; {a}")).unwrap_or_default())]
 pub struct Error {
     kind: ErrorKind,
     doing: &'static str,
+    /// In which folder, if that matters.
+    place: Option<PathBuf>,
     source: Option<io::Error>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, doing: &'static str) -> Self {
-        Error { kind, doing, source: None }
+        Error { kind, doing, place: None, source: None }
+    }
+
+    /// The system refused while `doing` this in a folder that the user has chosen.
+    pub(crate) fn at(doing: &'static str, place: &Path, source: io::Error) -> Error {
+        Error { place: Some(place.to_owned()), ..Error::refused(doing, source) }
     }
 
     /// For `map_err`: the system refused while `doing`.
@@ -58,7 +70,7 @@ impl Error {
     /// The system refused a call that was made outside this crate, or with a descriptor from
     /// there, while `doing`.
     pub fn refused(doing: &'static str, source: io::Error) -> Error {
-        Error { kind: ErrorKind::System, doing, source: Some(source) }
+        Error { kind: ErrorKind::System, doing, place: None, source: Some(source) }
     }
 
     /// Which kind of failure this is.

@@ -20,7 +20,7 @@
 
 use crate::channel::{close_on_exec, no_sigpipe, Channel, Frame, Kind, Received};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Child, ExitStatus, Lifeline};
+use crate::process::{getpid, leave, Child, ExitStatus, Lifeline};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::sys::{self, Descriptor, Forked};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -195,7 +195,7 @@ impl ForkServer {
 impl Drop for ForkServer {
     fn drop(&mut self) {
         match self.process.take() {
-            Some(process) if !*self.reaped.get_mut() => process.forget(),
+            Some(process) if !*self.reaped.get_mut() => leave(process, None),
             _ => {}
         }
     }
@@ -207,6 +207,8 @@ impl Drop for ForkServer {
 pub struct Ahead {
     /// The owner's ends. The answers are read when the processes are needed.
     channels: VecDeque<Channel>,
+    /// The owner, once it has asked for some.
+    owner: Option<Pid>,
 }
 
 impl Ahead {
@@ -228,6 +230,7 @@ impl Ahead {
         server: &ForkServer,
         lifeline: Option<&Lifeline>,
     ) -> Result<()> {
+        self.owner = Some(getpid());
         while self.channels.len() < number {
             let (owner_end, job_end) = Channel::pair()?;
             if !server.try_request(&job_end, lifeline)? {
@@ -242,6 +245,14 @@ impl Ahead {
     pub fn dismiss(&mut self) {
         for channel in self.channels.drain(..) {
             channel.finish();
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if self.owner == Some(getpid()) {
+            self.dismiss(); // else these are a forked child's copies
         }
     }
 }

@@ -11,11 +11,11 @@
 
 use crate::channel::{Body, Channel, Frame, Head, Kind, Received, PACKET, STAYS};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Child, ExitStatus, Family};
+use crate::process::{leave, Child, ExitStatus, Family, Kept};
 use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +111,7 @@ impl Waiting {
     /// Where that may pay, looks for a moment whether a sleep is needed: whether something is
     /// ready. Then look for signals, and sleep.
     pub fn spin(&self) -> bool {
-        self.quick && self.wait.spin()
+        self.quick && self.wait.spin_intact()
     }
 
     /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
@@ -121,7 +121,7 @@ impl Waiting {
             Err(e) if e.kind() == ErrorKind::DescriptorLost => {
                 self.lost.store(true, Ordering::Relaxed);
                 // If it is the table's, the next scan sees to it.
-                let pool = self.pool.as_ref().is_none_or(PoolWait::is_intact);
+                let pool = self.pool.as_ref().is_none_or(PoolWait::mend);
                 if pool {
                     Ok(Woken::Ready)
                 } else {
@@ -157,6 +157,8 @@ pub struct Jobs {
     /// Children whose death no descriptor tells of.
     unwatched: BTreeSet<u64>,
     next: u64,
+    /// The process whose children they are, once there have been any.
+    owner: Option<Pid>,
     handled: u64,
     quiet: Option<Quiet>,
     /// This program has closed descriptors of the table's: see `renew`.
@@ -199,10 +201,7 @@ impl Jobs {
             slot.launch();
         }
         let child = Child::spawn(command)?;
-        let slot = slot.map(Slot::launched);
-        if let Some(slot) = &slot {
-            slot.born(child.pid(), false);
-        }
+        let slot = slot.map(|slot| slot.launched(&child, false));
         self.enter_running(child, None, slot)
     }
 
@@ -210,10 +209,7 @@ impl Jobs {
     ///
     /// If the system refuses to watch it, the process is ended and the error returned.
     pub fn started(&mut self, channel: Channel, child: Child, slot: Option<Slot>) -> Result<JobId> {
-        let slot = slot.map(Slot::launched);
-        if let Some(slot) = &slot {
-            slot.born(child.pid(), true);
-        }
+        let slot = slot.map(|slot| slot.launched(&child, true));
         self.enter_running(child, Some(channel), slot)
     }
 
@@ -242,14 +238,14 @@ impl Jobs {
     fn enter(&mut self, process: Process) -> Result<u64> {
         let number = self.next;
         if let Err(e) = self.watch(number, &process.child, process.channel.as_ref()) {
-            let pid = process.child.pid();
             process.child.destroy();
             if let Some(slot) = process.slot {
-                slot.settle(Some(pid));
+                slot.settle(true);
             }
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
+        self.owner.get_or_insert_with(getpid);
         self.processes.insert(number, process);
         if matches!(self.set, Some(ReadySet::Poll(_))) || self.unwatched.contains(&number) {
             self.ring(); // those who wait must watch, or look after, this one too
@@ -318,6 +314,9 @@ impl Jobs {
         child: &Child,
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
+        if self.set.as_ref().is_some_and(|set| !set.is_intact()) {
+            (self.set, self.lost) = (None, true); // what has its number is not to hear of this
+        }
         let set = made(&mut self.set, &mut self.spare_bells)?;
         if let Some(channel) = channel {
             set.add(channel.socket(), key(number, CHANNEL))?;
@@ -348,12 +347,16 @@ impl Jobs {
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
-        if self.lost || self.set.as_ref().is_some_and(|set| !set.is_intact()) {
-            self.renew(&mut news).map_err(Error::system("cannot watch the jobs"))?;
+        if self.lost {
+            self.renew(&mut news)?;
         }
         while let Some(set) = &mut self.set {
             let ready = match set.ready() {
                 Err(_) if !news.is_empty() => break, // the next scan will meet it too
+                Err(_) if !set.is_intact() => {
+                    self.renew(&mut news)?;
+                    continue;
+                }
                 ready => ready.map_err(Error::system("cannot look at the jobs"))?,
             };
             if ready.is_empty() {
@@ -432,7 +435,7 @@ impl Jobs {
     /// After this program has closed descriptors of the table's: tells of the processes that can
     /// be heard of no more, and watches the others by a new set. (The old one may be another's, or
     /// tell for ever of what is gone.)
-    fn renew(&mut self, news: &mut Vec<(JobId, Outcome)>) -> rustix::io::Result<()> {
+    fn renew(&mut self, news: &mut Vec<(JobId, Outcome)>) -> Result<()> {
         (self.set, self.lost) = (None, true);
         self.spare_bells.retain(|bell| bell.is_intact());
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
@@ -444,7 +447,7 @@ impl Jobs {
             process.child.look_to_watch();
             let watched = self.watch(number, &process.child, process.channel.as_ref());
             self.processes.insert(number, process);
-            watched?;
+            watched.map_err(Error::system("cannot watch the jobs"))?;
         }
         self.lost = false;
         Ok(())
@@ -496,7 +499,7 @@ impl Jobs {
         self.close_channel(number);
         let Some(mut process) = self.processes.remove(&number) else { return };
         if let Some(slot) = &process.slot {
-            slot.settle(Some(process.child.pid()));
+            slot.settle(true);
         }
         self.idle.retain(|idle| *idle != number);
         process.tell(number, Outcome::Ended(status), news);
@@ -583,7 +586,7 @@ impl Jobs {
         let pool = pool.map(Pool::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
-            pipes.extend(pool.pipes.iter().cloned());
+            pipes.push(Arc::clone(&pool.pipe));
             descriptors.extend(pool.descriptors.iter().cloned());
             look_after = look_after.into_iter().chain(pool.look_after).min();
         }
@@ -667,6 +670,23 @@ impl Jobs {
         self.handled += 1;
     }
 
+    /// Gives up what runs: it goes on to its end, which nobody is told of, and what is `kept` for
+    /// it stays until then. (In a process that was forked from the owner's, nothing is ours.)
+    pub fn leave(&mut self, kept: &Kept) {
+        if self.owner != Some(getpid()) {
+            return self.abandon();
+        }
+        for (_, mut process) in self.processes.drain() {
+            if let Some(slot) = &process.slot {
+                slot.disown();
+            }
+            // Its channel may be open in another process too, that was forked from this one.
+            process.dismiss();
+            leave(process.child, Some(Kept::clone(kept)));
+        }
+        self.abandon();
+    }
+
     /// The owner's end of a job's channel, to send its launch on.
     pub fn channel(&self, id: JobId) -> Option<&Channel> {
         self.of(id)?.channel.as_ref()
@@ -675,17 +695,7 @@ impl Jobs {
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        for (_, mut process) in self.processes.drain() {
-            if let Some(slot) = &process.slot {
-                slot.disown();
-            }
-            // A copy of the channel may be open in another process that was forked from this one.
-            // (Where this itself was, its parent's children are not its own, nor to be dismissed.)
-            if process.state == State::Idle && matches!(process.child.try_wait(), Ok(None)) {
-                process.dismiss();
-            }
-            process.child.forget();
-        }
+        self.leave(&(Arc::new(()) as Kept));
     }
 }
 
@@ -713,10 +723,7 @@ impl Process {
 
     /// Takes up another job, that it has been sent the launch of.
     fn take_up(&mut self, number: u64, slot: Option<Slot>) -> JobId {
-        self.slot = slot.map(Slot::launched);
-        if let Some(slot) = &self.slot {
-            slot.born(self.child.pid(), true);
-        }
+        self.slot = slot.map(|slot| slot.launched(&self.child, true));
         self.jobs += 1;
         self.state = State::Running;
         JobId::of(number, self.jobs)
@@ -727,7 +734,7 @@ impl Process {
     fn tell(&mut self, number: u64, outcome: Outcome, news: &mut Vec<(JobId, Outcome)>) {
         if std::mem::replace(&mut self.state, State::Ending) == State::Running {
             if let Some(slot) = &self.slot {
-                slot.settle(None);
+                slot.settle(false);
             }
             news.push((JobId::of(number, self.jobs), outcome));
         }

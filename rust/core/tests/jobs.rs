@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use jobserver_core::channel::{memory_file, Kind, INLINE};
+use jobserver_core::process::{has_children, wait_for_left, Kept};
 use jobserver_core::sys::signal_from_raw;
 use jobserver_core::{Channel, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Woken};
 use rustix::fd::{AsFd, OwnedFd};
@@ -15,7 +16,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 fn send(channel: &Channel, body: &[u8]) {
@@ -814,4 +815,23 @@ fn an_end_is_noticed_though_no_descriptor_is_left_to_watch_it_by() {
         0
     });
     assert_eq!(ended(owner), ExitStatus::Code(0));
+}
+
+// An owner that is dropped while its jobs run.
+
+#[test]
+fn jobs_that_are_left_go_on_to_their_ends_with_what_is_kept_for_them() {
+    let _alone = Alone::new();
+    let (gate, open) = gate();
+    let mut jobs = Jobs::new();
+    jobs.spawn(Command::new("cat").stdin(gate), None).unwrap();
+    jobs.spawn(&mut Command::new("true"), None).unwrap();
+    let kept: Kept = Arc::new(());
+    jobs.leave(&kept);
+    drop(jobs);
+    assert!(Arc::strong_count(&kept) > 1);
+    assert!(has_children());
+    drop(open);
+    while !wait_for_left().unwrap() {}
+    assert_eq!(Arc::strong_count(&kept), 1);
 }

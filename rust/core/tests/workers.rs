@@ -32,7 +32,7 @@ fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
 fn serve(channel: &Channel, pool: &Pool) -> i32 {
     while let Some(launch) = channel.receive().unwrap() {
         assert_eq!(launch.kind, Kind::Launch);
-        let slot = pool.adopt(launch.word);
+        let slot = pool.adopt(launch.word).unwrap();
         assert_eq!(slot.is_some(), launch.word != 0);
         let verb = launch.body.into_bytes().unwrap();
         let me = getpid().as_raw_nonzero().get().to_ne_bytes();

@@ -11,12 +11,20 @@ pyo3::create_exception!(
     "The fork server was killed, or has ended; starting a new one is the remedy."
 );
 
+pyo3::create_exception!(
+    jobserver._native,
+    Elsewhere,
+    PyRuntimeError,
+    "The pool belongs to another pid or time namespace than this process."
+);
+
 /// For `map_err`: an OSError with its number where the system refused, so that Python
 /// picks the subclass; ValueError where the caller erred.
 pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::InvalidInput, _) => PyValueError::new_err(message),
+        (ErrorKind::Elsewhere, _) => Elsewhere::new_err(message),
         (ErrorKind::ForkServerGone, _) => ForkServerGone::new_err(message),
         (_, Some(errno)) => PyOSError::new_err((errno, message)),
         _ => PyRuntimeError::new_err(message),

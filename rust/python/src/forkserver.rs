@@ -6,7 +6,8 @@ use crate::hooks;
 use crate::pool::duplicate;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver as core;
-use jobserver_core::process::Lifeline;
+use jobserver_core::process::{Lifeline, Signal};
+use jobserver_core::sys::SignalsHeld;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -58,7 +59,8 @@ impl ForkServer {
     }
 
     /// Starts a helper, a program that serves the socket on its standard input, unless
-    /// there is one: whether it has. The helper is first sent this message.
+    /// there is one: whether it has. The helper is born with SIGINT blocked, and first sent this
+    /// message.
     fn start(
         &self,
         argv: Vec<OsString>,
@@ -73,7 +75,11 @@ impl ForkServer {
         let none = helper.running.as_ref().is_none_or(|helper| helper.is_lost());
         if none {
             helper.ahead.dismiss();
-            let started = core::ForkServer::start(&mut command(argv)?).map_err(to_python)?;
+            let mut command = command(argv)?;
+            let held = SignalsHeld::this(Signal::INT);
+            let started = core::ForkServer::start(&mut command).map_err(to_python);
+            drop(held);
+            let started = started?;
             match message.send(
                 &started.introduction().map_err(to_python)?,
                 Kind::Introduction,

@@ -15,16 +15,21 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{gettid, Lifeline, Pid};
-use jobserver_core::sys::{signal_from_raw, Descriptor};
+use jobserver_core::process::{gettid, reap_left, Kept, Lifeline, Pid, Signal};
+use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use waits::deadline;
+
+/// The job that a process is born for: its Future, its slot, and what launches it.
+type First<'py> =
+    (Bound<'py, Promise>, Option<Bound<'py, Slot>>, Message<'py>, Bound<'py, Descriptors>);
 
 /// What came of which Future.
 type News = (Py<Promise>, Outcome);
@@ -78,6 +83,8 @@ struct State {
     launching: Vec<Pid>,
     /// What the jobs hang on, once there have been any.
     lifeline: Option<Lifeline>,
+    /// Nothing is started any more.
+    closing: bool,
     closed: bool,
 }
 
@@ -94,8 +101,7 @@ impl Jobs {
     /// keeps would keep the pool's descriptors open.
     #[getter]
     fn pool(&self, py: Python<'_>) -> PyResult<Py<Pool>> {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
+        self.known_pool().as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
     }
 
     /// Forks a job, which does its work there and then. Returns in the owner only.
@@ -124,7 +130,7 @@ impl Jobs {
         let py = setup.py();
         let _launching = self.begin_launch()?;
         match self.fork_process(&setup, None)? {
-            Side::Owner(channel, child) => self.hired(channel, child),
+            Side::Owner(channel, child) => self.hired(channel, child, None),
             Side::Job(channel, set_up, _never) => {
                 let ended = set_up.and_then(|()| Bound::new(py, channel));
                 let ended = ended.and_then(|channel| run_jobs(py, &channel, &worker));
@@ -133,12 +139,15 @@ impl Jobs {
         }
     }
 
-    /// Starts a process in a new program, which gets its channel as its standard input.
+    /// Starts a process in a new program, which gets its channel as its standard input, and is born
+    /// with SIGINT blocked. If there is a `first` job, launches that on it.
+    #[pyo3(signature = (argv, introduction, descriptors, first))]
     fn hire_spawn(
         &self,
         argv: Vec<OsString>,
         introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
+        first: Option<First<'_>>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
@@ -147,23 +156,28 @@ impl Jobs {
         self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
         let mut command = command(argv)?;
         let socket = launch.job_end.into_socket().map_err(to_python)?;
-        let child = Child::spawn_on(socket, &mut command).map_err(to_python)?;
-        self.hired(launch.owner_end, child)
+        let held = SignalsHeld::this(Signal::INT);
+        let spawned = Child::spawn_on(socket, &mut command).map_err(to_python);
+        drop(held);
+        self.hired(launch.owner_end, spawned?, first)
     }
 
-    /// Takes a process that a fork server has forked ahead, or has one forked.
+    /// Takes a process that a fork server has forked ahead, or has one forked. If there is a
+    /// `first` job, launches that on it.
+    #[pyo3(signature = (server, introduction, descriptors, first))]
     fn hire_request(
         &self,
         py: Python<'_>,
         server: &Bound<'_, ForkServer>,
         introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
+        first: Option<First<'_>>,
     ) -> PyResult<()> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
         while let Some((channel, child)) = Jobs::ahead(py, server)? {
             if self.introduce(&channel, &introduction, &descriptors, None)? {
-                return self.hired(channel, child);
+                return self.hired(channel, child, first);
             } // else it has just left, having waited for long
         }
         let (mut channel, mut child) = self.ask(py, server)?;
@@ -172,7 +186,7 @@ impl Jobs {
             (channel, child) = self.ask(py, server)?;
             self.introduce(&channel, &introduction, &descriptors, None)?;
         }
-        self.hired(channel, child)
+        self.hired(channel, child, first)
     }
 
     /// Has a fork server fork processes ahead of need, until there are so many. Not to wait for
@@ -196,12 +210,7 @@ impl Jobs {
     ) -> PyResult<bool> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
-        let mut taken = take(slot);
-        let launched = self.launch_on_idle(&future, &mut taken, &message, &descriptors, fresh);
-        if let (Some(slot), Some(taken)) = (slot, taken) {
-            slot.borrow_mut().put_back(taken);
-        }
-        launched
+        taking(slot, |taken| self.launch_on_idle(&future, taken, &message, &descriptors, fresh))
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
@@ -220,6 +229,7 @@ impl Jobs {
         yields: bool,
     ) -> PyResult<Option<Slot>> {
         let Some(pool) = pool.map(Bound::get) else { return Err(closed()) };
+        self.check_open()?; // before any callbacks
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
         self.until(py, timeout, Some(&pool.pool), callbacks, || {
             self.check_open()?;
@@ -290,20 +300,34 @@ impl Jobs {
         })
     }
 
-    /// If nothing runs, lets nothing be started from now on: whether that is so.
+    /// Lets nothing be started from now on, and tells those who wait for a slot. What runs goes on.
+    /// An error, and nothing has changed, if this very thread has a launch under way.
+    fn begin_close(&self) -> PyResult<()> {
+        let mut state = self.state();
+        state.refuse_within_launch()?;
+        if !state.closing {
+            state.closing = true;
+            state.table.wake();
+        }
+        Ok(())
+    }
+
+    /// Whether that has begun, or is over.
+    #[getter]
+    fn closing(&self) -> bool {
+        self.state().closing
+    }
+
+    /// After `begin_close`: gives everything up if nothing runs any more: whether it has.
     /// An error if this very thread has a launch under way.
     fn close(&self) -> PyResult<bool> {
         let mut state = self.state();
-        if state.launching.contains(&gettid()) {
-            return Err(PyRuntimeError::new_err(
-                "close() was called within a submission of the same thread, as by a signal \
-                 handler: it would wait for itself; raise an exception there, and close later",
-            ));
-        }
+        state.refuse_within_launch()?;
         if state.launching.is_empty() && state.table.outstanding() == 0 {
             state.table.dismiss_idle();
         }
         if state.launching.is_empty() && state.table.outstanding() == 0 {
+            state.closing = true;
             state.closed = true;
             state.table.wake(); // what was waited for will not come any more
             state.table.abandon();
@@ -312,8 +336,9 @@ impl Jobs {
         let closed = state.closed;
         drop(state); // before the pool, which is a Python object
         if closed {
-            let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let pool = self.known_pool().take();
             drop(pool);
+            reap_left();
         }
         Ok(closed)
     }
@@ -322,10 +347,7 @@ impl Jobs {
     /// seconds, or at once if they are 0, kills what is left.
     fn kill(&self, py: Python<'_>, job: u64, grace: f64) -> PyResult<()> {
         let Some(mut family) = self.state().table.family(JobId(job)) else { return Ok(()) };
-        let pool = {
-            let known = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            known.as_ref().map(|pool| pool.get().pool.clone())
-        };
+        let pool = { self.known_pool().as_ref().map(|pool| pool.get().pool.clone()) };
         let kin = |owner| pool.as_ref().map_or_else(Vec::new, |pool| pool.jobs_of(owner));
         let forever = Duration::from_secs(1 << 30);
         let (begun, grace) =
@@ -374,12 +396,43 @@ impl Jobs {
     fn outstanding(&self) -> usize {
         self.state().table.outstanding()
     }
+
+    /// Jobs that run have their Futures here, those the Jobserver, and that this.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.finished)?;
+        // Locked by this very thread, it is in use, and so are its Futures, if they are not visited.
+        let Ok(state) = self.state.try_lock() else { return Ok(()) };
+        let untold = state.untold.iter().map(|(future, _)| future);
+        state.futures.values().chain(untold).try_for_each(|future| visit.call(future))
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.state();
+        let (futures, untold) =
+            (std::mem::take(&mut state.futures), std::mem::take(&mut state.untold));
+        drop(state); // before the Futures, as this may run code
+        drop((futures, untold));
+    }
+}
+
+/// Nobody has the Jobserver any more, nor a Future of it: its jobs go on to their ends.
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        let home = self.known_pool().as_ref().map(|pool| pool.get().pool.kept_home());
+        let kept: Kept = Arc::new((home, state.lifeline.take()));
+        state.table.leave(&kept);
+    }
 }
 
 impl Jobs {
     fn state(&self) -> MutexGuard<'_, State> {
         // Poisoned only by a bug of ours; what it guards is then no worse than before.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_pool(&self) -> MutexGuard<'_, Option<Py<Pool>>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Scans the table for news. Returns how often a scan has changed anything.
@@ -422,7 +475,7 @@ impl Jobs {
     }
 
     fn check_open(&self) -> PyResult<()> {
-        match self.state().closed {
+        match self.state().closing {
             true => Err(closed()),
             false => Ok(()),
         }
@@ -431,7 +484,7 @@ impl Jobs {
     /// Keeps the table open until the launch, or its failure, is over.
     fn begin_launch(&self) -> PyResult<Launching<'_>> {
         let mut state = self.state();
-        if state.closed {
+        if state.closing {
             return Err(closed());
         }
         state.launching.push(gettid());
@@ -454,8 +507,24 @@ impl Jobs {
         Ok(())
     }
 
-    fn hired(&self, channel: core::Channel, child: Child) -> PyResult<()> {
-        self.state().table.hired(channel, child).map_err(to_python)
+    /// Enters a process. Its first job, if there is one, is launched in the same call, where no
+    /// signal handler runs: what it raised would leave the process without a job.
+    fn hired(
+        &self,
+        channel: core::Channel,
+        child: Child,
+        first: Option<First<'_>>,
+    ) -> PyResult<()> {
+        let Some((future, slot, message, descriptors)) = first else {
+            return self.state().table.hired(channel, child).map_err(to_python);
+        };
+        let descriptors = descriptors.get().held();
+        taking(slot.as_ref(), |taken| {
+            let state = &mut *self.state();
+            state.table.hired(channel, child).map_err(to_python)?;
+            // The newest of those that have had no job, and so this one.
+            state.launch(&future, taken, &message, &descriptors, true).map(drop)
+        })
     }
 
     /// Launches a job on an idle process: whether there was one.
@@ -468,19 +537,11 @@ impl Jobs {
         fresh: bool,
     ) -> PyResult<bool> {
         let py = future.py();
-        let known = future.clone().unbind();
         let looks_until = Instant::now() + HESITATION;
         let mut handled = None;
         loop {
             let mut state = self.state();
-            let send = |channel: &core::Channel, head: Head| {
-                message.send(channel, head, &borrowed(descriptors)?)
-            };
-            if let Some(id) = state.table.launch(slot, fresh, send).map_err(to_python)? {
-                if let Some(pid) = state.table.pid(id) {
-                    future.get().begun(pid, id);
-                }
-                state.futures.insert(id, known);
+            if state.launch(future, slot, message, descriptors, fresh)? {
                 return Ok(true);
             }
             let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
@@ -495,6 +556,54 @@ impl Jobs {
             handled = Some(self.scan(py)?);
         }
     }
+}
+
+impl State {
+    /// Whoever closes waits for the launches that are under way.
+    fn refuse_within_launch(&self) -> PyResult<()> {
+        match self.launching.contains(&gettid()) {
+            true => Err(PyRuntimeError::new_err(
+                "close() was called within a submission of the same thread, as by a signal \
+                 handler: it would wait for itself; raise an exception there, and close later",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Launches a job on an idle process: whether there was one.
+    fn launch(
+        &mut self,
+        future: &Bound<'_, Promise>,
+        slot: &mut Option<core::Slot>,
+        message: &Message<'_>,
+        descriptors: &[Arc<Descriptor>],
+        fresh: bool,
+    ) -> PyResult<bool> {
+        let send = |channel: &core::Channel, head: Head| {
+            message.send(channel, head, &borrowed(descriptors)?)
+        };
+        let launched = self.table.launch(slot, fresh, send).map_err(to_python)?;
+        if let Some(id) = launched {
+            if let Some(pid) = self.table.pid(id) {
+                future.get().begun(pid, id);
+            }
+            self.futures.insert(id, future.clone().unbind());
+        }
+        Ok(launched.is_some())
+    }
+}
+
+/// Does something with this slot, which is put back if it was not used.
+fn taking<T>(
+    slot: Option<&Bound<'_, Slot>>,
+    launch: impl FnOnce(&mut Option<core::Slot>) -> PyResult<T>,
+) -> PyResult<T> {
+    let mut taken = take(slot);
+    let launched = launch(&mut taken);
+    if let (Some(slot), Some(taken)) = (slot, taken) {
+        slot.borrow_mut().put_back(taken);
+    }
+    launched
 }
 
 /// A launch under way. Another thread may run meanwhile, and may want to close: in a fork's

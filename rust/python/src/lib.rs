@@ -47,10 +47,21 @@ fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> i32 {
     py.detach(|| jobserver_cli::main(words))
 }
 
-/// In a forked child: lets go of what its parent's jobs hang on.
+/// In a forked child: is another process, and lets go of what its parent's jobs hang on.
 #[pyfunction]
 fn forget_lifeline() {
+    jobserver_core::process::begin_child();
     jobserver_core::process::Lifeline::forget_parents();
+}
+
+/// Waits for the jobs of Jobservers that were dropped while those ran.
+#[pyfunction]
+fn wait_for_left(py: Python<'_>) -> PyResult<()> {
+    py.check_signals()?;
+    while !py.detach(jobserver_core::process::wait_for_left).map_err(errors::to_python)? {
+        py.check_signals()?;
+    }
+    Ok(())
 }
 
 /// In a process that others will be forked from, as its only thread: see `hooks::rehearse_fork`.
@@ -72,6 +83,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
+    module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;
@@ -90,6 +102,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
+    module.add("Elsewhere", module.py().get_type::<errors::Elsewhere>())?;
     module.add("INLINE", jobserver_core::channel::INLINE)?;
     module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;
     Ok(())

@@ -42,6 +42,7 @@ impl Pool {
 
     /// In a new job: this is the slot that it runs on, or it runs without one.
     pub(crate) fn set_own(&self, slot: Option<core::Slot>) {
+        self.pool.begin_job();
         *self.own() = slot.map(OwnSlot::new).unwrap_or_default();
     }
 
@@ -143,11 +144,11 @@ impl Pool {
 
     /// In a job: takes over the slot that it was launched on, by the word that came with its
     /// launch (0: none). False if it is no longer for us, when nothing may run.
-    fn adopt(&self, word: u64) -> bool {
-        let slot = self.pool.adopt(word);
+    fn adopt(&self, word: u64) -> PyResult<bool> {
+        let slot = self.pool.adopt(word).map_err(to_python)?;
         let adopted = word == 0 || slot.is_some();
         self.set_own(slot);
-        adopted
+        Ok(adopted)
     }
 
     /// Whether this process is a job with a slot that it could lend or hand over.
@@ -173,8 +174,14 @@ impl Pool {
         self.pool.slots()
     }
 
+    /// How many slots are free, for everybody.
     fn free(&self) -> PyResult<usize> {
         self.pool.free().map_err(to_python)
+    }
+
+    /// Whether this process could take a slot at this moment.
+    fn has_one(&self) -> PyResult<bool> {
+        self.pool.has_one().map_err(to_python)
     }
 
     fn try_take(&self) -> PyResult<Option<Slot>> {

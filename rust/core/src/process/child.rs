@@ -6,7 +6,7 @@
 //! is None then); that is sound for our own children, whose pids stay theirs until reaped.
 
 use crate::error::{Error, Result};
-use crate::process::ExitStatus;
+use crate::process::{reap_left, reap_left_but, ExitStatus};
 use crate::sys::{self, Descriptor};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
@@ -15,7 +15,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 type SetStream = fn(&mut Command, Stdio) -> &mut Command;
 
@@ -30,7 +30,7 @@ pub struct Child {
 impl Child {
     /// A direct child of this process that has not been reaped yet.
     pub fn adopt(pid: Pid) -> Child {
-        reap_forgotten(pid);
+        reap_left_but(pid);
         Child { pid, watch: pidfd(pid), ours: true }
     }
 
@@ -61,6 +61,7 @@ impl Child {
 
     /// A process that somebody else reaps, with the pidfd that they gave us for it.
     pub(crate) fn of_others(pid: Pid, watch: Option<Descriptor>) -> Child {
+        reap_left();
         Child { pid, watch: watch.map(Arc::new), ours: false }
     }
 
@@ -119,14 +120,6 @@ impl Child {
         Ok(Some(if overdue { ExitStatus::Overdue(libc::SIGKILL) } else { status }))
     }
 
-    /// Nobody will ask for this child's end any more: has it reaped all the same, when it has
-    /// ended and the next child is born, so that zombies do not gather.
-    pub(crate) fn forget(self) {
-        if self.ours && matches!(self.try_wait(), Ok(None)) {
-            forgotten().push(self);
-        }
-    }
-
     /// Kills it, unless it is another's to reap and its pid may be another process's by now.
     pub(crate) fn end(&self) {
         if self.ours || self.intact_watch().is_some() {
@@ -168,18 +161,6 @@ impl Child {
             Err(e) => Err(Error::system("cannot signal a job")(e)),
         }
     }
-}
-
-/// In a forked child these are not its own, as the kernel says when they are looked at.
-static FORGOTTEN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
-
-fn forgotten() -> std::sync::MutexGuard<'static, Vec<Child>> {
-    FORGOTTEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Not the newborn: should a forgotten child have had its pid, somebody else has reaped that.
-fn reap_forgotten(newborn: Pid) {
-    forgotten().retain(|child| child.pid != newborn && matches!(child.try_wait(), Ok(None)));
 }
 
 /// A pidfd, unless the kernel has none, or no descriptor is left for it: the child is

@@ -6,11 +6,11 @@
 //! Linux only; elsewhere a family is its root alone.
 
 use crate::error::{Error, Result};
+use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
-use crate::process::other::{is_called, look, parent, Life, Named};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
-use crate::sys::Descriptor;
+use crate::sys::{is_resource_tracker, Descriptor};
 use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -117,7 +117,7 @@ impl Family {
     fn forget_the_dead(&mut self) {
         self.members.retain(|_, member| match &member.pidfd {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-            Some(pidfd) => !super::other::has_ended(pidfd),
+            Some(pidfd) => !super::identity::has_ended(pidfd),
             _ => matches!(look(member.named), Life::Alive(_)),
         });
     }
@@ -172,7 +172,7 @@ impl Family {
     fn hold(&self, named: Named) -> Option<Member> {
         let known = self.members.get(&number(named.pid)).cloned();
         known.or_else(|| match look(named) {
-            Life::Alive(pidfd) if !is_called(named.pid, warden::NAME) => {
+            Life::Alive(pidfd) if !is_spared(named.pid) => {
                 Some(Member { named, pidfd, asked: false })
             }
             _ => None,
@@ -196,13 +196,19 @@ impl Family {
     }
 }
 
+/// Whether a process below a job serves others than that, and so outlasts it.
+fn is_spared(pid: Pid) -> bool {
+    is_called(pid, warden::NAME) || is_resource_tracker(pid)
+}
+
 /// The children of every process.
 fn children_of_all() -> BTreeMap<i32, Vec<Pid>> {
     let mut children: BTreeMap<i32, Vec<Pid>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid =
             entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, super::other::parent(pid)?))) {
+        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, super::identity::parent(pid)?)))
+        {
             children.entry(parent).or_default().push(pid);
         }
     }

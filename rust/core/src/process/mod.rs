@@ -7,15 +7,20 @@
 mod child;
 mod exit;
 mod family;
+pub(crate) mod identity;
+mod left;
 mod lifeline;
-pub(crate) mod other;
+pub(crate) mod namespace;
 mod own;
 
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
+pub use identity::Named;
+pub(crate) use left::{leave, reap_left_but};
+pub use left::{reap_left, wait_for_left, Kept};
 pub use lifeline::Lifeline;
-pub use other::Named;
+pub use namespace::begin_child;
 pub use own::{has_children, Growth};
 pub use rustix::process::{getpid, Pid, Signal};
 pub use rustix::thread::gettid;

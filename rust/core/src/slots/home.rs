@@ -6,24 +6,35 @@
 //!     auth             instead: how MAKEFLAGS names make's pool
 //!     ledger           who holds which slot
 //!     bell             a fifo: rung when a slot has a new holder
-//!     implicit         a link to the home of the one slot of the pool that has no byte in the fifo
-//!     pool             in the home of an implicit slot: a link to its pool's home
-//!     run              in that of the command of `jobserver run`: the same file as its pool's fifo
+//!     open             a fifo: rung when a slot that was lent can be borrowed again
 //! ```
 //!
 //! It lies in memory (/dev/shm) where there is such a place, and goes with the pool. If its
 //! maker is killed, the next pool of the same user removes it: every process that has the
 //! pool holds a lock on its ledger, and where there is none left, nobody will miss it.
+//!
+//! A home is made under another name, and renamed when it is complete and locked: so whoever sees
+//! it, from whatever pid namespace, sees by the lock that it is in use. One whose maker is killed
+//! before that is removed by a process that can tell: one in the maker's own namespace.
 
+use crate::error::{Error, Result};
+use crate::process::identity::{is_alive, Named};
+use crate::process::namespace::Namespace;
+use crate::slots::bell::PoolBell;
+use crate::slots::ledger::Bells;
 use crate::sys::{self, Descriptor};
-use rustix::fs::{flock, FlockOperation, Mode, OFlags};
+use rustix::fd::AsFd;
+use rustix::fs::{flock, fstat, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{getpid, getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+const BELLS: [&str; 2] = ["bell", "open"];
 const PREFIX: &str = "jobserver-pool-";
+/// Of a home that is not complete yet: NAMESPACE-PID-MARK-N follow.
+const NEW: &str = ".jobserver-new-";
 
 /// The folder of a pool, removed by the process that made it.
 #[derive(Debug)]
@@ -33,24 +44,37 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Makes one, empty but for the bell.
-    pub(crate) fn create() -> std::io::Result<Home> {
+    /// Makes one, with what `fill` puts into it, and opens its ledger, which is empty yet.
+    pub(crate) fn create(
+        doing: &'static str,
+        fill: impl Fn(&Home) -> std::io::Result<()>,
+    ) -> Result<(Home, Descriptor)> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let place = place();
         sweep(&place);
+        let me = Named::me();
         loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = place.join(format!("{PREFIX}{}-{number}", getpid().as_raw_nonzero()));
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made?;
-                    let home = Home { path, maker: Some(getpid()) };
-                    sys::make_fifo(&home.bell())?;
-                    return Ok(home);
-                }
+            let new = format!("{NEW}{}-{}-{}-{number}", Namespace::current().0, me.pid, me.mark);
+            let new = Home { path: place.join(new), maker: Some(me.pid) };
+            let ledger = match new.make().and_then(|()| fill(&new)) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(Error::at(doing, &place, e)),
+                Ok(()) => new.create_ledger().map_err(Error::system(doing))?,
+            };
+            let complete = place.join(format!("{PREFIX}{}-{number}", me.pid));
+            match sys::rename_new(&new.path, &complete) {
+                Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // another namespace's, perhaps
+                renamed => renamed.map_err(Error::system(doing))?,
             }
+            std::mem::forget(new); // by this name it is no more
+            return Ok((Home { path: complete, maker: Some(me.pid) }, ledger));
         }
+    }
+
+    fn make(&self) -> std::io::Result<()> {
+        std::fs::DirBuilder::new().mode(0o700).create(&self.path)?;
+        BELLS.iter().try_for_each(|name| sys::make_fifo(&self.path.join(name)))
     }
 
     /// One that another process has made.
@@ -70,24 +94,9 @@ impl Home {
         self.path.join("auth")
     }
 
-    pub(crate) fn pool(&self) -> PathBuf {
-        self.path.join("pool")
-    }
-
-    pub(crate) fn is_of_an_implicit_slot(&self) -> bool {
-        self.pool().is_symlink()
-    }
-
-    pub(crate) fn implicit(&self) -> PathBuf {
-        self.path.join("implicit")
-    }
-
-    pub(crate) fn run(&self) -> PathBuf {
-        self.path.join("run")
-    }
-
-    pub(crate) fn bell(&self) -> PathBuf {
-        self.path.join("bell")
+    pub(crate) fn bells(&self) -> Bells {
+        let [change, open] = BELLS.map(|name| PoolBell::at(self.path.join(name)));
+        Bells { change, open }
     }
 
     /// Whether this process has made it.
@@ -103,18 +112,19 @@ impl Home {
     }
 
     /// A new file for the ledger, with the lock that keeps the home.
-    pub(crate) fn create_ledger(&self) -> rustix::io::Result<Descriptor> {
-        self.locked_ledger(OFlags::CREATE | OFlags::EXCL)
+    fn create_ledger(&self) -> rustix::io::Result<Descriptor> {
+        let file = open_ledger(&self.path, OFlags::CREATE | OFlags::EXCL)?;
+        flock(&file, FlockOperation::LockShared)?;
+        Ok(file)
     }
 
     /// The ledger's file, with the lock that keeps the home.
     pub(crate) fn open_ledger(&self) -> rustix::io::Result<Descriptor> {
-        self.locked_ledger(OFlags::empty())
-    }
-
-    fn locked_ledger(&self, how: OFlags) -> rustix::io::Result<Descriptor> {
-        let file = open_ledger(&self.path, how)?;
+        let file = open_ledger(&self.path, OFlags::empty())?;
         flock(&file, FlockOperation::LockShared)?;
+        if fstat(&file)?.st_nlink == 0 {
+            return Err(Errno::NOENT); // it has been removed since we opened it
+        }
         Ok(file)
     }
 
@@ -122,6 +132,19 @@ impl Home {
     pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<Descriptor> {
         open_ledger(&self.path, OFlags::empty())
     }
+
+    /// Whether its fifo is this very one.
+    pub(crate) fn has_fifo(&self, fifo: impl AsFd) -> bool {
+        let (named, open) = (std::fs::metadata(self.fifo()), fstat(fifo));
+        matches!((named, open), (Ok(named), Ok(open))
+            if (named.dev(), named.ino()) == (open.st_dev, open.st_ino))
+    }
+}
+
+/// Whether a path is by its name that of something in a home.
+pub(crate) fn is_in_a_home(path: &Path) -> bool {
+    let home = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    home.is_some_and(|name| name.starts_with(PREFIX))
 }
 
 fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<Descriptor> {
@@ -135,19 +158,21 @@ impl Drop for Home {
     }
 }
 
-/// The homes of all pools of this user that are in use; those of implicit slots, which are
-/// found from there or are slots of the pool already, are none.
+/// The homes of all pools of this user that are in use.
 pub fn homes() -> Vec<PathBuf> {
-    let mut homes: Vec<PathBuf> = std::fs::read_dir(place())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
-        .map(|entry| entry.path())
-        .filter(|home| !Home::of(home).is_of_an_implicit_slot() && is_in_use(home))
-        .collect();
+    let homes = found(&place(), PREFIX).map(|(_, home)| home);
+    let mut homes: Vec<PathBuf> = homes.filter(|home| unused(home).is_none()).collect();
     homes.sort();
     homes
+}
+
+/// This user's folders in a place whose names begin so; with how the name goes on.
+fn found(place: &Path, prefix: &'static str) -> impl Iterator<Item = (String, PathBuf)> {
+    std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(move |entry| {
+        let name = entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned();
+        let ours = entry.metadata().is_ok_and(|file| file.uid() == getuid().as_raw());
+        ours.then(|| (name, entry.path()))
+    })
 }
 
 fn place() -> PathBuf {
@@ -156,12 +181,16 @@ fn place() -> PathBuf {
     if usable && memory.is_dir() {
         return memory;
     }
-    std::env::temp_dir()
+    // By its whole name, since this process, and those below, may change their folder.
+    let place = std::env::temp_dir();
+    std::path::absolute(&place).unwrap_or(place)
 }
 
-/// Only what we put there: no folder of another's making is emptied by accident.
+/// Only what we put there: no folder of another's making is emptied by accident. The ledger last,
+/// whose lock says whether the rest is in use.
 fn remove(path: &Path) {
-    for file in ["fifo", "auth", "bell", "ledger", "implicit", "pool", "run"] {
+    let [change, open] = BELLS;
+    for file in ["fifo", "auth", change, open, "ledger"] {
         let _ = std::fs::remove_file(path.join(file));
     }
     let _ = std::fs::remove_dir(path);
@@ -169,26 +198,35 @@ fn remove(path: &Path) {
 
 /// Removes the homes that their makers, killed, have left and that nobody uses any more.
 fn sweep(place: &Path) {
-    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let maker = name.to_str().and_then(|name| {
-            name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok().and_then(Pid::from_raw)
-        });
-        let ours = entry.metadata().is_ok_and(|file| file.uid() == getuid().as_raw());
-        if maker.is_some_and(|pid| ours && is_gone(pid)) && !is_in_use(&path) {
-            remove(&path);
+    for (_, home) in found(place, PREFIX) {
+        if let Some(_locked) = unused(&home) {
+            remove(&home);
+        }
+    }
+    for (maker, home) in found(place, NEW) {
+        if is_gone(&maker) {
+            remove(&home);
         }
     }
 }
 
-fn is_gone(pid: Pid) -> bool {
-    rustix::process::test_kill_process(pid) == Err(Errno::SRCH)
+/// Whether the maker of a new home is known to be gone, by what follows `NEW` in its name.
+fn is_gone(maker: &str) -> bool {
+    let numbers: Vec<u64> = maker.split('-').filter_map(|number| number.parse().ok()).collect();
+    let &[namespace, pid, mark, _] = numbers.as_slice() else { return false };
+    let maker = u32::try_from(pid).ok().and_then(|pid| Named::from_bits(pid, mark as u32));
+    namespace == Namespace::current().0 && maker.is_some_and(|maker| !is_alive(maker))
 }
 
-fn is_in_use(home: &Path) -> bool {
+/// The lock on a home that nobody uses, while which nobody can join it. None if it may be in use.
+fn unused(home: &Path) -> Option<Option<Descriptor>> {
     match open_ledger(home, OFlags::empty()) {
-        Ok(ledger) => flock(&ledger, FlockOperation::NonBlockingLockExclusive).is_err(),
-        // Whatever else keeps us from looking (no descriptor left, say): it may be in use.
-        Err(e) => e != Errno::NOENT,
+        Ok(ledger) => {
+            flock(&ledger, FlockOperation::NonBlockingLockExclusive).ok().map(|()| Some(ledger))
+        }
+        // Its removal was interrupted. (Whatever else keeps us from looking, no descriptor that is
+        // left, say: it may be in use.)
+        Err(Errno::NOENT) => Some(None),
+        Err(_) => None,
     }
 }

@@ -1,14 +1,13 @@
 //! Joining the pool in force: the one that MAKEFLAGS names to this program.
 //!
 //! Whoever started this program, make in a recipe or a job of ours, did so on a slot of
-//! theirs: the *implicit* slot, which is this program's to use, is used first, and has no
-//! byte in the pipe that could be given back. So it is never written there; it has a ledger
-//! and a pipe of its own. Not here: how MAKEFLAGS is written (`makeflags`).
+//! theirs: the *implicit* slot, which is this program's to use, and is used first. Below a
+//! job, or `exec`, it is borrowed from that (`lineage`). What make has left to a recipe has no
+//! byte in the pipe, and is never written there. Not here: how MAKEFLAGS is written
+//! (`makeflags`).
 
 use crate::error::Result;
-use crate::slots::home::Home;
 use crate::slots::makeflags::{Auth, MakeFlags, Named};
-use crate::slots::pool::{home_of, is_in_common};
 use crate::slots::Pool;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -88,23 +87,6 @@ impl InForce {
 }
 
 impl Pool {
-    /// Joins the pool that MAKEFLAGS names in this way, to take slots beside the others that do:
-    /// below a job of ours without an implicit slot, since the program that started this one may
-    /// have started many; below `jobserver run` with the one that all have in common. In a recipe
-    /// of make, where it would hang if all recipes waited, that one's own slot is used first.
-    ///
-    /// # Errors
-    ///
-    /// The pool is not there, or the system refuses.
-    pub fn take_part(auth: &Auth, jobs: Option<usize>) -> Result<Pool> {
-        match home_of(auth) {
-            Some(home) if !Home::of(&home).is_of_an_implicit_slot() || is_in_common(&home) => {
-                Pool::open(&home)
-            }
-            _ => Pool::join_in_force(auth, jobs),
-        }
-    }
-
     /// Joins the pool that MAKEFLAGS names in this way, as the program that was started on
     /// one of its slots. `jobs` is how many MAKEFLAGS says it has, if it says.
     ///

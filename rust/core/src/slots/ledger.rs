@@ -7,18 +7,22 @@
 //!
 //! Every step here is a single atomic change, and the process may be killed after any of
 //! them; ARCHITECTURE.md tells the protocol, and `model/` checks it with all those kills.
-//! Not here: who runs on which slot and why (`slots::pool`, `slots::own`).
+//! Not here: who runs on which slot and why (`slots::pool`, `slots::own`), and who may borrow
+//! whose (`slots::lineage`).
 //!
 //! ```text
-//! file   = magic slots waiters used style ... table entry*          (words of 8 bytes)
+//! file   = magic slots waiters used style namespace marks borrowers common level ... table entry*
 //! table  = the 256 possible bytes of a token, at offset 256; never changed
-//! entry  = holder token sending lender borrower owner - -
+//! entry  = holder token sending lender borrower owner since -      (words of 8 bytes)
 //! ```
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::other::{self, Named};
+use crate::process::identity::{self, marks, Named};
+use crate::process::namespace::Namespace;
 use crate::slots::bell::PoolBell;
+use crate::slots::entry::{Borrower, By, Holder, Tenure, GENERATIONS};
 use crate::slots::pipe::TokenPipe;
+use crate::slots::MAX_SLOTS;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
 use crate::sys::Descriptor;
 use rustix::fd::AsFd;
@@ -31,12 +35,21 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 const SPARE: usize = 2048;
 
 /// Says what the file is, and in which version. (The bytes "jobserv" and a number.)
-const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x02");
 
 const SLOTS: usize = 1;
 const WAITERS: usize = 2;
 const USED: usize = 3;
 const STYLE: usize = 4;
+/// Where the pids in it are meant, and of what kind their marks are.
+const NAMESPACE: usize = 5;
+const MARKS: usize = 6;
+/// How many of those who wait may borrow a slot.
+const BORROWERS: usize = 7;
+/// The entry of the slot that is lent to whoever comes first; 0 if there is none.
+const COMMON: usize = 8;
+/// How many makes are above what the pool was made for.
+const LEVEL: usize = 9;
 const TABLE: usize = 256 / WORD;
 const FIRST_ENTRY: usize = 512 / WORD;
 
@@ -47,79 +60,16 @@ const SENDING: usize = 2;
 const LENDER: usize = 3;
 const BORROWER: usize = 4;
 const OWNER: usize = 5;
+/// The second in which it got its holder, for people to read.
+const SINCE: usize = 6;
 const ENTRY: usize = 8;
 
 /// A token that is not there. A byte that is read over it makes it another word; but one of
 /// NUL, which no known tool uses, only when it has been marked as taken.
 const NONE: u64 = 0;
 const TAKEN: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 0]);
-
-/// Names one taking of an entry: its place, and a count that tells it from later ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Tenure {
-    pub(crate) index: u32,
-    pub(crate) generation: u16,
-}
-
-const NAMED: u64 = 1 << 63;
-/// On a borrower: the lender wants its slot back no more; the borrower is to give it back.
-const PASSED_ON: u64 = 1 << 62;
-
-impl Tenure {
-    /// As a word that is not 0.
-    pub fn to_word(self) -> u64 {
-        NAMED | u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    /// What [`Tenure::to_word`] made; None if that is 0.
-    pub fn from_word(word: u64) -> Option<Tenure> {
-        let (index, generation) = (word as u32, (word >> 32) as u16 & GENERATIONS);
-        (word & NAMED != 0).then_some(Tenure { index, generation })
-    }
-}
-
-const GENERATIONS: u16 = (1 << 12) - 1;
-
-/// Who holds an entry: one word, so that it changes at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Holder {
-    /// None for an entry that is free.
-    pub(crate) process: Option<Named>,
-    generation: u16,
-    /// The holder is launching a job that has not taken it over yet.
-    launching: bool,
-}
-
-impl Holder {
-    fn me(generation: u16) -> Holder {
-        Holder::of(Named::me(), generation)
-    }
-
-    fn of(process: Named, generation: u16) -> Holder {
-        Holder { process: Some(process), generation, launching: false }
-    }
-
-    // pid: 22 bits, the kernel's limit; since: 29; launching: 1; generation: 12.
-    fn to_word(self) -> u64 {
-        let (pid, since) = self.process.map_or((0, 0), |named| (named.pid_bits(), named.since));
-        u64::from(pid) << 42
-            | u64::from(since) << 13
-            | u64::from(self.launching) << 12
-            | u64::from(self.generation)
-    }
-
-    fn from_word(word: u64) -> Holder {
-        Holder {
-            process: Named::from_bits((word >> 42) as u32, (word >> 13) as u32),
-            generation: word as u16 & GENERATIONS,
-            launching: word >> 12 & 1 == 1,
-        }
-    }
-
-    fn is(self, pid: Pid) -> bool {
-        self.process.is_some_and(|named| named.pid == pid)
-    }
-}
+/// In the place of a token: the slot is its holder's by what started it, and has no byte.
+const IMPLICIT: u64 = u64::from_ne_bytes([0, 0, 1, 0, 0, 0, 0, 0]);
 
 /// An entry in use: who holds it, and as whose job.
 #[derive(Debug, Clone, Copy)]
@@ -183,11 +133,33 @@ fn occupy(file: &Descriptor, size: usize) -> rustix::io::Result<()> {
     Ok(())
 }
 
+fn entries_for(slots: usize) -> usize {
+    2 * slots + SPARE
+}
+
+fn words_for(slots: usize) -> usize {
+    FIRST_ENTRY + entries_for(slots) * ENTRY
+}
+
+/// The second since boot that this is.
+fn now() -> u64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u64
+}
+
+/// What wakes those who wait.
+#[derive(Debug)]
+pub(crate) struct Bells {
+    /// Rung when an entry with a slot is about to have another holder.
+    pub(crate) change: PoolBell,
+    /// Rung when a slot that was lent can be borrowed again.
+    pub(crate) open: PoolBell,
+}
+
 /// The ledger of one pool.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     memory: Shared,
-    bell: PoolBell,
+    bells: Bells,
     entries: usize,
     /// Where to look for a free entry first.
     hint: AtomicUsize,
@@ -195,34 +167,53 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Makes an empty file the ledger of a pool of `slots` slots.
+    /// If one of the slots is to be `common`, it has no byte in the pipe. There are `level` makes
+    /// above what the pool is for.
     pub(crate) fn create(
         file: Descriptor,
-        bell: PoolBell,
+        bells: Bells,
         slots: usize,
+        common: bool,
+        level: u64,
     ) -> rustix::io::Result<Ledger> {
-        let entries = 2 * slots + SPARE;
-        let words = FIRST_ENTRY + entries * ENTRY;
+        let words = words_for(slots);
         // All of it now: where the file system is full later, a write to a page of the mapping
         // would kill its writer.
         occupy(&file, words * WORD)?;
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
         let memory = Shared::map(file, words)?;
-        let ledger = Ledger { memory, bell, entries, hint: AtomicUsize::new(0) };
-        ledger.memory.word(SLOTS).store(slots as u64, IN_ORDER);
-        ledger.memory.word(0).store(MAGIC, IN_ORDER);
+        let ledger =
+            Ledger { memory, bells, entries: entries_for(slots), hint: AtomicUsize::new(0) };
+        let say = |word, value| ledger.memory.word(word).store(value, IN_ORDER);
+        say(SLOTS, slots as u64);
+        say(NAMESPACE, Namespace::current().0);
+        say(MARKS, marks() as u64);
+        say(LEVEL, level);
+        if common {
+            let tenure = Tenure { index: 0, generation: 1 };
+            let holder = Holder { by: By::Pool, generation: 1, launching: false };
+            ledger.field(0, HOLDER).store(holder.to_word(), IN_ORDER);
+            ledger.field(0, BORROWER).store(Borrower::Open(1).to_word(), IN_ORDER);
+            say(USED, 1);
+            say(COMMON, tenure.to_word());
+        }
+        say(0, MAGIC);
         Ok(ledger)
     }
 
     /// Opens a ledger that another process has made.
-    pub(crate) fn open(file: Descriptor, bell: PoolBell) -> Result<Ledger> {
+    ///
+    /// # Errors
+    ///
+    /// It is none, or a damaged one; or this process is where its pids mean nothing.
+    pub(crate) fn open(file: Descriptor, bells: Bells) -> Result<Ledger> {
         let doing = "cannot open the ledger of a pool";
         let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
         let words = usize::try_from(size).unwrap_or(0) / WORD;
         if words < FIRST_ENTRY {
             return Err(Error::new(ErrorKind::Protocol, "this is not the ledger of a pool"));
         }
-        let entries = (words - FIRST_ENTRY) / ENTRY;
         let memory = Shared::map(file, words).map_err(Error::system(doing))?;
         if memory.word(0).load(IN_ORDER) != MAGIC {
             return Err(Error::new(
@@ -230,7 +221,36 @@ impl Ledger {
                 "the pool's ledger is of another version of jobserver",
             ));
         }
-        Ok(Ledger { memory, bell, entries, hint: AtomicUsize::new(0) })
+        // What it says is believed only as far as it fits: a file may be damaged, or forged.
+        let slots = usize::try_from(memory.word(SLOTS).load(IN_ORDER)).unwrap_or(0);
+        if !(1..=MAX_SLOTS).contains(&slots) || words != words_for(slots) {
+            return Err(Error::new(ErrorKind::Protocol, "the ledger of a pool is damaged"));
+        }
+        let ledger =
+            Ledger { memory, bells, entries: entries_for(slots), hint: AtomicUsize::new(0) };
+        ledger.check_namespace()?;
+        Ok(ledger)
+    }
+
+    /// Fails where pids of this ledger mean nothing: its holders would all seem to be dead.
+    pub(crate) fn check_namespace(&self) -> Result<()> {
+        let said = |word| self.memory.word(word).load(IN_ORDER);
+        if said(MARKS) != marks() as u64 {
+            return Err(Error::new(
+                ErrorKind::Elsewhere,
+                "the pool of slots tells processes apart in another way than this process can \
+                 (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
+            ));
+        }
+        if said(NAMESPACE) == Namespace::current().0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Elsewhere,
+            "the pool of slots belongs to another pid or time namespace than this process (which \
+             may be in a container or sandbox, or without /proc): from here, nobody could tell \
+             which of its holders live",
+        ))
     }
 
     pub(crate) fn slots(&self) -> usize {
@@ -248,15 +268,33 @@ impl Ledger {
         self.memory.word(WAITERS)
     }
 
-    pub(crate) fn bell(&self) -> &PoolBell {
-        &self.bell
+    /// How many makes are above what the pool was made for.
+    pub(crate) fn level(&self) -> u64 {
+        self.memory.word(LEVEL).load(IN_ORDER)
+    }
+
+    /// How many of those who sleep could go on with a slot that is lent to them.
+    pub(crate) fn borrowers(&self) -> &AtomicU64 {
+        self.memory.word(BORROWERS)
+    }
+
+    pub(crate) fn bells(&self) -> &Bells {
+        &self.bells
     }
 
     /// Tells all who wait to look again who holds what. Always *before* an entry with a slot
     /// in it has another holder, who may be killed at once: they must be awake by then.
     fn ring(&self) {
         if self.waiters().load(IN_ORDER) > 0 {
-            self.bell.ring();
+            self.bells.change.ring();
+        }
+    }
+
+    /// Tells those who might borrow a slot that one can be borrowed. After it can: should its
+    /// borrower, or its holder, be killed before this, its death tells them.
+    fn ring_open(&self) {
+        if self.borrowers().load(IN_ORDER) > 0 {
+            self.bells.open.ring();
         }
     }
 
@@ -268,7 +306,7 @@ impl Ledger {
         FIRST_ENTRY + index as usize * ENTRY + field
     }
 
-    pub(crate) fn holder(&self, index: u32) -> Holder {
+    fn holder(&self, index: u32) -> Holder {
         Holder::from_word(self.field(index, HOLDER).load(IN_ORDER))
     }
 
@@ -278,6 +316,21 @@ impl Ledger {
         self.field(index, HOLDER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
     }
 
+    fn borrower(&self, index: u32) -> Borrower {
+        Borrower::from_word(self.field(index, BORROWER).load(IN_ORDER))
+    }
+
+    /// Changes to whom an entry is lent if that is still so.
+    fn change_borrower(&self, index: u32, from: Borrower, to: Borrower) -> bool {
+        let (from, to) = (from.to_word(), to.to_word());
+        self.field(index, BORROWER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
+    }
+
+    /// The tenure that a word names, if it can be one of this ledger's.
+    fn tenure(&self, word: u64) -> Option<Tenure> {
+        Tenure::from_word(word).filter(|tenure| (tenure.index as usize) < self.entries)
+    }
+
     /// Makes a free entry ours.
     fn claim(&self) -> Option<Tenure> {
         let me = Named::me();
@@ -285,28 +338,33 @@ impl Ledger {
         let index = (hint..self.entries).chain(0..hint).find(|index| {
             let free = self.holder(*index as u32);
             let generation = (free.generation + 1) & GENERATIONS;
-            free.process.is_none()
-                && self.change_holder(*index as u32, free, Holder::of(me, generation))
+            free.by == By::Nobody
+                && self.change_holder(*index as u32, free, Holder::process(me, generation))
         })?;
         self.hint.store(index + 1, Ordering::Relaxed);
         self.memory.word(USED).fetch_max(index as u64 + 1, IN_ORDER);
         let index = index as u32;
         self.field(index, OWNER).store(me.pid_bits().into(), IN_ORDER);
+        self.field(index, SINCE).store(now(), Ordering::Relaxed);
         Some(Tenure { index, generation: self.holder(index).generation })
     }
 
     fn set_free(&self, tenure: Tenure) {
-        let free = Holder { process: None, generation: tenure.generation, launching: false };
-        self.field(tenure.index, HOLDER).store(free.to_word(), IN_ORDER);
-        self.hint.fetch_min(tenure.index as usize, Ordering::Relaxed);
+        let Tenure { index, generation } = tenure;
+        let free = Holder { by: By::Nobody, generation, launching: false };
+        self.field(index, OWNER).store(0, IN_ORDER);
+        self.field(index, HOLDER).store(free.to_word(), IN_ORDER);
+        self.hint.fetch_min(index as usize, Ordering::Relaxed);
     }
 
     /// Takes a slot if one is free at this moment; never waits.
-    pub(crate) fn take(&self, pipe: &TokenPipe) -> rustix::io::Result<Option<Tenure>> {
+    pub(crate) fn take(&self, pipe: &TokenPipe) -> Result<Option<Tenure>> {
+        let doing = "cannot take a slot";
         // First, lest those who wait wake each other for ever by trying in vain.
-        if pipe.free()? == 0 {
+        if pipe.free().map_err(Error::system(doing))? == 0 {
             return Ok(None);
         }
+        self.check_namespace()?;
         let Some(tenure) = self.claim() else { return Ok(None) };
         self.ring();
         let read = loop {
@@ -322,7 +380,7 @@ impl Ledger {
             }
             Err(e) => {
                 self.set_free(tenure);
-                Err(e)
+                Err(Error::system(doing)(e))
             }
             Ok(_) => {
                 self.field(tenure.index, TOKEN).fetch_or(TAKEN, IN_ORDER);
@@ -331,46 +389,112 @@ impl Ledger {
         }
     }
 
-    /// An entry for a job that is to run on the slot of `lender`, which must be ours and not
-    /// lent. None if there is no room for more entries.
-    pub(crate) fn lend(&self, lender: Tenure) -> Option<Tenure> {
-        let loan = self.claim()?;
+    /// The slot that this program was started on by a program that knows no ledger: it is ours,
+    /// to be borrowed by jobs of ours. None if there is no room for more entries.
+    pub(crate) fn claim_implicit(&self) -> Result<Option<Tenure>> {
+        self.check_namespace()?;
+        let Some(tenure) = self.claim() else { return Ok(None) };
+        self.field(tenure.index, TOKEN).store(IMPLICIT, IN_ORDER);
+        self.open_to_borrowers(tenure);
+        Ok(Some(tenure))
+    }
+
+    /// The slot that is lent to whoever comes first, if there is one.
+    pub(crate) fn common(&self) -> Option<Tenure> {
+        self.tenure(self.memory.word(COMMON).load(IN_ORDER))
+    }
+
+    /// Has a slot of ours lent to whoever asks for it, from now on: its holder runs on it.
+    pub(crate) fn open_to_borrowers(&self, tenure: Tenure) {
+        let open = Borrower::Open(tenure.generation);
+        if self.change_borrower(tenure.index, Borrower::Closed, open) {
+            self.ring_open();
+        }
+    }
+
+    /// An entry for a job that is to run on the slot of `lender`: this process's own, or that of
+    /// one that this program is below, and which waits for it. None if it is lent already, or
+    /// cannot be borrowed, or if there is no room for more entries.
+    pub(crate) fn lend(&self, lender: Tenure) -> Result<Option<Tenure>> {
+        let open = Borrower::Open(lender.generation);
+        if self.borrower(lender.index) != open {
+            return Ok(None);
+        }
+        self.check_namespace()?;
+        let Some(loan) = self.claim() else { return Ok(None) };
         self.field(loan.index, LENDER).store(lender.to_word(), IN_ORDER);
-        self.field(lender.index, BORROWER).store(loan.to_word(), IN_ORDER);
-        Some(loan)
+        if self.change_borrower(lender.index, open, Borrower::Lent { loan, passed_on: false }) {
+            return Ok(Some(loan));
+        } // else somebody was quicker, or its holder has given it back
+        self.field(loan.index, LENDER).store(0, IN_ORDER);
+        self.set_free(loan);
+        Ok(None)
+    }
+
+    /// The slots that a process runs on, or, if it is another, is just starting a program on:
+    /// whether there is any, and one that can be borrowed.
+    pub(crate) fn run_by(&self, process: Named) -> (bool, Option<Tenure>) {
+        let is_this = process.pid == getpid();
+        let mut any = false;
+        for entry in self.in_use().filter(|entry| entry.process.may_be(process)) {
+            let index = entry.tenure.index;
+            match self.borrower(index) {
+                Borrower::Open(generation) if generation == entry.tenure.generation => {
+                    return (true, Some(entry.tenure));
+                }
+                Borrower::Lent { passed_on: false, .. } => any = true,
+                _ => any |= !is_this && self.is_launching(index),
+            }
+        }
+        (any, None)
+    }
+
+    /// Whether the slot is there to be borrowed.
+    pub(crate) fn is_open(&self, tenure: Tenure) -> bool {
+        self.borrower(tenure.index) == Borrower::Open(tenure.generation)
     }
 
     /// Whether a slot of ours is lent, and has not come back.
     pub(crate) fn is_lent(&self, tenure: Tenure) -> bool {
-        self.field(tenure.index, BORROWER).load(IN_ORDER) != 0
+        self.borrower(tenure.index).loan().is_some()
     }
 
     /// Says that we are launching a job on this slot: see [`Ledger::adopt`]. Harmless when
     /// repeated, and when the job has the slot already.
     pub(crate) fn launch(&self, tenure: Tenure) {
-        let ours = self.holder(tenure.index);
-        if ours.launching || ours.generation != tenure.generation {
-            return;
-        }
         let me = Named::me();
-        if ours.is(me.pid) {
+        loop {
+            let ours = self.holder(tenure.index);
+            if ours.launching || ours.generation != tenure.generation || !ours.is(me) {
+                return;
+            }
             // Not who claimed the entry, if that was handed over to us with its slot.
             self.field(tenure.index, OWNER).store(me.pid_bits().into(), IN_ORDER);
-            self.change_holder(tenure.index, ours, Holder { launching: true, ..ours });
+            if self.change_holder(tenure.index, ours, Holder { launching: true, ..ours }) {
+                return;
+            } // else our owner has just given us our mark: see `born`
         }
     }
 
     /// In a job: takes over the slot that its owner launched it on. False if the owner has
     /// died or given up, and the slot is no longer for us: then nothing may run.
-    pub(crate) fn adopt(&self, tenure: Tenure) -> bool {
+    pub(crate) fn adopt(&self, tenure: Tenure) -> Result<bool> {
+        self.check_namespace()?;
+        if (tenure.index as usize) >= self.entries {
+            return Ok(false);
+        }
         loop {
             let launching = self.holder(tenure.index);
             if !launching.launching || launching.generation != tenure.generation {
-                return false;
+                return Ok(false);
             }
             self.ring();
-            if self.change_holder(tenure.index, launching, Holder::me(tenure.generation)) {
-                return true;
+            // If we have not been named yet, our owner does so: see `born`.
+            let me = Named::me_cheaply(launching.named());
+            if self.change_holder(tenure.index, launching, Holder::process(me, tenure.generation)) {
+                self.field(tenure.index, SINCE).store(now(), Ordering::Relaxed);
+                self.open_to_borrowers(tenure);
+                return Ok(true);
             } // else the owner may just have said who we are: see `born`
         }
     }
@@ -378,13 +502,24 @@ impl Ledger {
     /// Says that the process is born that we launch on this slot: from now on its death frees
     /// the slot, and not only ours. It `adopts` the slot itself when it begins, or else knows
     /// nothing of slots.
-    pub(crate) fn born(&self, tenure: Tenure, pid: Pid, adopts: bool) {
-        let holder = self.holder(tenure.index);
-        if holder.generation == tenure.generation && holder.launching {
-            let process = Some(Named::now(pid));
-            let born = Holder { process, launching: adopts, ..holder };
+    pub(crate) fn born(&self, tenure: Tenure, job: Named, adopts: bool) {
+        loop {
+            let holder = self.holder(tenure.index);
+            let ours = holder.generation == tenure.generation;
+            // It has adopted it already, without knowing its own mark.
+            let nameless = holder.named() == Some(Named { mark: 0, ..job }) && job.mark != 0;
+            if !ours || !holder.launching && !nameless {
+                return;
+            }
+            let launching = holder.launching && adopts;
+            let born = Holder { by: By::Process(job), launching, ..holder };
             self.ring();
-            self.change_holder(tenure.index, holder, born); // unless it has just adopted it
+            if self.change_holder(tenure.index, holder, born) {
+                break;
+            } // else it has just adopted it
+        }
+        if !adopts {
+            self.open_to_borrowers(tenure); // to programs below it
         }
     }
 
@@ -408,24 +543,24 @@ impl Ledger {
         pipe: &TokenPipe,
     ) -> std::result::Result<Option<Tenure>, OutOfReach> {
         let holder = self.holder(tenure.index);
-        if holder.generation != tenure.generation || !holder.is(getpid()) {
+        let ours = holder.generation == tenure.generation && holder.is(Named::me_cheaply(None));
+        if !ours || self.check_namespace().is_err() {
             return Ok(None); // whoever has it now, it is theirs
         }
-        if self.pass_on(tenure) {
+        if self.close_or_pass_on(tenure) {
             return Ok(None);
         }
         let token = self.field(tenure.index, TOKEN);
-        if token.load(IN_ORDER) != NONE {
+        if !matches!(token.load(IN_ORDER), NONE | IMPLICIT) {
             self.put_back(tenure, pipe)?;
         }
         let lender = self.field(tenure.index, LENDER);
-        let lent = Tenure::from_word(lender.load(IN_ORDER));
+        let lent = self.tenure(lender.load(IN_ORDER));
         let passed_on = lent.filter(|lent| self.return_loan(*lent, tenure));
         // In this order: an entry without a token has nothing more to send.
         token.store(NONE, IN_ORDER);
         self.field(tenure.index, SENDING).store(0, IN_ORDER);
         lender.store(0, IN_ORDER);
-        self.field(tenure.index, OWNER).store(0, IN_ORDER);
         self.set_free(tenure);
         if let (Some(lent), None) = (lent, passed_on) {
             self.reclaim(lent.index, pipe); // if its holder has died meanwhile
@@ -433,14 +568,41 @@ impl Ledger {
         Ok(passed_on)
     }
 
+    /// Before a slot is given back: sees to it that nobody borrows it any more. If it is lent,
+    /// leaves it to its borrower for good: whether that is so.
+    fn close_or_pass_on(&self, tenure: Tenure) -> bool {
+        // Again if it has been borrowed, or has come back, in between.
+        loop {
+            if self.close(tenure) {
+                return false;
+            }
+            if self.pass_on(tenure) {
+                return true;
+            }
+        }
+    }
+
+    /// Before a slot of ours becomes a job's: sees to it that nobody borrows it meanwhile. False if
+    /// it is lent.
+    pub(crate) fn close(&self, tenure: Tenure) -> bool {
+        match self.borrower(tenure.index) {
+            Borrower::Closed => true,
+            open @ Borrower::Open(_) => self.change_borrower(tenure.index, open, Borrower::Closed),
+            Borrower::Lent { .. } => false,
+        }
+    }
+
     /// If a slot of ours is lent, leaves it to its borrower for good: whether that is so.
     pub(crate) fn pass_on(&self, tenure: Tenure) -> bool {
-        let borrower = self.field(tenure.index, BORROWER);
-        let lent = borrower.load(IN_ORDER);
-        // Only we set this, and only the borrower clears it: it fails if it has just ended.
-        lent != 0
-            && (lent & PASSED_ON != 0
-                || borrower.compare_exchange(lent, lent | PASSED_ON, IN_ORDER, IN_ORDER).is_ok())
+        match self.borrower(tenure.index) {
+            // Only its holder does this, and only the borrower ends it: it fails if it has just done
+            // so.
+            lent @ Borrower::Lent { loan, passed_on } => {
+                let passed = Borrower::Lent { loan, passed_on: true };
+                passed_on || self.change_borrower(tenure.index, lent, passed)
+            }
+            _ => false,
+        }
     }
 
     /// Puts the byte back, unless that has been done: in one step with the note of it where
@@ -469,27 +631,30 @@ impl Ledger {
 
     /// Ends a loan: whether its lender wanted the slot no more, so that we hold it now.
     fn return_loan(&self, lender: Tenure, loan: Tenure) -> bool {
-        let borrower = self.field(lender.index, BORROWER);
-        let (ours, passed_on) = (loan.to_word(), loan.to_word() | PASSED_ON);
-        if borrower.compare_exchange(ours, 0, IN_ORDER, IN_ORDER).is_ok()
-            || borrower.load(IN_ORDER) != passed_on
-        {
+        let [ours, passed_on] = [false, true].map(|passed_on| Borrower::Lent { loan, passed_on });
+        if self.change_borrower(lender.index, ours, Borrower::Open(lender.generation)) {
+            self.ring_open();
+            return false;
+        }
+        if self.borrower(lender.index) != passed_on {
             return false;
         }
         self.ring();
         // Nobody else touches an entry that was passed on to us.
-        self.field(lender.index, HOLDER).store(Holder::me(lender.generation).to_word(), IN_ORDER);
-        borrower.store(0, IN_ORDER);
+        let me = Holder::process(Named::me(), lender.generation);
+        self.field(lender.index, HOLDER).store(me.to_word(), IN_ORDER);
+        self.field(lender.index, BORROWER).store(Borrower::Closed.to_word(), IN_ORDER);
         true
     }
 
     /// Takes back a slot, loans of it included, if its holder is dead.
-    pub(crate) fn reclaim(&self, index: u32, pipe: &TokenPipe) -> Reclaimed {
+    fn reclaim(&self, index: u32, pipe: &TokenPipe) -> Reclaimed {
         let holder = self.holder(index);
-        match holder.process {
-            Some(named) if other::is_alive(named) => Reclaimed::ByAnother,
-            Some(_) => self.take_over(index, holder, pipe),
-            None => Reclaimed::Done,
+        match holder.by {
+            By::Pool => Reclaimed::Lent,
+            By::Process(named) if identity::is_alive(named) => Reclaimed::ByAnother,
+            By::Process(_) => self.take_over(index, holder, pipe),
+            By::Nobody => Reclaimed::Done,
         }
     }
 
@@ -497,7 +662,7 @@ impl Ledger {
     pub(crate) fn reclaim_from(&self, dead: Tenant, pipe: &TokenPipe) -> Reclaimed {
         let Tenant { tenure, process, .. } = dead;
         let holder = self.holder(tenure.index);
-        if holder.process != Some(process) || holder.generation != tenure.generation {
+        if holder.named() != Some(process) || holder.generation != tenure.generation {
             return Reclaimed::ByAnother;
         }
         self.take_over(tenure.index, holder, pipe)
@@ -505,7 +670,7 @@ impl Ledger {
 
     /// Takes a slot back on which we launched a job: if the job never took it over, or if it
     /// did, is dead (`ended` then), and had not given it back.
-    pub(crate) fn settle(&self, tenure: Tenure, ended: Option<Pid>, pipe: &TokenPipe) {
+    pub(crate) fn settle(&self, tenure: Tenure, ended: Option<Named>, pipe: &TokenPipe) {
         let holder = self.holder(tenure.index);
         let never_adopted = holder.launching;
         let died = ended.is_some_and(|job| holder.is(job));
@@ -513,7 +678,7 @@ impl Ledger {
         let left = match to_come_back {
             true => self.take_over(tenure.index, holder, pipe) != Reclaimed::Done,
             // Whoever is giving it back for the job, which has ended, is no job of ours.
-            false => ended.is_some() && holder.process.is_some(),
+            false => ended.is_some() && holder.by != By::Nobody,
         };
         if left {
             self.disown(tenure);
@@ -522,19 +687,22 @@ impl Ledger {
 
     /// Takes over from a holder that is known to be dead, and gives back.
     fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) -> Reclaimed {
-        // Read only now, when the holder can change it no more.
-        let borrower = self.field(index, BORROWER).load(IN_ORDER);
-        if let Some(loan) = Tenure::from_word(borrower) {
+        // Read only now, when the holder can change it no more. (A program below the holder may
+        // still borrow the slot: then that program gives it back.)
+        if let Borrower::Lent { loan, passed_on } = self.borrower(index) {
+            if (loan.index as usize) >= self.entries {
+                return Reclaimed::Lent; // it is damaged
+            }
             let holder = self.holder(loan.index);
-            let there = holder.generation == loan.generation && holder.process.is_some();
-            if there && holder.process.is_some_and(other::is_alive) {
+            let there = holder.generation == loan.generation;
+            if there && holder.named().is_some_and(identity::is_alive) {
                 return Reclaimed::Lent;
             }
             let reclaimed = self.reclaim(loan.index, pipe);
-            if borrower & PASSED_ON != 0 {
+            if passed_on {
                 return reclaimed; // with the loan
             }
-            if self.field(index, BORROWER).load(IN_ORDER) != 0 {
+            if self.borrower(index).loan().is_some() {
                 return Reclaimed::ByAnother;
             }
         }
@@ -543,7 +711,7 @@ impl Ledger {
             return Reclaimed::OutOfReach;
         }
         self.ring();
-        if !self.change_holder(index, dead, Holder::me(dead.generation)) {
+        if !self.change_holder(index, dead, Holder::process(Named::me(), dead.generation)) {
             return Reclaimed::ByAnother;
         }
         self.give_back(Tenure { index, generation: dead.generation }, pipe);
@@ -554,8 +722,9 @@ impl Ledger {
     pub(crate) fn in_use(&self) -> impl Iterator<Item = Tenant> + '_ {
         (0..self.used()).filter_map(|index| {
             let owner = self.field(index, OWNER).load(IN_ORDER) as u32;
-            let Holder { process, generation, .. } = self.holder(index);
-            process.map(|process| Tenant { tenure: Tenure { index, generation }, process, owner })
+            let holder = self.holder(index);
+            let tenure = Tenure { index, generation: holder.generation };
+            holder.named().map(|process| Tenant { tenure, process, owner })
         })
     }
 
@@ -586,18 +755,21 @@ impl Ledger {
 
     /// All slots and loans held now.
     pub(crate) fn held(&self) -> Vec<Held> {
-        self.in_use()
-            .map(|entry| {
-                let field = |field| self.field(entry.tenure.index, field).load(IN_ORDER);
-                (entry.process, field(TOKEN), field(BORROWER) != 0, field(LENDER) != 0)
-            })
-            .filter(|(_, token, _, loan)| *token != NONE || *loan)
-            .map(|(process, _, lent, loan)| Held {
-                pid: process.pid,
-                seconds: process.seconds(),
-                lent,
-                loan,
-            })
-            .collect()
+        self.in_use().filter_map(|entry| self.held_by(&entry)).collect()
+    }
+
+    fn held_by(&self, entry: &Tenant) -> Option<Held> {
+        let field = |field| self.field(entry.tenure.index, field).load(IN_ORDER);
+        let lender = self.tenure(field(LENDER));
+        if matches!(field(TOKEN), NONE | IMPLICIT) && lender.is_none() {
+            return None;
+        }
+        Some(Held {
+            pid: entry.process.pid,
+            seconds: u32::try_from(now().saturating_sub(field(SINCE))).unwrap_or(u32::MAX),
+            lent: self.borrower(entry.tenure.index).loan().is_some(),
+            // What is borrowed of nobody in particular is a slot like any other.
+            loan: lender.is_some() && lender != self.common(),
+        })
     }
 }

@@ -9,9 +9,11 @@
 
 mod bell;
 mod cpus;
+mod entry;
 mod home;
 mod join;
 mod ledger;
+mod lineage;
 pub mod makeflags;
 mod own;
 mod pipe;

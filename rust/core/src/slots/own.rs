@@ -19,6 +19,7 @@ pub struct OwnSlot {
 impl OwnSlot {
     /// In a job: it runs on this slot.
     pub fn new(slot: Slot) -> OwnSlot {
+        slot.run_on();
         OwnSlot { slot: Some(slot) }
     }
 
@@ -34,11 +35,7 @@ impl OwnSlot {
 
     /// Hands it over for good. None if there is none, or it is lent.
     pub fn hand_over(&mut self) -> Option<Slot> {
-        if self.runs() {
-            self.slot.take()
-        } else {
-            None
-        }
+        self.slot.take_if(|slot| slot.is_ours() && slot.close())
     }
 
     /// Sees to a slot to go on with: the own one if it is here, or a free one of `pool`.
@@ -50,6 +47,7 @@ impl OwnSlot {
         let Some(free) = pool.try_take()? else { return Ok(self.runs()) };
         let came_back = self.slot.as_mut().is_some_and(|lent| lent.is_ours() && !lent.pass_on());
         if !came_back {
+            free.run_on();
             self.slot = Some(free);
         } // else it has done so this very moment, and the free one is too many
         Ok(true)

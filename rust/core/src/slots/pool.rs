@@ -1,10 +1,11 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::Named;
-use crate::slots::bell::PoolBell;
-use crate::slots::home::Home;
-use crate::slots::ledger::{Held, Ledger, Tenure};
+use crate::process::{Child, Kept, Named};
+use crate::slots::entry::Tenure;
+use crate::slots::home::{is_in_a_home, Home};
+use crate::slots::ledger::{Held, Ledger};
+use crate::slots::lineage::{in_recipe_below, makes_above, Lineage};
 use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
 use crate::slots::warden;
@@ -17,7 +18,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::sys::shared::IN_ORDER;
@@ -30,8 +32,6 @@ pub const MAX_SLOTS: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Pool {
     part: Arc<Part>,
-    /// The slot that whoever started this program has left to it: see `slots::join`.
-    implicit: Option<Arc<Part>>,
 }
 
 /// One token pipe with its ledger.
@@ -43,13 +43,17 @@ pub(crate) struct Part {
     watch: Mutex<Option<(Pid, Watch)>>,
     slots: usize,
     auth: Auth,
-    /// Whether its one slot is the implicit slot of a program.
-    implicit: bool,
-    home: Home,
+    /// What is above the process whose pid stands beside it.
+    lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
+    /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
+    job: AtomicI32,
+    /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
+    implicit: OnceLock<(Pid, Tenure)>,
+    home: Arc<Home>,
 }
 
-/// On the word that names a slot: it is the implicit one.
-const IMPLICIT: u64 = 1 << 61;
+/// After how long to look again for a slot that was there a moment ago.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 const MAKING: &str = "cannot make a pool of slots";
 const JOINING: &str = "cannot join a pool";
@@ -57,58 +61,31 @@ const JOINING: &str = "cannot join a pool";
 impl Pool {
     /// A new pool with `slots` free slots, 1 to [`MAX_SLOTS`].
     pub fn new(slots: usize) -> Result<Pool> {
-        Ok(Pool { part: Part::new(slots, 0, false)?, implicit: None })
+        Part::new(slots, false, makes_above()).map(Pool::of)
     }
 
     /// A new pool of `slots` slots for a command that is no job, and how the command's
     /// MAKEFLAGS is to name it. Make and its like run one job below it without a token: so one
-    /// of the slots has no byte, but is the implicit slot of all that joins by this name. A job
-    /// names the pool as ever: what is below has the job's slot as its own.
+    /// of the slots has no byte, but is lent to whoever below comes first. MAKELEVEL is to be
+    /// unset for the command: what is below it is in no recipe, unless of a make that is too.
     pub fn for_command(slots: usize, by_descriptors: bool) -> Result<(Pool, Auth)> {
-        let part = Part::new(slots, 1, false)?;
-        let fifo = part.home.fifo();
-        let pool = Pool::with_implicit(part)?;
-        let name = Home::of(pool.home()).run();
-        std::fs::hard_link(fifo, &name).map_err(Error::system(MAKING))?;
+        let pool = Part::new(slots, true, 0).map(Pool::of)?;
         if !by_descriptors {
-            return Ok((pool, Auth::Fifo(name)));
+            let auth = pool.auth().clone();
+            return Ok((pool, auth));
         }
         pool.set_pipe_style();
-        let (read, write) = opened_for_others(&name)?;
+        let (read, write) = opened_for_others(&pool.part.home.fifo())?;
         Ok((pool, Auth::Pipe { read, write }))
     }
 
-    /// The pool with a slot beside those that have a byte in its pipe.
-    fn with_implicit(part: Arc<Part>) -> Result<Pool> {
-        use std::os::unix::fs::symlink;
-        let implicit = Part::new(1, 0, true)?;
-        symlink(part.home.path(), implicit.home.pool()).map_err(Error::system(JOINING))?;
-        // Below a job of ours it is no slot more: it is the job's, and known as that.
-        if part.home.is_ours() {
-            symlink(implicit.home.path(), part.home.implicit()).map_err(Error::system(JOINING))?;
-        }
-        Ok(Pool { part, implicit: Some(implicit) })
-    }
-
-    /// The pool with each of its slots, for who only looks: what runs below a job must not take
-    /// the implicit slot.
-    pub fn whole(self) -> Pool {
-        let beside = || {
-            let home = std::fs::read_link(self.part.home.implicit()).ok()?;
-            Part::open(Home::of(&home), true).ok()
-        };
-        let implicit = self.implicit.clone().or_else(beside);
-        Pool { part: self.part, implicit }
+    fn of(part: Part) -> Pool {
+        Pool { part: Arc::new(part) }
     }
 
     /// Opens a pool that another process has made or joined, by its [`Pool::home`].
     pub fn open(home: &Path) -> Result<Pool> {
-        let home = Home::of(home);
-        let Ok(pool) = std::fs::read_link(home.pool()) else {
-            return Ok(Pool { part: Part::open(home, false)?, implicit: None });
-        };
-        let part = Part::open(Home::of(&pool), false)?;
-        Ok(Pool { part, implicit: Some(Part::open(home, true)?) })
+        Part::open(Home::of(home)).map(Pool::of)
     }
 
     /// Joins a pool of `slots` slots, such as make's, by the two ends of its pipe, without an
@@ -119,32 +96,21 @@ impl Pool {
         let (read, write) = (known(read)?, known(write)?);
         let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
         let pipe = TokenPipe::of_ends(read, write, slots)?;
-        Ok(Pool { part: Part::of_others(pipe, auth, slots)?, implicit: None })
+        Part::of_others(pipe, auth, slots, false).map(Pool::of)
     }
 
     /// Joins the pool that MAKEFLAGS names in this way, as a program that was started on one
-    /// of its slots: that one is the *implicit* slot, which has no byte in the pipe. `slots`
-    /// is used where the pool itself does not say how many it has.
+    /// of its slots. `slots` is used where the pool itself does not say how many it has.
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
-        let part = match home_of(auth) {
-            // Below `jobserver run`: its slot is in common, or each program would add one.
-            Some(home) if is_in_common(&home) => return Pool::open(&home),
-            Some(home) => {
-                let pool = std::fs::read_link(Home::of(&home).pool()).unwrap_or(home);
-                Part::open(Home::of(&pool), false)?
-            }
-            None => Part::of_others(TokenPipe::named(auth, slots)?, auth.clone(), slots)?,
+        let part = match home_of(auth)? {
+            Some(home) => Part::join(Home::of(&home))?,
+            None => Part::of_others(TokenPipe::named(auth, slots)?, auth.clone(), slots, true)?,
         };
-        Pool::with_implicit(part)
-    }
-
-    fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
-        // The implicit slot first: it is nobody else's.
-        self.implicit.iter().chain([&self.part])
+        Ok(Pool::of(part))
     }
 
     /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been
-    /// killed is free.
+    /// killed is free. The slot that this program was started on comes first: it is nobody else's.
     pub fn try_take(&self) -> Result<Option<Slot>> {
         match self.take()? {
             None if self.reclaim() => self.take(),
@@ -153,30 +119,32 @@ impl Pool {
     }
 
     fn take(&self) -> Result<Option<Slot>> {
-        for part in self.parts() {
-            let taken = part.ledger.take(&part.pipe);
-            if let Some(tenure) = taken.map_err(Error::system("cannot take a slot"))? {
-                return Ok(Some(Slot::ours(part, tenure)));
-            }
-        }
-        Ok(None)
+        let part = &self.part;
+        let borrowed = part.lender().map(|lender| part.ledger.lend(lender)).transpose()?;
+        let taken = match borrowed.flatten() {
+            None => part.ledger.take(&part.pipe)?,
+            borrowed => borrowed,
+        };
+        Ok(taken.map(|tenure| Slot::ours(part, tenure)))
     }
 
     /// Puts back the slots of holders that have been killed: whether there were any.
     pub fn reclaim(&self) -> bool {
-        self.parts().filter(|part| part.reclaim()).count() > 0
+        self.part.reclaim()
     }
 
     /// In a job: takes over the slot that its owner launched it on, named by
     /// [`Slot::to_word`]. None if the owner has died or given up: then nothing may run.
-    pub fn adopt(&self, word: u64) -> Option<Slot> {
-        let tenure = Tenure::from_word(word)?;
-        // What names a slot comes from our owner, in the same pool: its index is within it.
-        let part = match &self.implicit {
-            Some(implicit) if word & IMPLICIT != 0 => implicit,
-            _ => &self.part,
-        };
-        Slot { part: Arc::clone(part), tenure, taker: None }.adopt()
+    pub fn adopt(&self, word: u64) -> Result<Option<Slot>> {
+        self.begin_job();
+        let Some(tenure) = Tenure::from_word(word) else { return Ok(None) };
+        Slot { part: Arc::clone(&self.part), tenure, taker: None }.adopt()
+    }
+
+    /// In a job: from now on this process runs on a slot of its own, or on none, but not on that
+    /// of a process above it.
+    pub fn begin_job(&self) {
+        self.part.job.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
     /// How many slots the pool has, free or not.
@@ -186,29 +154,42 @@ impl Pool {
 
     /// How many slots are free at this moment (FIONREAD: nobody starves while we count).
     pub fn free(&self) -> Result<usize> {
-        let free = self.parts().map(|part| part.pipe.free()).sum::<rustix::io::Result<usize>>();
-        free.map_err(Error::system("cannot count the free slots"))
+        let free = self.part.pipe.free().map_err(Error::system("cannot count the free slots"))?;
+        let ledger = &self.part.ledger;
+        Ok(free + usize::from(ledger.common().is_some_and(|common| ledger.is_open(common))))
+    }
+
+    /// Whether this process could take a slot at this moment.
+    pub fn has_one(&self) -> Result<bool> {
+        Ok(self.part.lender().is_some() || self.free()? > 0)
     }
 
     /// Who holds slots now, as far as they are processes that use this crate.
     pub fn held(&self) -> Vec<Held> {
-        self.parts().flat_map(|part| part.ledger.held()).collect()
+        self.part.ledger.held()
     }
 
     /// The processes that hold slots as jobs of this owner.
     pub fn jobs_of(&self, owner: Pid) -> Vec<Named> {
-        self.parts().flat_map(|part| part.ledger.jobs_of(owner)).collect()
+        self.part.ledger.jobs_of(owner)
     }
 
     /// The folder by which other processes can [`Pool::open`] it.
     pub fn home(&self) -> &Path {
-        self.implicit.as_ref().unwrap_or(&self.part).home.path()
+        self.part.home.path()
     }
 
     /// Removes its home, if this process made it: no more programs can open it, while those
     /// that have go on. For a process that is about to end without dropping everything.
     pub fn remove_home(&self) {
-        self.parts().for_each(|part| part.home.remove());
+        self.part.home.remove();
+    }
+
+    /// What keeps its home for jobs that outlive this pool, and programs below them.
+    pub fn kept_home(&self) -> Kept {
+        // With a lock, as who has the pool has one: it is in use.
+        let home = &self.part.home;
+        Arc::new((Arc::clone(home), home.open_ledger().ok()))
     }
 
     /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
@@ -246,55 +227,61 @@ impl Pool {
 
     /// Prepares to sleep until a slot may be free.
     pub(crate) fn begin_wait(&self) -> PoolWait {
-        let mut wait = PoolWait::default();
-        self.parts().for_each(|part| wait.add(part));
-        wait
+        PoolWait::of(&self.part)
     }
 }
 
 impl Part {
-    /// What names a slot of ours to a process that has opened the same pool.
-    fn word(&self, tenure: Tenure) -> u64 {
-        tenure.to_word() | if self.implicit { IMPLICIT } else { 0 }
-    }
-
-    /// A new one, where as many of the slots as are `beside` have no byte in the pipe.
-    fn new(slots: usize, beside: usize, implicit: bool) -> Result<Arc<Part>> {
+    /// A new one; if one of its slots is `common`, that has no byte in the pipe.
+    fn new(slots: usize, common: bool, level: u64) -> Result<Part> {
         if !(1..=MAX_SLOTS).contains(&slots) {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "the number of slots must be between 1 and 16384",
             ));
         }
-        let home = Home::create().map_err(Error::system(MAKING))?;
-        let auth = Auth::Fifo(home.fifo());
-        crate::sys::make_fifo(&home.fifo()).map_err(Error::system(MAKING))?;
+        let (home, file) = Home::create(MAKING, |home| crate::sys::make_fifo(&home.fifo()))?;
         let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
-        pipe.fill(slots - beside).map_err(Error::system("cannot fill a pool of slots"))?;
-        let file = home.create_ledger().map_err(Error::system(MAKING))?;
-        Part::with_new_ledger(pipe, auth, slots, home, file, implicit)
+        let bytes = slots - usize::from(common);
+        pipe.fill(bytes).map_err(Error::system("cannot fill a pool of slots"))?;
+        let auth = Auth::Fifo(home.fifo());
+        Part::with_new_ledger(pipe, auth, slots, home, file, (common, level))
     }
 
-    fn open(home: Home, implicit: bool) -> Result<Arc<Part>> {
+    fn open(home: Home) -> Result<Part> {
         let file = home.open_ledger().map_err(Error::system(JOINING))?;
-        let ledger = Ledger::open(file, PoolBell::at(home.bell()))?;
+        let ledger = Ledger::open(file, home.bells())?;
         let slots = ledger.slots();
         let named = std::fs::read(home.auth()).ok();
         let named = named.and_then(|named| Auth::parse(OsStr::from_bytes(&named)));
         let auth = named.unwrap_or_else(|| Auth::Fifo(home.fifo()));
         let pipe = TokenPipe::named(&auth, slots)?;
-        Ok(Part::of(pipe, auth, ledger, slots, home, implicit))
+        Ok(Part::with(pipe, auth, ledger, slots, home))
     }
 
-    /// A pool that is not ours, with a ledger for what our own processes hold of it.
-    fn of_others(pipe: TokenPipe, auth: Auth, slots: usize) -> Result<Arc<Part>> {
-        let home = Home::create().map_err(Error::system(JOINING))?;
-        std::fs::write(home.auth(), auth.to_os_string().as_bytes())
-            .map_err(Error::system(JOINING))?;
-        let file = home.create_ledger().map_err(Error::system(JOINING))?;
+    /// As a program that was started on one of the slots: that of a process above it, or the one
+    /// that all have in common. In a recipe of a make that is below those it has one of its own,
+    /// which make knows of.
+    fn join(home: Home) -> Result<Part> {
+        let part = Part::open(home)?;
+        let above = part.lineage().nearest(&part.ledger).map(|(above, _)| above);
+        if in_recipe_below(above, part.ledger.level()) {
+            if let Some(implicit) = part.ledger.claim_implicit()? {
+                let _ = part.implicit.set((getpid(), implicit));
+            }
+        }
+        Ok(part)
+    }
+
+    /// A pool that is not ours, with a ledger for what our own processes hold of it; and, if it is
+    /// to be, with the slot that this program was started on.
+    fn of_others(pipe: TokenPipe, auth: Auth, slots: usize, implicit: bool) -> Result<Part> {
+        let name = auth.to_os_string();
+        let (home, file) =
+            Home::create(JOINING, |home| std::fs::write(home.auth(), name.as_bytes()))?;
         // Where the system has no process left for it, we do without: it is for kills only.
         let _ = warden::post(&home, &pipe);
-        Part::with_new_ledger(pipe, auth, slots, home, file, false)
+        Part::with_new_ledger(pipe, auth, slots, home, file, (implicit, makes_above()))
     }
 
     fn with_new_ledger(
@@ -303,26 +290,49 @@ impl Part {
         slots: usize,
         home: Home,
         file: Descriptor,
-        implicit: bool,
-    ) -> Result<Arc<Part>> {
-        let ledger = Ledger::create(file, PoolBell::at(home.bell()), slots)
+        (common, level): (bool, u64),
+    ) -> Result<Part> {
+        let ledger = Ledger::create(file, home.bells(), slots, common, level)
             .map_err(Error::system(MAKING))?;
-        let part = Part::of(pipe, auth, ledger, slots, home, implicit);
+        let part = Part::with(pipe, auth, ledger, slots, home);
         // All that a pool ever opens here is open from the start, and not when it first runs
         // out of slots, which may be when descriptors have become scarce.
         drop(part.watch());
         Ok(part)
     }
 
-    fn of(
-        pipe: TokenPipe,
-        auth: Auth,
-        ledger: Ledger,
-        slots: usize,
-        home: Home,
-        implicit: bool,
-    ) -> Arc<Part> {
-        Arc::new(Part { pipe, ledger, watch: Mutex::default(), slots, auth, implicit, home })
+    fn with(pipe: TokenPipe, auth: Auth, ledger: Ledger, slots: usize, home: Home) -> Part {
+        let (watch, lineage, job) = (Mutex::default(), Mutex::default(), AtomicI32::new(0));
+        let (implicit, home) = (OnceLock::new(), Arc::new(home));
+        Part { pipe, ledger, watch, slots, auth, lineage, job, implicit, home }
+    }
+
+    /// A slot that this process may borrow now: that of the nearest process above it that has one,
+    /// or else the one that all have in common.
+    fn lender(&self) -> Option<Tenure> {
+        // A job has a slot of its own. And nothing above the maker of a pool has slots of it.
+        let is_job = self.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get();
+        let nearest = match is_job || self.home.is_ours() {
+            true => None,
+            false => self.lineage().nearest(&self.ledger),
+        };
+        match nearest {
+            Some((_, open)) => open,
+            None => self.ledger.common().filter(|common| self.ledger.is_open(*common)),
+        }
+    }
+
+    fn lineage(&self) -> Arc<Lineage> {
+        let mut known = self.lineage.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = getpid();
+        match &*known {
+            Some((pid, lineage)) if *pid == me => Arc::clone(lineage),
+            _ => {
+                let found = Arc::new(Lineage::of_this_process());
+                *known = Some((me, Arc::clone(&found)));
+                found
+            }
+        }
     }
 
     fn reclaim(&self) -> bool {
@@ -331,12 +341,17 @@ impl Part {
         watch.reclaim(&self.ledger, &self.pipe)
     }
 
-    /// The watch of this process; None if the system has no descriptor left for one.
+    /// The watch of this process; None if the system has no descriptor left for one, or if this is
+    /// no place to look from.
     fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let me = getpid();
-        if watch.as_ref().is_none_or(|(pid, watch)| *pid != me || !watch.is_intact()) {
-            *watch = Watch::new(self.ledger.bell().descriptor()).ok().map(|watch| (me, watch));
+        if self.ledger.check_namespace().is_err() {
+            *watch = None; // whoever lives would seem to be dead
+            return watch;
+        }
+        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
+            *watch = Watch::new(self.ledger.bells()).ok().map(|watch| (me, watch));
         }
         watch
     }
@@ -352,64 +367,92 @@ fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
     Ok((end()?, end()?))
 }
 
-/// Whether this is the home of an implicit slot that is ours too. Not in a recipe (as MAKELEVEL
-/// tells) of a make that has it: then make has left us one of its slots.
-pub(crate) fn is_in_common(home: &Path) -> bool {
-    let of_make = std::env::var_os("MAKELEVEL").is_some_and(|level| level != "0");
-    Home::of(home).is_of_an_implicit_slot() && !of_make
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some((_, implicit)) = self.implicit.get().filter(|(pid, _)| *pid == getpid()) {
+            self.ledger.give_back(*implicit, &self.pipe);
+        }
+    }
 }
 
 /// The home of the pool that is named in this way, if it is one of ours.
-pub(crate) fn home_of(auth: &Auth) -> Option<PathBuf> {
-    let fifo = match auth {
-        Auth::Fifo(fifo) => fifo.clone(),
+fn home_of(auth: &Auth) -> Result<Option<PathBuf>> {
+    let (fifo, open) = match auth {
+        Auth::Fifo(fifo) => (fifo.clone(), None),
         // Only Linux tells what an open fifo's name is.
-        Auth::Pipe { read, .. } => std::fs::read_link(format!("/proc/self/fd/{read}")).ok()?,
+        Auth::Pipe { read, .. } => match std::fs::read_link(format!("/proc/self/fd/{read}")) {
+            Ok(fifo) => (fifo, Some(crate::sys::duplicate(*read).map_err(Error::system(JOINING))?)),
+            Err(_) => return Ok(None),
+        },
     };
-    let home = fifo.parent()?;
-    home.join("ledger").exists().then(|| home.to_owned())
+    let Some(home) = fifo.parent().filter(|_| is_in_a_home(&fifo)) else { return Ok(None) };
+    let there = match &open {
+        Some(open) => Home::of(home).has_fifo(open),
+        None => home.join("ledger").exists(),
+    };
+    match there {
+        true => Ok(Some(home.to_owned())),
+        // Its name means nothing here, or another: whoever joined its pipe could lose slots.
+        false => {
+            Err(Error::new(ErrorKind::Elsewhere, "the home of the pool cannot be seen from here"))
+        }
+    }
 }
 
 /// A sleep of one thread until a slot may be free; over when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PoolWait {
-    /// And whether the watch of each counts us.
-    parts: Vec<(Arc<Part>, bool)>,
-    pub(crate) pipes: Vec<Arc<Descriptor>>,
+    part: Arc<Part>,
+    /// Whether the watch counts us.
+    counted: bool,
+    pub(crate) pipe: Arc<Descriptor>,
     pub(crate) descriptors: Vec<Arc<Descriptor>>,
     pub(crate) look_after: Option<Duration>,
 }
 
 impl PoolWait {
-    /// Whether this program has closed nothing that it waits for.
-    pub(crate) fn is_intact(&self) -> bool {
-        self.pipes.iter().chain(&self.descriptors).all(|fd| fd.is_intact())
+    /// After this program has closed something that would have been waited for: sees to it that
+    /// holders are watched anew. False if it is the pipe.
+    pub(crate) fn mend(&self) -> bool {
+        let mut watch = self.part.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.take_if(|(_, watch)| !watch.is_intact());
+        self.pipe.is_intact()
     }
 
-    fn add(&mut self, part: &Arc<Part>) {
-        let mut watch = part.watch(); // so that the bell is heard from now on
-        part.ledger.waiters().fetch_add(1, IN_ORDER);
-        self.parts.push((Arc::clone(part), watch.is_some()));
-        self.pipes.push(part.pipe.shared_read_end());
-        // Who holds a slot by now is watched; who will, rings.
-        let (watched, look_after) = match &mut *watch {
-            Some((_, watch)) => watch.before_wait(&part.ledger, &part.pipe),
+    fn of(part: &Arc<Part>) -> PoolWait {
+        let mut watch = part.watch(); // so that the bells are heard from now on
+        let ledger = &part.ledger;
+        for counter in [ledger.waiters(), ledger.borrowers()] {
+            counter.fetch_add(1, IN_ORDER);
+        }
+        // Current holders are watched; a future holder rings the bell.
+        let (descriptors, mut look_after) = match &mut *watch {
+            Some((_, watch)) => watch.before_wait(ledger, &part.pipe),
             None => (Vec::new(), Some(crate::scan::LOOK_AFTER)),
         };
-        self.descriptors.extend(watched);
-        self.look_after = self.look_after.into_iter().chain(look_after).min();
+        if part.lender().is_some() {
+            look_after = Some(A_MOMENT); // it has come back before we would have heard of that
+        }
+        PoolWait {
+            part: Arc::clone(part),
+            counted: watch.is_some(),
+            pipe: part.pipe.shared_read_end(),
+            descriptors,
+            look_after,
+        }
     }
 }
 
 impl Drop for PoolWait {
     fn drop(&mut self) {
-        for (part, counted) in &self.parts {
-            let others_must_look =
-                *counted && part.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
-            part.ledger.waiters().fetch_sub(1, IN_ORDER);
-            if others_must_look {
-                part.ledger.bell().ring();
-            }
+        let (part, ledger) = (&self.part, &self.part.ledger);
+        let others_must_look =
+            self.counted && part.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
+        for counter in [ledger.waiters(), ledger.borrowers()] {
+            counter.fetch_sub(1, IN_ORDER);
+        }
+        if others_must_look {
+            ledger.bells().change.ring();
         }
     }
 }
@@ -432,11 +475,19 @@ impl Slot {
     /// Lends the slot that this process runs on: a slot for a job of this process, which
     /// itself must not run until the slot has come back. None if it is lent already.
     pub fn lend(&self) -> Option<Slot> {
-        if self.is_lent() {
-            return None;
-        }
-        let loan = self.part.ledger.lend(self.tenure)?;
+        // (In another namespace than the ledger's there is nothing that it could be lent to.)
+        let loan = self.part.ledger.lend(self.tenure).ok()??;
         Some(Slot::ours(&self.part, loan))
+    }
+
+    /// This process runs on it from now on: programs below may borrow it.
+    pub(crate) fn run_on(&self) {
+        self.part.ledger.open_to_borrowers(self.tenure);
+    }
+
+    /// Before it is handed over: sees to it that nobody borrows it. False if it is lent.
+    pub(crate) fn close(&self) -> bool {
+        self.part.ledger.close(self.tenure)
     }
 
     /// Whether it is this process that holds it.
@@ -460,7 +511,7 @@ impl Slot {
 
     /// What names the slot to the job that is launched on it: see [`Pool::adopt`].
     pub fn to_word(&self) -> u64 {
-        self.part.word(self.tenure)
+        self.tenure.to_word()
     }
 
     /// Says that a job is about to be born that will adopt the slot.
@@ -470,16 +521,19 @@ impl Slot {
 
     /// In a forked job: takes over the slot that its owner launched it on. None if the owner
     /// has died or given up: then nothing may run.
-    pub fn adopt(&self) -> Option<Slot> {
-        let adopted = self.part.ledger.adopt(self.tenure);
-        adopted.then(|| Slot::ours(&self.part, self.tenure))
+    pub fn adopt(&self) -> Result<Option<Slot>> {
+        let adopted = self.part.ledger.adopt(self.tenure)?;
+        Ok(adopted.then(|| Slot::ours(&self.part, self.tenure)))
     }
 
-    /// The job is born: from now on the slot is its own, or comes back at its end.
-    pub(crate) fn launched(mut self) -> Launched {
+    /// The job is born: from now on the slot is its own, or comes back at its end. It `adopts` the
+    /// slot itself when it begins; or it knows nothing of slots, and holds this one until its end.
+    pub(crate) fn launched(mut self, job: &Child, adopts: bool) -> Launched {
         self.launch();
         self.taker = None;
-        Launched { part: Arc::clone(&self.part), tenure: self.tenure }
+        let job = Named::of(job);
+        self.part.ledger.born(self.tenure, job, adopts);
+        Launched { part: Arc::clone(&self.part), tenure: self.tenure, job }
     }
 }
 
@@ -514,18 +568,14 @@ impl fmt::Debug for Slot {
 pub(crate) struct Launched {
     part: Arc<Part>,
     tenure: Tenure,
+    job: Named,
 }
 
 impl Launched {
-    /// Says which process is the job. It `adopts` the slot itself when it begins; or it knows
-    /// nothing of slots, and holds this one until its end.
-    pub(crate) fn born(&self, pid: Pid, adopts: bool) {
-        self.part.ledger.born(self.tenure, pid, adopts);
-    }
-
     /// Puts the slot back if the job never took it over, though it should have by now; or if
-    /// it had, and its process, `ended`, is dead.
-    pub(crate) fn settle(&self, ended: Option<Pid>) {
+    /// it had, and its process has `ended`.
+    pub(crate) fn settle(&self, ended: bool) {
+        let ended = ended.then_some(self.job);
         self.part.ledger.settle(self.tenure, ended, &self.part.pipe);
     }
 

@@ -10,9 +10,8 @@
 
 use crate::error::{Error, Result};
 use crate::scan::Wait;
-use crate::slots::bell::PoolBell;
 use crate::slots::home::Home;
-use crate::slots::ledger::Ledger;
+use crate::slots::ledger::{Bells, Ledger};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
 use crate::sys::{self, Descriptor};
@@ -31,21 +30,21 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
     let doing = "cannot leave somebody to look after make's slots";
     let file = home.open_ledger_unlocked().map_err(Error::system(doing))?;
     let keep = [file.as_raw_fd(), pipe.read_end().as_raw_fd(), pipe.write_end().as_raw_fd()];
-    let bell = PoolBell::at(home.bell());
+    let bells = home.bells();
     sys::detach(NAME, &keep, || {
-        let _ = keep_watch(file, bell, pipe); // nobody is left to be told
+        let _ = keep_watch(file, bells, pipe); // nobody is left to be told
     })
     .map_err(Error::system(doing))
 }
 
-fn keep_watch(file: Descriptor, bell: PoolBell, pipe: &TokenPipe) -> Result<()> {
+fn keep_watch(file: Descriptor, bells: Bells, pipe: &TokenPipe) -> Result<()> {
     let doing = "cannot watch the processes of a pool";
     let lock = |how| retry_on_intr(|| flock(&file, how)).map_err(Error::system(doing));
     // Everybody else shares it, and the dead let go of it.
     lock(FlockOperation::LockExclusive)?;
     let same = file.duplicate().map_err(Error::system(doing))?;
-    let ledger = Ledger::open(same, bell)?;
-    let mut watch = Watch::without_a_bell().map_err(Error::system(doing))?;
+    let ledger = Ledger::open(same, bells)?;
+    let mut watch = Watch::without_bells().map_err(Error::system(doing))?;
     loop {
         watch.reclaim(&ledger, pipe);
         if ledger.in_use().next().is_none() {

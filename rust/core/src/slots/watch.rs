@@ -1,17 +1,18 @@
 //! Watching the holders of slots, for who waits until one is free.
 //!
 //! A holder's death frees a slot without a word. So who waits has a pidfd for each holder
-//! that is not its own job (those ends the table of jobs hears of), and a bell that rings
-//! when there is a new one. That is two descriptors to poll, and nothing is done while
-//! nothing happens. Where there are no pidfds, who waits looks now and then.
+//! that is not its own job (those ends the table of jobs hears of), a bell that rings when
+//! there is a new one, and another that rings when a slot that was lent can be borrowed again.
+//! That is three descriptors to poll, and nothing is done while nothing happens. Where there are no pidfds, who waits looks now and then.
 //!
 //! Where jobs are short and many wait, the bell rings all the time, and all would do little but
 //! look. So who has just looked does not listen for a moment, and looks again after it: a holder
 //! that is killed within its first moments may be found that much later.
 
-use crate::process::other::{look, Life};
+use crate::process::identity::{look, Life};
 use crate::scan::{ReadySet, LOOK_AFTER};
-use crate::slots::ledger::{Ledger, Reclaimed, Tenant};
+use crate::slots::bell::PoolBell;
+use crate::slots::ledger::{Bells, Ledger, Reclaimed, Tenant};
 use crate::slots::pipe::TokenPipe;
 use crate::sys::Descriptor;
 use rustix::process::getpid;
@@ -38,7 +39,9 @@ pub(crate) struct Watch {
     /// Under their entries' places.
     set: ReadySet,
     holders: HashMap<u32, (Tenant, Watched)>,
-    bell: Option<ReadySet>,
+    /// What hears of changes, and of slots that can be borrowed again.
+    change: Option<ReadySet>,
+    open: Option<ReadySet>,
     /// When we last looked before a wait.
     looked: Option<Instant>,
     /// How many threads of this process wait.
@@ -51,26 +54,26 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(bell: Option<&Arc<Descriptor>>) -> rustix::io::Result<Watch> {
-        let mut watch = Watch::without_a_bell()?;
-        let mut set = ReadySet::new()?;
-        let heard = bell.is_some_and(|bell| bell.is_intact() && set.add_edge(bell, 0));
-        watch.bell = heard.then_some(set);
-        watch.must_look = !heard;
+    pub(crate) fn new(bells: &Bells) -> rustix::io::Result<Watch> {
+        let mut watch = Watch::without_bells()?;
+        (watch.change, watch.open) = (hearing(&bells.change)?, hearing(&bells.open)?);
+        watch.must_look = watch.change.is_none() || watch.open.is_none();
         Ok(watch)
     }
 
     /// Whether this program has closed nothing of it.
     pub(crate) fn is_intact(&self) -> bool {
-        self.set.is_intact() && self.bell.as_ref().is_none_or(ReadySet::is_intact)
+        let sets = [Some(&self.set), self.change.as_ref(), self.open.as_ref()];
+        sets.into_iter().flatten().all(ReadySet::is_intact)
     }
 
     /// For who need not hear of new holders.
-    pub(crate) fn without_a_bell() -> rustix::io::Result<Watch> {
+    pub(crate) fn without_bells() -> rustix::io::Result<Watch> {
         Ok(Watch {
             set: ReadySet::new()?,
             holders: HashMap::new(),
-            bell: None,
+            change: None,
+            open: None,
             looked: None,
             waits: 0,
             must_look: false,
@@ -102,7 +105,7 @@ impl Watch {
     /// The entries whose holders are dead; those of all others are watched from now on.
     fn look(&mut self, ledger: &Ledger) -> Vec<Tenant> {
         // First, so that who rings from now on is heard by the next wait.
-        let _ = self.bell.as_mut().map(ReadySet::ready);
+        let _ = self.change.as_mut().map(ReadySet::ready);
         // A pidfd stays ready for good, and so is told of at the next look too.
         let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
         let me = getpid().as_raw_nonzero().get().unsigned_abs();
@@ -168,14 +171,18 @@ impl Watch {
         pipe: &TokenPipe,
     ) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.waits += 1;
+        // Before the caller looks whether a slot can be borrowed: a ring from now on is heard.
+        let _ = self.open.as_mut().map(ReadySet::ready);
         let ago = self.looked.map(|looked| looked.elapsed());
         if let Some(rest) = ago.and_then(|ago| MOMENT.checked_sub(ago)) {
-            return (self.set.watched(), Some(rest));
+            let open = self.open.iter().flat_map(ReadySet::watched);
+            return (self.set.watched().into_iter().chain(open).collect(), Some(rest));
         }
         self.reclaim(ledger, pipe);
         self.looked = Some(Instant::now());
         let (mut descriptors, look_after) = self.watched();
-        descriptors.extend(self.bell.iter().flat_map(ReadySet::watched));
+        let bells = self.change.iter().chain(&self.open);
+        descriptors.extend(bells.flat_map(ReadySet::watched));
         (descriptors, look_after)
     }
 
@@ -193,6 +200,14 @@ impl Watch {
     }
 }
 
+/// What hears a bell, where it can be heard by a descriptor.
+fn hearing(bell: &PoolBell) -> rustix::io::Result<Option<ReadySet>> {
+    let mut set = ReadySet::new()?;
+    let bell = bell.descriptor().filter(|bell| bell.is_intact());
+    let heard = bell.is_some_and(|bell| set.add_edge(bell, 0));
+    Ok(heard.then_some(set))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -200,7 +215,7 @@ mod tests {
 
     #[test]
     fn who_leaves_while_a_job_is_launched_has_the_other_threads_look_again() {
-        let mut watch = Watch::without_a_bell().unwrap();
+        let mut watch = Watch::without_bells().unwrap();
         watch.waits = 3;
         assert!(!watch.after_wait());
         watch.launching = true;

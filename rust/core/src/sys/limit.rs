@@ -8,7 +8,7 @@
 //! sent it, nor a zombie when it died. But what was pending at its death stays so: hence a
 //! *mark*, a signal that is blocked, and so pends from shortly after the limit on.
 
-use super::{last_signal, time_limit_signal};
+use super::{is_resource_tracker, last_signal, time_limit_signal};
 use rustix::fd::OwnedFd;
 use rustix::fs::{open, openat, Mode, OFlags, RawDir};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
@@ -166,7 +166,8 @@ extern "C" fn at_limit(signal: libc::c_int) {
     unsafe { libc::raise(signal) };
 }
 
-/// Kills and reaps all children that there are now: whether there were any.
+/// Kills and reaps all children that there are now, but for the tree's resource tracker: whether
+/// there were any.
 fn kill_children() -> rustix::io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tasks = open(c"/proc/self/task", flags, Mode::empty())?;
@@ -194,7 +195,8 @@ fn kill_each(children: &OwnedFd) -> bool {
                 pid = pid * 10 + i32::from(byte - b'0');
                 continue;
             }
-            if let Some(child) = Pid::from_raw(std::mem::take(&mut pid)) {
+            let child = Pid::from_raw(std::mem::take(&mut pid));
+            if let Some(child) = child.filter(|child| !is_resource_tracker(*child)) {
                 any = true;
                 let _ = kill_process(child, Signal::KILL);
                 let _ = waitpid(Some(child), WaitOptions::empty());

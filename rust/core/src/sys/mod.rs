@@ -12,6 +12,7 @@ mod limit;
 mod pass_on;
 pub(crate) mod private;
 pub(crate) mod shared;
+mod tracker;
 
 #[cfg(test)]
 pub(crate) use descriptor::put_in_place_of;
@@ -22,6 +23,7 @@ pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
 pub use limit::{end_after, TimeLimit};
 pub use pass_on::{pass_on, pass_on_to};
+pub(crate) use tracker::is_resource_tracker;
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -49,7 +51,13 @@ pub unsafe fn fork() -> io::Result<Forked> {
     // SAFETY: the caller keeps the contract above; fork itself touches no memory of ours.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        pid => Ok(Pid::from_raw(pid).map_or(Forked::Child, Forked::Parent)),
+        pid => match Pid::from_raw(pid) {
+            Some(child) => Ok(Forked::Parent(child)),
+            None => {
+                crate::process::begin_child();
+                Ok(Forked::Child)
+            }
+        },
     }
 }
 
@@ -123,6 +131,16 @@ impl SignalsHeld {
         unsafe { libc::sigfillset(all.as_mut_ptr()) };
         // SAFETY: reads `all`, which is initialised, and writes the whole of `before`.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
+        SignalsHeld { before: unsafe { before.assume_init() } }
+    }
+
+    /// Holds back this one beside those that are held back already.
+    pub fn this(signal: Signal) -> SignalsHeld {
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: without a set to read, pthread_sigmask only writes the whole of `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), before.as_mut_ptr()) };
+        limit::change_mask(libc::SIG_BLOCK, signal.as_raw());
         // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
         SignalsHeld { before: unsafe { before.assume_init() } }
     }
@@ -315,6 +333,20 @@ pub(crate) fn linux() -> bool {
 #[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
 pub(crate) const fn linux() -> bool {
     false
+}
+
+/// Gives a file another name, which nothing must have yet. (Where the system cannot see to that, an
+/// empty folder of this name is replaced.)
+pub(crate) fn rename_new(old: &std::path::Path, new: &std::path::Path) -> rustix::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{renameat_with, RenameFlags, CWD};
+        match renameat_with(CWD, old, CWD, new, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+            renamed => return renamed,
+        }
+    }
+    rustix::fs::rename(old, new)
 }
 
 /// Makes a named pipe that only this user may open.

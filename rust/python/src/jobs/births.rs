@@ -79,7 +79,8 @@ impl Jobs {
             lifeline.hang_on().map_err(to_python)?;
         }
         self.abandon();
-        let adopted = slot.map(|slot| slot.adopt().ok_or_else(owner_gone)).transpose()?;
+        let adopt = |slot: &core::Slot| slot.adopt().map_err(to_python)?.ok_or_else(owner_gone);
+        let adopted = slot.map(adopt).transpose()?;
         pool.get().set_own(adopted);
         Ok(())
     }

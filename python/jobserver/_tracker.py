@@ -1,0 +1,278 @@
+"""One resource tracker for a whole tree of jobs, whenever it starts and whoever needs it first.
+
+multiprocessing's resource tracker is a process that reads from a pipe which blocks of shared
+memory and which named semaphores there are, and that removes, at the end of that pipe, those
+that are left. A process that has none starts one as soon as it makes such a thing, or only
+attaches to it. So a job with a tracker of its own would, by its end, destroy what is its owner's.
+
+Hence the processes of a tree share one pipe, made before the first of them is born. The tracker
+itself, which costs an interpreter, is started by whoever needs it first. It alone holds the
+reading end, which is opened from the writing one, through /proc: so every process can see whether
+there is a tracker, and put another in the place of one that was killed, on the same pipe.
+
+All versions of CPython start a tracker by `util.spawnv_passfds`, having made a pipe for it: that
+is where ours takes the place of theirs. It costs nothing before that: no process need import
+multiprocessing's module, whose fork hook a job would pay for. (That hook also closes the pipe of
+CPython's in each process that `os.fork` makes, and so in ours: what is shared is a duplicate.)
+
+Not here: how the pipe travels to a process that was not forked (`_start/launch.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import itertools
+import os
+import select
+import stat
+import sys
+from contextlib import contextmanager, suppress
+from typing import Any, Iterator, NamedTuple
+from weakref import WeakSet
+
+from . import _job
+from . import _multiprocessing as mp
+
+#: How descriptors are opened anew. Systems without it have a tracker from the beginning.
+_OPEN = "/proc/self/fd"
+
+#: What is run to start a tracker.
+_STARTS = "from multiprocessing.resource_tracker import main"
+
+
+class _Pipe(NamedTuple):
+    end: int  # the writing one
+    device: int
+    inode: int
+    maker: int  # the pid
+
+    def is_open(self) -> bool:
+        """Whether that is what the descriptor still is: a job may have closed it."""
+        try:
+            now = os.fstat(self.end)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (self.device, self.inode)
+
+
+#: The pipe of this process's tree, by 0. A dictionary, as a turn is taken by `setdefault`.
+_shared: dict[int, _Pipe] = {}
+
+_holders: WeakSet[Holder] = WeakSet()
+
+
+class Holder:
+    """Sees to it that the jobs of this process will share its tracker."""
+
+    def __init__(self) -> None:
+        self._released = False
+        _holders.add(self)
+        _pipe()
+
+    def release(self) -> None:
+        """When there are no more jobs. With the last holder goes the pipe, if there is no tracker;
+        otherwise that is this process's for good, as if it had started it."""
+        if not self._released:
+            self._released = True
+            _holders.discard(self)
+            if not _holders:
+                _let_go()
+
+    __del__ = release
+
+
+def running() -> tuple[int, int]:
+    """The descriptor by which a new process is to reach the tracker, which is started if need be,
+    and the inode, which tells one tracker's pipe from another's.
+
+    Once it runs, CPython's lock of it is left alone: a fork by another thread, while this one held
+    it, would leave it locked in the child for ever.
+    """
+    fd = _multiprocessings()
+    if fd is None or _nobody_reads(fd):
+        _start()
+    pipe = _pipe()
+    return pipe.end, pipe.inode
+
+
+def inherit(end: int) -> None:
+    """In a new process that was not forked from its owner: shares the tracker of that one."""
+    known, pipe = _shared.get(0), _described(end, maker=0)
+    if known is None or known[1:3] != pipe[1:3]:
+        _shared[0] = pipe
+        end = -1 if known is None else known.end
+    if end >= 0:
+        os.close(end)
+    _take_over()
+
+
+def _pipe() -> _Pipe:
+    """The pipe, which is made if there is none."""
+    known = _shared.get(0)
+    if known is not None:
+        if known.is_open():
+            return known
+        if _job.is_this_process():
+            # A tracker of its own would, at its end, take away what others still use.
+            raise OSError(
+                errno.EBADF,
+                "this job has closed the descriptor of multiprocessing's resource tracker, or "
+                "opened another file in its place: it cannot start jobs any more",
+            )
+        _shared.pop(0, None)
+    if _multiprocessings() is None and not os.path.exists(_OPEN):
+        _start()
+    made = _described(_writing_end(), os.getpid())
+    pipe = _shared.setdefault(0, made)
+    if pipe is not made:  # another thread was faster
+        os.close(made.end)
+    _take_over()
+    return pipe
+
+
+def _writing_end() -> int:
+    """That of the tracker which this process has, or else of a pipe that nobody reads yet."""
+    running = _multiprocessings()
+    if running is not None:
+        return _duplicate(running)
+    reading, writing = os.pipe()
+    try:
+        return _duplicate(writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _described(end: int, maker: int) -> _Pipe:
+    now = os.fstat(end)
+    return _Pipe(end, now.st_dev, now.st_ino, maker)
+
+
+def _multiprocessings() -> int | None:
+    """The writing end that CPython itself uses in this process, if it does."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = None if module is None else module._resource_tracker
+    if tracker is None or tracker._fd is None:
+        return None
+    known = _shared.get(0)
+    with suppress(OSError):
+        now = os.fstat(tracker._fd)
+        ours = known is None or (now.st_dev, now.st_ino) == (known.device, known.inode)
+        if stat.S_ISFIFO(now.st_mode) and ours:
+            return int(tracker._fd)
+    # This program has closed it, and CPython would write to what has its number now.
+    tracker._fd = tracker._pid = None
+    return None
+
+
+def _start() -> None:
+    """Has CPython start a tracker, with something on descriptors 0, 1 and 2 meanwhile: what it
+    opens would be there, and a tracker closes the first two when it starts."""
+    filled = []
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            filled.append(fd)
+            os.set_inheritable(fd, True)
+        os.close(fd)
+        mp.resource_tracker.ensure_running()
+    finally:
+        for fd in filled:
+            os.close(fd)
+
+
+def _let_go() -> None:
+    pipe = _shared.get(0)
+    # What an owner has made its jobs have inherited, and need for jobs of their own.
+    if pipe is None or pipe.maker != os.getpid() or _shared.pop(0, None) is not pipe:
+        return
+    if pipe.is_open():
+        if _multiprocessings() is not None or _nobody_reads(pipe.end):
+            os.close(pipe.end)
+        else:  # a job has started it
+            mp.resource_tracker._resource_tracker._fd = pipe.end
+
+
+def _nobody_reads(fd: int) -> bool:
+    """Whether a pipe has no reader."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+_spawnv_passfds: Any = None
+
+
+def _take_over() -> None:
+    """From now on, trackers of this process and those forked from it are started by us."""
+    global _spawnv_passfds
+    if mp.util.spawnv_passfds is not _spawn:
+        _spawnv_passfds, mp.util.spawnv_passfds = mp.util.spawnv_passfds, _spawn
+
+
+def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
+    """multiprocessing's function of that name, but for trackers. Called for one, it finds the
+    lock of this process's tracker held, and a pipe just made, whose reading end is to be passed
+    on and whose writing end will be used. Both become those of the tree's pipe. Returns the pid,
+    or None if there is a tracker already."""
+    pipe = _shared.get(0) if str(args[-1]).startswith(_STARTS) else None
+    if pipe is None or not pipe.is_open():
+        pid: int = _spawnv_passfds(path, args, passfds)
+        return pid
+    reading = passfds[-1]
+    writing = _other_end(reading)
+    with _claim(pipe.end):
+        if not _nobody_reads(pipe.end):
+            os.dup2(pipe.end, writing, inheritable=False)
+            return None
+        if not os.path.exists(_OPEN):
+            pid = _spawnv_passfds(path, args, passfds)
+            os.dup2(writing, pipe.end, inheritable=False)
+            _shared[0] = _described(pipe.end, pipe.maker)
+            return pid
+        os.dup2(pipe.end, writing, inheritable=False)
+        reader = os.open(f"{_OPEN}/{pipe.end}", os.O_RDONLY)
+        try:
+            os.dup2(reader, reading, inheritable=False)
+            pid = _spawnv_passfds(path, args, passfds)
+            return pid
+        finally:
+            os.close(reader)
+
+
+def _other_end(fd: int) -> int:
+    """The other end of a pipe of which this process has each once."""
+    pipe = os.fstat(fd)
+    for other in itertools.count():
+        if other != fd:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(other), pipe):
+                    return other
+    raise AssertionError
+
+
+@contextmanager
+def _claim(end: int) -> Iterator[None]:
+    """Of several processes, one starts a tracker. By a lock that a killed process does not hold,
+    nor one that was forked meanwhile."""
+    with suppress(OSError):  # the system may have none for pipes
+        fcntl.lockf(end, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.lockf(end, fcntl.LOCK_UN)
+
+
+@atexit.register
+def _leave() -> None:
+    """At the end of the program. CPython would wait for the tracker's end; but that comes with the
+    end of all who have the pipe, and the user's own forks of this process may go on."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if module is not None:
+        module._resource_tracker._pid = None

@@ -1,0 +1,71 @@
+//! The slot that this program was started on: that of the nearest process above it that has one.
+//!
+//! A job that starts a program waits for it, mostly, and so does `jobserver exec`: meanwhile its
+//! slot is the program's to use, as make has it for its recipes (the *implicit* slot). So a program
+//! below borrows it (`slots::ledger`), one at a time of all that are below. Whose it is, the ledger
+//! and the system tell: what a variable said would go stale, since a process has one job after the
+//! other, and a job that yields another slot after a wait.
+//!
+//! A recipe of a make that is below such a process has a slot that make knows of, and no ledger. So
+//! there each program of ours has an implicit slot of its own.
+
+use crate::process::identity::{parent, Named};
+use crate::slots::entry::Tenure;
+use crate::slots::ledger::Ledger;
+use rustix::process::Pid;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// This process, and those above it, the nearest first.
+#[derive(Debug)]
+pub(crate) struct Lineage(Vec<Named>);
+
+impl Lineage {
+    /// Of this process. (What is above it changes only by deaths.)
+    pub(crate) fn of_this_process() -> Lineage {
+        let mut lineage = vec![Named::me()];
+        let mut next = rustix::process::getppid();
+        while let Some(above) = next {
+            lineage.push(Named::now(above));
+            next = parent(above).and_then(Pid::from_raw);
+        }
+        Lineage(lineage)
+    }
+
+    /// The nearest that runs on a slot, and the slot if it can be borrowed now.
+    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(Named, Option<Tenure>)> {
+        self.0.iter().find_map(|process| match ledger.run_by(*process) {
+            (false, _) => None,
+            (true, open) => Some((*process, open)),
+        })
+    }
+}
+
+/// Whether this program is in a recipe of a make that is below `above`; or if that is None, below
+/// what has `level` makes above it.
+pub(crate) fn in_recipe_below(above: Option<Named>, level: u64) -> bool {
+    let above = above.and_then(|above| started_with(above.pid, LEVEL));
+    makes_above() > above.map_or(level, |value| number(&value))
+}
+
+/// How many makes are above this program.
+pub(crate) fn makes_above() -> u64 {
+    std::env::var_os(LEVEL).map_or(0, |value| number(&value))
+}
+
+fn number(value: &OsStr) -> u64 {
+    value.to_str().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Make counts in it how many makes are above a program.
+const LEVEL: &str = "MAKELEVEL";
+
+/// What a variable was when a process was started, or last became another program.
+fn started_with(pid: Pid, name: &str) -> Option<OsString> {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    let value = |variable: &[u8]| {
+        let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(OsStr::from_bytes(value).to_owned())
+    };
+    environment.split(|byte| *byte == 0).find_map(value)
+}
