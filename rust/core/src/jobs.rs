@@ -111,7 +111,7 @@ impl Waiting {
     /// Where that may pay, looks for a moment whether a sleep is needed: whether something is
     /// ready. Then look for signals, and sleep.
     pub fn spin(&self) -> bool {
-        self.quick && self.wait.spin()
+        self.quick && self.wait.spin_intact()
     }
 
     /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
@@ -121,7 +121,7 @@ impl Waiting {
             Err(e) if e.kind() == ErrorKind::DescriptorLost => {
                 self.lost.store(true, Ordering::Relaxed);
                 // If it is the table's, the next scan sees to it.
-                let pool = self.pool.as_ref().is_none_or(PoolWait::is_intact);
+                let pool = self.pool.as_ref().is_none_or(PoolWait::mend);
                 if pool {
                     Ok(Woken::Ready)
                 } else {
@@ -314,6 +314,9 @@ impl Jobs {
         child: &Child,
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
+        if self.set.as_ref().is_some_and(|set| !set.is_intact()) {
+            (self.set, self.lost) = (None, true); // what has its number is not to hear of this
+        }
         let set = made(&mut self.set, &mut self.spare_bells)?;
         if let Some(channel) = channel {
             set.add(channel.socket(), key(number, CHANNEL))?;
@@ -344,12 +347,16 @@ impl Jobs {
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
-        if self.lost || self.set.as_ref().is_some_and(|set| !set.is_intact()) {
-            self.renew(&mut news).map_err(Error::system("cannot watch the jobs"))?;
+        if self.lost {
+            self.renew(&mut news)?;
         }
         while let Some(set) = &mut self.set {
             let ready = match set.ready() {
                 Err(_) if !news.is_empty() => break, // the next scan will meet it too
+                Err(_) if !set.is_intact() => {
+                    self.renew(&mut news)?;
+                    continue;
+                }
                 ready => ready.map_err(Error::system("cannot look at the jobs"))?,
             };
             if ready.is_empty() {
@@ -428,7 +435,7 @@ impl Jobs {
     /// After this program has closed descriptors of the table's: tells of the processes that can
     /// be heard of no more, and watches the others by a new set. (The old one may be another's, or
     /// tell for ever of what is gone.)
-    fn renew(&mut self, news: &mut Vec<(JobId, Outcome)>) -> rustix::io::Result<()> {
+    fn renew(&mut self, news: &mut Vec<(JobId, Outcome)>) -> Result<()> {
         (self.set, self.lost) = (None, true);
         self.spare_bells.retain(|bell| bell.is_intact());
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
@@ -440,15 +447,17 @@ impl Jobs {
             process.child.look_to_watch();
             let watched = self.watch(number, &process.child, process.channel.as_ref());
             self.processes.insert(number, process);
-            watched?;
+            watched.map_err(Error::system("cannot watch the jobs"))?;
         }
         self.lost = false;
         Ok(())
     }
 
-    /// Gives up a process whose channel is closed, or another file.
+    /// Gives up a process whose channel is closed, or another file. It is ended, as it would be
+    /// with its owner: nobody can hear of it, nor has a Future to do so.
     fn lose(&mut self, number: u64, error: Error, news: &mut Vec<(JobId, Outcome)>) {
         let Some(process) = self.processes.get_mut(&number) else { return };
+        process.child.end();
         process.tell(number, Outcome::Lost(error), news);
         process.dismiss();
         let ours = process.child.is_ours();
@@ -541,7 +550,7 @@ impl Jobs {
         let Process { child, channel, .. } = self.of(id)?;
         // Or else, its job done, it would wait for us, and whoever ends the family for its end.
         channel.iter().for_each(Channel::finish);
-        Some(Family::of(child.pid(), child.watch().cloned()))
+        Some(Family::of(child.pid(), child.intact_watch().cloned()))
     }
 
     /// How often a scan has changed anything so far: pass it to [`Jobs::begin_wait`].

@@ -81,7 +81,7 @@ impl Child {
     }
 
     /// The same, unless this program has closed it: then there is only the pid.
-    fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
+    pub(crate) fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
         self.watch.as_ref().filter(|watch| watch.is_intact())
     }
 
@@ -118,6 +118,13 @@ impl Child {
         // If other code is quicker and reaps it, we know its end all the same.
         let _ = self.waitid(WaitIdOptions::NOHANG);
         Ok(Some(if overdue { ExitStatus::Overdue(libc::SIGKILL) } else { status }))
+    }
+
+    /// Kills it, unless it is another's to reap and its pid may be another process's by now.
+    pub(crate) fn end(&self) {
+        if self.ours || self.intact_watch().is_some() {
+            let _ = self.signal(Signal::KILL);
+        }
     }
 
     /// Ends a direct child at once and reaps it: for a birth that could not be completed.

@@ -34,8 +34,10 @@ impl Set {
     }
 
     pub(crate) fn remove(&mut self, fd: &Descriptor) {
-        // It was added, and is open: the kernel has no reason to refuse.
-        let _ = epoll::delete(&self.epoll, fd);
+        // By its number, which is another's if this program has closed it: that one is to stay.
+        if fd.is_intact() {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
     }
 
     pub(crate) fn ready(&mut self) -> Result<Vec<u64>> {

@@ -105,6 +105,27 @@ impl ReadySet {
     }
 }
 
+/// What only the kernel's kind of set could get wrong.
+#[cfg(all(test, target_os = "linux", not(jobserver_portable)))]
+#[allow(clippy::unwrap_used)]
+mod epoll_tests {
+    use super::*;
+
+    #[test]
+    fn to_remove_what_is_closed_leaves_what_has_its_number_now() {
+        let mut set = ReadySet::Epoll(epoll::Set::new().unwrap());
+        let (closed, _) = crate::sys::pipe().unwrap();
+        let (read, write) = crate::sys::pipe().unwrap();
+        let closed = Arc::new(closed);
+        set.add(&closed, 1).unwrap();
+        let now = Arc::new(crate::sys::put_in_place_of(&closed, &read));
+        set.add(&now, 2).unwrap();
+        set.remove(&closed, 1);
+        rustix::io::write(&write, b"x").unwrap();
+        assert_eq!(set.ready().unwrap(), [2]);
+    }
+}
+
 /// The behaviour that both kinds of set share, tested on each that this build has.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -65,18 +65,29 @@ impl Wait {
     ///
     /// Signals are the caller's to look for, before a sleep.
     pub fn spin(&self) -> bool {
+        self.spin_until_ready().is_some()
+    }
+
+    /// The same; false too if what is ready is a descriptor that this program has closed, of which
+    /// the sleep tells.
+    pub(crate) fn spin_intact(&self) -> bool {
+        let ready =
+            |fd: &Descriptor, polled: &PollFd<'_>| polled.revents().is_empty() || fd.is_intact();
+        let fds = self.spin_until_ready();
+        fds.is_some_and(|fds| self.all().zip(&fds).all(|(fd, polled)| ready(fd, polled)))
+    }
+
+    fn spin_until_ready(&self) -> Option<Vec<PollFd<'_>>> {
         let mut fds: Vec<_> = self.poll_fds().collect();
         let until = Instant::now() + A_MOMENT;
         loop {
             match poll(&mut fds, Some(&Timespec::default())) {
                 Ok(0) if Instant::now() < until => std::thread::yield_now(),
-                Ok(0) => return false,
-                Ok(_) => break,
-                Err(_) => return false, // the sleep will meet it too
+                Ok(0) => return None,
+                Ok(_) => return Some(fds),
+                Err(_) => return None, // the sleep will meet it too
             }
         }
-        // As is a descriptor that is closed, which the sleep tells of.
-        self.all().zip(&fds).all(|(fd, polled)| polled.revents().is_empty() || fd.is_intact())
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Descriptor>> {

@@ -346,7 +346,7 @@ impl Part {
             *watch = None; // whoever lives would seem to be dead
             return watch;
         }
-        if watch.as_ref().is_none_or(|(pid, watch)| *pid != me || !watch.is_intact()) {
+        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
             *watch = Watch::new(self.ledger.bells()).ok().map(|watch| (me, watch));
         }
         watch
@@ -407,9 +407,12 @@ pub(crate) struct PoolWait {
 }
 
 impl PoolWait {
-    /// Whether this program has closed nothing that it waits for.
-    pub(crate) fn is_intact(&self) -> bool {
-        self.pipe.is_intact() && self.descriptors.iter().all(|fd| fd.is_intact())
+    /// After this program has closed something that would have been waited for: sees to it that
+    /// holders are watched anew. False if it is the pipe.
+    pub(crate) fn mend(&self) -> bool {
+        let mut watch = self.part.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.take_if(|(_, watch)| !watch.is_intact());
+        self.pipe.is_intact()
     }
 
     fn of(part: &Arc<Part>) -> PoolWait {

@@ -254,25 +254,23 @@ mod mark {
     }
 }
 
+/// What a program does to us: puts another file in place of a descriptor. What is there now.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn put_in_place_of(ours: &Descriptor, other: impl AsFd) -> Descriptor {
+    use rustix::fd::FromRawFd;
+    // SAFETY: it is what is to be tested that others do this.
+    let number = unsafe { libc::dup2(other.as_fd().as_raw_fd(), ours.as_raw_fd()) };
+    assert_eq!(number, ours.as_raw_fd());
+    // SAFETY: the number is open, and `ours` will not close it.
+    let now = unsafe { OwnedFd::from_raw_fd(number) };
+    Descriptor { identity: Identity::of(&now).unwrap(), fd: ManuallyDrop::new(now), name: None }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    /// A descriptor whose number another file has by now: the file, and the number's content.
-    fn replaced() -> (Descriptor, File) {
-        let (ours, _) = crate::sys::pipe().unwrap();
-        let number = ours.as_raw_fd();
-        let file = File::from(crate::channel::memory_file().unwrap());
-        // SAFETY: nothing else uses this number.
-        assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
-        (ours, file)
-    }
-
-    fn is_open(number: RawFd) -> bool {
-        // SAFETY: it is only looked at.
-        fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok()
-    }
 
     #[test]
     fn what_was_opened_is_intact_and_closed_by_its_drop() {
@@ -285,11 +283,11 @@ mod tests {
 
     #[test]
     fn a_number_that_is_another_files_by_now_is_neither_used_nor_closed() {
-        let (ours, _file) = replaced();
-        let number = ours.as_raw_fd();
+        let (ours, _) = crate::sys::pipe().unwrap();
+        let now = put_in_place_of(&ours, crate::channel::memory_file().unwrap());
         assert_eq!(ours.intact().unwrap_err(), Errno::BADF);
         drop(ours);
-        assert!(is_open(number));
+        assert!(now.is_intact());
     }
 
     #[test]
@@ -297,9 +295,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("descriptor-{}", std::process::id()));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let ours = Descriptor::open(&path, flags, Mode::RUSR | Mode::WUSR).unwrap();
-        let other = File::open("/dev/null").unwrap();
-        // SAFETY: nothing else uses this number.
-        unsafe { libc::dup2(other.as_raw_fd(), ours.as_raw_fd()) };
+        let _other = put_in_place_of(&ours, null_device().unwrap());
         let again = ours.intact_or_anew().unwrap();
         assert!(matches!(&again, AtHand::Anew(file) if file.identity == ours.identity));
         std::fs::rename(&path, path.with_extension("away")).unwrap();
@@ -316,8 +312,7 @@ mod tests {
         let set = || Descriptor::anonymous(create(CreateFlags::CLOEXEC).unwrap()).unwrap();
         let (one, other) = (set(), set());
         assert!(one.is_intact() && other.is_intact());
-        // SAFETY: nothing else uses this number.
-        unsafe { libc::dup2(other.as_raw_fd(), one.as_raw_fd()) };
+        let _now = put_in_place_of(&one, &other);
         assert!(!one.is_intact());
     }
 }

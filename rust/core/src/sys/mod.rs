@@ -15,6 +15,8 @@ pub(crate) mod private;
 pub(crate) mod shared;
 mod tracker;
 
+#[cfg(test)]
+pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{fill_standard, Descriptor};
 pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
 pub use file_size::within_limit;
