@@ -40,7 +40,7 @@ class ForkServer(HiringStarter):
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
-    def _anew(self) -> ForkServer:
+    def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
         helper = self._helper.fileno() if self._helper.running else None
         return ForkServer(self._tasks, self._preload, self._slots, helper)
@@ -85,6 +85,7 @@ class ForkServer(HiringStarter):
             descriptors.clear()
 
     def _start_helper(self, home: str) -> None:
+        self.share_tracker()
         if not self._helper.running:
             introductions = self._introductions
             preparation, (message, descriptors) = introductions.to_helper(home, self._preload)

@@ -15,7 +15,7 @@ class Spawn(HiringStarter):
         self._introductions = launch.Introductions("spawn")
         self._count = 0
 
-    def _anew(self) -> Spawn:
+    def renewed(self) -> Spawn:
         return Spawn(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
@@ -23,6 +23,7 @@ class Spawn(HiringStarter):
         return launch.dump(f"Job-{self._count}", work)
 
     def hire(self, jobs: _native.Jobs) -> None:
+        self.share_tracker()
         introduction, descriptors = self._introductions.to_job(jobs.pool.home, self._tasks)
         try:
             with launch.uninterrupted() as interruptible:
