@@ -576,7 +576,7 @@ def test_a_job_has_its_owners_file_mode_mask(tmp_path: Path, method: str) -> Non
 
 
 MAKES_MEMORY = """
-import multiprocessing, sys
+import sys
 from multiprocessing import shared_memory
 from jobserver import Jobserver
 
@@ -596,31 +596,16 @@ def take(name):
     found.unlink()
     return text
 
-def send(connection):
-    connection.send(make())
-
 if __name__ == "__main__":
-    if sys.argv[2] == "job":
-        with Jobserver(sys.argv[1], 2) as js:
-            name = js(make).result()
-    else:
-        context = multiprocessing.get_context(sys.argv[1])
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=send, args=(theirs,))
-        process.start()
-        name = ours.recv()
-        process.join()
+    with Jobserver(sys.argv[1], 2) as js:
+        name = js(make).result()
     print(take(name))
 """
 
 
-def test_shared_memory_that_a_job_has_made_lives_on_where_it_does_in_multiprocessing(
-    tmp_path: Path, method: str
-) -> None:
+def test_shared_memory_that_a_job_has_made_lives_on(tmp_path: Path, method: str) -> None:
     """In programs that have not used multiprocessing's resource tracker before."""
-    job = run_script(tmp_path, MAKES_MEMORY, method, "job")
-    child = run_script(tmp_path, MAKES_MEMORY, method, "child")
-    assert job == child
+    assert run_script(tmp_path, MAKES_MEMORY, method) == ["hello"]
 
 
 def make_shared(name: str) -> None:

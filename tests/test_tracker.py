@@ -48,6 +48,13 @@ def there(name):
     return os.path.exists("/dev/shm/" + name)
 
 def trackers():
+    # Where CPython forks, there is a moment in which the new process is not known as one.
+    deadline = time.monotonic() + 30
+    while not (found := found_trackers()):
+        assert time.monotonic() < deadline
+    return found
+
+def found_trackers():
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -73,10 +80,10 @@ def wait_until(what, *args):
 each_way = pytest.mark.parametrize("tasks", [1, 0], ids=["fresh", "warm"])
 
 
-def run(tmp_path: Path, method: str, tasks: int, program: str) -> list[str]:
-    """What a program prints, that ends well, with no word of the tracker's, and leaves nothing."""
+def run(tmp_path: Path, method: str, tasks: int, program: str, common: str = COMMON) -> list[str]:
+    """What a program prints that ends well, leaves nothing, and of which no tracker complains."""
     script = tmp_path / "program.py"
-    script.write_text(COMMON + program)
+    script.write_text(common + program)
     process = subprocess.Popen(
         [sys.executable, str(script), method, str(tasks)],
         stdout=subprocess.PIPE,
@@ -102,7 +109,7 @@ def of_session(session: int) -> list[str]:
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[3]) == session:
+        if int(fields[3]) == session and fields[0] != "Z":  # that is for the system's init
             found.append(stat.parent.name)
     return found
 
@@ -375,22 +382,28 @@ def test_a_killed_tracker_has_one_successor(
 
 
 UNUSED = """
+import os, sys
+from jobserver import Jobserver
+
 def descriptors():
     return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists("/proc/self/fd/" + fd)]
+
+def imported():
+    return "multiprocessing.resource_tracker" in sys.modules
 
 if __name__ == "__main__":
     before = descriptors()
     for _ in range(3):
-        with jobserver() as js:
-            js(pow, 2, 3).result()
-    print(descriptors() == before, "multiprocessing.resource_tracker" in sys.modules)
-    print(len(trackers()))
+        with Jobserver("fork", 2, max_tasks_per_child=int(sys.argv[2]) or None) as js:
+            print(js(imported).result())
+    print(descriptors() == before, imported())
 """
 
 
 @each_way
 def test_nobody_pays_for_a_tracker_that_nobody_needs(tmp_path: Path, tasks: int) -> None:
-    assert run(tmp_path, "fork", tasks, UNUSED) == ["True False", "0"]
+    seen = run(tmp_path, "fork", tasks, UNUSED, common="")
+    assert seen == [*["False"] * 3, "True False"]
 
 
 FORKS = """
@@ -410,7 +423,9 @@ if __name__ == "__main__":
 def test_a_program_does_not_wait_for_a_tracker_that_its_forks_keep(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(COMMON + FORKS)
     command = [sys.executable, str(tmp_path / "program.py"), "fork", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         assert program.stdout is not None
         seen = program.stdout.readline()
         fork = int(program.stdout.readline())

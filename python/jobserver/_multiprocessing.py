@@ -1,6 +1,6 @@
 """The insides of multiprocessing that this package relies on, named in one place.
 
-They are not documented, but CPython 3.8 to 3.14 have them and so do loky and others that
+They are not documented, but CPython 3.8 to 3.15 have them and so do loky and others that
 start processes; the tests run on every version that the machine has. Types are Any, since
 typeshed leaves most of them out. What only new interpreters and fork servers need is imported
 when they are first asked for.

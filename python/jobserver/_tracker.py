@@ -23,7 +23,6 @@ from __future__ import annotations
 import atexit
 import errno
 import fcntl
-import itertools
 import os
 import select
 import stat
@@ -37,6 +36,9 @@ from . import _multiprocessing as mp
 
 #: How descriptors are opened anew. Systems without it have a tracker from the beginning.
 _OPEN = "/proc/self/fd"
+
+#: More descriptors than Linux lets a process have, unless somebody has changed that.
+_MANY = 1 << 20
 
 #: What is run to start a tracker.
 _STARTS = "from multiprocessing.resource_tracker import main"
@@ -248,12 +250,12 @@ def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
 def _other_end(fd: int) -> int:
     """The other end of a pipe of which this process has each once."""
     pipe = os.fstat(fd)
-    for other in itertools.count():
+    for other in range(_MANY):
         if other != fd:
             with suppress(OSError):
                 if os.path.samestat(os.fstat(other), pipe):
                     return other
-    raise AssertionError
+    raise OSError("the resource tracker's pipe cannot be found")
 
 
 @contextmanager

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from .. import _native
-from .._tracker import Holder
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .._future import Future
     from .._pickling import Sent
+    from .._tracker import Holder
     from .launch import Launch
 
     #: The job that a process is born for: its Future, its slot, and what launches it.
@@ -48,15 +46,16 @@ class Starter:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
-    def renewed(self) -> Self:
-        """One for this process, whose jobs share its resource tracker."""
-        made = self._anew()
-        made._tracker = Holder()
-        return made
-
-    def _anew(self) -> Self:
-        """One like this, which may have come to this process by a fork."""
+    def renewed(self) -> Starter:
+        """One for this process, which this one has come to by a fork."""
         raise NotImplementedError
+
+    def share_tracker(self) -> None:
+        """Before a process is born: has it share this one's resource tracker."""
+        if self._tracker is None:
+            from .._tracker import Holder
+
+            self._tracker = Holder()
 
     def stop(self) -> None:
         """Ends what was started beside the jobs, and waits for its end."""

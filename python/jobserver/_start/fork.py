@@ -35,7 +35,7 @@ class Fork(Starter):
     def __init__(self) -> None:
         self._identity, self._setup = _prepared()
 
-    def _anew(self) -> Fork:
+    def renewed(self) -> Fork:
         return Fork()
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> _native.Work:
@@ -49,6 +49,7 @@ class Fork(Starter):
         prepared: _native.Work,
     ) -> None:
         self._identity.process.number += 1
+        self.share_tracker()
         _announce(stacklevel=6)
         jobs.fork(future, slot, self._setup, prepared)
 
@@ -62,7 +63,7 @@ class ForkedWorkers(HiringStarter):
         self._fresh = Fork()
         self._identity, self._setup = _prepared()
 
-    def _anew(self) -> ForkedWorkers:
+    def renewed(self) -> ForkedWorkers:
         return ForkedWorkers(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
@@ -89,9 +90,14 @@ class ForkedWorkers(HiringStarter):
 
     def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         assert first is None  # a fresh process is forked with its job
+        self.share_tracker()
         _announce(stacklevel=7)
         worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
         jobs.hire_fork(self._setup, worker)
+
+    def stop(self) -> None:
+        self._fresh.stop()
+        super().stop()
 
 
 def _prepared() -> tuple[_job.Identity, _native.Setup]:

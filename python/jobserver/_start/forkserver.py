@@ -45,7 +45,7 @@ class ForkServer(HiringStarter):
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
-    def _anew(self) -> ForkServer:
+    def renewed(self) -> ForkServer:
         # After a fork it is the parent's child: this process may use it, but not end it.
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
@@ -97,6 +97,7 @@ class ForkServer(HiringStarter):
             descriptors.clear()
 
     def _start_helper(self, home: str) -> None:
+        self.share_tracker()
         if not self._helper.running:
             introductions = self._introductions
             preparation, (message, descriptors) = introductions.to_helper(home, self._preload)

@@ -18,7 +18,7 @@ class Spawn(HiringStarter):
         self._introductions = launch.Introductions("spawn")
         self._count = 0
 
-    def _anew(self) -> Spawn:
+    def renewed(self) -> Spawn:
         return Spawn(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
@@ -26,6 +26,7 @@ class Spawn(HiringStarter):
         return launch.dump(f"Job-{self._count}", work)
 
     def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+        self.share_tracker()
         introduction, descriptors = self._introductions.to_job(jobs.pool.home, self._tasks)
         try:
             command = _command(launch.interruptible())
