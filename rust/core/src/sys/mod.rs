@@ -17,7 +17,7 @@ mod tracker;
 #[cfg(test)]
 pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{fill_standard, Descriptor};
-pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
+pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand, Undisturbed};
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
