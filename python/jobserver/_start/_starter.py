@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .._tracker import Holder
     from .launch import Launch
 
-    #: The job that a process is born for: its Future, its slot, and what launches it.
-    First = Tuple[Future[Any], Optional[_native.Slot], Sent, _native.Descriptors]
+#: The job that a process is born for: its Future, its slot, and what launches it.
+First = Tuple["Future[Any]", Optional[_native.Slot], "Sent", _native.Descriptors]
 
 
 class Starter:

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{leave, Child, ExitStatus, Family, Kept};
 use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
+use crate::sys::Undisturbed;
 use rustix::io::Errno;
 use rustix::process::{getpid, Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
@@ -342,6 +343,7 @@ impl Jobs {
     /// Looks, without blocking, at everything that is ready, and says what came of each
     /// job that has something to say.
     pub fn scan(&mut self) -> Result<Vec<(JobId, Outcome)>> {
+        let _undisturbed = Undisturbed::begin();
         let mut news = Vec::new();
         let there = self.processes.len();
         if self.buffer.is_empty() {

@@ -142,7 +142,7 @@ pub(crate) use linux::{has_ended, look, mark_of, mark_of_pidfd, marks};
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod linux {
     use super::*;
-    use rustix::fs::{fstat, fstatfs};
+    use rustix::fs::fstatfs;
     use rustix::process::{pidfd_open, PidfdFlags};
     use std::sync::OnceLock;
 
@@ -178,7 +178,7 @@ mod linux {
     pub(crate) fn mark_of_pidfd(pidfd: &Descriptor) -> Option<u32> {
         match marks() {
             // Never 0, which would be no mark.
-            Marks::Inodes => fstat(pidfd).ok().map(|stat| (stat.st_ino as u32 & MARK).max(1)),
+            Marks::Inodes => pidfd.inode().map(|inode| (inode as u32 & MARK).max(1)),
             _ => None,
         }
     }

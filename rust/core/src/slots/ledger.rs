@@ -361,7 +361,8 @@ impl Ledger {
     pub(crate) fn take(&self, pipe: &TokenPipe) -> Result<Option<Tenure>> {
         let doing = "cannot take a slot";
         // First, lest those who wait wake each other for ever by trying in vain.
-        if pipe.free().map_err(Error::system(doing))? == 0 {
+        let others_wait = self.waiters().load(IN_ORDER) > 0;
+        if !pipe.may_have_any(others_wait).map_err(Error::system(doing))? {
             return Ok(None);
         }
         self.check_namespace()?;

@@ -28,6 +28,8 @@ pub(crate) struct TokenPipe {
     write: Arc<Descriptor>,
     /// Whether bytes can be put back by `splice`: see `enlarge`.
     splices: bool,
+    /// Whether a read waits for a byte, where there is none.
+    waits: bool,
 }
 
 impl TokenPipe {
@@ -54,7 +56,7 @@ impl TokenPipe {
             return Err(Errno::INVAL);
         }
         let splices = enlarge(&read, slots);
-        Ok(TokenPipe { write: Arc::clone(&read), read, splices })
+        Ok(TokenPipe { write: Arc::clone(&read), read, splices, waits: false })
     }
 
     /// By its two ends, which must be those of a pipe.
@@ -72,7 +74,9 @@ impl TokenPipe {
         }
         let read = private(read).map_err(Error::system(doing))?;
         let splices = enlarge(&write, slots);
-        Ok(TokenPipe { read: Arc::new(read), write: Arc::new(write), splices })
+        let flags = fcntl_getfl(&read).map_err(Error::system(doing))?;
+        let waits = !flags.contains(OFlags::NONBLOCK);
+        Ok(TokenPipe { read: Arc::new(read), write: Arc::new(write), splices, waits })
     }
 
     /// Puts the tokens of a new pool in.
@@ -90,8 +94,8 @@ impl TokenPipe {
         Ok(())
     }
 
-    /// Reads a byte into a word of shared memory: how many were read. Only where `free` has just
-    /// said that one is: if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
+    /// Reads a byte into a word of shared memory: how many were read. Only after
+    /// `may_have_any` has just said so: if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
     pub(crate) fn take_into(&self, memory: &Shared, word: usize) -> rustix::io::Result<usize> {
         memory.read_into(word, self.read.as_fd())
     }
@@ -118,6 +122,19 @@ impl TokenPipe {
     pub(crate) fn put_back(byte: u8, end: BorrowedFd<'_>) -> bool {
         // The pipe cannot be full: it held this byte before.
         matches!(retry_on_intr(|| rustix::io::write(end, &[byte])), Ok(1))
+    }
+
+    /// Whether it is worth a try to take one. If `exactly`, or if the try might wait for one, that is
+    /// whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// As of `free`.
+    pub(crate) fn may_have_any(&self, exactly: bool) -> rustix::io::Result<bool> {
+        match exactly || self.waits {
+            true => Ok(self.free()? > 0),
+            false => self.read.intact().map(|_| true),
+        }
     }
 
     /// How many bytes are in it (FIONREAD: nobody starves while we count).

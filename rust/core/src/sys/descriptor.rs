@@ -15,9 +15,12 @@ use crate::error::{self, Error};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{fstat, Mode, OFlags};
 use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, Errno, FdFlags, Result};
+use std::cell::Cell;
 use std::fs::File;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An open descriptor above 2, close-on-exec, which knows its file.
 #[derive(Debug)]
@@ -26,6 +29,32 @@ pub struct Descriptor {
     identity: Identity,
     /// By which it was opened, and how; for who must have it again.
     name: Option<(PathBuf, OFlags)>,
+    /// In which [`Undisturbed`] time it was last found intact.
+    found: AtomicU64,
+}
+
+/// For as long as this lives, nothing runs in this thread that is not ours: so what has been found
+/// intact is not asked again, which is a system call.
+#[derive(Debug)]
+pub(crate) struct Undisturbed(PhantomData<*const ()>);
+
+thread_local! {
+    /// Its number; 0 if there is none.
+    static UNDISTURBED: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Undisturbed {
+    pub(crate) fn begin() -> Undisturbed {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        UNDISTURBED.set(1 + COUNT.fetch_add(1, Ordering::Relaxed));
+        Undisturbed(PhantomData)
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        UNDISTURBED.set(0);
+    }
 }
 
 /// What tells a file from others.
@@ -35,7 +64,7 @@ enum Identity {
         device: u64,
         inode: u64,
     },
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     Mark(libc::c_int),
 }
 
@@ -63,16 +92,32 @@ impl Descriptor {
     /// What was just opened. It must be close-on-exec.
     pub fn new(fd: OwnedFd) -> Result<Descriptor> {
         let fd = raised(fd)?;
-        Ok(Descriptor { identity: Identity::of(&fd)?, fd: ManuallyDrop::new(fd), name: None })
+        let identity = Identity::of(&fd)?;
+        Ok(Descriptor::known(fd, identity))
     }
 
     /// The same for what has an inode in common with others, and an open description that nobody
     /// else uses.
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     pub(crate) fn anonymous(fd: OwnedFd) -> Result<Descriptor> {
         let fd = raised(fd)?;
         let identity = Identity::Mark(mark::put(&fd)?);
-        Ok(Descriptor { identity, fd: ManuallyDrop::new(fd), name: None })
+        Ok(Descriptor::known(fd, identity))
+    }
+
+    fn known(fd: OwnedFd, identity: Identity) -> Descriptor {
+        let (fd, found) = (ManuallyDrop::new(fd), AtomicU64::new(0));
+        Descriptor { fd, identity, name: None, found }
+    }
+
+    /// The inode of its file, if that is what it is known by.
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+    pub(crate) fn inode(&self) -> Option<u64> {
+        match self.identity {
+            Identity::File { inode, .. } => Some(inode),
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+            Identity::Mark(_) => None,
+        }
     }
 
     /// Opens a file by a name that it keeps for as long as it is of use.
@@ -85,9 +130,21 @@ impl Descriptor {
 
     /// Whether its number still is that of its file.
     pub fn is_intact(&self) -> bool {
+        let time = UNDISTURBED.get();
+        if time != 0 && self.found.load(Ordering::Relaxed) == time {
+            return true;
+        }
+        let intact = self.is_its_files();
+        if intact && time != 0 {
+            self.found.store(time, Ordering::Relaxed);
+        }
+        intact
+    }
+
+    fn is_its_files(&self) -> bool {
         match self.identity {
             Identity::File { .. } => Identity::of(self.fd.as_fd()) == Ok(self.identity),
-            #[cfg(target_os = "linux")]
+            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             Identity::Mark(mark) => mark::is_on(self.fd.as_fd(), mark),
         }
     }
@@ -229,7 +286,7 @@ fn put_null_device(stream: RawFd) -> Result<()> {
 
 /// Marks on open descriptions: the signal that a description would send if it were asked to send
 /// any, which it is not. Epoll sets have nothing else by which to tell one from another.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod mark {
     use rustix::fd::{AsFd, AsRawFd};
     use rustix::io::Result;
@@ -264,7 +321,8 @@ pub(crate) fn put_in_place_of(ours: &Descriptor, other: impl AsFd) -> Descriptor
     assert_eq!(number, ours.as_raw_fd());
     // SAFETY: the number is open, and `ours` will not close it.
     let now = unsafe { OwnedFd::from_raw_fd(number) };
-    Descriptor { identity: Identity::of(&now).unwrap(), fd: ManuallyDrop::new(now), name: None }
+    let identity = Identity::of(&now).unwrap();
+    Descriptor::known(now, identity)
 }
 
 #[cfg(test)]
@@ -306,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     fn one_epoll_set_is_not_another() {
         use rustix::event::epoll::{create, CreateFlags};
         let set = || Descriptor::anonymous(create(CreateFlags::CLOEXEC).unwrap()).unwrap();

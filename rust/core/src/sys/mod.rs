@@ -15,10 +15,10 @@ pub(crate) mod private;
 pub(crate) mod shared;
 mod tracker;
 
-#[cfg(test)]
+#[cfg(all(test, not(jobserver_portable)))]
 pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{fill_standard, Descriptor};
-pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand};
+pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand, Undisturbed};
 pub use file_size::within_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
