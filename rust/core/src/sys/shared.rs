@@ -73,17 +73,8 @@ impl Shared {
     /// `splice` passes the page on, not a copy: the byte in the file must never change.
     #[cfg(target_os = "linux")]
     pub(crate) fn send(&self, offset: usize, pipe: BorrowedFd<'_>) -> Result<bool> {
-        match self.send_by(offset, self.file.as_fd(), pipe) {
-            Err(Errno::BADF) => self.send_by(offset, self.file.intact_or_anew()?.as_fd(), pipe),
-            sent => sent,
-        }
-    }
-
-    /// The same by this descriptor of the file. It is not asked whether it is that: from any other it
-    /// is a byte too, whichever, which is all that a token need be; or else nothing is sent.
-    #[cfg(target_os = "linux")]
-    fn send_by(&self, offset: usize, file: BorrowedFd<'_>, pipe: BorrowedFd<'_>) -> Result<bool> {
-        let (from, to) = (file.as_raw_fd(), pipe.as_raw_fd());
+        let file = self.file.intact_or_anew()?;
+        let (from, to) = (file.as_fd().as_raw_fd(), pipe.as_raw_fd());
         let offset = std::ptr::from_ref(self.word(offset)).cast_mut().cast::<libc::loff_t>();
         let flags = libc::SPLICE_F_NONBLOCK;
         // SAFETY: reads and writes the offset, a word of the mapping, as above.
