@@ -292,6 +292,11 @@ pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     birth::pipe()
 }
 
+/// The writing end of a pipe that nobody reads yet: whoever is to do so opens it anew.
+pub fn pipe_without_reader() -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(pipe()?.1, 3)?)
+}
+
 /// A connected pair of sockets that keep messages whole and in order, for many writers.
 ///
 /// SEQPACKET, because its reader sees an end of file when the last writer is gone. Apple
