@@ -28,10 +28,10 @@ import select
 import stat
 import sys
 from contextlib import contextmanager, suppress
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator
 from weakref import WeakSet
 
-from . import _job
+from . import _job, _native
 from . import _multiprocessing as mp
 
 #: How descriptors are opened anew. Systems without it have a tracker from the beginning.
@@ -44,23 +44,8 @@ _MANY = 1 << 20
 _STARTS = "from multiprocessing.resource_tracker import main"
 
 
-class _Pipe(NamedTuple):
-    end: int  # the writing one
-    device: int
-    inode: int
-    maker: int  # the pid
-
-    def is_open(self) -> bool:
-        """Whether that is what the descriptor still is: a job may have closed it."""
-        try:
-            now = os.fstat(self.end)
-        except OSError:
-            return False
-        return (now.st_dev, now.st_ino) == (self.device, self.inode)
-
-
 #: The pipe of this process's tree, by 0. A dictionary, as a turn is taken by `setdefault`.
-_shared: dict[int, _Pipe] = {}
+_shared: dict[int, _native.TrackerPipe] = {}
 
 _holders: WeakSet[Holder] = WeakSet()
 
@@ -69,18 +54,15 @@ class Holder:
     """Sees to it that the jobs of this process will share its tracker."""
 
     def __init__(self) -> None:
-        self._released = False
         _holders.add(self)
         _pipe()
 
     def release(self) -> None:
         """When there are no more jobs. With the last holder goes the pipe, if there is no tracker;
         otherwise that is this process's for good, as if it had started it."""
-        if not self._released:
-            self._released = True
-            _holders.discard(self)
-            if not _holders:
-                _let_go()
+        _holders.discard(self)
+        if not _holders:
+            _let_go()
 
     __del__ = release
 
@@ -101,17 +83,17 @@ def running() -> tuple[int, int]:
 
 def inherit(end: int) -> None:
     """In a new process that was not forked from its owner: shares the tracker of that one."""
-    known, pipe = _shared.get(0), _described(end, maker=0)
-    if known is None or known[1:3] != pipe[1:3]:
-        _shared[0] = pipe
-        end = -1 if known is None else known.end
-    if end >= 0:
-        os.close(end)
+    known = _shared.get(0)
+    if known is None or not known.is_end(end):
+        _shared[0] = _native.TrackerPipe(end, made=False)
+    os.close(end)
     _take_over()
 
 
-def _pipe() -> _Pipe:
-    """The pipe, which is made if there is none."""
+def _pipe() -> _native.TrackerPipe:
+    """The pipe, which is made if there is none: a duplicate of that of the tracker which this
+    process has, or else one that nobody reads yet."""
+    _take_over()
     known = _shared.get(0)
     if known is not None:
         if known.is_open():
@@ -126,47 +108,19 @@ def _pipe() -> _Pipe:
         _shared.pop(0, None)
     if _multiprocessings() is None and not os.path.exists(_OPEN):
         _start()
-    made = _described(_writing_end(), os.getpid())
-    pipe = _shared.setdefault(0, made)
-    if pipe is not made:  # another thread was faster
-        os.close(made.end)
-    _take_over()
-    return pipe
-
-
-def _writing_end() -> int:
-    """That of the tracker which this process has, or else of a pipe that nobody reads yet."""
-    running = _multiprocessings()
-    if running is not None:
-        return _duplicate(running)
-    reading, writing = os.pipe()
-    try:
-        return _duplicate(writing)
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-def _duplicate(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
-def _described(end: int, maker: int) -> _Pipe:
-    now = os.fstat(end)
-    return _Pipe(end, now.st_dev, now.st_ino, maker)
+    # Of threads that come here at once, one decides for all.
+    return _shared.setdefault(0, _native.TrackerPipe(_multiprocessings(), made=True))
 
 
 def _multiprocessings() -> int | None:
     """The writing end that CPython itself uses in this process, if it does."""
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    tracker = None if module is None else module._resource_tracker
+    tracker = getattr(module, "_resource_tracker", None)  # another thread may be importing it
     if tracker is None or tracker._fd is None:
         return None
     known = _shared.get(0)
     with suppress(OSError):
-        now = os.fstat(tracker._fd)
-        ours = known is None or (now.st_dev, now.st_ino) == (known.device, known.inode)
-        if stat.S_ISFIFO(now.st_mode) and ours:
+        if known.is_end(tracker._fd) if known else stat.S_ISFIFO(os.fstat(tracker._fd).st_mode):
             return int(tracker._fd)
     # This program has closed it, and CPython would write to what has its number now.
     tracker._fd = tracker._pid = None
@@ -191,13 +145,16 @@ def _start() -> None:
 def _let_go() -> None:
     pipe = _shared.get(0)
     # What an owner has made its jobs have inherited, and need for jobs of their own.
-    if pipe is None or pipe.maker != os.getpid() or _shared.pop(0, None) is not pipe:
+    if pipe is None or not pipe.is_own():
         return
     if pipe.is_open():
-        if _multiprocessings() is not None or _nobody_reads(pipe.end):
-            os.close(pipe.end)
-        else:  # a job has started it
-            mp.resource_tracker._resource_tracker._fd = pipe.end
+        running = _multiprocessings()
+        if running is None and not _nobody_reads(pipe.end):  # a job has started it
+            mp.resource_tracker._resource_tracker._fd = running = pipe.end
+        if running == pipe.end:
+            pipe.detach()
+    pipe.close()
+    _shared.pop(0, None)
 
 
 def _nobody_reads(fd: int) -> bool:
@@ -234,8 +191,7 @@ def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
             return None
         if not os.path.exists(_OPEN):
             pid = _spawnv_passfds(path, args, passfds)
-            os.dup2(writing, pipe.end, inheritable=False)
-            _shared[0] = _described(pipe.end, pipe.maker)
+            _shared[0] = _native.TrackerPipe(writing, made=pipe.is_own())
             return pid
         os.dup2(pipe.end, writing, inheritable=False)
         reader = os.open(f"{_OPEN}/{pipe.end}", os.O_RDONLY)

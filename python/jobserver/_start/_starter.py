@@ -61,6 +61,7 @@ class Starter:
         """Ends what was started beside the jobs, and waits for its end."""
         if self._tracker is not None:
             self._tracker.release()
+            self._tracker = None
 
 
 class HiringStarter(Starter):

@@ -108,7 +108,9 @@ def _prepared() -> tuple[_job.Identity, _native.Setup]:
 def _announce(stacklevel: int) -> None:
     """Tells those who want to know of forks."""
     sys.audit("os.fork")
-    if _WARNS and threading.active_count() > 1:
+    # Not by `threading.active_count`: what a signal handler raises in there can leave its lock
+    # locked, and then no thread starts any more.
+    if _WARNS and len(threading._active) + len(threading._limbo) > 1:  # type: ignore[attr-defined]
         warnings.warn(
             f"this process (pid {os.getpid()}) has threads: a job forked from it may "
             'deadlock; Jobserver(context="forkserver") is safe',

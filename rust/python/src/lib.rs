@@ -19,6 +19,7 @@ mod pool;
 mod promise;
 mod rows;
 mod setup;
+mod tracker;
 mod worker;
 
 use pyo3::prelude::*;
@@ -114,6 +115,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<promise::Promise>()?;
     module.add_class::<calls::Progress>()?;
     module.add_class::<calls::Ready>()?;
+    module.add_class::<tracker::TrackerPipe>()?;
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;

@@ -111,13 +111,17 @@ impl Descriptor {
     }
 
     /// The inode of its file, if that is what it is known by.
-    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-    pub(crate) fn inode(&self) -> Option<u64> {
+    pub fn inode(&self) -> Option<u64> {
         match self.identity {
             Identity::File { inode, .. } => Some(inode),
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             Identity::Mark(_) => None,
         }
+    }
+
+    /// Whether both lead, or led, to the same file.
+    pub fn is_same_as(&self, other: &Descriptor) -> bool {
+        self.identity == other.identity
     }
 
     /// Opens a file by a name that it keeps for as long as it is of use.

@@ -330,6 +330,11 @@ fn both((one, other): (OwnedFd, OwnedFd)) -> rustix::io::Result<(Descriptor, Des
     Ok((Descriptor::new(one)?, Descriptor::new(other)?))
 }
 
+/// The writing end of a pipe that nobody reads yet: whoever is to do so opens it anew.
+pub fn pipe_without_reader() -> io::Result<Descriptor> {
+    Ok(pipe()?.1)
+}
+
 /// A connected pair of sockets that keep messages whole and in order, for many writers.
 ///
 /// SEQPACKET, because its reader sees an end of file when the last writer is gone. Apple
