@@ -84,7 +84,7 @@ def running() -> tuple[int, int]:
 def inherit(end: int) -> None:
     """In a new process that was not forked from its owner: shares the tracker of that one."""
     known = _shared.get(0)
-    if known is None or not known.is_end(end):
+    if known is None or not _leads_to(known, end):
         _shared[0] = _native.TrackerPipe(end, made=False)
     os.close(end)
     _take_over()
@@ -118,13 +118,20 @@ def _multiprocessings() -> int | None:
     tracker = getattr(module, "_resource_tracker", None)  # another thread may be importing it
     if tracker is None or tracker._fd is None:
         return None
-    known = _shared.get(0)
-    with suppress(OSError):
-        if known.is_end(tracker._fd) if known else stat.S_ISFIFO(os.fstat(tracker._fd).st_mode):
-            return int(tracker._fd)
+    if _leads_to(_shared.get(0), tracker._fd):
+        return int(tracker._fd)
     # This program has closed it, and CPython would write to what has its number now.
     tracker._fd = tracker._pid = None
     return None
+
+
+def _leads_to(pipe: _native.TrackerPipe | None, fd: int) -> bool:
+    """Whether a descriptor is an end of this pipe; of any, if that is None."""
+    try:
+        file = os.fstat(fd)
+    except OSError:
+        return False
+    return stat.S_ISFIFO(file.st_mode) and (pipe is None or pipe.inode == file.st_ino)
 
 
 def _start() -> None:

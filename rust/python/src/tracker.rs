@@ -50,13 +50,6 @@ impl TrackerPipe {
         self.maker == Some(getpid())
     }
 
-    /// Whether a descriptor is an end of this pipe.
-    fn is_end(&self, fd: RawFd) -> bool {
-        let held = self.held();
-        let same = |other: Descriptor| held.as_ref().is_some_and(|end| end.is_same_as(&other));
-        sys::duplicate(fd).is_ok_and(same)
-    }
-
     /// Leaves the descriptor to whoever knows it.
     fn detach(&self) {
         let _left = self.held().take().map(|end| OwnedFd::from(end).into_raw_fd());

@@ -236,11 +236,11 @@ impl Channel {
     fn receive_packet(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = self.socket.intact().and_then(|socket| {
-            retry_on_intr(|| {
-                let into = &mut [IoSliceMut::new(buffer)];
-                recvmsg(socket, into, &mut ancillary, flags | close_on_exec())
-            })
+        // Not asked first whether it is intact, which costs as much as this call: whoever comes here
+        // has just waited for it, or has been told by an epoll set, which forgets what is closed.
+        let received = retry_on_intr(|| {
+            let into = &mut [IoSliceMut::new(buffer)];
+            recvmsg(&self.socket, into, &mut ancillary, flags | close_on_exec())
         });
         let length = match received {
             // A peer that ended with packets of ours unread is told of by an error, once.
@@ -250,6 +250,7 @@ impl Channel {
             }
             Err(Errno::CONNRESET) => return Ok(Received::EndOfFile),
             Err(Errno::AGAIN) => return Ok(Received::NothingYet),
+            Err(Errno::NOTSOCK) => return Err(Error::system(RECEIVING)(Errno::BADF)),
             Err(e) => return Err(Error::system(RECEIVING)(e)),
             Ok(message) if message.bytes == 0 => return Ok(Received::EndOfFile),
             Ok(message) => message.bytes,

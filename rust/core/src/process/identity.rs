@@ -48,7 +48,11 @@ static ME: AtomicU64 = AtomicU64::new(0);
 impl Named {
     /// This process.
     pub(crate) fn me() -> Named {
-        let pid = getpid();
+        Named::this(getpid())
+    }
+
+    /// The same, for a caller that knows its pid.
+    fn this(pid: Pid) -> Named {
         match Named::known() {
             Some(me) if me.pid == pid => me,
             _ => {
@@ -71,8 +75,7 @@ impl Named {
 
     /// This process as far as it can be named without a look at it, which a new process pays dearly
     /// for; or as it has been named by another, if that is known to be right.
-    pub(crate) fn me_cheaply(named: Option<Named>) -> Named {
-        let pid = getpid();
+    pub(crate) fn me_cheaply(pid: Pid, named: Option<Named>) -> Named {
         match (Named::known(), named) {
             (Some(me), _) if me.pid == pid => me,
             (_, Some(named)) if named.pid == pid && named.mark != 0 => {

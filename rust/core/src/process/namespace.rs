@@ -22,7 +22,11 @@ static FOUND_BY: AtomicI32 = AtomicI32::new(0);
 impl Namespace {
     /// That of this process.
     pub(crate) fn current() -> Namespace {
-        let pid = getpid();
+        Namespace::of_this(getpid())
+    }
+
+    /// The same, for a caller that knows its pid.
+    pub(crate) fn of_this(pid: Pid) -> Namespace {
         if FOUND_BY.load(Ordering::Acquire) != pid.as_raw_nonzero().get() {
             identity::Named::me(); // by which a child knows its parent
             FOUND.store(look(), Ordering::Relaxed);

@@ -103,7 +103,12 @@ impl Home {
 
     /// Whether this process has made it.
     pub(crate) fn is_ours(&self) -> bool {
-        self.maker == Some(getpid())
+        self.is_made_by(getpid())
+    }
+
+    /// Whether the process of this pid has made it.
+    pub(crate) fn is_made_by(&self, pid: Pid) -> bool {
+        self.maker == Some(pid)
     }
 
     /// Removes it, if this process has made it.

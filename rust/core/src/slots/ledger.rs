@@ -228,12 +228,12 @@ impl Ledger {
         }
         let ledger =
             Ledger { memory, bells, entries: entries_for(slots), hint: AtomicUsize::new(0) };
-        ledger.check_namespace()?;
+        ledger.check_namespace(getpid())?;
         Ok(ledger)
     }
 
     /// Fails where pids of this ledger mean nothing: its holders would all seem to be dead.
-    pub(crate) fn check_namespace(&self) -> Result<()> {
+    pub(crate) fn check_namespace(&self, me: Pid) -> Result<()> {
         let said = |word| self.memory.word(word).load(IN_ORDER);
         if said(MARKS) != marks() as u64 {
             return Err(Error::new(
@@ -242,7 +242,7 @@ impl Ledger {
                  (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
             ));
         }
-        if said(NAMESPACE) == Namespace::current().0 {
+        if said(NAMESPACE) == Namespace::of_this(me).0 {
             return Ok(());
         }
         Err(Error::new(
@@ -332,8 +332,7 @@ impl Ledger {
     }
 
     /// Makes a free entry ours.
-    fn claim(&self) -> Option<Tenure> {
-        let me = Named::me();
+    fn claim(&self, me: Named) -> Option<Tenure> {
         let hint = self.hint.load(Ordering::Relaxed);
         let index = (hint..self.entries).chain(0..hint).find(|index| {
             let free = self.holder(*index as u32);
@@ -358,15 +357,15 @@ impl Ledger {
     }
 
     /// Takes a slot if one is free at this moment; never waits.
-    pub(crate) fn take(&self, pipe: &TokenPipe) -> Result<Option<Tenure>> {
+    pub(crate) fn take(&self, pipe: &TokenPipe, me: Named) -> Result<Option<Tenure>> {
         let doing = "cannot take a slot";
         // First, lest those who wait wake each other for ever by trying in vain.
         let others_wait = self.waiters().load(IN_ORDER) > 0;
         if !pipe.may_have_any(others_wait).map_err(Error::system(doing))? {
             return Ok(None);
         }
-        self.check_namespace()?;
-        let Some(tenure) = self.claim() else { return Ok(None) };
+        self.check_namespace(me.pid)?;
+        let Some(tenure) = self.claim(me) else { return Ok(None) };
         self.ring();
         let read = loop {
             match pipe.take_into(&self.memory, self.offset(tenure.index, TOKEN)) {
@@ -393,8 +392,9 @@ impl Ledger {
     /// The slot that this program was started on by a program that knows no ledger: it is ours,
     /// to be borrowed by jobs of ours. None if there is no room for more entries.
     pub(crate) fn claim_implicit(&self) -> Result<Option<Tenure>> {
-        self.check_namespace()?;
-        let Some(tenure) = self.claim() else { return Ok(None) };
+        let me = Named::me();
+        self.check_namespace(me.pid)?;
+        let Some(tenure) = self.claim(me) else { return Ok(None) };
         self.field(tenure.index, TOKEN).store(IMPLICIT, IN_ORDER);
         self.open_to_borrowers(tenure);
         Ok(Some(tenure))
@@ -416,13 +416,13 @@ impl Ledger {
     /// An entry for a job that is to run on the slot of `lender`: this process's own, or that of
     /// one that this program is below, and which waits for it. None if it is lent already, or
     /// cannot be borrowed, or if there is no room for more entries.
-    pub(crate) fn lend(&self, lender: Tenure) -> Result<Option<Tenure>> {
+    pub(crate) fn lend(&self, lender: Tenure, me: Named) -> Result<Option<Tenure>> {
         let open = Borrower::Open(lender.generation);
         if self.borrower(lender.index) != open {
             return Ok(None);
         }
-        self.check_namespace()?;
-        let Some(loan) = self.claim() else { return Ok(None) };
+        self.check_namespace(me.pid)?;
+        let Some(loan) = self.claim(me) else { return Ok(None) };
         self.field(loan.index, LENDER).store(lender.to_word(), IN_ORDER);
         if self.change_borrower(lender.index, open, Borrower::Lent { loan, passed_on: false }) {
             return Ok(Some(loan));
@@ -463,10 +463,13 @@ impl Ledger {
     /// Says that we are launching a job on this slot: see [`Ledger::adopt`]. Harmless when
     /// repeated, and when the job has the slot already.
     pub(crate) fn launch(&self, tenure: Tenure) {
-        let me = Named::me();
         loop {
             let ours = self.holder(tenure.index);
-            if ours.launching || ours.generation != tenure.generation || !ours.is(me) {
+            if ours.launching || ours.generation != tenure.generation {
+                return;
+            }
+            let me = Named::me();
+            if !ours.is(me) {
                 return;
             }
             // Not who claimed the entry, if that was handed over to us with its slot.
@@ -480,7 +483,8 @@ impl Ledger {
     /// In a job: takes over the slot that its owner launched it on. False if the owner has
     /// died or given up, and the slot is no longer for us: then nothing may run.
     pub(crate) fn adopt(&self, tenure: Tenure) -> Result<bool> {
-        self.check_namespace()?;
+        let pid = getpid();
+        self.check_namespace(pid)?;
         if (tenure.index as usize) >= self.entries {
             return Ok(false);
         }
@@ -491,7 +495,7 @@ impl Ledger {
             }
             self.ring();
             // If we have not been named yet, our owner does so: see `born`.
-            let me = Named::me_cheaply(launching.named());
+            let me = Named::me_cheaply(pid, launching.named());
             if self.change_holder(tenure.index, launching, Holder::process(me, tenure.generation)) {
                 self.field(tenure.index, SINCE).store(now(), Ordering::Relaxed);
                 self.open_to_borrowers(tenure);
@@ -543,9 +547,9 @@ impl Ledger {
         tenure: Tenure,
         pipe: &TokenPipe,
     ) -> std::result::Result<Option<Tenure>, OutOfReach> {
-        let holder = self.holder(tenure.index);
-        let ours = holder.generation == tenure.generation && holder.is(Named::me_cheaply(None));
-        if !ours || self.check_namespace().is_err() {
+        let (holder, me) = (self.holder(tenure.index), getpid());
+        let ours = holder.generation == tenure.generation && holder.is(Named::me_cheaply(me, None));
+        if !ours || self.check_namespace(me).is_err() {
             return Ok(None); // whoever has it now, it is theirs
         }
         if self.close_or_pass_on(tenure) {

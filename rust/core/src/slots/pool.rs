@@ -120,13 +120,14 @@ impl Pool {
     }
 
     fn take(&self) -> Result<Option<Slot>> {
-        let part = &self.part;
-        let borrowed = part.lender().map(|lender| part.ledger.lend(lender)).transpose()?;
-        let taken = match borrowed.flatten() {
-            None => part.ledger.take(&part.pipe)?,
+        let (part, me) = (&self.part, Named::me());
+        let borrowed = part.lender(me.pid).map(|lender| part.ledger.lend(lender, me));
+        let taken = match borrowed.transpose()?.flatten() {
+            None => part.ledger.take(&part.pipe, me)?,
             borrowed => borrowed,
         };
-        Ok(taken.map(|tenure| Slot::ours(part, tenure)))
+        let taker = Some(me.pid);
+        Ok(taken.map(|tenure| Slot { part: Arc::clone(part), tenure, taker }))
     }
 
     /// Puts back the slots of holders that have been killed: whether there were any.
@@ -162,7 +163,7 @@ impl Pool {
 
     /// Whether this process could take a slot at this moment.
     pub fn has_one(&self) -> Result<bool> {
-        Ok(self.part.lender().is_some() || self.free()? > 0)
+        Ok(self.part.lender(getpid()).is_some() || self.free()? > 0)
     }
 
     /// Who holds slots now, as far as they are processes that use this crate.
@@ -305,10 +306,10 @@ impl Part {
 
     /// A slot that this process may borrow now: that of the nearest process above it that has one,
     /// or else the one that all have in common.
-    fn lender(&self) -> Option<Tenure> {
+    fn lender(&self, me: Pid) -> Option<Tenure> {
         // A job has a slot of its own. And nothing above the maker of a pool has slots of it.
-        let is_job = self.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get();
-        let nearest = match is_job || self.home.is_ours() {
+        let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
+        let nearest = match is_job || self.home.is_made_by(me) {
             true => None,
             false => self.lineage().nearest(&self.ledger),
         };
@@ -342,7 +343,7 @@ impl Part {
     fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let me = getpid();
-        if self.ledger.check_namespace().is_err() {
+        if self.ledger.check_namespace(me).is_err() {
             *watch = None; // whoever lives would seem to be dead
             return watch;
         }
@@ -426,7 +427,7 @@ impl PoolWait {
             Some((_, watch)) => watch.before_wait(ledger, &part.pipe),
             None => (Vec::new(), Some(crate::scan::LOOK_AFTER)),
         };
-        if part.lender().is_some() {
+        if part.lender(getpid()).is_some() {
             look_after = Some(A_MOMENT); // it has come back before we would have heard of that
         }
         PoolWait {
@@ -472,7 +473,7 @@ impl Slot {
     /// itself must not run until the slot has come back. None if it is lent already.
     pub fn lend(&self) -> Option<Slot> {
         // (In another namespace than the ledger's there is nothing that it could be lent to.)
-        let loan = self.part.ledger.lend(self.tenure).ok()??;
+        let loan = self.part.ledger.lend(self.tenure, Named::me()).ok()??;
         Some(Slot::ours(&self.part, loan))
     }
 

@@ -119,11 +119,6 @@ impl Descriptor {
         }
     }
 
-    /// Whether both lead, or led, to the same file.
-    pub fn is_same_as(&self, other: &Descriptor) -> bool {
-        self.identity == other.identity
-    }
-
     /// Opens a file by a name that it keeps for as long as it is of use.
     pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<Descriptor> {
         let flags = flags | OFlags::CLOEXEC;
