@@ -15,7 +15,7 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{getpid, gettid, reap_left, Kept, Lifeline, Pid, Signal};
+use jobserver_core::process::{getpid, gettid, is_this, reap_left, Kept, Lifeline, Pid, Signal};
 use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -441,7 +441,7 @@ impl Jobs {
     /// Fails in a process that was forked from the owner in the midst of a call, by user code that
     /// this has run (a signal handler, a finalizer): what is in the table is not for it to take.
     fn check_process(&self) -> PyResult<()> {
-        if getpid() == self.owner {
+        if is_this(self.owner) {
             return Ok(());
         }
         Err(PyRuntimeError::new_err(format!(

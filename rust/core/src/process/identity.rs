@@ -116,6 +116,13 @@ impl Named {
     }
 }
 
+/// Whether this is the process of that pid, mostly without a system call. Not for what a copy of
+/// this process would do harm by: one that a C library has forked, and that nobody has told so
+/// ([`super::begin_child`]), takes itself for its parent here.
+pub fn is_this(pid: Pid) -> bool {
+    Named::known().is_some_and(|me| me.pid == pid) || getpid() == pid
+}
+
 /// In the child of a fork, which may have its parent's very pid in another namespace: forgets its
 /// parent's name, and says which pid the parent had, if that has ever been named.
 pub(super) fn forget_parent() -> Option<Pid> {

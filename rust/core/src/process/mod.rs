@@ -16,7 +16,7 @@ mod own;
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
-pub use identity::Named;
+pub use identity::{is_this, Named};
 pub(crate) use left::{leave, reap_left_but};
 pub use left::{reap_left, wait_for_left, Kept};
 pub use lifeline::Lifeline;

@@ -1,7 +1,7 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Child, Kept, Named};
+use crate::process::{is_this, Child, Kept, Named};
 use crate::slots::entry::Tenure;
 use crate::slots::home::{is_in_a_home, Home};
 use crate::slots::ledger::{Held, Ledger};
@@ -489,7 +489,8 @@ impl Slot {
 
     /// Whether it is this process that holds it.
     pub(crate) fn is_ours(&self) -> bool {
-        self.taker == Some(getpid())
+        // (Whether it is in fact ours to give back, the ledger knows.)
+        self.taker.is_some_and(is_this)
     }
 
     /// Whether it is lent, and has not come back.
