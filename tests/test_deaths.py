@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -273,8 +274,9 @@ def test_a_death_while_the_result_is_pickled_is_a_death(js: Jobserver) -> None:
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])  # fork unpickles nothing
-def test_an_exit_while_the_work_is_unpickled_is_a_death(js: Jobserver) -> None:
-    assert death_of(js(print, ExitsWhenLoaded())).exitcode == 8
+def test_an_exit_while_the_work_is_unpickled_is_an_error_of_that(js: Jobserver) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="SystemExit: 8"):
+        js(print, ExitsWhenLoaded()).result()
 
 
 def exit_with_4() -> NoReturn:

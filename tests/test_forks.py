@@ -540,9 +540,10 @@ def test_a_callback_that_forks_within_a_wait_leaves_what_is_waited_for_to_its_pa
     js: Jobserver, hold: Hold, wait: Callable[[Jobserver, Any], object]
 ) -> None:
     callback = InBoth()
-    first, other = js(int), js(held, hold.end)
+    first = js(int)
     first.when_done(callback)
     first.when_done(hold.let_go)
+    other = js.submit(held, args=(hold.end,), callbacks=False)
     parents, childs = callback.run(js, lambda: wait(js, other))
     assert "Error" not in str(parents)
     assert childs.startswith("RuntimeError: ") and f"process {os.getpid()}" in childs

@@ -54,8 +54,8 @@ class SubmissionDied(Exception):
         pid: the job's process id.
         exitcode: what the process passed to ``exit``, or None.
         signal: the number of the signal that killed it, or None. Where both are None, the
-            process ended but nobody could say how: other code in this program reaped it, or
-            its parent, the fork server, was killed.
+            process ended but nobody could say how: other code in this program reaped it, the
+            program ignores SIGCHLD, or the job's parent, the fork server, was killed.
     """
 
     def __init__(self, pid: int, exitcode: int | None, signal: int | None, text: str) -> None:

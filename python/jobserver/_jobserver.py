@@ -364,7 +364,8 @@ class Jobserver:
         results before it are kept.
 
         Args:
-            argses: an iterable of the positional arguments of each call: ``[(1,), (2,)]``.
+            argses: an iterable of the positional arguments of each call: ``[(1,), (2,)]``, which
+                may themselves be iterators.
             kwargses: an iterable of the keyword arguments of each call, mappings. With both,
                 they are taken in step. They are read as calls are started, so they may be
                 endless; what they raise is raised when the results before have been taken,
@@ -387,6 +388,7 @@ class Jobserver:
             Blocked: the result was not there in time; ask again.
             CallbackRaised: a callback that was due has raised; ask again.
             ValueError: one of `argses` and `kwargses` has more items than the other.
+            RuntimeError: a call has raised StopIteration, which is the cause.
             BaseException: whatever the call raised. What cannot be pickled, arguments or
                 result, is told by the call's own PicklingError.
         """
