@@ -8,12 +8,21 @@ use std::ffi::CString;
 use std::io;
 
 /// Forks. In the child, the interpreter is consistent again and this thread its only one.
-pub(crate) fn fork(_py: Python<'_>) -> io::Result<Forked> {
+pub(crate) fn fork(py: Python<'_>) -> io::Result<Forked> {
+    fork_unless(py, || false)
+}
+
+/// The same, unless `not_now` says so at the last moment: then the error is that of a call which a
+/// signal has interrupted.
+pub(crate) fn fork_unless(_py: Python<'_>, not_now: impl Fn() -> bool) -> io::Result<Forked> {
     // SAFETY: the GIL is held, as `_py` shows; one of the After hooks follows below.
     unsafe { pyo3::ffi::PyOS_BeforeFork() };
-    // SAFETY: CPython's hooks stand on both sides, and nothing of ours runs in the child
-    // before PyOS_AfterFork_Child has made the interpreter's state consistent.
-    let forked = unsafe { sys::fork() };
+    let forked = match not_now() {
+        true => Err(io::ErrorKind::Interrupted.into()),
+        // SAFETY: CPython's hooks stand on both sides, and nothing of ours runs in the child
+        // before PyOS_AfterFork_Child has made the interpreter's state consistent.
+        false => unsafe { sys::fork() },
+    };
     match forked {
         // SAFETY: called once, in the child, by the thread that called PyOS_BeforeFork.
         Ok(Forked::Child) => unsafe { pyo3::ffi::PyOS_AfterFork_Child() },

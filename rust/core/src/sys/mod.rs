@@ -137,6 +137,20 @@ impl SignalsHeld {
         SignalsHeld { before: unsafe { before.assume_init() } }
     }
 
+    /// Whether this signal has come, and is held back by this alone.
+    pub fn holds(&self, signal: Signal) -> bool {
+        let mut pending = MaybeUninit::uninit();
+        // SAFETY: sigpending writes the whole of the set, or fails and so is not looked at.
+        if unsafe { libc::sigpending(pending.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // SAFETY: sigpending has succeeded, and so has written it.
+        let pending = unsafe { pending.assume_init() };
+        // SAFETY: reads the set, which is initialised.
+        let is_in = |set: &libc::sigset_t| unsafe { libc::sigismember(set, signal.as_raw()) } == 1;
+        is_in(&pending) && !is_in(&self.before)
+    }
+
     /// Holds back this one beside those that are held back already.
     pub fn this(signal: Signal) -> SignalsHeld {
         let mut before = MaybeUninit::uninit();

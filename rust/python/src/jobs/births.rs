@@ -11,7 +11,7 @@ use crate::pool::Pool;
 use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::{Head, Kind, HANGS};
-use jobserver_core::process::Lifeline;
+use jobserver_core::process::{Lifeline, Signal};
 use jobserver_core::sys::{exit_at_once, Descriptor, Forked, SignalsHeld};
 use jobserver_core::{Child, ErrorKind, Launch};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -45,14 +45,21 @@ impl Jobs {
         // it may around os.fork.)
         // Looked at before signals are held too, lest a handler run, and start things, with
         // all signals blocked; after that, only what came in between is left.
-        py.check_signals()?;
-        let held = SignalsHeld::begin();
-        py.check_signals()?;
-        if let Some(slot) = slot {
-            slot.launch();
-        }
-        let forked =
-            hooks::fork(py).map_err(|e| to_python(core::Error::refused("cannot fork a job", e)))?;
+        // A Ctrl-C that comes still later, while the hooks run, would reach this process alone: the
+        // job is not there yet, and would run on. So we begin anew.
+        let refused = |e| to_python(core::Error::refused("cannot fork a job", e));
+        let (held, forked) = loop {
+            py.check_signals()?;
+            let held = SignalsHeld::begin();
+            py.check_signals()?;
+            if let Some(slot) = slot {
+                slot.launch();
+            }
+            match hooks::fork_unless(py, || held.holds(Signal::INT)) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                forked => break (held, forked.map_err(refused)?),
+            }
+        };
         match forked {
             Forked::Child => {
                 let never = NeverOn;
