@@ -70,7 +70,7 @@ impl Named {
     }
 
     fn remember(self) {
-        ME.store(u64::from(self.pid_bits()) << 32 | u64::from(self.mark), Ordering::Relaxed);
+        ME.store(self.to_word(), Ordering::Relaxed);
     }
 
     /// This process as far as it can be named without a look at it, which a new process pays dearly
@@ -97,6 +97,11 @@ impl Named {
             Some(Some(mark)) => Named { pid: child.pid(), mark },
             _ => Named::now(child.pid()),
         }
+    }
+
+    /// As a word that is not 0.
+    pub(crate) fn to_word(self) -> u64 {
+        u64::from(self.pid_bits()) << 32 | u64::from(self.mark)
     }
 
     pub(crate) fn pid_bits(self) -> u32 {

@@ -100,8 +100,9 @@ impl Holder {
 pub(super) enum Borrower {
     /// To nobody, and nobody may have it: its holder does not run on it yet, or not any more.
     Closed,
-    /// To nobody, and it may be had, in this taking of it.
-    Open(u16),
+    /// To nobody, and it may be had, in this taking of it from this holder. (0: the pool. By the pid,
+    /// since a job that it is handed over to holds it in the same taking.)
+    Open { generation: u16, holder: u32 },
     /// To the holder of this entry, the loan. If it is passed on, its holder wants it back no
     /// more, and the borrower is to give it back.
     Lent { loan: Tenure, passed_on: bool },
@@ -111,7 +112,9 @@ impl Borrower {
     pub(super) fn to_word(self) -> u64 {
         match self {
             Borrower::Closed => 0,
-            Borrower::Open(generation) => OPEN | u64::from(generation) << 32,
+            Borrower::Open { generation, holder } => {
+                OPEN | u64::from(generation) << 32 | u64::from(holder)
+            }
             Borrower::Lent { loan, passed_on: false } => loan.to_word(),
             Borrower::Lent { loan, passed_on: true } => loan.to_word() | PASSED_ON,
         }
@@ -120,9 +123,21 @@ impl Borrower {
     pub(super) fn from_word(word: u64) -> Borrower {
         match Tenure::from_word(word) {
             Some(loan) => Borrower::Lent { loan, passed_on: word & PASSED_ON != 0 },
-            None if word & OPEN != 0 => Borrower::Open((word >> 32) as u16 & GENERATIONS),
+            None if word & OPEN != 0 => Borrower::Open {
+                generation: (word >> 32) as u16 & GENERATIONS,
+                holder: word as u32,
+            },
             None => Borrower::Closed,
         }
+    }
+
+    /// Open, in a taking by this holder.
+    pub(super) fn open(generation: u16, holder: By) -> Borrower {
+        let holder = match holder {
+            By::Process(named) => named.pid_bits(),
+            By::Nobody | By::Pool => 0,
+        };
+        Borrower::Open { generation, holder }
     }
 
     /// The entry that it is lent to.
@@ -153,8 +168,8 @@ mod tests {
         let loan = Tenure { index: u32::MAX, generation: GENERATIONS };
         for borrower in [
             Borrower::Closed,
-            Borrower::Open(0),
-            Borrower::Open(GENERATIONS),
+            Borrower::Open { generation: 0, holder: 0 },
+            Borrower::Open { generation: GENERATIONS, holder: u32::MAX },
             Borrower::Lent { loan, passed_on: false },
             Borrower::Lent { loan, passed_on: true },
         ] {

@@ -76,8 +76,8 @@ const IMPLICIT: u64 = u64::from_ne_bytes([0, 0, 1, 0, 0, 0, 0, 0]);
 pub(crate) struct Tenant {
     pub(crate) tenure: Tenure,
     pub(crate) process: Named,
-    /// The pid of the process that will hear of the holder's end; 0 for none.
-    pub(crate) owner: u32,
+    /// The process that will hear of the holder's end, as a word; 0 for none.
+    pub(crate) owner: u64,
 }
 
 impl Tenant {
@@ -86,6 +86,10 @@ impl Tenant {
         self.tenure == other.tenure && self.process == other.process
     }
 }
+
+/// A slot that can be borrowed, and what its entry says of that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lender(Tenure, Borrower);
 
 /// What came of an attempt to take back the slot of a dead holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +198,8 @@ impl Ledger {
             let tenure = Tenure { index: 0, generation: 1 };
             let holder = Holder { by: By::Pool, generation: 1, launching: false };
             ledger.field(0, HOLDER).store(holder.to_word(), IN_ORDER);
-            ledger.field(0, BORROWER).store(Borrower::Open(1).to_word(), IN_ORDER);
+            let open = Borrower::open(1, By::Pool);
+            ledger.field(0, BORROWER).store(open.to_word(), IN_ORDER);
             say(USED, 1);
             say(COMMON, tenure.to_word());
         }
@@ -343,7 +348,7 @@ impl Ledger {
         self.hint.store(index + 1, Ordering::Relaxed);
         self.memory.word(USED).fetch_max(index as u64 + 1, IN_ORDER);
         let index = index as u32;
-        self.field(index, OWNER).store(me.pid_bits().into(), IN_ORDER);
+        self.field(index, OWNER).store(me.to_word(), IN_ORDER);
         self.field(index, SINCE).store(now(), Ordering::Relaxed);
         Some(Tenure { index, generation: self.holder(index).generation })
     }
@@ -405,9 +410,14 @@ impl Ledger {
         self.tenure(self.memory.word(COMMON).load(IN_ORDER))
     }
 
-    /// Has a slot of ours lent to whoever asks for it, from now on: its holder runs on it.
+    /// Has a slot of ours lent to whoever is below and asks for it, from now on: we run on it.
     pub(crate) fn open_to_borrowers(&self, tenure: Tenure) {
-        let open = Borrower::Open(tenure.generation);
+        self.open_below(tenure, Named::me_cheaply(getpid(), None));
+    }
+
+    /// The same for a slot of ours that is about to be this process's.
+    fn open_below(&self, tenure: Tenure, holder: Named) {
+        let open = Borrower::open(tenure.generation, By::Process(holder));
         if self.change_borrower(tenure.index, Borrower::Closed, open) {
             self.ring_open();
         }
@@ -416,8 +426,8 @@ impl Ledger {
     /// An entry for a job that is to run on the slot of `lender`: this process's own, or that of
     /// one that this program is below, and which waits for it. None if it is lent already, or
     /// cannot be borrowed, or if there is no room for more entries.
-    pub(crate) fn lend(&self, lender: Tenure, me: Named) -> Result<Option<Tenure>> {
-        let open = Borrower::Open(lender.generation);
+    pub(crate) fn lend(&self, lender: Lender, me: Named) -> Result<Option<Tenure>> {
+        let Lender(lender, open) = lender;
         if self.borrower(lender.index) != open {
             return Ok(None);
         }
@@ -434,15 +444,14 @@ impl Ledger {
 
     /// The slots that a process runs on, or, if it is another, is just starting a program on:
     /// whether there is any, and one that can be borrowed.
-    pub(crate) fn run_by(&self, process: Named) -> (bool, Option<Tenure>) {
+    pub(crate) fn run_by(&self, process: Named) -> (bool, Option<Lender>) {
         let is_this = process.pid == getpid();
         let mut any = false;
         for entry in self.in_use().filter(|entry| entry.process.may_be(process)) {
             let index = entry.tenure.index;
+            let open = Borrower::open(entry.tenure.generation, By::Process(process));
             match self.borrower(index) {
-                Borrower::Open(generation) if generation == entry.tenure.generation => {
-                    return (true, Some(entry.tenure));
-                }
+                borrower if borrower == open => return (true, Some(Lender(entry.tenure, open))),
                 Borrower::Lent { passed_on: false, .. } => any = true,
                 _ => any |= !is_this && self.is_launching(index),
             }
@@ -450,9 +459,33 @@ impl Ledger {
         (any, None)
     }
 
-    /// Whether the slot is there to be borrowed.
-    pub(crate) fn is_open(&self, tenure: Tenure) -> bool {
-        self.borrower(tenure.index) == Borrower::Open(tenure.generation)
+    /// A slot of this holder's, if it is there to be borrowed.
+    fn open_of(&self, tenure: Tenure, holder: By) -> Option<Lender> {
+        let open = Borrower::open(tenure.generation, holder);
+        (self.borrower(tenure.index) == open).then_some(Lender(tenure, open))
+    }
+
+    /// A slot of this process's, if it can be lent.
+    pub(crate) fn open_of_mine(&self, tenure: Tenure, me: Named) -> Option<Lender> {
+        self.open_of(tenure, By::Process(me))
+    }
+
+    /// The slot that is lent to whoever comes first, if there is one and it can be borrowed.
+    pub(crate) fn open_common(&self) -> Option<Lender> {
+        self.open_of(self.common()?, By::Pool)
+    }
+
+    /// The implicit slot of a program that this one is a loan of, if it is that.
+    pub(crate) fn implicit_lender(&self, loan: Tenure) -> Option<Tenure> {
+        let lender = self.tenure(self.field(loan.index, LENDER).load(IN_ORDER))?;
+        (self.field(lender.index, TOKEN).load(IN_ORDER) == IMPLICIT).then_some(lender)
+    }
+
+    /// A slot, if it can be borrowed of whoever holds it.
+    pub(crate) fn open_of_holder(&self, tenure: Tenure) -> Option<Lender> {
+        let holder = self.holder(tenure.index);
+        let same = holder.generation == tenure.generation;
+        self.open_of(tenure, holder.by).filter(|_| same)
     }
 
     /// Whether a slot of ours is lent, and has not come back.
@@ -473,7 +506,7 @@ impl Ledger {
                 return;
             }
             // Not who claimed the entry, if that was handed over to us with its slot.
-            self.field(tenure.index, OWNER).store(me.pid_bits().into(), IN_ORDER);
+            self.field(tenure.index, OWNER).store(me.to_word(), IN_ORDER);
             if self.change_holder(tenure.index, ours, Holder { launching: true, ..ours }) {
                 return;
             } // else our owner has just given us our mark: see `born`
@@ -517,6 +550,11 @@ impl Ledger {
                 return;
             }
             let launching = holder.launching && adopts;
+            if !adopts {
+                // To programs below it, and as long as the slot is ours: later, the command may be
+                // dead, and this another taking.
+                self.open_below(tenure, job);
+            }
             let born = Holder { by: By::Process(job), launching, ..holder };
             self.ring();
             if self.change_holder(tenure.index, holder, born) {
@@ -524,7 +562,7 @@ impl Ledger {
             } // else it has just adopted it
         }
         if !adopts {
-            self.open_to_borrowers(tenure); // to programs below it
+            self.ring_open(); // it can be borrowed only now
         }
     }
 
@@ -592,7 +630,9 @@ impl Ledger {
     pub(crate) fn close(&self, tenure: Tenure) -> bool {
         match self.borrower(tenure.index) {
             Borrower::Closed => true,
-            open @ Borrower::Open(_) => self.change_borrower(tenure.index, open, Borrower::Closed),
+            open @ Borrower::Open { .. } => {
+                self.change_borrower(tenure.index, open, Borrower::Closed)
+            }
             Borrower::Lent { .. } => false,
         }
     }
@@ -604,6 +644,9 @@ impl Ledger {
             // so.
             lent @ Borrower::Lent { loan, passed_on } => {
                 let passed = Borrower::Lent { loan, passed_on: true };
+                if !passed_on {
+                    self.ring(); // whoever waits has to watch the borrower now
+                }
                 passed_on || self.change_borrower(tenure.index, lent, passed)
             }
             _ => false,
@@ -637,13 +680,18 @@ impl Ledger {
     /// Ends a loan: whether its lender wanted the slot no more, so that we hold it now.
     fn return_loan(&self, lender: Tenure, loan: Tenure) -> bool {
         let [ours, passed_on] = [false, true].map(|passed_on| Borrower::Lent { loan, passed_on });
-        if self.change_borrower(lender.index, ours, Borrower::Open(lender.generation)) {
+        // While it is lent, it has no other holder.
+        let open = Borrower::open(lender.generation, self.holder(lender.index).by);
+        if self.change_borrower(lender.index, ours, open) {
             self.ring_open();
             return false;
         }
         if self.borrower(lender.index) != passed_on {
             return false;
         }
+        // Who was to hear of its holder's end has heard of it by now, or never will: we are watched
+        // by all.
+        self.field(lender.index, OWNER).store(0, IN_ORDER);
         self.ring();
         // Nobody else touches an entry that was passed on to us.
         let me = Holder::process(Named::me(), lender.generation);
@@ -677,7 +725,12 @@ impl Ledger {
     /// did, is dead (`ended` then), and had not given it back.
     pub(crate) fn settle(&self, tenure: Tenure, ended: Option<Named>, pipe: &TokenPipe) {
         let holder = self.holder(tenure.index);
-        let never_adopted = holder.launching;
+        // (Or the job has adopted it, and launches one of its own on it.)
+        let still_ours = || {
+            let me = Named::me();
+            holder.is(me) || self.field(tenure.index, OWNER).load(IN_ORDER) == me.to_word()
+        };
+        let never_adopted = holder.launching && still_ours();
         let died = ended.is_some_and(|job| holder.is(job));
         let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
         let left = match to_come_back {
@@ -704,8 +757,8 @@ impl Ledger {
                 return Reclaimed::Lent;
             }
             let reclaimed = self.reclaim(loan.index, pipe);
-            if passed_on {
-                return reclaimed; // with the loan
+            if passed_on || matches!(reclaimed, Reclaimed::Lent | Reclaimed::OutOfReach) {
+                return reclaimed; // with the loan, or as it is lent on to somebody who lives
             }
             if self.borrower(index).loan().is_some() {
                 return Reclaimed::ByAnother;
@@ -726,7 +779,7 @@ impl Ledger {
     /// All entries in use, with their holders.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = Tenant> + '_ {
         (0..self.used()).filter_map(|index| {
-            let owner = self.field(index, OWNER).load(IN_ORDER) as u32;
+            let owner = self.field(index, OWNER).load(IN_ORDER);
             let holder = self.holder(index);
             let tenure = Tenure { index, generation: holder.generation };
             holder.named().map(|process| Tenant { tenure, process, owner })
@@ -741,7 +794,7 @@ impl Ledger {
     /// The processes that hold slots as jobs of this owner.
     pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Named> {
         let owner = owner.as_raw_nonzero().get().unsigned_abs();
-        let jobs = self.in_use().filter(|entry| entry.owner == owner);
+        let jobs = self.in_use().filter(|entry| (entry.owner >> 32) as u32 == owner);
         jobs.map(|entry| entry.process).filter(|job| job.pid_bits() != owner).collect()
     }
 

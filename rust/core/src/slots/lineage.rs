@@ -10,8 +10,7 @@
 //! there each program of ours has an implicit slot of its own.
 
 use crate::process::identity::{parent, Named};
-use crate::slots::entry::Tenure;
-use crate::slots::ledger::Ledger;
+use crate::slots::ledger::{Ledger, Lender};
 use rustix::process::Pid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -33,7 +32,7 @@ impl Lineage {
     }
 
     /// The nearest that runs on a slot, and the slot if it can be borrowed now.
-    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(Named, Option<Tenure>)> {
+    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(Named, Option<Lender>)> {
         self.0.iter().find_map(|process| match ledger.run_by(*process) {
             (false, _) => None,
             (true, open) => Some((*process, open)),

@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{is_this, Child, Kept, Named};
 use crate::slots::entry::Tenure;
 use crate::slots::home::{is_in_a_home, Home};
-use crate::slots::ledger::{Held, Ledger};
+use crate::slots::ledger::{Held, Ledger, Lender};
 use crate::slots::lineage::{in_recipe_below, makes_above, Lineage};
 use crate::slots::makeflags::Auth;
 use crate::slots::pipe::TokenPipe;
@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) struct Part {
     lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
     /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
     job: AtomicI32,
+    /// Of that job: the implicit slot that it has run on first, as a word; 0: none.
+    lent_from: AtomicU64,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
     implicit: OnceLock<(Pid, Tenure)>,
     home: Arc<Home>,
@@ -158,7 +160,7 @@ impl Pool {
     pub fn free(&self) -> Result<usize> {
         let free = self.part.pipe.free().map_err(Error::system("cannot count the free slots"))?;
         let ledger = &self.part.ledger;
-        Ok(free + usize::from(ledger.common().is_some_and(|common| ledger.is_open(common))))
+        Ok(free + usize::from(ledger.open_common().is_some()))
     }
 
     /// Whether this process could take a slot at this moment.
@@ -301,22 +303,44 @@ impl Part {
     fn with(pipe: TokenPipe, auth: Auth, ledger: Ledger, slots: usize, home: Home) -> Part {
         let (watch, lineage, job) = (Mutex::default(), Mutex::default(), AtomicI32::new(0));
         let (implicit, home) = (OnceLock::new(), Arc::new(home));
-        Part { pipe, ledger, watch, slots, auth, lineage, job, implicit, home }
+        let lent_from = AtomicU64::new(0);
+        Part { pipe, ledger, watch, slots, auth, lineage, job, lent_from, implicit, home }
     }
 
     /// A slot that this process may borrow now: that of the nearest process above it that has one,
     /// or else the one that all have in common.
-    fn lender(&self, me: Pid) -> Option<Tenure> {
+    fn lender(&self, me: Pid) -> Option<Lender> {
         // A job has a slot of its own. And nothing above the maker of a pool has slots of it.
         let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
-        let nearest = match is_job || self.home.is_made_by(me) {
+        if is_job {
+            return self.lender_of_job();
+        }
+        let nearest = match self.home.is_made_by(me) {
             true => None,
             false => self.lineage().nearest(&self.ledger),
         };
         match nearest {
             Some((_, open)) => open,
-            None => self.ledger.common().filter(|common| self.ledger.is_open(*common)),
+            None => self.ledger.open_common(),
         }
+    }
+
+    /// The same for a job, which has a slot of its own beside. In a recipe of make, the slot that all
+    /// have in common is one that make runs a recipe on; there, the recipe's implicit one serves.
+    fn lender_of_job(&self) -> Option<Lender> {
+        let from = Tenure::from_word(self.lent_from.load(Ordering::Relaxed));
+        if let Some(open) = from.and_then(|from| self.ledger.open_of_holder(from)) {
+            return Some(open);
+        }
+        let open = self.ledger.open_common()?;
+        (!in_recipe_below(None, self.ledger.level())).then_some(open)
+    }
+
+    /// Whether this process runs on a slot that it could lend: it may have come back just now.
+    fn has_own(&self) -> bool {
+        let me = getpid();
+        self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get()
+            && self.ledger.run_by(Named::me_cheaply(me, None)).1.is_some()
     }
 
     fn lineage(&self) -> Arc<Lineage> {
@@ -427,7 +451,7 @@ impl PoolWait {
             Some((_, watch)) => watch.before_wait(ledger, &part.pipe),
             None => (Vec::new(), Some(crate::scan::LOOK_AFTER)),
         };
-        if part.lender(getpid()).is_some() {
+        if part.lender(getpid()).is_some() || part.has_own() {
             look_after = Some(A_MOMENT); // it has come back before we would have heard of that
         }
         PoolWait {
@@ -473,7 +497,8 @@ impl Slot {
     /// itself must not run until the slot has come back. None if it is lent already.
     pub fn lend(&self) -> Option<Slot> {
         // (In another namespace than the ledger's there is nothing that it could be lent to.)
-        let loan = self.part.ledger.lend(self.tenure, Named::me()).ok()??;
+        let (ledger, me) = (&self.part.ledger, Named::me());
+        let loan = ledger.lend(ledger.open_of_mine(self.tenure, me)?, me).ok()??;
         Some(Slot::ours(&self.part, loan))
     }
 
@@ -520,7 +545,12 @@ impl Slot {
     /// In a forked job: takes over the slot that its owner launched it on. None if the owner
     /// has died or given up: then nothing may run.
     pub fn adopt(&self) -> Result<Option<Slot>> {
-        let adopted = self.part.ledger.adopt(self.tenure)?;
+        let ledger = &self.part.ledger;
+        let adopted = ledger.adopt(self.tenure)?;
+        if adopted {
+            let from = ledger.implicit_lender(self.tenure).map_or(0, Tenure::to_word);
+            self.part.lent_from.store(from, Ordering::Relaxed);
+        }
         Ok(adopted.then(|| Slot::ours(&self.part, self.tenure)))
     }
 

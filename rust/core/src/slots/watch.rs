@@ -9,13 +9,12 @@
 //! look. So who has just looked does not listen for a moment, and looks again after it: a holder
 //! that is killed within its first moments may be found that much later.
 
-use crate::process::identity::{look, Life};
+use crate::process::identity::{look, Life, Named};
 use crate::scan::{ReadySet, LOOK_AFTER};
 use crate::slots::bell::PoolBell;
 use crate::slots::ledger::{Bells, Ledger, Reclaimed, Tenant};
 use crate::slots::pipe::TokenPipe;
 use crate::sys::Descriptor;
-use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,11 +107,11 @@ impl Watch {
         let _ = self.change.as_mut().map(ReadySet::ready);
         // A pidfd stays ready for good, and so is told of at the next look too.
         let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
-        let me = getpid().as_raw_nonzero().get().unsigned_abs();
+        let me = Named::me();
         let mut before = std::mem::take(&mut self.holders);
         let mut dead = Vec::new();
         self.launching = false;
-        let of_others = |entry: &Tenant| entry.owner != me && entry.process.pid_bits() != me;
+        let of_others = |entry: &Tenant| entry.owner != me.to_word() && !entry.process.may_be(me);
         for entry in ledger.in_use().filter(of_others) {
             let index = entry.tenure.index;
             self.launching |= ledger.is_launching(index);
