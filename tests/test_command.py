@@ -621,3 +621,36 @@ def test_a_limit_of_the_size_of_files_is_told(tmp_path: Path) -> None:
     words[2], words[-1:] = 'ulimit -f 4000; exec "$@"', ["sh", "-c", writes]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ), done
+
+
+YIELDING = """
+import sys
+from jobserver import Jobserver
+
+def twice(js):
+    return js(pow, 2, 3).result() + js(pow, 2, 4).result()
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[1], waiting=sys.argv[2]) as js:
+        print(js(twice, js).result())
+"""
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+def test_nested_work_of_a_program_that_is_itself_on_a_slot_ends(
+    make_jobserver: Any, tmp_path: Path, method: str, waiting: str
+) -> None:
+    (tmp_path / "program.py").write_text(YIELDING)
+    program = [sys.executable, str(tmp_path / "program.py"), method, waiting]
+    done = jobserver("run", "-j1", "--", *COMMAND, "exec", "--", *program)
+    assert (done.stdout, done.stderr) == ("24\n", "")
+    js = make_jobserver(slots=1)
+    assert js(subprocess.check_output, program, timeout=DEADLINE).result(DEADLINE) == b"24\n"
+
+
+def test_a_limit_that_keeps_the_command_from_starting_is_a_failure_of_ours() -> None:
+    script = 'ulimit -n 12; exec "$@"'
+    command = ["sh", "-c", script, "sh", *COMMAND, "run", "-j2", "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    if "Too many open files" in done.stderr:
+        assert done.returncode == 125

@@ -120,12 +120,41 @@ def test_a_ledger_that_does_not_fit_is_not_believed(slots: int) -> None:
                 _native.Pool.open(pool.home)
 
 
+JOINS = (
+    "from jobserver import Jobserver; js = Jobserver('fork'); print(js.slots, js(abs, -8).result())"
+)
+
+
+def test_a_program_below_a_pool_of_another_version_has_one_slot() -> None:
+    with Jobserver("fork", 2) as js:
+        pool: Any = js._pool
+        with open(f"{pool.home}/ledger", "r+b") as ledger:
+            ledger.write(b"another ")
+        flags = f" -j2 --jobserver-auth={pool.auth}"
+        done = subprocess.run(
+            [sys.executable, "-c", JOINS],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            env={**os.environ, "MAKEFLAGS": flags},
+        )
+    assert done.stdout == "1 8\n"
+    assert "another version of jobserver; going on with one slot" in done.stderr
+
+
 @pytest.mark.parametrize("field", range(7))
 def test_forged_entries_of_a_ledger_are_survived(field: int) -> None:
     """Whatever one word of an entry says: no panic, no hang."""
     with Jobserver("fork", 2) as js:
         pool: Any = js._pool
-        for word in (2**64 - 1, 1 << 63 | 0xFFFFFFFF, 1 << 61, 1, 2**42 * os.getpid()):
+        for word in (
+            2**64 - 1,
+            1 << 63 | 1 << 32 | 1,
+            1 << 63 | 0xFFFFFFFF,
+            1 << 61,
+            1,
+            2**42 * os.getpid(),
+        ):
             with open(f"{pool.home}/ledger", "r+b") as ledger:
                 ledger.seek(24)
                 ledger.write((2).to_bytes(8, sys.byteorder))  # entries in use

@@ -38,8 +38,9 @@ def in_force() -> _native.Pool | None:
                 # Of threads that come here at once, one decides for all.
                 _joined.setdefault(auth, _native.Pool.join(auth, jobs))
             return _joined[auth]
-        except _native.Elsewhere as e:
-            # Whoever made that pool has started this program on one of its slots.
+        except RuntimeError as e:
+            # In another namespace, or of another version. But whoever made that pool has started
+            # this program on one of its slots.
             warnings.warn(
                 f"{e}; going on with one slot, that which this program was started on",
                 RuntimeWarning,

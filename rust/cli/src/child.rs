@@ -2,7 +2,7 @@
 
 use jobserver_core::slots::makeflags::{export, Auth};
 use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
-use jobserver_core::{ExitStatus, Jobs, Outcome, Result, Slot};
+use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Result, Slot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::process::Command;
@@ -34,12 +34,7 @@ pub(crate) fn name_pool(command: &mut Command, auth: &Auth, slots: usize) {
 /// Runs a command to its end, on `slot` if there is one, while signals leave us alive to give
 /// it back. What the exit code should be; the second is the signal that killed it, if one did.
 pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Option<i32>)> {
-    for (signal, from_processes_only) in SIGNALS {
-        // Ignored, as nohup or a shell's background job has it: the command will ignore it too.
-        if !is_ignored(signal) {
-            let _ = pass_on(signal, from_processes_only); // fails for what nobody may handle
-        }
-    }
+    survive_signals();
     see_children_end(&mut command);
     let mut jobs = Jobs::new();
     let job = match jobs.spawn(&mut command, slot) {
@@ -47,10 +42,30 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
         Err(e) => {
             let name = command.get_program().to_string_lossy();
             say!("{name}: {e}");
-            let missing = e.raw_os_error() == Some(NOT_THERE);
-            return Ok((if missing { 127 } else { 126 }, None));
+            let code = match e.raw_os_error() {
+                Some(NOT_THERE) => 127,
+                // A limit, which is not for the command to keep.
+                Some(errno) if advice(errno).is_some() => crate::FAILED,
+                _ => 126,
+            };
+            return Ok((code, None));
         }
     };
+    follow(jobs, job)
+}
+
+/// From now on, what signals would end us by is kept for the command, and passed on to it.
+pub(crate) fn survive_signals() {
+    for (signal, from_processes_only) in SIGNALS {
+        // Ignored, as nohup or a shell's background job has it: the command will ignore it too.
+        if !is_ignored(signal) {
+            let _ = pass_on(signal, from_processes_only); // fails for what nobody may handle
+        }
+    }
+}
+
+/// Passes signals on to the command until its end.
+fn follow(mut jobs: Jobs, job: JobId) -> Result<(i32, Option<i32>)> {
     pass_on_to(jobs.pid(job));
     loop {
         // What the scan has reaped must get no signal any more: its pid may be another's.

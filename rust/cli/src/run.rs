@@ -5,6 +5,7 @@ use jobserver_core::{usable_cpus, Pool, Result};
 use std::ffi::OsString;
 
 pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Result<i32> {
+    child::survive_signals(); // or one that ends us would leave the pool's home
     let (pool, auth) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), by_pipe)?;
     let mut command = child::command(words);
     child::name_pool(&mut command, &auth, pool.slots());

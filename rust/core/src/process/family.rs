@@ -70,7 +70,7 @@ impl Family {
     /// returns before that at `deadline`, or when a signal comes, to be called again.
     ///
     /// `kin` says who else belongs to each: jobs that a fork server has forked for it.
-    pub fn ask(&mut self, kin: &impl Fn(Pid) -> Vec<Named>, deadline: Instant) -> Result<Woken> {
+    pub fn ask(&mut self, kin: &impl Fn(Named) -> Vec<Named>, deadline: Instant) -> Result<Woken> {
         loop {
             let below = self.find(kin);
             if self.members.is_empty() {
@@ -97,7 +97,7 @@ impl Family {
 
     /// Kills all of it, and returns when it is gone: soon, unless the system itself hangs with
     /// one of them, which is left to it after `patience`.
-    pub fn kill(mut self, kin: &impl Fn(Pid) -> Vec<Named>, patience: Duration) -> Result<()> {
+    pub fn kill(mut self, kin: &impl Fn(Named) -> Vec<Named>, patience: Duration) -> Result<()> {
         for member in self.members.values_mut() {
             member.asked = false; // and so is stopped, too
             member.signal(Signal::STOP);
@@ -124,7 +124,7 @@ impl Family {
 
     /// Finds who belongs to it now, and stops those, until nobody new is found: what is stopped
     /// starts nothing more. Returns who has whom below.
-    fn find(&mut self, kin: &impl Fn(Pid) -> Vec<Named>) -> Below {
+    fn find(&mut self, kin: &impl Fn(Named) -> Vec<Named>) -> Below {
         loop {
             self.forget_the_dead();
             let (mut below, before) = (Below::new(), self.members.len());
@@ -137,7 +137,7 @@ impl Family {
                     let member = self.hold(Named::now(*child));
                     found.extend(member.filter(|_| parent(*child) == Some(number(above))));
                 }
-                found.extend(kin(above).into_iter().filter_map(|named| self.hold(named)));
+                found.extend(kin(member.named).into_iter().filter_map(|named| self.hold(named)));
                 let lifelines = if beside.is_empty() { Vec::new() } else { lifelines_of(above) };
                 for (pid, _) in beside.iter().filter(|(_, held)| lifelines.contains(held)) {
                     found.extend(self.hold(Named::now(*pid)));

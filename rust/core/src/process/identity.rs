@@ -64,7 +64,11 @@ impl Named {
     }
 
     fn known() -> Option<Named> {
-        let word = ME.load(Ordering::Relaxed);
+        Named::from_word(ME.load(Ordering::Relaxed))
+    }
+
+    /// What [`Named::to_word`] made; None if that is 0.
+    pub(crate) fn from_word(word: u64) -> Option<Named> {
         let pid = i32::try_from(word >> 32).ok().and_then(Pid::from_raw)?;
         Some(Named { pid, mark: word as u32 })
     }

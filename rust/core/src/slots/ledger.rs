@@ -34,6 +34,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// for a moment, and each loan has one. So deep can jobs wait in `submit` for each other.
 const SPARE: usize = 2048;
 
+/// How many loans of loans there can be: more are those of a ledger that is damaged.
+const LONGEST: usize = SPARE;
+
 /// Says what the file is, and in which version. (The bytes "jobserv" and a number.)
 const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x02");
 
@@ -68,6 +71,8 @@ const ENTRY: usize = 8;
 /// NUL, which no known tool uses, only when it has been marked as taken.
 const NONE: u64 = 0;
 const TAKEN: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 0]);
+/// Beside a lender: a program below its holder has borrowed it.
+const FROM_ABOVE: u64 = 1 << 60;
 /// In the place of a token: the slot is its holder's by what started it, and has no byte.
 const IMPLICIT: u64 = u64::from_ne_bytes([0, 0, 1, 0, 0, 0, 0, 0]);
 
@@ -426,14 +431,16 @@ impl Ledger {
     /// An entry for a job that is to run on the slot of `lender`: this process's own, or that of
     /// one that this program is below, and which waits for it. None if it is lent already, or
     /// cannot be borrowed, or if there is no room for more entries.
-    pub(crate) fn lend(&self, lender: Lender, me: Named) -> Result<Option<Tenure>> {
+    /// Whoever is `below` the lender's holder, and does not lend it itself, may borrow it again.
+    pub(crate) fn lend(&self, lender: Lender, me: Named, below: bool) -> Result<Option<Tenure>> {
         let Lender(lender, open) = lender;
         if self.borrower(lender.index) != open {
             return Ok(None);
         }
         self.check_namespace(me.pid)?;
         let Some(loan) = self.claim(me) else { return Ok(None) };
-        self.field(loan.index, LENDER).store(lender.to_word(), IN_ORDER);
+        let from = lender.to_word() | if below { FROM_ABOVE } else { 0 };
+        self.field(loan.index, LENDER).store(from, IN_ORDER);
         if self.change_borrower(lender.index, open, Borrower::Lent { loan, passed_on: false }) {
             return Ok(Some(loan));
         } // else somebody was quicker, or its holder has given it back
@@ -475,10 +482,11 @@ impl Ledger {
         self.open_of(self.common()?, By::Pool)
     }
 
-    /// The implicit slot of a program that this one is a loan of, if it is that.
-    pub(crate) fn implicit_lender(&self, loan: Tenure) -> Option<Tenure> {
-        let lender = self.tenure(self.field(loan.index, LENDER).load(IN_ORDER))?;
-        (self.field(lender.index, TOKEN).load(IN_ORDER) == IMPLICIT).then_some(lender)
+    /// The slot that this one is a loan of, if it was borrowed by a program below its holder. (What a
+    /// job has lent itself, that job runs on when it has come back.)
+    pub(crate) fn borrowed_from(&self, loan: Tenure) -> Option<Tenure> {
+        let lender = self.field(loan.index, LENDER).load(IN_ORDER);
+        self.tenure(lender).filter(|_| lender & FROM_ABOVE != 0)
     }
 
     /// A slot, if it can be borrowed of whoever holds it.
@@ -570,7 +578,8 @@ impl Ledger {
     /// this process cannot: then it must end, so that the slot is free.
     pub(crate) fn give_back(&self, tenure: Tenure, pipe: &TokenPipe) -> bool {
         let mut next = Some(tenure);
-        while let Some(ours) = next {
+        for _ in 0..LONGEST {
+            let Some(ours) = next else { break };
             match self.give_back_one(ours, pipe) {
                 Ok(lender) => next = lender,
                 Err(OutOfReach) => return false,
@@ -702,11 +711,16 @@ impl Ledger {
 
     /// Takes back a slot, loans of it included, if its holder is dead.
     fn reclaim(&self, index: u32, pipe: &TokenPipe) -> Reclaimed {
+        self.reclaim_chain(index, pipe, LONGEST)
+    }
+
+    /// The same in a chain of so many loans at most.
+    fn reclaim_chain(&self, index: u32, pipe: &TokenPipe, left: usize) -> Reclaimed {
         let holder = self.holder(index);
         match holder.by {
             By::Pool => Reclaimed::Lent,
             By::Process(named) if identity::is_alive(named) => Reclaimed::ByAnother,
-            By::Process(_) => self.take_over(index, holder, pipe),
+            By::Process(_) => self.take_over(index, holder, pipe, left),
             By::Nobody => Reclaimed::Done,
         }
     }
@@ -718,7 +732,7 @@ impl Ledger {
         if holder.named() != Some(process) || holder.generation != tenure.generation {
             return Reclaimed::ByAnother;
         }
-        self.take_over(tenure.index, holder, pipe)
+        self.take_over(tenure.index, holder, pipe, LONGEST)
     }
 
     /// Takes a slot back on which we launched a job: if the job never took it over, or if it
@@ -734,7 +748,7 @@ impl Ledger {
         let died = ended.is_some_and(|job| holder.is(job));
         let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
         let left = match to_come_back {
-            true => self.take_over(tenure.index, holder, pipe) != Reclaimed::Done,
+            true => self.take_over(tenure.index, holder, pipe, LONGEST) != Reclaimed::Done,
             // Whoever is giving it back for the job, which has ended, is no job of ours.
             false => ended.is_some() && holder.by != By::Nobody,
         };
@@ -744,11 +758,11 @@ impl Ledger {
     }
 
     /// Takes over from a holder that is known to be dead, and gives back.
-    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe) -> Reclaimed {
+    fn take_over(&self, index: u32, dead: Holder, pipe: &TokenPipe, left: usize) -> Reclaimed {
         // Read only now, when the holder can change it no more. (A program below the holder may
         // still borrow the slot: then that program gives it back.)
         if let Borrower::Lent { loan, passed_on } = self.borrower(index) {
-            if (loan.index as usize) >= self.entries {
+            if (loan.index as usize) >= self.entries || left == 0 {
                 return Reclaimed::Lent; // it is damaged
             }
             let holder = self.holder(loan.index);
@@ -756,7 +770,7 @@ impl Ledger {
             if there && holder.named().is_some_and(identity::is_alive) {
                 return Reclaimed::Lent;
             }
-            let reclaimed = self.reclaim(loan.index, pipe);
+            let reclaimed = self.reclaim_chain(loan.index, pipe, left - 1);
             if passed_on || matches!(reclaimed, Reclaimed::Lent | Reclaimed::OutOfReach) {
                 return reclaimed; // with the loan, or as it is lent on to somebody who lives
             }
@@ -792,10 +806,10 @@ impl Ledger {
     }
 
     /// The processes that hold slots as jobs of this owner.
-    pub(crate) fn jobs_of(&self, owner: Pid) -> Vec<Named> {
-        let owner = owner.as_raw_nonzero().get().unsigned_abs();
-        let jobs = self.in_use().filter(|entry| (entry.owner >> 32) as u32 == owner);
-        jobs.map(|entry| entry.process).filter(|job| job.pid_bits() != owner).collect()
+    pub(crate) fn jobs_of(&self, owner: Named) -> Vec<Named> {
+        let is_owner = |word| Named::from_word(word).is_some_and(|named| named.may_be(owner));
+        let jobs = self.in_use().filter(|entry| is_owner(entry.owner));
+        jobs.map(|entry| entry.process).filter(|job| !job.may_be(owner)).collect()
     }
 
     fn used(&self) -> u32 {

@@ -48,7 +48,7 @@ pub(crate) struct Part {
     lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
     /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
     job: AtomicI32,
-    /// Of that job: the implicit slot that it has run on first, as a word; 0: none.
+    /// Of that job: the slot of a process above that its own is borrowed from, as a word; 0: none.
     lent_from: AtomicU64,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
     implicit: OnceLock<(Pid, Tenure)>,
@@ -123,7 +123,7 @@ impl Pool {
 
     fn take(&self) -> Result<Option<Slot>> {
         let (part, me) = (&self.part, Named::me());
-        let borrowed = part.lender(me.pid).map(|lender| part.ledger.lend(lender, me));
+        let borrowed = part.lender(me.pid).map(|lender| part.ledger.lend(lender, me, true));
         let taken = match borrowed.transpose()?.flatten() {
             None => part.ledger.take(&part.pipe, me)?,
             borrowed => borrowed,
@@ -174,7 +174,7 @@ impl Pool {
     }
 
     /// The processes that hold slots as jobs of this owner.
-    pub fn jobs_of(&self, owner: Pid) -> Vec<Named> {
+    pub fn jobs_of(&self, owner: Named) -> Vec<Named> {
         self.part.ledger.jobs_of(owner)
     }
 
@@ -325,8 +325,9 @@ impl Part {
         }
     }
 
-    /// The same for a job, which has a slot of its own beside. In a recipe of make, the slot that all
-    /// have in common is one that make runs a recipe on; there, the recipe's implicit one serves.
+    /// The same for a job, which has a slot of its own beside: that which its program has borrowed for
+    /// it, since nobody else could take it once the job has yielded it. In a recipe of make, the slot
+    /// that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
         let from = Tenure::from_word(self.lent_from.load(Ordering::Relaxed));
         if let Some(open) = from.and_then(|from| self.ledger.open_of_holder(from)) {
@@ -498,7 +499,7 @@ impl Slot {
     pub fn lend(&self) -> Option<Slot> {
         // (In another namespace than the ledger's there is nothing that it could be lent to.)
         let (ledger, me) = (&self.part.ledger, Named::me());
-        let loan = ledger.lend(ledger.open_of_mine(self.tenure, me)?, me).ok()??;
+        let loan = ledger.lend(ledger.open_of_mine(self.tenure, me)?, me, false).ok()??;
         Some(Slot::ours(&self.part, loan))
     }
 
@@ -548,7 +549,7 @@ impl Slot {
         let ledger = &self.part.ledger;
         let adopted = ledger.adopt(self.tenure)?;
         if adopted {
-            let from = ledger.implicit_lender(self.tenure).map_or(0, Tenure::to_word);
+            let from = ledger.borrowed_from(self.tenure).map_or(0, Tenure::to_word);
             self.part.lent_from.store(from, Ordering::Relaxed);
         }
         Ok(adopted.then(|| Slot::ours(&self.part, self.tenure)))
