@@ -29,13 +29,25 @@ BUILT = MODEL.parent.parent / "target" / "model"
 MEGABYTES = 2400
 SECONDS = 240
 
-# The owner of each process from the second on; the first is the root.
-PAIR = (1, 1)  # two jobs of the root
-LINE = (1, 2)  # a job of a job
-LONG = (1, 2, 3)  # and one of that
-FORK = (1, 2, 2)  # a job with two jobs
-HOOK = (1, 1, 2)  # two jobs, the first with one of its own
-TREE = (1, 1, 2, 3)  # two jobs with one each
+# What each process from the second on is, and who starts it; the first is the root. `job` is
+# launched on a slot, `program` takes one itself, and `command` is what a program runs on its slot.
+PAIR = ("job 1", "job 1")  # two jobs of the root
+LINE = ("job 1", "job 2")  # a job of a job
+LONG = ("job 1", "job 2", "job 3")  # and one of that
+FORK = ("job 1", "job 2", "job 2")  # a job with two jobs
+HOOK = ("job 1", "job 1", "job 2")  # two jobs, the first with one of its own
+TREE = ("job 1", "job 1", "job 2", "job 3")  # two jobs with one each
+
+ONE_BELOW = ("job 1", "program 2")  # a job with a program
+TWO_BELOW = ("job 1", "program 2", "program 2")  # which compete
+BESIDE = ("job 1", "program 2", "job 2")  # a program and a job of one job
+DEEP = ("job 1", "job 2", "program 3")  # a program of a job of a job
+NEXT = ("job 1", "program 2", "job 1")  # a job with a program, and another job
+EXEC = ("program 1", "command 2", "program 3")  # exec, its command, and a program below that
+EXEC_BELOW = ("job 1", "program 2", "command 3")  # exec below a job
+NESTED = ("job 1", "program 2", "job 3")  # a program below a job, with a job of its own
+TWO_PROGRAMS = ("program 1", "program 1")
+PROGRAM = ("program 1", "job 2", "job 2")  # a program with two jobs
 
 
 class Run(NamedTuple):
@@ -44,7 +56,7 @@ class Run(NamedTuple):
 
     name: str
     mode: str
-    owners: tuple[int, ...]
+    tree: tuple[str, ...]
     slots: int = 1
     kills: int = 0
     client: int = 0
@@ -67,6 +79,25 @@ PROTOCOL = [
     Run("yield-timeout-0", "YIELD", FORK, slots=2, kills=1, options=("TIMEOUT_0",)),
     Run("hold-tree", "HOLD", TREE, slots=3, kills=2, partial=True),
     Run("yield-tree", "YIELD", TREE, slots=3, kills=2, partial=True),
+    Run("hold-names", "HOLD", LINE, kills=1, options=("NAMES",)),
+    Run("yield-names", "YIELD", LINE, kills=1, options=("NAMES",)),
+    Run("yield-results", "YIELD", LINE, slots=2, client=1, options=("RESULTS",)),
+    Run("below-hold", "HOLD", ONE_BELOW, kills=2, client=1),
+    Run("below-yield", "YIELD", ONE_BELOW, kills=2, client=1),
+    Run("below-two", "HOLD", TWO_BELOW),
+    Run("below-next", "HOLD", NEXT),
+    Run("below-deep", "HOLD", DEEP, kills=1),
+    Run("below-hold-beside", "HOLD", BESIDE),
+    Run("below-yield-beside", "YIELD", BESIDE),
+    Run("below-nested", "HOLD", NESTED, kills=1),
+    Run("exec", "HOLD", EXEC, kills=1),
+    Run("exec-below", "HOLD", EXEC_BELOW, kills=1),
+    Run("common-one", "HOLD", TWO_PROGRAMS, kills=2, options=("COMMON",)),
+    Run("common-two", "HOLD", TWO_PROGRAMS, slots=2, kills=1, client=1, options=("COMMON",)),
+    Run("common-exec", "HOLD", EXEC, kills=1, options=("COMMON",)),
+    Run("common-hold", "HOLD", LINE, kills=1, options=("COMMON",)),
+    Run("common-yield", "YIELD", LINE, kills=1, options=("COMMON", "LEAVES_YIELD")),
+    Run("implicit", "HOLD", PROGRAM, kills=1, options=("IMPLICIT",)),
 ]
 
 PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
@@ -78,7 +109,7 @@ FLAWS: dict[str, Run] = {
     "ADOPT_STORES": ONE,
     "NO_LOOK_AT_BORROWER": ONE,
     "TAKE_OVER_PASSED": PASS,
-    "BORROWER_READ_EARLY": PASS._replace(owners=HOOK, slots=1, kills=1),
+    "BORROWER_READ_EARLY": PASS._replace(tree=HOOK, kills=1, client=0),
     "PASS_STORES": PASS._replace(kills=0),
     "GO_ON_WITHOUT_SLOT": Run("", "YIELD", FORK),
     "NO_LENDING": ONE._replace(kills=0),
@@ -88,6 +119,18 @@ FLAWS: dict[str, Run] = {
     "OWNER_IGNORES_GEN": Run("", "HOLD", PAIR),
     "OWNER_FORGETS_UNADOPTED": ONE,
     "RING_AFTER_READ": Run("", "YIELD", PAIR, kills=1, client=1, options=("LEAVES_YIELD",)),
+    "GIVE_BACK_WITHOUT_CLOSING": Run("", "HOLD", ONE_BELOW),
+    "HAND_OVER_OPEN": Run("", "YIELD", BESIDE),
+    "OPEN_WITHOUT_HOLDER": Run("", "YIELD", BESIDE),
+    "SETTLE_ANY_LAUNCH": Run("", "YIELD", LINE, slots=2, client=1, options=("RESULTS",)),
+    "LAUNCH_ONCE": Run("", "YIELD", LINE, options=("NAMES",)),
+    "OPEN_WITHOUT_GENERATION": Run("", "HOLD", NEXT),
+    "BORROW_STORES": Run("", "HOLD", TWO_BELOW),
+    "RING_OPEN_BEFORE": Run("", "YIELD", LINE, options=("COMMON", "LEAVES_YIELD")),
+    "OWN_SLOT_MISSED": Run("", "HOLD", BESIDE),
+    "PASS_ON_IN_SILENCE": Run("", "YIELD", BESIDE, kills=1, options=("LEAVES_YIELD",)),
+    "PASSED_ON_BUT_OWNED": Run("", "HOLD", NEXT, kills=2),
+    "OPENED_LATE": Run("", "HOLD", EXEC, kills=1),
 }
 
 
@@ -105,14 +148,18 @@ def search(run: Run) -> Found:
     folder = BUILT / run.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    owners = ",".join(map(str, (0, 0, *run.owners)))
+    kinds, owners = zip(*(process.split() for process in ("job 0", "job 0", *run.tree)))
+    below = "program" in kinds or "COMMON" in run.options
+    programs = {"PROGRAMS": 1} if below else {}
     defines = {
         run.mode: 1,
         "SLOTS": run.slots,
-        "PROCESSES": 1 + len(run.owners),
-        "OWNERS": "{" + owners + "}",
+        "PROCESSES": 1 + len(run.tree),
+        "OWNERS": "{" + ",".join(owners) + "}",
+        "KINDS": "{" + ",".join(kinds).upper() + "}",
         "KILLS": run.kills,
         "CLIENT": run.client,
+        **programs,
         **dict.fromkeys(run.options, 1),
     }
     flags = [f"-D{name}={value}" for name, value in defines.items()]
