@@ -524,6 +524,11 @@ inline launch_on(e) {
 
 /* Say who holds the entry from now on. A job that adopts it has no name of its own until then; a
    command adopts nothing. Read and CAS are repeated until they succeed, and so are one step. */
+#ifdef BREAK_NAME_ANY_LAUNCH
+#define TO_BE_NAMED(e) true
+#else
+#define TO_BE_NAMED(e) (ledger[e].holder == me)     /* else the job is launching one of its own */
+#endif
 inline name_child() {
     if
 #ifdef PROGRAMS
@@ -554,7 +559,7 @@ inline name_child() {
        atomic {
            if
            :: ledger[launch[c]].gen == launch_gen[c] && ledger[launch[c]].holder != FREE &&
-              (ledger[launch[c]].launching ||
+              ((ledger[launch[c]].launching && TO_BE_NAMED(launch[c])) ||
                (ledger[launch[c]].holder == c && ledger[launch[c]].nameless)) ->
               ledger[launch[c]].holder = c; ledger[launch[c]].nameless = 0
            :: else -> skip
