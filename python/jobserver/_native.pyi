@@ -28,6 +28,7 @@ __all__ = [
     "Server",
     "Setup",
     "Slot",
+    "TrackerPipe",
     "Work",
     "advice",
     "command",
