@@ -279,6 +279,23 @@ def test_an_exit_while_the_work_is_unpickled_is_an_error_of_that(js: Jobserver) 
         js(print, ExitsWhenLoaded()).result()
 
 
+def test_an_exit_code_that_is_too_large_is_what_the_interpreter_makes_of_it(js: Jobserver) -> None:
+    assert death_of(js(sys.exit, 10**30)).exitcode == 255
+
+
+def exit_without_stderr(output: int) -> NoReturn:
+    os.dup2(output, 1)
+    sys.stderr = None  # type: ignore[assignment]
+    sys.exit("nowhere to tell this")
+
+
+@pytest.mark.parametrize("method", ["fork"])  # others do not inherit the descriptor
+def test_the_words_of_an_exit_do_not_go_to_stdout(js: Jobserver, tmp_path: Path) -> None:
+    with open(tmp_path / "output", "w") as output:
+        assert death_of(js(exit_without_stderr, output.fileno())).exitcode == 1
+    assert (tmp_path / "output").read_text() == ""
+
+
 def exit_with_4() -> NoReturn:
     sys.exit(4)
 

@@ -92,7 +92,8 @@ class Identity:
         """What makes a process a job: one with this as its `sys.stdin`, if it is not None, and
         a child in multiprocessing's eyes."""
         global _standard_error
-        _standard_error = _file(2)
+        # (Where CPython found 2 closed, what has that number now is a file of the user's.)
+        _standard_error = None if sys.__stderr__ is None else _file(2)
         process, util = vars(mp.process), mp.util
         children: set[Any] = set()
         assignments = [
@@ -201,8 +202,10 @@ def _exit_code(stop: SystemExit) -> int:
     if stop.code is None:
         return 0
     if isinstance(stop.code, int):
-        return stop.code & 0xFF
-    print(stop.code, file=sys.stderr)
+        fits = -(1 << 63) <= stop.code < 1 << 63
+        return (stop.code if fits else -1) & 0xFF
+    if sys.stderr is not None:  # or `print` would take stdout
+        print(stop.code, file=sys.stderr)
     return 1
 
 

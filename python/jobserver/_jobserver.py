@@ -280,7 +280,7 @@ class Jobserver:
             args if type(args) is tuple else _arguments.positional(args),
             None if kwargs == {} else _arguments.keywords(kwargs),
         )
-        if self._pool is None or self._pid != os.getpid():
+        if self._pool is None or self._pid != os.getpid() or self._jobs.closing:
             self._open_pool()
         future: Future[T] = Future(self, work.time_limit, consume)
         return self._start(future, work, gate, callbacks, deadline)
