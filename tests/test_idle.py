@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,9 @@ from jobserver import Future, Jobserver
 
 #: How long it is watched, in seconds.
 WATCHED = 10
+
+#: A wait that has brought no news for a second is left once, to look whether news can come.
+QUIET = 1.5
 
 
 def switches(pid: int) -> tuple[int, int]:
@@ -74,10 +76,10 @@ def settle_down(pids: list[int]) -> None:
     """Until all sleep, and have been seen to sleep on."""
     deadline = time.monotonic() + DEADLINE
     seen: list[Any] = []
-    while len(seen) < 100 or any(one != seen[-1] for one in seen[-100:]):
+    since = time.monotonic()
+    while time.monotonic() < since + QUIET:
         assert time.monotonic() < deadline, "they do not come to rest"
-        seen.append([(sleeps(pid), switches(pid)) for pid in pids])
-        if not all(asleep for asleep, _ in seen[-1]):
-            seen.clear()
-        os.sched_yield()
+        now = [(sleeps(pid), switches(pid)) for pid in pids]
+        if now != seen or not all(asleep for asleep, _ in now):
+            seen, since = now, time.monotonic()
         time.sleep(0.005)

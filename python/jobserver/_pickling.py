@@ -239,6 +239,8 @@ def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Bu
     except BaseException as e:
         if raised_by_handler(e):
             raise
+        if isinstance(e, RecursionError):
+            raise _unpicklable(e) from e  # cloudpickle needs more depth still
         return _pickle_otherwise(objects, apart, e)
 
 
@@ -281,8 +283,12 @@ def _pickle_otherwise(
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        what = "the function or an argument cannot be pickled: " if _submission() else ""
-        raise pickle.PicklingError(f"{what}{_told.in_words(e)}{_other_way()}") from e
+        raise _unpicklable(e) from e
+
+
+def _unpicklable(error: BaseException) -> pickle.PicklingError:
+    what = "the function or an argument cannot be pickled: " if _submission() else ""
+    return pickle.PicklingError(f"{what}{_told.in_words(error)}{_other_way()}")
 
 
 def _submission() -> bool:
