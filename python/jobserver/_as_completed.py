@@ -7,13 +7,13 @@ not do: another thread may run them after it has woken us, and their errors are 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, TypeVar
 
 from ._exceptions import Blocked
 from ._future import Future
+from ._native import getpid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,7 +31,7 @@ class AsCompleted(Iterator["Future[T]"]):
     ) -> None:
         self._jobserver = jobserver
         self._deadline = deadline
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._finished: deque[Future[T]] = deque()
         self._left = dict.fromkeys(checked(jobserver, futures))
         # A job without a slot has none to lend to jobs of its own: they may need ours.
@@ -45,7 +45,7 @@ class AsCompleted(Iterator["Future[T]"]):
     def __next__(self) -> Future[T]:
         while self._left or self._finished:
             handled = self._jobserver._scan(callbacks=True)
-            if self._owner != os.getpid():
+            if self._owner != getpid():
                 raise RuntimeError(
                     f"these Futures belong to process {self._owner}, which called as_completed; "
                     "this is another process, forked from it"
@@ -75,6 +75,6 @@ def checked(jobserver: Jobserver, futures: Iterable[Any]) -> list[Future[Any]]:
             raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
         if future._jobserver is not jobserver:
             raise ValueError(f"{future!r} is of another Jobserver: each has its own as_completed")
-        if future._owner != os.getpid():
+        if future._owner != getpid():
             future._wait_elsewhere()
     return known

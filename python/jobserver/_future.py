@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import threading
 from collections import deque
 from typing import (
@@ -24,6 +23,7 @@ from typing import (
 
 from . import _arguments, _native, _result, _told
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
+from ._native import getpid
 from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Future(_native.Promise, Generic[T]):
         """
         js = self._jobserver
         number = None if signal is None else _arguments.signal_number(signal)
-        if self._owner != os.getpid():
+        if self._owner != getpid():
             return self._wait_elsewhere()
         if number is not None:
             js._scan()
@@ -113,7 +113,7 @@ class Future(_native.Promise, Generic[T]):
             CallbackRaised: a callback that was due has raised.
         """
         seconds = _arguments.seconds(grace, "grace")
-        if self._owner != os.getpid():
+        if self._owner != getpid():
             self._wait_elsewhere()
             return
         self._jobserver._jobs.kill(self._job, seconds)
@@ -188,7 +188,7 @@ class Future(_native.Promise, Generic[T]):
             CallbackRaised: the job has finished, and a callback has raised.
         """
         _arguments.function(fn)
-        if self._owner != os.getpid():
+        if self._owner != getpid():
             self._wait_elsewhere()
         callbacks: _Callbacks = self._callbacks or self._callbacks_or(_Callbacks())
         callbacks.forget_parents()
@@ -212,7 +212,7 @@ class _Callbacks:
         self._begin()
 
     def _begin(self) -> None:
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._numbers = itertools.count()
         self._waiting: deque[functools.partial[Any]] = deque()
         #: Under "whose": the thread whose turn it is, and something that no other call has.
@@ -220,7 +220,7 @@ class _Callbacks:
 
     def forget_parents(self) -> None:
         """In a forked child: those that wait in its parent are for that to call."""
-        if self._owner != os.getpid():
+        if self._owner != getpid():
             self._begin()
 
     def add(self, callback: Any) -> int:
@@ -249,7 +249,7 @@ class _Callbacks:
 
     def _is_ours(self) -> bool:
         """Whether no callback has forked, and this is its child."""
-        return self._owner == os.getpid()
+        return self._owner == getpid()
 
     def _issue_next(self, future: Future[Any]) -> None:
         callback: Any = self._waiting[0]

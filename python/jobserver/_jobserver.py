@@ -31,6 +31,7 @@ from ._as_completed import AsCompleted
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
 from ._map import Results, results
+from ._native import getpid
 from ._signals import raised_by_handler
 from ._start import starter
 
@@ -116,7 +117,7 @@ class Jobserver:
             pool = _native.Pool(_arguments.slots(slots))
             if by_pipe:
                 pool.set_pipe_style()
-        _end_well(os.getpid())  # for it has a home to remove
+        _end_well(getpid())  # for it has a home to remove
         self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, modules, yields, stay)
 
     def _set_up(
@@ -155,7 +156,7 @@ class Jobserver:
         held by the very thread that waits for it; so all make a state, all take the one that
         came first, and putting it into place twice does no harm.
         """
-        pid = os.getpid()
+        pid = getpid()
         if self._pid == pid:
             return
         state = self._made.setdefault(pid, self._anew(pid))
@@ -280,7 +281,7 @@ class Jobserver:
             args if type(args) is tuple else _arguments.positional(args),
             None if kwargs == {} else _arguments.keywords(kwargs),
         )
-        if self._pool is None or self._pid != os.getpid() or self._jobs.closing:
+        if self._pool is None or self._pid != getpid() or self._jobs.closing:
             self._open_pool()
         future: Future[T] = Future(self, work.time_limit, consume)
         return self._start(future, work, gate, callbacks, deadline)
@@ -305,7 +306,7 @@ class Jobserver:
             if deadline is not None and consume and deadline <= time.monotonic():
                 self._refuse_early(callbacks)
             prepared = self._starter.prepare(work, self._jobs)
-            if self._pid != os.getpid():
+            if self._pid != getpid():
                 self._own()
         slot = None
         try:
@@ -482,7 +483,7 @@ class Jobserver:
                     continue
                 # A job's own slot will do.
             delay = _arguments.delay(gate())
-            if self._pid != os.getpid():
+            if self._pid != getpid():
                 self._own()
             if delay is not None:
                 self._pause(delay, callbacks, deadline)
@@ -528,7 +529,7 @@ class Jobserver:
                 if isinstance(taken[0]._outcome, _native.MemoryFile):
                     self._unread.add(taken[0])
                 taken[0]._issue_callbacks()
-                if self._pid != os.getpid():
+                if self._pid != getpid():
                     self._own()  # a callback has forked; what is finished is its parent's
                 taken.clear()
         except IndexError:
@@ -682,7 +683,7 @@ os.register_at_fork(after_in_child=_native.forget_lifeline)
 def _wait_for_own_jobs() -> None:
     """At the end of a process: waits for what it has running, so that nothing outlives it. Daemon
     threads start nothing more meanwhile."""
-    pid = os.getpid()
+    pid = getpid()
     # (A thread that makes another one meanwhile would disturb an iteration over it.)
     known = [js for js in (ref() for ref in _everyone.valuerefs()) if js is not None]
     ours = [js for js in known if js._pid == pid and js._pool is not None]

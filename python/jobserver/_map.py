@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import os
 import pickle
 import time
 from collections import deque
@@ -43,6 +42,7 @@ from ._chunk import Chunk
 from ._exceptions import Blocked
 from ._future import Future
 from ._input import Input
+from ._native import getpid
 from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Results(_native.Ready, Generic[T]):
         self._sleep_fn = sleep_fn
         #: Until when `sleep_fn` does not want to be asked again.
         self._asleep = 0.0
-        self._owner = os.getpid()
+        self._owner = getpid()
         #: While there is something to be done.
         self._progress: _native.Progress | None = None
 
@@ -180,7 +180,7 @@ class Results(_native.Ready, Generic[T]):
 
     def _check_owner(self) -> None:
         """Asked after what may have forked: iterators, callbacks and the like are the user's."""
-        if self._owner != os.getpid():
+        if self._owner != getpid():
             raise RuntimeError(
                 f"these results belong to process {self._owner}, which called map; "
                 "this is another process, forked from it"

@@ -23,7 +23,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{getpid, leave, Child, ExitStatus, Lifeline};
 use crate::scan::{ReadySet, Wait, Woken, LOOK_AFTER};
 use crate::sys::{self, Descriptor, Forked};
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
@@ -147,13 +146,9 @@ impl ForkServer {
     /// Whether the helper has gone, as far as a look can tell: it serves nobody, and tells of no
     /// death.
     pub fn is_gone(&self) -> bool {
-        if self.is_lost() {
-            return true;
-        }
-        let mut fds = [PollFd::new(&self.requests, PollFlags::IN)];
-        let closed = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..));
-        // A child that it has just forked may have the other end still.
-        closed || self.process.as_ref().is_some_and(Child::has_ended)
+        // The socket is readable when it is closed, by whichever side. A child that the helper has
+        // just forked may have the other end still.
+        self.requests.is_readable() || self.process.as_ref().is_some_and(Child::has_ended)
     }
 
     /// Tells the helper to end as soon as its children have. Harmless when repeated. One that can

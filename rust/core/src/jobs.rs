@@ -14,9 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{leave, Child, ExitStatus, Family, Kept};
 use crate::scan::{Bell, ReadySet, Wait, Woken, AT_ONCE, LOOK_AFTER};
 use crate::slots::{Launched, Pool, PoolWait, Slot};
+use crate::sys::getpid;
 use crate::sys::Undisturbed;
 use rustix::io::Errno;
-use rustix::process::{getpid, Pid, Signal};
+use rustix::process::{Pid, Signal};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -572,6 +573,7 @@ impl Jobs {
         if handled != self.handled {
             return Ok(None);
         }
+        let heard = self.quiet.as_ref().is_none_or(|quiet| quiet.handled != handled);
         let look_over = self.look_over();
         if self.lost {
             return Ok(None);
@@ -594,6 +596,7 @@ impl Jobs {
         }
         self.waiting.extend(bell.clone());
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
+        let wait = if heard && look_over.is_some() { wait.briefly() } else { wait };
         let lost = AtomicBool::new(false);
         Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }

@@ -15,7 +15,7 @@ use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{getpid, gettid, is_this, reap_left, Kept, Lifeline, Pid, Signal};
+use jobserver_core::process::{getpid, is_this, reap_left, Kept, Lifeline, Pid, Signal};
 use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -24,6 +24,7 @@ use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 use waits::deadline;
 
@@ -82,7 +83,7 @@ struct State {
     /// garbage collector's finalizers, for one) may itself wait for one of these.
     untold: VecDeque<News>,
     /// The threads that have a launch under way; see [`Launching`].
-    launching: Vec<Pid>,
+    launching: Vec<ThreadId>,
     /// What the jobs hang on, once there have been any.
     lifeline: Option<Lifeline>,
     /// Nothing is started any more.
@@ -505,7 +506,7 @@ impl Jobs {
         if state.closing {
             return Err(closed());
         }
-        state.launching.push(gettid());
+        state.launching.push(thread::current().id());
         Ok(Launching(self))
     }
 
@@ -579,7 +580,7 @@ impl Jobs {
 impl State {
     /// Whoever closes waits for the launches that are under way.
     fn refuse_within_launch(&self) -> PyResult<()> {
-        match self.launching.contains(&gettid()) {
+        match self.launching.contains(&thread::current().id()) {
             true => Err(PyRuntimeError::new_err(
                 "close() was called within a submission of the same thread, as by a signal \
                  handler: it would wait for itself; raise an exception there, and close later",
@@ -631,7 +632,7 @@ struct Launching<'a>(&'a Jobs);
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        let me = gettid();
+        let me = thread::current().id();
         if let Some(mine) = state.launching.iter().position(|thread| *thread == me) {
             state.launching.swap_remove(mine);
         }

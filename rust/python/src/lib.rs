@@ -65,6 +65,12 @@ fn wait_for_left(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// The same as `os.getpid`, mostly without a system call.
+#[pyfunction]
+fn getpid() -> i32 {
+    jobserver_core::process::getpid().as_raw_nonzero().get()
+}
+
 /// At the end of a process: removes the homes that it has made. No signal handler comes into it.
 #[pyfunction]
 fn remove_homes() {
@@ -96,6 +102,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(getpid, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(remove_homes, module)?)?;

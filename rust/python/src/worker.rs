@@ -142,10 +142,15 @@ fn next_launch(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame
 /// Waits for what comes next, not for ever. None if it is time to end.
 fn idle(py: Python<'_>, channel: &core::Channel) -> PyResult<Option<Frame>> {
     let leaves = Instant::now() + PATIENCE;
+    let mut first = true;
     loop {
         py.check_signals()?;
         let look = leaves.min(Instant::now() + LOOK);
-        match py.detach(|| channel.wait_until(look)).map_err(to_python)? {
+        let woken = py.detach(|| match std::mem::take(&mut first) {
+            true => channel.wait_briefly_until(look),
+            false => channel.wait_until(look),
+        });
+        match woken.map_err(to_python)? {
             Woken::Ready => return channel.receive_ready().map_err(to_python),
             Woken::TimedOut if Instant::now() >= leaves || memory_is_short(py)? => {
                 return channel.leave().map_err(to_python)

@@ -32,7 +32,7 @@ fn unlinked_file() -> rustix::io::Result<Descriptor> {
     let shm = PathBuf::from("/dev/shm");
     let folder = if shm.is_dir() { shm } else { std::env::temp_dir() };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let pid = rustix::process::getpid();
+    let pid = crate::sys::getpid();
     for attempt in 0u32.. {
         let path = folder.join(format!("jobserver-{}-{attempt}", pid.as_raw_nonzero()));
         match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {

@@ -202,6 +202,11 @@ impl Channel {
         Wait::on(&self.socket).block(Some(deadline))
     }
 
+    /// The same for whoever has just sent on it, and will wait again: see [`Wait::briefly`].
+    pub fn wait_briefly_until(&self, deadline: Instant) -> Result<Woken> {
+        Wait::on(&self.socket).briefly().block(Some(deadline))
+    }
+
     /// Receives the last frame, if one has been sent: from now on the other side cannot send.
     pub fn leave(&self) -> Result<Option<Frame>> {
         let _ = self.shut_down(Shutdown::Read);

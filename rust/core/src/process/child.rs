@@ -8,7 +8,6 @@
 use crate::error::{Error, Result};
 use crate::process::{reap_left, reap_left_but, ExitStatus};
 use crate::sys::{self, Descriptor};
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 use rustix::fd::AsFd;
 use rustix::fd::OwnedFd;
@@ -97,12 +96,16 @@ impl Child {
 
     /// Whether it has ended, as far as a look can tell.
     pub fn has_ended(&self) -> bool {
-        let Some(watch) = self.intact_watch() else {
-            let looked = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            return self.ours && !matches!(self.waitid(looked), Ok(None));
-        };
-        let mut fds = [PollFd::new(watch, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+        // Whether the descriptor is intact is asked only where it matters: if another file that has
+        // its number is not readable, this says no, as it does of a process that is about to end.
+        match &self.watch {
+            Some(watch) if !watch.is_readable() => false,
+            Some(watch) if watch.is_intact() => true,
+            _ => {
+                let looked = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+                self.ours && !matches!(self.waitid(looked), Ok(None))
+            }
+        }
     }
 
     /// Reaps a direct child if it has ended; never waits.

@@ -10,8 +10,9 @@ use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
 use crate::slots::warden;
+use crate::sys::getpid;
 use crate::sys::{is_resource_tracker, Descriptor};
-use rustix::process::{getpid, Pid, Signal};
+use rustix::process::{Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,7 +118,7 @@ impl Family {
     fn forget_the_dead(&mut self) {
         self.members.retain(|_, member| match &member.pidfd {
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-            Some(pidfd) => !super::identity::has_ended(pidfd),
+            Some(pidfd) => !pidfd.is_readable(),
             _ => matches!(look(member.named), Life::Alive(_)),
         });
     }
@@ -190,7 +191,7 @@ impl Family {
     /// In a job: what its descendants leave behind becomes its own child, to be found here.
     pub fn gather() -> Result<()> {
         #[cfg(target_os = "linux")]
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        rustix::process::set_child_subreaper(Some(crate::sys::getpid()))
             .map_err(Error::system("cannot become the reaper of a job's orphans"))?;
         Ok(())
     }

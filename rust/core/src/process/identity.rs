@@ -15,9 +15,10 @@
 //! follows from that (`process::namespace`, `slots::ledger`).
 
 use super::Child;
+use crate::sys::getpid;
 use crate::sys::Descriptor;
 use rustix::io::Errno;
-use rustix::process::{getpid, Pid};
+use rustix::process::Pid;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -156,7 +157,7 @@ pub(crate) fn is_alive(named: Named) -> bool {
 }
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-pub(crate) use linux::{has_ended, look, mark_of, mark_of_pidfd, marks};
+pub(crate) use linux::{look, mark_of, mark_of_pidfd, marks};
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod linux {
@@ -206,7 +207,7 @@ mod linux {
         match open(named.pid) {
             Ok(pidfd) => {
                 // After the opening: what is asked now is about the process that the pidfd holds.
-                if is_stranger(named, &pidfd) || has_ended(&pidfd) {
+                if is_stranger(named, &pidfd) || pidfd.is_readable() {
                     return Life::Dead;
                 }
                 Life::Alive(crate::sys::linux().then(|| Arc::new(pidfd)))
@@ -226,12 +227,6 @@ mod linux {
             // found out.)
             _ => named.mark != proc::now() && proc::is_stranger(named),
         }
-    }
-
-    pub(crate) fn has_ended(pidfd: &Descriptor) -> bool {
-        use rustix::event::{poll, PollFd, PollFlags, Timespec};
-        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }
 

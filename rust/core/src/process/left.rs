@@ -9,9 +9,10 @@
 use crate::error::Result;
 use crate::process::Child;
 use crate::scan::{Wait, LOOK_AFTER};
+use crate::sys::getpid;
 use crate::sys::Descriptor;
 use rustix::io::Errno;
-use rustix::process::{getpid, test_kill_process, Pid};
+use rustix::process::{test_kill_process, Pid};
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -9,9 +9,10 @@
 //! Other Unixes know no such signal: there, jobs outlive an owner that is killed.
 
 use crate::error::{Error, Result};
+use crate::sys::getpid;
 use crate::sys::{self, Descriptor};
 use rustix::fd::AsRawFd;
-use rustix::process::{getpid, Pid};
+use rustix::process::Pid;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 

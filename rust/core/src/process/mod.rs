@@ -13,6 +13,7 @@ mod lifeline;
 pub(crate) mod namespace;
 mod own;
 
+pub use crate::sys::getpid;
 pub use child::Child;
 pub use exit::ExitStatus;
 pub use family::Family;
@@ -22,5 +23,4 @@ pub use left::{reap_left, wait_for_left, Kept};
 pub use lifeline::Lifeline;
 pub use namespace::begin_child;
 pub use own::{has_children, Growth};
-pub use rustix::process::{getpid, Pid, Signal};
-pub use rustix::thread::gettid;
+pub use rustix::process::{Pid, Signal};

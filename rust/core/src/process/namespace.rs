@@ -5,7 +5,8 @@
 //! in which namespaces its pids are meant (`slots::ledger`), and this tells where this process is.
 
 use super::identity;
-use rustix::process::{getpid, Pid};
+use crate::sys::getpid;
+use rustix::process::Pid;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 

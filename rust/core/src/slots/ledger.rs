@@ -23,11 +23,12 @@ use crate::slots::bell::PoolBell;
 use crate::slots::entry::{Borrower, By, Holder, Tenure, GENERATIONS};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::MAX_SLOTS;
+use crate::sys::getpid;
 use crate::sys::shared::{Shared, IN_ORDER, WORD};
 use crate::sys::{within_limit, Descriptor};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::process::{getpid, Pid};
+use rustix::process::Pid;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How many entries there are beside two for each slot: whoever tries to take one has an entry

@@ -12,6 +12,7 @@
 //! closes a descriptor between the question and the use.
 
 use crate::error::{self, Error};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{fstat, Mode, OFlags};
 use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, Errno, FdFlags, Result};
@@ -172,6 +173,13 @@ impl Descriptor {
             true => Ok(AtHand::Anew(anew)),
             false => Err(Errno::BADF),
         }
+    }
+
+    /// Whether there is something to read, or an end of what there was; or nobody has it any more.
+    /// Not asked first whether it is intact: that is for whoever gets yes for an answer.
+    pub(crate) fn is_readable(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Another descriptor of the same.

@@ -11,6 +11,7 @@ mod file_size;
 #[cfg(target_os = "linux")]
 mod limit;
 mod pass_on;
+mod pid;
 pub(crate) mod private;
 pub(crate) mod shared;
 mod tracker;
@@ -25,6 +26,7 @@ pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
 pub use limit::{end_after, TimeLimit};
 pub use pass_on::{pass_on, pass_on_to};
+pub use pid::getpid;
 pub(crate) use tracker::is_resource_tracker;
 
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
@@ -403,12 +405,11 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> io::Result<()> {
 /// this path; at once if it is gone already. It does so for as long as the descriptor that is returned stays open.
 #[cfg(target_os = "linux")]
 pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descriptor> {
-    use rustix::event::{poll, PollFd, PollFlags, Timespec};
     use rustix::fd::AsRawFd;
     use rustix::fs::{open, Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let own = Descriptor::new(open(read_end, flags, Mode::empty())?)?;
-    let me = rustix::process::getpid().as_raw_nonzero().get();
+    let me = crate::sys::getpid().as_raw_nonzero().get();
     let status = libc::O_ASYNC | libc::O_NONBLOCK;
     let requests = [(libc::F_SETOWN, me), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, status)];
     for (request, argument) in requests {
@@ -417,9 +418,8 @@ pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descript
             return Err(io::Error::last_os_error());
         }
     }
-    let mut fds = [PollFd::new(&own, PollFlags::IN)];
-    if poll(&mut fds, Some(&Timespec::default()))? > 0 {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    if own.is_readable() {
+        let _ = rustix::process::kill_process(crate::sys::getpid(), Signal::KILL);
     }
     Ok(own)
 }
