@@ -64,10 +64,14 @@ export PYO3_PYTHON := $(PYTHON)
 heading = @printf '\n== %s ==\n' "$(1)"
 
 .DEFAULT_GOAL := help
-# The steps are in order, cheapest first, and each is parallel in itself.
+# The steps are in order, cheapest first, except those of `make test` that run side by side. They
+# often wait, for deaths and deadlines, so that two of them take little longer than one.
+SIDE_BY_SIDE := pytest rust-test doc pytest-warm pytest-portable examples bench-works every-python
+ifndef TESTING
 .NOTPARALLEL:
+endif
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy rust-test doc ruff types pytest examples bench-works every-python model
+	tools fmt clippy ruff types $(SIDE_BY_SIDE) model
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -76,7 +80,10 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	$(call heading,examples/ex9_tree.py)
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
-test: fmt clippy rust-test doc ruff types pytest examples bench-works every-python ## run every check that CI runs
+# (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
+test: fmt clippy ruff types $(VENV)/.bench ## run every check that CI runs
+	@$(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going \
+		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE)
 	@printf '\nAll checks passed.\n'
 
 lint: fmt clippy doc ruff types ## the checks that run none of our code
@@ -155,11 +162,15 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 	@$(RUN_PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml \
 		--allowlist scripts/stubtest_allowlist.txt --ignore-unused-allowlist $(STUBTESTED)
 
-pytest: $(VENV)/.dev ## Python: all tests; over processes that stay, and on the portable path, what differs
+pytest: $(VENV)/.dev ## Python: all tests
 	$(call heading,pytest)
 	@$(RUN_PYTHON) -m pytest
+
+pytest-warm: $(VENV)/.dev ## Python: the tests of what may differ over processes that stay
 	$(call heading,pytest over processes that stay)
 	@$(RUN_PYTHON) -m pytest --warm -m "not slow" -k "not spawn" $(WARM_TESTS)
+
+pytest-portable: $(VENV)/.dev ## Python: the tests of what differs on the portable path
 	$(call heading,pytest on the portable path)
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
 		$(PORTABLE_TESTS)

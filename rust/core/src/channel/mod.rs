@@ -202,7 +202,7 @@ impl Channel {
         Wait::on(&self.socket).block(Some(deadline))
     }
 
-    /// The same for whoever has just sent on it, and will wait again: see [`Wait::briefly`].
+    /// The same for whoever has just sent on it, and will wait again: it does not ask whether the socket is intact.
     pub fn wait_briefly_until(&self, deadline: Instant) -> Result<Woken> {
         Wait::on(&self.socket).briefly().block(Some(deadline))
     }
