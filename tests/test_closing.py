@@ -175,6 +175,24 @@ def test_a_jobs_threads_that_go_on_submitting_do_not_keep_it(
     assert children() <= before
 
 
+class ClosesWhilePickled:
+    """Has another thread begin to close a Jobserver, and is pickled when that has begun."""
+
+    def __init__(self, js: Jobserver) -> None:
+        self.js = js
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        threading.Thread(target=self.js.close).start()
+        wait_until(lambda: self.js._jobs.closing)
+        return int, ()
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])  # fork pickles nothing
+def test_a_submission_that_is_pickled_while_closing_begins_says_so(js: Jobserver) -> None:
+    with pytest.raises(RuntimeError, match=CLOSED):
+        js(print, ClosesWhilePickled(js), js)
+
+
 def test_closing_goes_on_in_a_thread_while_another_is_within_with(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import pickle
 import time
 from collections import deque
 from multiprocessing.context import BaseContext
@@ -305,7 +306,11 @@ class Jobserver:
         if work is not None:
             if deadline is not None and consume and deadline <= time.monotonic():
                 self._refuse_early(callbacks)
-            prepared = self._starter.prepare(work, self._jobs)
+            try:
+                prepared = self._starter.prepare(work, self._jobs)
+            except pickle.PicklingError:
+                self._open_pool()  # if it was closed meanwhile, then that is why
+                raise
             if self._pid != getpid():
                 self._own()
         slot = None
