@@ -16,7 +16,7 @@ import statistics
 import time
 from typing import Callable, List, Tuple
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 SLOTS = 2
 
@@ -41,7 +41,7 @@ def seconds(work: Callable[[], list[int]], calls: int) -> float:
     return took
 
 
-def with_making(method: str, argses: Argses, numbers: list[int]) -> tuple[float, float]:
+def with_making(method: StartMethod, argses: Argses, numbers: list[int]) -> tuple[float, float]:
     def ours() -> list[int]:
         with Jobserver(method, SLOTS) as js:
             return list(js.map(successor, argses))

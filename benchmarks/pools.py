@@ -71,7 +71,7 @@ class Bare(Pool):
 class Jobserver(Pool):
     """Ours, or PyPI's: whichever this interpreter has."""
 
-    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+    def __init__(self, method: Any, slots: int, fresh: bool) -> None:
         import jobserver
 
         known = inspect.signature(jobserver.Jobserver).parameters

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from jobserver import Jobserver
 
@@ -25,7 +26,7 @@ def count_primes(start: int, stop: int) -> int:
     )
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     with Jobserver(context=context, slots=2) as js:
         # To call the Jobserver is the short form of submit(): the job's function, its arguments.
         starts = range(0, 40_000, 10_000)

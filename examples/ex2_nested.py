@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from jobserver import Blocked, Jobserver
 
@@ -24,7 +25,7 @@ def descend(js: Jobserver) -> list[int]:
     return [os.getpid()] + deeper.result()
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     for slots in (1, 2, 3):
         with Jobserver(context=context, slots=slots) as js:
             # The Jobserver itself travels as an argument, under every start method. This process

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 from jobserver import Jobserver, SubmissionDied
 
@@ -20,7 +21,7 @@ def die_by_signal(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     slots = 2
     with Jobserver(context=context, slots=slots) as js:
         killed = js(die_by_signal, signal.SIGKILL)  # as the kernel does when memory is short

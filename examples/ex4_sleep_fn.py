@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Callable
+from typing import Any, Callable
 
 from jobserver import Blocked, Jobserver, gates
 
@@ -37,7 +37,7 @@ def never() -> bool:
     return False
 
 
-def own_gate(context: str | None) -> None:
+def own_gate(context: Any) -> None:
     """Jobs start no faster than the rate limit lets them, though there are slots enough."""
     limit = RateLimit(interval=0.1)
     start = time.monotonic()
@@ -49,7 +49,7 @@ def own_gate(context: str | None) -> None:
     print(f"3 jobs, {limit.interval} s apart: {elapsed:.2f} s, refused {limit.refusals} times")
 
 
-def ready_made_gates(context: str | None) -> None:
+def ready_made_gates(context: Any) -> None:
     """Hold jobs back while the machine is overloaded or short of memory."""
     calm = gates.load_average(at_most=1000.0)
     gate: Callable[[], float | None] = calm
@@ -60,7 +60,7 @@ def ready_made_gates(context: str | None) -> None:
     print("load and memory permit a job")
 
 
-def closed_gate(context: str | None) -> None:
+def closed_gate(context: Any) -> None:
     """What a gate that does not open does to its caller: nothing worse than Blocked."""
     with Jobserver(context=context, slots=1) as js:
         try:
@@ -81,7 +81,7 @@ def closed_gate(context: str | None) -> None:
         print(f"closed, but let one through after {time.monotonic() - start:.2f} s")
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     own_gate(context)
     ready_made_gates(context)
     closed_gate(context)

@@ -11,6 +11,7 @@ Run:  python examples/ex5_callbacks.py [fork | forkserver | spawn]
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from jobserver import CallbackRaised, Jobserver
 
@@ -19,7 +20,7 @@ def complain(about: str) -> None:
     raise ValueError(about)
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     seen: list[str] = []
     with Jobserver(context=context, slots=2) as js:
         future = js(pow, 2, 10)

@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 import tempfile
-from typing import Iterator
+from typing import Any, Iterator
 
 from jobserver import Jobserver
 
@@ -52,7 +52,7 @@ def write_notes() -> tuple[str, int]:
     return os.getcwd(), os.path.getsize("notes.txt")
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     os.environ["EDITOR"] = "ed"
     os.environ["GREETING"] = "hello"
     with Jobserver(context=context, slots=2) as js:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from typing import Any
 
 from jobserver import Blocked, Jobserver, SubmissionDied
 
 
-def main(context: str | None = None) -> None:
+def main(context: Any = None) -> None:
     with Jobserver(context=context, slots=1) as js:
         # One slot, held by a job that would take a minute.
         long = js(time.sleep, 60)

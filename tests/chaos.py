@@ -23,7 +23,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
 
-from jobserver import Future, Jobserver, SubmissionDied
+from jobserver import Future, Jobserver, StartMethod, SubmissionDied
 
 #: A round that takes longer hangs, in seconds.
 DEADLINE = 60.0
@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     """What a round is like."""
 
     slots: int
-    waiting: str
+    waiting: Any
     fan_out: int
     depth: int
     seed: int
@@ -198,7 +198,7 @@ def homes() -> set[str]:
     }
 
 
-def run(method: str, seed: int, kills: int, tasks: int | None = 1) -> Seen:
+def run(method: StartMethod, seed: int, kills: int, tasks: int | None = 1) -> Seen:
     """Rounds until there have been so many kills; so many jobs a process at most."""
     choose = random.Random(f"{method} {seed}")
     tracker: Any = resource_tracker

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from holding import Hold
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -67,7 +67,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make_jobserver(method: str) -> Iterator[Callable[..., Jobserver]]:
+def make_jobserver(method: StartMethod) -> Iterator[Callable[..., Jobserver]]:
     """Makes Jobservers of the start method at hand, closed at the test's end."""
     made: list[Jobserver] = []
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, OWNERS_METHODS, descriptors, each_method
 
-from jobserver import Blocked, CallbackRaised, Future, Jobserver
+from jobserver import Blocked, CallbackRaised, Future, Jobserver, StartMethod
 
 LARGE = 1 << 20  # bytes, more than travels in a channel
 
@@ -519,7 +519,7 @@ def test_closing_with_callbacks_that_raise_closes_everything_and_goes_on_when_re
 
 
 @each_method
-def test_leaving_a_with_statement_tells_of_a_callbacks_error(method: str) -> None:
+def test_leaving_a_with_statement_tells_of_a_callbacks_error(method: StartMethod) -> None:
     with pytest.raises(CallbackRaised):
         with Jobserver(method, 1) as js:
             js(nothing).when_done(fail)
@@ -612,7 +612,7 @@ def test_callbacks_that_nest_deeply_end_with_an_error_in_few_words(js: Jobserver
 
 @pytest.mark.parametrize("error", [LookupError, SystemExit, GeneratorExit, KeyboardInterrupt])
 def test_the_body_of_a_with_statement_has_its_own_error_and_callbacks_are_issued(
-    method: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    method: StartMethod, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
     issued: list[int] = []
@@ -635,7 +635,7 @@ def test_the_body_of_a_with_statement_has_its_own_error_and_callbacks_are_issued
 
 
 def test_the_first_error_of_callbacks_leaves_a_with_statement_and_all_are_issued(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: StartMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
     issued: list[int] = []

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, children, descriptors, settle
 
-from jobserver import Blocked, CallbackRaised, Future, Jobserver, SubmissionDied
+from jobserver import Blocked, CallbackRaised, Future, Jobserver, StartMethod, SubmissionDied
 
 LARGE = 1 << 20  # bytes, more than travels in a channel
 
@@ -67,7 +67,7 @@ def leave_a_job_behind(js: Jobserver, file: Path) -> None:
 # Closing
 
 
-def test_leaving_a_with_statement_waits_for_what_runs(method: str, tmp_path: Path) -> None:
+def test_leaving_a_with_statement_waits_for_what_runs(method: StartMethod, tmp_path: Path) -> None:
     files = [tmp_path / str(n) for n in range(3)]
     with Jobserver(method, 2) as js:
         for file in files:
@@ -75,7 +75,9 @@ def test_leaving_a_with_statement_waits_for_what_runs(method: str, tmp_path: Pat
     assert all(file.exists() for file in files)
 
 
-def test_leaving_a_with_statement_by_an_exception_waits_too(method: str, tmp_path: Path) -> None:
+def test_leaving_a_with_statement_by_an_exception_waits_too(
+    method: StartMethod, tmp_path: Path
+) -> None:
     with pytest.raises(LookupError, match="in the body"):
         with Jobserver(method, 1) as js:
             js(work_and_touch, tmp_path / "file")
@@ -92,7 +94,9 @@ def test_closing_waits_for_jobs_without_a_slot_and_for_jobs_of_jobs(
     assert {file.name for file in tmp_path.iterdir()} == {"without a slot", "of a job"}
 
 
-def test_a_closed_jobserver_leaves_no_child_no_zombie_and_no_descriptor(method: str) -> None:
+def test_a_closed_jobserver_leaves_no_child_no_zombie_and_no_descriptor(
+    method: StartMethod,
+) -> None:
     before = children(), descriptors()
     js = Jobserver(method, 2)
     kept: list[Future[Any]] = [
@@ -114,7 +118,9 @@ def test_a_closed_jobserver_leaves_no_child_no_zombie_and_no_descriptor(method: 
     assert all(future.done() for future in kept)
 
 
-def test_an_error_that_is_kept_keeps_no_descriptor_of_a_closed_jobserver(method: str) -> None:
+def test_an_error_that_is_kept_keeps_no_descriptor_of_a_closed_jobserver(
+    method: StartMethod,
+) -> None:
     before = children(), descriptors()
     js = Jobserver(method, 1)
     begun, go = js.context.Semaphore(0), js.context.Semaphore(0)
@@ -133,14 +139,14 @@ def test_an_error_that_is_kept_keeps_no_descriptor_of_a_closed_jobserver(method:
     assert (children(), descriptors()) == before
 
 
-def test_a_jobserver_that_was_never_used_is_closed_like_any_other(method: str) -> None:
+def test_a_jobserver_that_was_never_used_is_closed_like_any_other(method: StartMethod) -> None:
     before = children(), descriptors()
     js = Jobserver(method)
     js.close()
     assert (children(), descriptors()) == before
 
 
-def test_closing_twice_is_harmless(method: str) -> None:
+def test_closing_twice_is_harmless(method: StartMethod) -> None:
     with Jobserver(method, 1) as js:
         future = js(return_it, 42)
         js.close()
@@ -268,7 +274,7 @@ def read_lines(fd: int, count: int) -> list[str]:
 
 @pytest.mark.parametrize("ending, code", [("pass", 0), ("sys.exit(3)", 3), ("1 / 0", 1)])
 def test_the_interpreter_waits_for_running_jobs_before_it_exits(
-    method: str, tmp_path: Path, ending: str, code: int
+    method: StartMethod, tmp_path: Path, ending: str, code: int
 ) -> None:
     script = Script(tmp_path, "js(work_and_touch, file)\nexec(ending)")
     errors = tmp_path / "errors"  # not a pipe: its end would wait for the job
@@ -281,7 +287,7 @@ def test_the_interpreter_waits_for_running_jobs_before_it_exits(
 
 
 def test_jobs_go_on_submitting_while_the_interpreter_waits_for_them(
-    method: str, tmp_path: Path
+    method: StartMethod, tmp_path: Path
 ) -> None:
     script = Script(tmp_path, "js(submit_later, js, file)")
     process = script.start(method, "", tmp_path / "file")
@@ -291,7 +297,7 @@ def test_jobs_go_on_submitting_while_the_interpreter_waits_for_them(
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done(
-    method: str, tmp_path: Path, busy: bool
+    method: StartMethod, tmp_path: Path, busy: bool
 ) -> None:
     script = Script(
         tmp_path,
@@ -322,7 +328,7 @@ def test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done(
             os.close(fifo)
 
 
-def test_a_jobserver_dropped_unclosed_leaves_no_zombies_to_gather(method: str) -> None:
+def test_a_jobserver_dropped_unclosed_leaves_no_zombies_to_gather(method: StartMethod) -> None:
     """They are reaped as further jobs are started, by whichever Jobserver."""
 
     def use_and_drop() -> None:

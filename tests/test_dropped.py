@@ -18,7 +18,7 @@ import pytest
 from conftest import DEADLINE, children, descriptors, wait_until
 from holding import Hold, held
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 
 def homes() -> set[str]:
@@ -34,7 +34,7 @@ def gone(before: tuple[Any, ...]) -> bool:
 
 
 @pytest.fixture
-def before(method: str, hold: Hold) -> tuple[Any, ...]:
+def before(method: StartMethod, hold: Hold) -> tuple[Any, ...]:
     """What there is when a process has started what it starts once."""
     with Jobserver(method, 1) as js:
         js(int).result()
@@ -42,7 +42,7 @@ def before(method: str, hold: Hold) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def dropped(method: str, hold: Hold) -> Callable[..., None]:
+def dropped(method: StartMethod, hold: Hold) -> Callable[..., None]:
     """Drops a Jobserver with a job that runs until it is let go."""
 
     def drop(**kwargs: Any) -> None:
@@ -54,7 +54,7 @@ def dropped(method: str, hold: Hold) -> Callable[..., None]:
 
 @pytest.mark.parametrize("tasks", [1, None])
 def test_dropped_jobservers_leave_nothing_when_their_jobs_have_ended(
-    method: str,
+    method: StartMethod,
     before: tuple[Any, ...],
     hold: Hold,
     dropped: Callable[..., None],
@@ -71,7 +71,7 @@ def test_dropped_jobservers_leave_nothing_when_their_jobs_have_ended(
 
 
 def test_dropping_idle_processes_and_helpers_leaves_nothing(
-    method: str, before: tuple[Any, ...]
+    method: StartMethod, before: tuple[Any, ...]
 ) -> None:
     for _ in range(5):
         js = Jobserver(method, 2, max_tasks_per_child=None)
@@ -83,7 +83,7 @@ def test_dropping_idle_processes_and_helpers_leaves_nothing(
     wait_until(lambda: gone(before))
 
 
-def test_a_future_keeps_its_jobserver(method: str, hold: Hold) -> None:
+def test_a_future_keeps_its_jobserver(method: StartMethod, hold: Hold) -> None:
     future = Jobserver(method, 1)(held, hold.end)
     gc.collect()
     called: list[int] = []
@@ -94,7 +94,7 @@ def test_a_future_keeps_its_jobserver(method: str, hold: Hold) -> None:
     future._jobserver.close()
 
 
-def test_a_jobserver_keeps_what_waits_for_its_jobs(method: str, hold: Hold) -> None:
+def test_a_jobserver_keeps_what_waits_for_its_jobs(method: StartMethod, hold: Hold) -> None:
     called: list[int] = []
     with Jobserver(method, 1) as js:
         js(held, hold.end).when_done(called.append, 1)
@@ -114,7 +114,7 @@ def work_below(js: Jobserver, end: Any, file: Path) -> None:
 
 @pytest.mark.parametrize("tasks", [1, None])
 def test_jobs_of_a_dropped_jobserver_may_still_submit_and_share_its_slots(
-    method: str, before: tuple[Any, ...], hold: Hold, tmp_path: Path, tasks: int | None
+    method: StartMethod, before: tuple[Any, ...], hold: Hold, tmp_path: Path, tasks: int | None
 ) -> None:
     js = Jobserver(method, 2, max_tasks_per_child=tasks)
     js(work_below, js, hold.end, tmp_path / "file")
@@ -126,7 +126,7 @@ def test_jobs_of_a_dropped_jobserver_may_still_submit_and_share_its_slots(
 
 
 def test_a_job_that_winds_down_is_not_killed_as_its_jobserver_is_dropped(
-    method: str, before: tuple[Any, ...], hold: Hold, tmp_path: Path
+    method: StartMethod, before: tuple[Any, ...], hold: Hold, tmp_path: Path
 ) -> None:
     """Its result has come, but jobs of its own run still."""
     js = Jobserver(method, 2)
@@ -149,12 +149,12 @@ def touch_when_let(end: Any, file: Path) -> None:
     file.touch()
 
 
-def drop_own(method: str, end: Any, file: Path) -> None:
+def drop_own(method: StartMethod, end: Any, file: Path) -> None:
     leave_a_job(Jobserver(method, 2), end, file)
 
 
 def test_a_job_waits_for_the_jobs_of_a_jobserver_that_it_has_dropped(
-    js: Jobserver, method: str, hold: Hold, tmp_path: Path
+    js: Jobserver, method: StartMethod, hold: Hold, tmp_path: Path
 ) -> None:
     js(drop_own, method, hold.end, tmp_path / "file").result()
     hold.let_go()
@@ -183,7 +183,7 @@ if __name__ == "__main__":
 
 
 def test_the_interpreter_waits_for_the_jobs_of_dropped_jobservers(
-    method: str, tmp_path: Path
+    method: StartMethod, tmp_path: Path
 ) -> None:
     script, fifo, file = tmp_path / "script.py", tmp_path / "fifo", tmp_path / "file"
     script.write_text(SCRIPT)
@@ -204,7 +204,9 @@ def test_the_interpreter_waits_for_the_jobs_of_dropped_jobservers(
             os.close(end)
 
 
-def test_dropping_in_a_forked_child_costs_the_parent_nothing(method: str, hold: Hold) -> None:
+def test_dropping_in_a_forked_child_costs_the_parent_nothing(
+    method: StartMethod, hold: Hold
+) -> None:
     with Jobserver(method, 2) as js:
         future = js(held, hold.end)
         pid = os.fork()

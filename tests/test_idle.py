@@ -12,7 +12,7 @@ import pytest
 from conftest import DEADLINE
 from holding import Hold, held
 
-from jobserver import Future, Jobserver
+from jobserver import Future, Jobserver, StartMethod
 
 #: How long it is watched, in seconds.
 WATCHED = 10
@@ -42,7 +42,7 @@ def wait_for_a_result(js: Jobserver, end: Any) -> Any:
 
 
 @contextlib.contextmanager
-def those_who_wait(method: str, waiting: str) -> Iterator[list[int]]:
+def those_who_wait(method: StartMethod, waiting: Any) -> Iterator[list[int]]:
     """Processes that wait for a slot of a full pool, or for a result."""
     hold = Hold()
     with Jobserver(method, 2, waiting=waiting) as js:

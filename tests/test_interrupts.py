@@ -27,7 +27,7 @@ from holding import Hold, free, held
 from terminals import Terminal, until_asleep
 
 import jobserver
-from jobserver import Future, Jobserver, SubmissionDied
+from jobserver import Future, Jobserver, StartMethod, SubmissionDied
 
 
 class Alarm(Exception):
@@ -399,7 +399,7 @@ class AtLine:
 
 
 def interrupted_at_each_line(
-    method: str, body: Callable[[Jobserver], object]
+    method: StartMethod, body: Callable[[Jobserver], object]
 ) -> Iterator[Jobserver]:
     """Runs `body` with a new Jobserver each time, interrupted one line later each time, until
     it comes to its end; gives the Jobserver after each interrupt, and checks it afterwards."""
@@ -431,7 +431,7 @@ def submit_and_wait(js: Jobserver) -> None:
     "method",
     ["fork", pytest.param("forkserver", marks=pytest.mark.slow)],
 )
-def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(method: str) -> None:
+def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(method: StartMethod) -> None:
     for js in interrupted_at_each_line(method, submit_and_wait):
         assert js(int, 7).result() == 7
 
@@ -448,7 +448,7 @@ STEPS = {"fork": 3, "forkserver": 7, "spawn": 50}
 @pytest.mark.parametrize("body", [submit_and_wait, map_and_take])
 def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
     make_jobserver: Callable[..., Jobserver],
-    method: str,
+    method: StartMethod,
     tasks: int | None,
     body: Callable[[Jobserver], object],
 ) -> None:
@@ -481,7 +481,7 @@ def submit_and_close(js: Jobserver) -> None:
     "method",
     ["fork", pytest.param("forkserver", marks=pytest.mark.slow)],
 )
-def test_ctrl_c_at_any_line_of_closing_is_made_good_by_closing_again(method: str) -> None:
+def test_ctrl_c_at_any_line_of_closing_is_made_good_by_closing_again(method: StartMethod) -> None:
     for _ in interrupted_at_each_line(method, submit_and_close):
         pass
 
@@ -602,7 +602,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("wait", ["submit", "pause", "result", "close"])
 def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
-    tmp_path: Path, method: str, wait: str
+    tmp_path: Path, method: StartMethod, wait: str
 ) -> None:
     """There it reaches the jobs and the fork server too."""
     script = tmp_path / "at_a_terminal.py"
@@ -640,7 +640,7 @@ else:
 
 @pytest.mark.parametrize("moment", ["made", "booting"])
 def test_one_ctrl_c_while_jobs_come_to_life_ends_all_with_one_traceback(
-    tmp_path: Path, method: str, moment: str
+    tmp_path: Path, method: StartMethod, moment: str
 ) -> None:
     script = tmp_path / "booting.py"
     script.write_text(BOOTING)
@@ -761,7 +761,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("times", [1, 2, 20])
 def test_ctrl_c_while_a_program_waits_at_its_end_leaves_nothing(
-    tmp_path: Path, method: str, times: int
+    tmp_path: Path, method: StartMethod, times: int
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(LEAVES_JOBS)

@@ -24,7 +24,7 @@ from holding import Hold, free, held
 from spans import Recorded
 from trees import recurse, recurse_in_turn, timed
 
-from jobserver import Blocked, Future, Jobserver, SubmissionDied
+from jobserver import Blocked, Future, Jobserver, StartMethod, SubmissionDied
 
 #: The start methods whose jobs are not each a new interpreter.
 FORKS = ("fork", "forkserver")
@@ -153,7 +153,7 @@ def take_all(js: Jobserver) -> None:
 @pytest.mark.parametrize("waiting", ["hold", "yield"])
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_killed_owner_takes_its_jobs_with_it_and_loses_no_slot(
-    made: Make, hold: Hold, tells: Tells, method: str, waiting: str, in_thread: bool
+    made: Make, hold: Hold, tells: Tells, method: StartMethod, waiting: str, in_thread: bool
 ) -> None:
     if in_thread and method == "fork":
         pytest.skip("a fork in a thread may deadlock, and CPython warns of it")
@@ -414,7 +414,7 @@ def test_jobs_that_yield_never_run_more_at_once_than_there_are_slots(
 @pytest.mark.parametrize("name", ["waiting", "orphans"])
 @pytest.mark.parametrize("value", ["", "never", None, 1, b"hold"])
 @pytest.mark.parametrize("method", METHODS[:1])
-def test_unknown_ways_are_refused_by_name(method: str, name: str, value: Any) -> None:
+def test_unknown_ways_are_refused_by_name(method: StartMethod, name: str, value: Any) -> None:
     ways: Any = {name: value}
     with pytest.raises((TypeError, ValueError), match=name):
         Jobserver(method, 1, **ways)

@@ -15,7 +15,7 @@ import pytest
 from conftest import DEADLINE
 from spans import Recorded
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 TESTS = str(Path(__file__).parent)
 
@@ -48,6 +48,13 @@ def not_below_another_make(monkeypatch: pytest.MonkeyPatch) -> None:
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     return tmp_path / "log"
+
+
+def put_first_on_path(version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has programs find this make, and pools be named as it takes them."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "make").symlink_to(MAKES[version])
+    monkeypatch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: " ".join([way[0], *way[1]]))
@@ -96,7 +103,7 @@ def run_make(
 
 
 def test_recipes_share_the_slots_of_make_and_give_them_back(
-    tmp_path: Path, log: Path, make: list[str], method: str
+    tmp_path: Path, log: Path, make: list[str], method: StartMethod
 ) -> None:
     # make itself complains at its end if a token is missing or there is one too many.
     assert run_make(tmp_path, make, RECIPE, method) == ""
@@ -286,7 +293,7 @@ def test_what_makeflags_say_at_each_submission_is_what_a_job_has_beside_the_pool
     make_jobserver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its own environment and in that of its programs, though it is prepared ahead."""
-    js = make_jobserver(slots=1)
+    js = make_jobserver(slots=1, style="fifo")
     named = f"--jobserver-auth={js._pool.auth}"
     for own in ("k", "n", None, "k"):
         if own is None:
@@ -326,7 +333,7 @@ def join() -> tuple[int, str]:
 
 
 def test_a_library_deep_in_a_job_joins_the_pool_without_a_handle(
-    method: str, make_jobserver: Any
+    method: StartMethod, make_jobserver: Any
 ) -> None:
     js = make_jobserver(slots=1)
     assert js(join).result() == (1, os.getcwd())
@@ -428,7 +435,7 @@ def make_all_with(js: Jobserver, make: str, directory: str) -> str:
 
 @pytest.mark.parametrize("version", MAKES)
 def test_any_make_shares_the_slots_of_a_pool_in_pipe_style(
-    tmp_path: Path, log: Path, version: str, method: str
+    tmp_path: Path, log: Path, version: str, method: StartMethod
 ) -> None:
     projects.for_make(tmp_path, 6)
     with Jobserver(method, 3, style="pipe") as js:
@@ -450,8 +457,13 @@ def run_program_with(js: Jobserver, text: str) -> str:
 
 @pytest.mark.parametrize("version", [version for version in MAKES if version >= "4.4"])
 def test_makes_below_jobs_never_run_more_than_there_are_slots(
-    tmp_path: Path, log: Path, version: str, make_jobserver: Any
+    tmp_path: Path,
+    log: Path,
+    version: str,
+    make_jobserver: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    put_first_on_path(version, tmp_path, monkeypatch)
     projects.for_make(tmp_path, 6)
     js = make_jobserver(slots=3)
     makes = [js(make_all, MAKES[version], str(tmp_path)) for _ in range(2)]
@@ -459,3 +471,82 @@ def test_makes_below_jobs_never_run_more_than_there_are_slots(
     ran = Recorded.in_log(log)
     assert (ran.most <= 3, ran.count) == (True, 12)
     assert js._pool.free() == 3
+
+
+def make_by(how: str, directory: str) -> tuple[int, str]:
+    """Runs make, as programs do that know nothing of slots: its exit code, and its complaints."""
+    if how == "system":  # which lets all descriptors be inherited
+        complaints = Path(directory, "complaints")
+        code = os.system(f"make -s -C {directory} 2>{complaints}")
+        return os.WEXITSTATUS(code), complaints.read_text()
+    done = subprocess.run(["make", "-s", "-C", directory], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("how", ["system", "subprocess"])
+@pytest.mark.parametrize("version", MAKES)
+def test_no_make_dies_of_the_pool_that_a_job_names_to_it(
+    tmp_path: Path,
+    log: Path,
+    version: str,
+    how: str,
+    make_jobserver: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_first_on_path(version, tmp_path, monkeypatch)
+    projects.for_make(tmp_path, 6)
+    js = make_jobserver(slots=3)
+    made = [js(make_by, how, str(tmp_path)) for _ in range(2)]
+    alone = how == "subprocess" and version < "4.4"  # which inherits nothing, and knows no fifo
+    for code, complaints in (future.result() for future in made):
+        assert code == 0
+        assert ("using -j1" in complaints) == alone
+        assert complaints.count("\n") == alone
+    ran = Recorded.in_log(log)
+    assert (ran.most <= 3, ran.count) == (True, 12)
+    assert js._pool.free() == 3
+
+
+def test_a_script_around_make_may_be_of_any_make(
+    tmp_path: Path, log: Path, make_jobserver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "make").write_text(f'#!/bin/sh\nexec {list(MAKES.values())[0]} "$@"\n')
+    (tmp_path / "make").chmod(0o755)
+    (tmp_path / "project").mkdir()
+    projects.for_make(tmp_path / "project", 6)
+    js = make_jobserver(slots=3)
+    assert js(make_by, "system", str(tmp_path / "project")).result() == (0, "")
+    assert Recorded.in_log(log).most <= 3
+
+
+def test_a_make_that_was_told_to_run_one_job_has_one_slot_for_its_programs(
+    tmp_path: Path, make: list[str]
+) -> None:
+    slots = PRELUDE + "print(Jobserver().slots, Jobserver(slots=2).slots)\n"
+    (tmp_path / "program.py").write_text(slots)
+    (tmp_path / "Makefile").write_text(f"a:\n\t@{sys.executable} program.py\n")
+    command = [make[0], "-s", "-j1", "-C", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.stdout, done.stderr) == ("1 2\n", "")
+
+
+def flags_of_ends(js: Jobserver, change: bool) -> list[bool]:
+    """Whether each end would not wait, in this job, which perhaps changes that."""
+    ends = [os.get_blocking(end) for end in js.pass_fds]
+    if change:
+        for end in js.pass_fds:
+            os.set_blocking(end, not os.get_blocking(end))
+    return [not blocking for blocking in ends]
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_each_job_has_the_ends_as_make_has_them_and_for_itself(
+    make_jobserver: Any, tasks: int | None
+) -> None:
+    js = make_jobserver(slots=2, style="pipe", max_tasks_per_child=tasks)
+    with Jobserver(js.context, 1, style="pipe") as other:  # in a process of its own
+        assert js(flags_of_ends, js, change=True).result() == [True, False]
+        assert other(flags_of_ends, other, change=False).result() == [True, False]
+    if tasks == 1:
+        assert js(flags_of_ends, js, change=False).result() == [True, False]

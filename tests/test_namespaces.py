@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from conftest import DEADLINE
 from holding import Hold, held
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 #: What puts a program into namespaces of its own.
 NAMESPACES = {
@@ -85,7 +85,7 @@ WARNED = "from jobserver import Jobserver; print(Jobserver('fork').slots)"
 
 @needs_pids
 def test_a_program_in_another_pid_namespace_says_why_it_does_not_join(
-    make_jobserver: Callable[..., Jobserver], method: str
+    make_jobserver: Callable[..., Jobserver], method: StartMethod
 ) -> None:
     js = make_jobserver(slots=3)
     said = js(run, NAMESPACES["pid"], WARNED).result(DEADLINE)
@@ -122,7 +122,7 @@ def submit_elsewhere(js: Jobserver) -> str:
 
 @needs_pids
 @pytest.mark.parametrize("waiting", ["hold", "yield"])
-def test_a_job_forked_into_another_namespace_is_refused_and_costs_no_slot(waiting: str) -> None:
+def test_a_job_forked_into_another_namespace_is_refused_and_costs_no_slot(waiting: Any) -> None:
     with Jobserver("fork", 1, waiting=waiting) as js:
         assert "another pid or time namespace" in js(submit_elsewhere, js).result(DEADLINE)
         assert js.submit(pow, args=(2, 3), timeout=DEADLINE).result() == 8

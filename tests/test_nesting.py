@@ -104,12 +104,12 @@ def leave_a_job_behind(js: Jobserver, end: str, begun: Any, go: Any, file: Path)
     return end
 
 
-def use_own_jobserver(method: str) -> int:
+def use_own_jobserver(method: Any) -> int:
     with Jobserver(method, 1) as own:
         return use(own)
 
 
-def leave_own_jobserver_open(method: str, files: list[Path]) -> set[int]:
+def leave_own_jobserver_open(method: Any, files: list[Path]) -> set[int]:
     """The children that it leaves behind."""
     own = Jobserver(method, 2)
     for file in files:
@@ -165,7 +165,7 @@ def make_another_in_vain(js: Jobserver, begun: Any, go: Any, file: Path, line: i
         sys.settrace(None)
 
 
-def nest_own_jobserver(method: str) -> int:
+def nest_own_jobserver(method: Any) -> int:
     with Jobserver(method, 1) as own:
         return own.submit(use_both, args=(own,), consume=0).result()
 
@@ -180,9 +180,9 @@ def use_then_close(js: Jobserver) -> int:
         return use(js)
 
 
-def leave_open_in_a_process(js: Jobserver | str, begun: Any, go: Any, file: Path) -> None:
+def leave_open_in_a_process(js: Any, begun: Any, go: Any, file: Path) -> None:
     """Ends while a job of its own runs, on a Jobserver of its own if it is given a method."""
-    js = Jobserver(js, 1) if isinstance(js, str) else js
+    js = js if isinstance(js, Jobserver) else Jobserver(js, 1)
     js(hold_and_touch, begun, go, file)
 
 
@@ -271,7 +271,7 @@ def test_a_forked_job_can_use_a_jobserver_that_it_finds(
 
 
 @pytest.mark.parametrize("inner", METHODS)
-def test_a_jobserver_of_another_context_can_be_an_argument(js: Jobserver, inner: str) -> None:
+def test_a_jobserver_of_another_context_can_be_an_argument(js: Jobserver, inner: Any) -> None:
     with Jobserver(inner, 3) as other:
         assert js(describe, other).result() == (3, inner)
         assert js(use, other).result() == 42
@@ -367,7 +367,7 @@ def test_a_jobserver_that_could_not_be_made_leaves_a_jobs_other_jobs_to_be_waite
     assert (tmp_path / "ended").exists()
 
 
-def test_jobs_of_a_jobserver_made_in_a_job_nest_too(js: Jobserver, method: str) -> None:
+def test_jobs_of_a_jobserver_made_in_a_job_nest_too(js: Jobserver, method: Any) -> None:
     assert js(nest_own_jobserver, method).result() == 84
 
 

@@ -18,7 +18,7 @@ from holding import Hold, free, held
 from hypothesis import stateful
 from hypothesis import strategies as st
 
-from jobserver import Blocked, Future, Jobserver, SubmissionDied, _native
+from jobserver import Blocked, Future, Jobserver, SubmissionDied
 
 SETTINGS = hypothesis.settings(
     deadline=None, max_examples=25, stateful_step_count=12, derandomize=True, database=None
@@ -147,25 +147,3 @@ class Slots(stateful.RuleBasedStateMachine):
 
 test_slots = Slots.TestCase
 test_slots.settings = SETTINGS
-
-
-@hypothesis.settings(SETTINGS, max_examples=300)
-@hypothesis.given(
-    words=st.lists(
-        st.one_of(
-            st.sampled_from(["-j", "-j4", "k", "--", "-n", "V=--jobserver-auth=3,4"]),
-            st.sampled_from(["--jobserver-auth=-2,-2", "--jobserver-fds=3,4", "--jobserver-auth="]),
-            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-        )
-    ),
-    fds=st.one_of(st.none(), st.tuples(st.integers(3, 99), st.integers(3, 99))),
-)
-def test_makeflags_of_a_job_name_its_pool_whatever_they_were(
-    words: list[str], fds: tuple[int, int] | None
-) -> None:
-    pool = _native.Pool(3)
-    flags = pool.makeflags(" ".join(words), fds)
-    named, slots, why = _native.pool_in_force([flags])
-    assert named == (pool.auth if fds is None else "{},{}".format(*fds))
-    assert slots == 3
-    assert pool.makeflags(flags, fds) == flags, "said again, it is the same"

@@ -26,7 +26,7 @@ import pytest
 from conftest import DEADLINE, IN_JOBS, METHODS, children, descriptors, settle
 from holding import Hold, free, held
 
-from jobserver import Future, Jobserver, SubmissionDied
+from jobserver import Future, Jobserver, StartMethod, SubmissionDied
 
 #: How many submissions in all, by start method: as many as its cost allows.
 SUBMISSIONS = {"fork": 10_000, "forkserver": 2_000, "spawn": 100}
@@ -49,7 +49,7 @@ def in_a_small_program(test: Test) -> Test:
     in memory, and pytest has several times as much."""
 
     @functools.wraps(test)
-    def run(method: str, **_: Any) -> None:
+    def run(method: StartMethod, **_: Any) -> None:
         tasks = Jobserver.__init__.__kwdefaults__
         program = (
             f"import {test.__module__} as tests\n"
@@ -89,7 +89,7 @@ def memory() -> int:
 
 @with_slow("fork", "forkserver", "spawn")
 @in_a_small_program
-def test_thousands_of_submissions_leave_nothing_behind(method: str) -> None:
+def test_thousands_of_submissions_leave_nothing_behind(method: StartMethod) -> None:
     with Jobserver(method, 2) as js:
         warm_up(js)
         before = traces(js)
@@ -104,7 +104,7 @@ def test_thousands_of_submissions_leave_nothing_behind(method: str) -> None:
 
 @with_slow("fork", "forkserver", "spawn")
 @in_a_small_program
-def test_the_owners_memory_does_not_grow(method: str) -> None:
+def test_the_owners_memory_does_not_grow(method: StartMethod) -> None:
     rounds = {"fork": 1500, "forkserver": 500, "spawn": 20}[method]
 
     def submit(number: int) -> None:
@@ -135,7 +135,9 @@ def many_descriptors() -> Iterator[None]:
 
 @with_slow("fork", "forkserver", "spawn")
 @in_a_small_program
-def test_a_thousand_jobs_outstanding_at_once(method: str, many_descriptors: None = None) -> None:
+def test_a_thousand_jobs_outstanding_at_once(
+    method: StartMethod, many_descriptors: None = None
+) -> None:
     count = {"fork": 1000, "forkserver": 100, "spawn": 30}[method]
     hold = Hold()
     with Jobserver(method, 1) as js:
@@ -194,7 +196,7 @@ def decide(announced: Connection, expected: int, seed: int) -> int:
 
 @with_slow("forkserver", "spawn")
 @in_a_small_program
-def test_killed_jobs_among_nested_ones_leave_nothing_behind(method: str) -> None:
+def test_killed_jobs_among_nested_ones_leave_nothing_behind(method: StartMethod) -> None:
     rounds = {"fork": 20, "forkserver": 10, "spawn": 1}[method]
     # Ten jobs are there at once: two trees, of one and two branches with a leaf each.
     with Jobserver(method, 10) as js:
@@ -230,7 +232,7 @@ def outcome(future: Future[int]) -> Any:
 
 @with_slow("fork", "forkserver", "spawn")
 @in_a_small_program
-def test_a_mixture_of_results_errors_and_deaths_is_told_exactly(method: str) -> None:
+def test_a_mixture_of_results_errors_and_deaths_is_told_exactly(method: StartMethod) -> None:
     count = {"fork": 2000, "forkserver": 100, "spawn": 20}[method]
     mixture = random.Random(1)
     with Jobserver(method, 3) as js:

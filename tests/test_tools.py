@@ -13,7 +13,7 @@ import pytest
 from conftest import DEADLINE
 from spans import Recorded
 
-from jobserver import Jobserver
+from jobserver import Jobserver, StartMethod
 
 NINJA = shutil.which("ninja", path=str(Path(sys.executable).parent))
 CARGO = shutil.which("cargo")
@@ -84,7 +84,7 @@ def link(js: Jobserver, command: list[str]) -> None:
 
 @pytest.mark.skipif(GCC is None, reason="gcc is not installed")
 def test_links_of_gcc_in_jobs_never_run_more_compilers_than_there_are_slots(
-    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, method: StartMethod
 ) -> None:
     assert GCC is not None
     monkeypatch.setenv("MAKE", str(projects.recording_make(tmp_path)))

@@ -11,6 +11,7 @@ noticed, and callbacks issued, inside the calls that the caller makes.
 Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
 """
 
+from ._arguments import StartMethod
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 from ._future import Future
 from ._jobserver import Jobserver
@@ -20,6 +21,7 @@ __all__ = [
     "CallbackRaised",
     "Future",
     "Jobserver",
+    "StartMethod",
     "SubmissionDied",
     "TimeLimitExceeded",
 ]

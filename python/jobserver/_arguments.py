@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from multiprocessing.context import BaseContext
-from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, List, Literal, Mapping, Optional, Tuple, Union
 
 from . import _native
 from ._signals import raised_by_handler
@@ -22,6 +22,9 @@ from ._told import called
 
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]
+
+#: How a job's process starts, for the types of whoever passes it on.
+StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
 def _said(value: Any) -> str:

@@ -27,7 +27,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from . import _arguments, _job, _native, _pools, _result
 from . import _multiprocessing as mp
-from ._arguments import Environment
+from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future
@@ -70,8 +70,9 @@ class Jobserver:
         preload: the names of modules that the fork server imports, so that its jobs need not; your
             main module it imports anyway. None may start threads. Other start methods have no
             fork server, and do nothing with it.
-        style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo" or, for make before
-            4.4, as a "pipe", whose descriptors programs below must inherit: see `pass_fds`.
+        style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo", which make before 4.4
+            dies of, or as a "pipe", whose descriptors programs below must inherit (see `pass_fds`).
+            "auto" is a fifo where the make on PATH takes one, and otherwise both.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
@@ -97,14 +98,14 @@ class Jobserver:
 
     def __init__(
         self,
-        context: None | str | BaseContext = None,
+        context: None | StartMethod | BaseContext = None,
         slots: int | None = None,
         *,
-        waiting: str = "hold",
-        orphans: str = "end",
+        waiting: Literal["hold", "yield"] = "hold",
+        orphans: Literal["end", "keep"] = "end",
         max_tasks_per_child: int | None = 1,
         preload: Iterable[str] = (),
-        style: str = "fifo",
+        style: Literal["auto", "fifo", "pipe"] = "auto",
     ) -> None:
         _arguments.in_main_interpreter()
         chosen = _arguments.context(context)
@@ -112,12 +113,10 @@ class Jobserver:
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
         tasks = _arguments.tasks(max_tasks_per_child)
         modules = _arguments.modules(preload)
-        by_pipe = _arguments.choice(style, "style", ("fifo", "pipe")) == "pipe"
+        named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
         pool = _pools.in_force() if slots is None else None
         if pool is None:
-            pool = _native.Pool(_arguments.slots(slots))
-            if by_pipe:
-                pool.set_pipe_style()
+            pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
         _end_well(getpid())  # for it has a home to remove
         self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, modules, yields, stay)
 

@@ -13,6 +13,8 @@ _VARIABLES = ("CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS")
 #: By their names in MAKEFLAGS. They stay joined: the implicit slot is this process's.
 _joined: dict[str, _native.Pool] = {}
 
+_ONE_JOB = "-j1"
+
 _opened: dict[str, _native.Pool] = {}
 
 
@@ -29,6 +31,8 @@ def in_force() -> _native.Pool | None:
     a warning, if it cannot be."""
     values = [os.environ[name] for name in _VARIABLES if name in os.environ]
     auth, jobs, why = _native.pool_in_force(values)
+    if auth is None and jobs == 1:  # of a make that was told so, with -j1
+        return _joined.get(_ONE_JOB) or _joined.setdefault(_ONE_JOB, _native.Pool(1))
     if auth is not None:
         own = _native.own_pool()
         if own is not None and own.is_ours(auth):

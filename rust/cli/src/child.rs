@@ -1,8 +1,8 @@
 //! The command that is run: signals on their way to it, and its end on its way out.
 
-use jobserver_core::slots::makeflags::{export, Auth};
+use jobserver_core::slots::Ends;
 use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
-use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Result, Slot};
+use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Pool, Result, Slot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::process::Command;
@@ -20,13 +20,13 @@ pub(crate) fn command(words: &[OsString]) -> Command {
     command
 }
 
-/// Has the command's environment name a pool.
-pub(crate) fn name_pool(command: &mut Command, auth: &Auth, slots: usize) {
+/// Has the command's environment name a pool, by the ends that it is to inherit, if any.
+pub(crate) fn name_pool(command: &mut Command, pool: &Pool, ends: Option<Ends>) {
     for name in ["MAKEFLAGS", "CARGO_MAKEFLAGS"] {
         let existing = std::env::var_os(name);
         // cargo's own comes before make's, wherever there is one.
         if name == "MAKEFLAGS" || existing.is_some() {
-            command.env(name, export(existing.as_deref(), auth, slots));
+            command.env(name, pool.makeflags(existing.as_deref(), ends));
         }
     }
 }

@@ -21,7 +21,7 @@ mod run;
 mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use jobserver_core::slots::{InForce, NotJoined};
+use jobserver_core::slots::{InForce, NotJoined, Style};
 use jobserver_core::{ErrorKind, Pool};
 use std::ffi::OsString;
 
@@ -47,9 +47,11 @@ enum Action {
         /// How many slots [default: the CPUs that this process may use]
         #[arg(short, long, value_name = "N")]
         jobs: Option<usize>,
-        /// How MAKEFLAGS names the pool: "pipe" is for make before 4.4
-        #[arg(long, value_enum, default_value_t = Style::Fifo)]
-        style: Style,
+        /// How MAKEFLAGS names the pool [default: what the make on PATH understands]
+        ///
+        /// "pipe" is for make before 4.4, "fifo" for all that is newer, cargo and ninja included.
+        #[arg(long, value_enum)]
+        style: Option<Named>,
         /// The command and its arguments, after `--`
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
@@ -64,10 +66,18 @@ enum Action {
     Status,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Style {
+#[derive(Clone, Copy, ValueEnum)]
+enum Named {
     Fifo,
     Pipe,
+}
+
+fn style(asked: Option<Named>) -> Style {
+    match asked {
+        Some(Named::Fifo) => Style::Fifo,
+        Some(Named::Pipe) => Style::Pipe,
+        None => Style::for_make(),
+    }
 }
 
 /// Runs the command that these arguments, the program's name first, ask for. Returns the exit
@@ -85,7 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     let done = match arguments.action {
-        Action::Run { jobs, style, command } => run::run(jobs, style == Style::Pipe, &command),
+        Action::Run { jobs, style: asked, command } => run::run(jobs, style(asked), &command),
         Action::Exec { command } => exec::exec(&command),
         Action::Status => status::status(),
     };
@@ -98,7 +108,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
 /// The pool in force, None if there is none; or why it cannot be joined.
 fn pool_in_force() -> Result<Option<Pool>, String> {
     match InForce::of_environment() {
-        InForce::Nothing => Ok(None),
+        InForce::Nothing | InForce::OneJob => Ok(None),
         InForce::Closed(why) => Err(why.to_string()),
         InForce::Pool(auth, jobs) => match Pool::join_in_force(&auth, jobs) {
             Ok(pool) => Ok(Some(pool)),

@@ -1,14 +1,15 @@
 //! `jobserver run`: a new pool for a command and all that is below it.
 
 use crate::child;
+use jobserver_core::slots::Style;
 use jobserver_core::{usable_cpus, Pool, Result};
 use std::ffi::OsString;
 
-pub(crate) fn run(jobs: Option<usize>, by_pipe: bool, words: &[OsString]) -> Result<i32> {
+pub(crate) fn run(jobs: Option<usize>, style: Style, words: &[OsString]) -> Result<i32> {
     child::survive_signals(); // or one that ends us would leave the pool's home
-    let (pool, auth) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), by_pipe)?;
+    let (pool, ends) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), style)?;
     let mut command = child::command(words);
-    child::name_pool(&mut command, &auth, pool.slots());
+    child::name_pool(&mut command, &pool, ends);
     // What runs below this, but not below another make, is in no recipe.
     command.env_remove("MAKELEVEL");
     let end = child::run(command, None)?;

@@ -18,6 +18,7 @@ fn pool() -> Result<Pool> {
             Pool::new(usable_cpus())
         }
         InForce::Nothing => Pool::new(usable_cpus()),
+        InForce::OneJob => Pool::new(1),
     }
 }
 

@@ -31,7 +31,7 @@ fn unknown(form: &str) -> Named {
 }
 
 fn exported(existing: &str, auth: &Auth) -> String {
-    export(Some(OsStr::new(existing)), auth, 4).into_string().unwrap()
+    export(Some(OsStr::new(existing)), auth, None, 4).into_string().unwrap()
 }
 
 #[test]
@@ -182,9 +182,17 @@ fn a_path_may_be_of_any_bytes() {
 
 #[test]
 fn what_is_exported_is_what_make_writes() {
-    let alone = |auth| export(None, &auth, 4).into_string().unwrap();
+    let alone = |auth| export(None, &auth, None, 4).into_string().unwrap();
     assert_eq!(alone(fifo("/a b\\c$d")), r" -j4 --jobserver-auth=fifo:/a\ b\\c$$d");
     assert_eq!(alone(pipe(3, 4)), " -j4 --jobserver-fds=3,4 --jobserver-auth=3,4");
+}
+
+#[test]
+fn descriptors_that_are_for_make_are_named_last_and_by_no_whole_word() {
+    let flags = export(Some(OsStr::new("k")), &fifo("/p"), Some((3, 4)), 4);
+    assert_eq!(flags, "k -j4 --jobserver-auth=fifo:/p --jobserver-f=3,4");
+    assert_eq!(MakeFlags::parse(&flags).named, Named::Pool(fifo("/p")));
+    assert_eq!(export(Some(&flags), &fifo("/q"), None, 4), "k -j4 --jobserver-auth=fifo:/q");
 }
 
 #[test]
@@ -240,7 +248,7 @@ fn the_real_make_takes_what_is_exported() {
         if version < (4, 4) && auth != pipe(3, 4) {
             continue;
         }
-        let flags = export(Some(OsStr::new("k -j9 -Oline -l 5 -- X=a\\ b")), &auth, 3);
+        let flags = export(Some(OsStr::new("k -j9 -Oline -l 5 -- X=a\\ b")), &auth, None, 3);
         let made = Command::new("sh")
             .args(["-c", &format!("echo '{MAKEFILE}' | {{ {POOL}; }}"), "sh"])
             .args([path.as_os_str(), &flags])
@@ -322,19 +330,19 @@ fn options() -> impl Strategy<Value = Vec<String>> {
 proptest! {
     #[test]
     fn what_was_exported_is_read(existing in values(), auth in auths(), slots in 1..usize::MAX) {
-        let flags = export(Some(&existing), &auth, slots);
+        let flags = export(Some(&existing), &auth, None, slots);
         let dry_run = MakeFlags::parse(&existing).dry_run;
         let expected = MakeFlags { named: Named::Pool(auth.clone()), jobs: Some(slots), dry_run };
         prop_assert_eq!(MakeFlags::parse(&flags), expected);
         // There is nothing left to replace.
-        prop_assert_eq!(&export(Some(&flags), &auth, slots), &flags);
+        prop_assert_eq!(&export(Some(&flags), &auth, None, slots), &flags);
     }
 
     #[test]
     fn no_bytes_are_refused(value in vec(any::<u8>(), 0..64), auth in auths()) {
         let value = OsString::from_vec(value);
         MakeFlags::parse(&value);
-        let flags = export(Some(&value), &auth, 1);
+        let flags = export(Some(&value), &auth, None, 1);
         prop_assert_eq!(MakeFlags::parse(&flags).named, Named::Pool(auth));
     }
 
@@ -352,7 +360,7 @@ proptest! {
         value.push(&definitions);
         prop_assert_eq!(MakeFlags::parse(&value), without);
         // Nor is a byte of it lost.
-        let flags = export(Some(&value), &fifo("/p"), 2);
+        let flags = export(Some(&value), &fifo("/p"), None, 2);
         prop_assert!(flags.as_bytes().ends_with(&[b"-- ", definitions.as_bytes()].concat()));
     }
 
@@ -361,7 +369,7 @@ proptest! {
         let replaced = |option: &&String| option.starts_with("-j") || option.starts_with("--jo");
         let others: Vec<_> = options.iter().filter(|option| !replaced(option)).cloned().collect();
         let existing = format!("s {}", options.join(" "));
-        let flags = export(Some(OsStr::new(&existing)), &auth, 2);
+        let flags = export(Some(OsStr::new(&existing)), &auth, None, 2);
         let rest = format!(" {}", others.join(" "));
         prop_assert!(flags.as_bytes().starts_with(b"s -j2 --jobserver-"));
         prop_assert!(flags.as_bytes().ends_with(rest.trim_end().as_bytes()));

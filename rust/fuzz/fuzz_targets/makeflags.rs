@@ -14,8 +14,9 @@ fuzz_target!(|input: &[u8]| {
     let existing = parts.next().unwrap_or_default();
     let path = parts.next().unwrap_or_default();
     let dry_run = MakeFlags::parse(existing).dry_run;
-    for auth in [Auth::Fifo(path.into()), Auth::Pipe { read: 3, write: 4 }] {
-        let flags = export(Some(existing), &auth, 2);
+    let fifo = (Auth::Fifo(path.into()), Some((3, 4)));
+    for (auth, for_make) in [fifo, (Auth::Pipe { read: 3, write: 4 }, None)] {
+        let flags = export(Some(existing), &auth, for_make, 2);
         let exported = MakeFlags { named: Named::Pool(auth), jobs: Some(2), dry_run };
         assert_eq!(MakeFlags::parse(&flags), exported);
     }

@@ -3,9 +3,8 @@
 use crate::errors::to_python;
 use jobserver_core as core;
 use jobserver_core::process::{getpid, Pid};
-use jobserver_core::slots::makeflags::{export, Auth};
-use jobserver_core::slots::OwnSlot;
-use jobserver_core::slots::{InForce, NotJoined};
+use jobserver_core::slots::makeflags::Auth;
+use jobserver_core::slots::{Ends, InForce, NotJoined, OwnSlot, Style};
 use jobserver_core::sys::{self, Descriptor};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -25,9 +24,6 @@ pub(crate) struct Pool {
     /// by which MAKEFLAGS names the pool to programs below.
     job: Mutex<Option<(Pid, Option<Ends>)>>,
 }
-
-/// The descriptors of a pipe: (read, write).
-pub(crate) type Ends = (RawFd, RawFd);
 
 impl From<core::Pool> for Pool {
     fn from(pool: core::Pool) -> Pool {
@@ -80,9 +76,17 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<Descriptor> {
 
 #[pymethods]
 impl Pool {
+    /// A new one, named in the "fifo" or "pipe" style; or, with None, as the make on PATH takes it.
     #[new]
-    fn new(slots: usize) -> PyResult<Pool> {
-        core::Pool::new(slots).map(Pool::from).map_err(to_python)
+    #[pyo3(signature = (slots, style=None))]
+    fn new(slots: usize, style: Option<&str>) -> PyResult<Pool> {
+        let pool = core::Pool::new(slots).map_err(to_python)?;
+        pool.set_style(match style {
+            Some("fifo") => Style::Fifo,
+            Some(_) => Style::Pipe,
+            None => Style::for_make(),
+        });
+        Ok(Pool::from(pool))
     }
 
     /// The pool that another process has made, by its home.
@@ -105,22 +109,10 @@ impl Pool {
         self.pool.auth().to_os_string()
     }
 
-    /// MAKEFLAGS for a job, by what it is so far, naming these descriptors if there are any.
-    #[pyo3(signature = (existing, fds))]
-    pub(crate) fn makeflags(&self, existing: OsString, fds: Option<Ends>) -> OsString {
-        let by_fds = fds.map(|(read, write)| Auth::Pipe { read, write });
-        export(Some(&existing), by_fds.as_ref().unwrap_or(self.pool.auth()), self.pool.slots())
-    }
-
     /// The folder by which other processes can open it.
     #[getter]
     fn home(&self) -> &OsStr {
         self.pool.home().as_os_str()
-    }
-
-    /// Has MAKEFLAGS name descriptors in jobs, not the fifo.
-    fn set_pipe_style(&self) {
-        self.pool.set_pipe_style();
     }
 
     /// In a job: the descriptors that programs below must inherit to share the pool, if any.
@@ -198,6 +190,7 @@ pub(crate) fn pool_in_force(
 ) -> (Option<OsString>, Option<usize>, Option<String>) {
     match InForce::by(values) {
         InForce::Nothing => (None, None, None),
+        InForce::OneJob => (None, Some(1), None),
         InForce::Closed(why) => (None, None, Some(why.to_string())),
         InForce::Pool(auth, jobs) => {
             let name = auth.to_os_string();

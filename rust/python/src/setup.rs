@@ -9,13 +9,14 @@ use crate::channel::Channel;
 use crate::errors::to_python;
 use crate::hooks;
 use crate::job::helper;
-use crate::pool::{Ends, Pool};
+use crate::pool::Pool;
 use jobserver_core::process::{getpid, Family};
+use jobserver_core::slots::{Ends, Place};
 use jobserver_core::sys::fill_standard;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The variables that name a pool to a job and to the programs below it. cargo's own comes
@@ -61,6 +62,8 @@ struct Registries {
 /// The variables for a job, and what they were made from.
 struct Variables {
     before: [Option<Vec<u8>>; VARIABLES.len()],
+    /// Where the job is to have the ends of the pipe that they name, if they do.
+    place: Option<Place>,
     changed: Vec<Variable>,
 }
 
@@ -109,7 +112,9 @@ impl Setup {
         let known = self.prepared().clone();
         let before = self.values(py)?;
         if known.is_none_or(|known| !known.are_made_from(&before)) {
-            let made = Variables::naming(py, pool.get(), None, before)?;
+            let place = pool.get().pool.place_for_ends();
+            let ends = place.as_ref().map(|place| place.ends());
+            let made = Variables { place, ..Variables::naming(py, pool.get(), ends, before)? };
             let replaced = self.prepared().replace(Arc::new(made));
             drop(replaced); // Python objects, so not while that is locked
         }
@@ -147,18 +152,30 @@ impl Setup {
     /// Has MAKEFLAGS name the pool.
     fn name_pool(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
         let py = pool.py();
-        let fds = pool.get().pool.inheritable().map_err(to_python)?;
-        Pool::becomes_own(pool, fds);
         let prepared = self.prepared().clone();
-        let variables = match (fds, prepared) {
-            (None, Some(prepared)) => prepared,
-            _ => Arc::new(Variables::naming(py, pool.get(), fds, self.values(py)?)?),
+        let (ends, variables) = match prepared {
+            Some(prepared) => match prepared.place {
+                None => (None, prepared),
+                Some(place) => match pool.get().pool.open_ends_at(&place) {
+                    None => self.named_anew(pool)?,
+                    ends => (ends, prepared),
+                },
+            },
+            None => self.named_anew(pool)?,
         };
+        Pool::becomes_own(pool, ends);
         for variable in &variables.changed {
             self.environ.bind(py).set_item(&variable.name, &variable.value)?;
             hooks::put_environment(py, variable.assignment.clone())?;
         }
         Ok(())
+    }
+
+    /// In the job: opens the ends, if there are to be any, wherever there is room.
+    fn named_anew(&self, pool: &Bound<'_, Pool>) -> PyResult<(Option<Ends>, Arc<Variables>)> {
+        let ends = pool.get().pool.open_ends().map_err(to_python)?;
+        let variables = Variables::naming(pool.py(), pool.get(), ends, self.values(pool.py())?)?;
+        Ok((ends, Arc::new(variables)))
     }
 
     /// Whether a job has begun nothing that would go on after it.
@@ -212,9 +229,9 @@ impl Variables {
         let before = before.map(|value| value.map(|value| value.as_bytes().to_vec()));
         let mut changed = Vec::new();
         for (name, value) in VARIABLES.into_iter().zip(&before) {
+            let value = value.as_deref().map(OsStr::from_bytes);
             if name == "MAKEFLAGS" || value.is_some() {
-                let value = OsString::from_vec(value.clone().unwrap_or_default());
-                let value = pool.makeflags(value, fds);
+                let value = pool.pool.makeflags(value, fds);
                 changed.push(Variable {
                     name: PyBytes::new(py, name.as_bytes()).unbind(),
                     value: PyBytes::new(py, value.as_bytes()).unbind(),
@@ -222,7 +239,7 @@ impl Variables {
                 });
             }
         }
-        Ok(Variables { before, changed })
+        Ok(Variables { before, place: None, changed })
     }
 
     fn are_made_from(&self, before: &Values<'_>) -> bool {

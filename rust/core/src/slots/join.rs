@@ -25,6 +25,8 @@ pub enum InForce {
     Closed(NotJoined),
     /// There is one, with as many slots, as far as is said.
     Pool(Auth, Option<usize>),
+    /// There is none: make was told to run one job at a time.
+    OneJob,
 }
 
 /// Why the pool that the environment names is not joined.
@@ -76,6 +78,7 @@ impl InForce {
         for value in values {
             let flags = MakeFlags::parse(value.as_ref());
             match flags.named {
+                Named::Nothing if flags.jobs == Some(1) => return InForce::OneJob,
                 Named::Nothing => {}
                 Named::Disabled => return InForce::Closed(NotJoined::Disabled),
                 Named::Unknown(name) => return InForce::Closed(NotJoined::Unknown(name)),

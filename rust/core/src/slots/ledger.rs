@@ -268,7 +268,7 @@ impl Ledger {
         self.memory.word(SLOTS).load(IN_ORDER) as usize
     }
 
-    /// 1 if MAKEFLAGS is to name the pool's pipe by descriptors.
+    /// How MAKEFLAGS is to name the pool: see `Style`.
     pub(crate) fn style(&self) -> &AtomicU64 {
         self.memory.word(STYLE)
     }

@@ -19,11 +19,16 @@
 //!
 //! # Which style to export
 //!
-//! No value suits every make. Make 4.4 and later take both styles; make 4.3 dies of a fifo
-//! ("invalid --jobserver-auth string"), but takes a pipe, if it inherits the descriptors. Makes
-//! before 4.2 know a pipe by its older name, which we write too, but take any `-jN` as an order
-//! to start a pool of their own, and say so in a warning. We write it nevertheless: it is what
-//! newer makes write, and the only place where a joined pool's size is found.
+//! Make 4.4 and later take both styles; make 4.3 dies of a fifo ("invalid --jobserver-auth string")
+//! if that is the last name, but takes a pipe, if it inherits the descriptors, and else goes on with
+//! one job. Makes before 4.2 know a pipe by its older name, which we write too, but take any `-jN` as
+//! an order to start a pool of their own, and say so in a warning. We write it nevertheless: it is
+//! what newer makes write, and the only place where a joined pool's size is found.
+//!
+//! One value can suit an old make and everybody else: a fifo, and then a pipe by an abbreviation of
+//! the older name, `--jobserver-f=3,4`. Makes read their options by getopt_long, which takes that; for
+//! them the last name counts. ninja, cargo, gcc and we look for whole words, and find the fifo.
+//! (Seen with make 4.3 and 4.4.1, ninja 1.13 and cargo 1.95. A new make then takes the pipe too.)
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -81,7 +86,13 @@ impl MakeFlags {
 
 /// MAKEFLAGS for a job that shares our pool of `slots` slots (at least 1): `existing` with our
 /// pool in the place of any that it names. Its other options and its definitions survive.
-pub fn export(existing: Option<&OsStr>, auth: &Auth, slots: usize) -> OsString {
+/// Make alone is told of a pipe's (read, write) `for_make`, if there is one.
+pub fn export(
+    existing: Option<&OsStr>,
+    auth: &Auth,
+    for_make: Option<(RawFd, RawFd)>,
+    slots: usize,
+) -> OsString {
     let parts = Parts::of(existing.unwrap_or_default().as_bytes());
     // As in make's own values, there is a blank even where there are no letters: makefiles that
     // look for a letter in the first word of `-$(MAKEFLAGS)` would else see those of our options.
@@ -99,6 +110,9 @@ pub fn export(existing: Option<&OsStr>, auth: &Auth, slots: usize) -> OsString {
             flags.extend_from_slice(both.as_bytes());
         }
     }
+    if let Some((read, write)) = for_make {
+        flags.extend_from_slice(format!(" {FOR_MAKE}={read},{write}").as_bytes());
+    }
     for word in parts.others {
         flags.push(b' ');
         flags.extend_from_slice(&word);
@@ -109,6 +123,9 @@ pub fn export(existing: Option<&OsStr>, auth: &Auth, slots: usize) -> OsString {
     }
     OsString::from_vec(flags)
 }
+
+/// What make alone reads as a pool's name: see above.
+const FOR_MAKE: &str = "--jobserver-f";
 
 /// A value taken apart into what it says to us and what `export` keeps of it.
 #[derive(Default)]
@@ -142,7 +159,7 @@ impl<'a> Parts<'a> {
             match asked {
                 Some(Asked::Jobs(n)) => parts.says.jobs = number(&value(n, is_number)),
                 Some(Asked::Pool(name)) => parts.says.named = Named::by(value(name, is_no_option)),
-                None => {}
+                Some(Asked::ForMake) | None => {}
             }
             parts.says.dry_run |= letters.is_some_and(|letters| letters.contains(&b'n'));
             parts.keep(&word, letters, asked.is_some());
@@ -169,6 +186,7 @@ impl<'a> Parts<'a> {
 enum Asked<'t> {
     Jobs(&'t [u8]),
     Pool(&'t [u8]),
+    ForMake,
 }
 
 impl<'t> Asked<'t> {
@@ -183,6 +201,7 @@ impl<'t> Asked<'t> {
         match name {
             b"--jobs" => Some(Asked::Jobs(value)),
             b"--jobserver-auth" | b"--jobserver-fds" => Some(Asked::Pool(value)),
+            _ if name == FOR_MAKE.as_bytes() => Some(Asked::ForMake),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ pub mod makeflags;
 mod own;
 mod pipe;
 mod pool;
+mod style;
 pub(crate) mod warden;
 mod watch;
 
@@ -26,5 +27,6 @@ pub use home::{homes, remove_homes};
 pub use join::{InForce, NotJoined};
 pub use ledger::Held;
 pub use own::OwnSlot;
+pub use pool::{Ends, Place, Pool, Slot, MAX_SLOTS};
 pub(crate) use pool::{Launched, PoolWait};
-pub use pool::{Pool, Slot, MAX_SLOTS};
+pub use style::Style;

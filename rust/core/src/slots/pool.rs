@@ -6,16 +6,17 @@ use crate::slots::entry::Tenure;
 use crate::slots::home::{is_in_a_home, Home};
 use crate::slots::ledger::{Held, Ledger, Lender};
 use crate::slots::lineage::{in_recipe_below, makes_above, Lineage};
-use crate::slots::makeflags::Auth;
+use crate::slots::makeflags::{export, Auth};
 use crate::slots::pipe::TokenPipe;
+use crate::slots::style::Style;
 use crate::slots::warden;
 use crate::slots::watch::Watch;
 use crate::sys::getpid;
-use crate::sys::{open_for_others, Descriptor};
+use crate::sys::{is_free_or, open_for_others, open_in_place, Descriptor};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::OFlags;
 use rustix::process::Pid;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -68,19 +69,15 @@ impl Pool {
         Part::new(slots, false, makes_above()).map(Pool::of)
     }
 
-    /// A new pool of `slots` slots for a command that is no job, and how the command's
-    /// MAKEFLAGS is to name it. Make and its like run one job below it without a token: so one
+    /// A new pool of `slots` slots for a command that is no job, and the ends that the command is to
+    /// inherit: see [`Pool::makeflags`]. Make and its like run one job below it without a token: so one
     /// of the slots has no byte, but is lent to whoever below comes first. MAKELEVEL is to be
     /// unset for the command: what is below it is in no recipe, unless of a make that is too.
-    pub fn for_command(slots: usize, by_descriptors: bool) -> Result<(Pool, Auth)> {
+    pub fn for_command(slots: usize, style: Style) -> Result<(Pool, Option<Ends>)> {
         let pool = Part::new(slots, true, 0).map(Pool::of)?;
-        if !by_descriptors {
-            let auth = pool.auth().clone();
-            return Ok((pool, auth));
-        }
-        pool.set_pipe_style();
-        let (read, write) = opened_for_others(&pool.part.home.fifo())?;
-        Ok((pool, Auth::Pipe { read, write }))
+        pool.set_style(style);
+        let ends = pool.open_ends()?;
+        Ok((pool, ends))
     }
 
     fn of(part: Part) -> Pool {
@@ -191,22 +188,64 @@ impl Pool {
         Arc::new((Arc::clone(home), home.open_ledger().ok()))
     }
 
-    /// Has MAKEFLAGS name the pipe of this pool, which must be ours, by descriptors that jobs
-    /// inherit, for programs that know no fifo (make before 4.4).
-    pub fn set_pipe_style(&self) {
-        self.part.ledger.style().store(1, IN_ORDER);
+    /// Has MAKEFLAGS name this pool, which must be ours, in a style.
+    pub fn set_style(&self, style: Style) {
+        self.part.ledger.style().store(style.to_word(), IN_ORDER);
     }
 
-    /// The two ends for MAKEFLAGS to name, if it is to name descriptors: (read, write). For a
-    /// pool of ours they are opened for that, and left open for every program below.
-    pub fn inheritable(&self) -> Result<Option<(RawFd, RawFd)>> {
-        if let Auth::Pipe { read, write } = self.part.auth {
-            return Ok(Some((read, write)));
+    fn style(&self) -> Style {
+        Style::from_word(self.part.ledger.style().load(IN_ORDER))
+    }
+
+    /// The two ends that MAKEFLAGS is to name, if any; those of a pool of ours are opened for that,
+    /// and left open for every program below.
+    pub fn open_ends(&self) -> Result<Option<Ends>> {
+        match (self.auth(), self.style()) {
+            (Auth::Pipe { read, write }, _) => Ok(Some((*read, *write))),
+            (_, Style::Fifo) => Ok(None),
+            (_, Style::Pipe | Style::Both) => {
+                let fifo = self.part.home.fifo();
+                let open = |how| open_for_others(&fifo, how).map_err(Error::system(OPENING));
+                Ok(Some((open(READ_END)?, open(WRITE_END)?)))
+            }
         }
-        if self.part.ledger.style().load(IN_ORDER) == 0 {
-            return Ok(None);
+    }
+
+    /// Where new processes are to have those ends, as far as it can be known beforehand.
+    pub fn place_for_ends(&self) -> Option<Place> {
+        if let Auth::Pipe { read, write } = self.auth() {
+            return Some(Place::Theirs((*read, *write)));
         }
-        opened_for_others(&self.part.home.fifo()).map(Some)
+        if self.style() == Style::Fifo {
+            return None;
+        }
+        let fifo = self.part.pipe.shared_read_end();
+        let mut free = PLACES.rev().filter(|number| is_free_or(*number, &fifo));
+        Some(Place::Ours((free.next()?, free.next()?)))
+    }
+
+    /// In a new process, before it has threads: opens the ends there. None if there is something else
+    /// by now.
+    pub fn open_ends_at(&self, place: &Place) -> Option<Ends> {
+        let (read, write) = place.ends();
+        let fifo = self.part.home.fifo();
+        let open = |end, how| open_in_place(end, &fifo, how).is_ok_and(|opened| opened);
+        let opened = match place {
+            Place::Theirs(_) => true,
+            Place::Ours(_) => open(read, READ_END) && open(write, WRITE_END),
+        };
+        opened.then_some((read, write))
+    }
+
+    /// MAKEFLAGS for programs below that inherit these ends, if any; `existing` is what it says so far.
+    pub fn makeflags(&self, existing: Option<&OsStr>, ends: Option<Ends>) -> OsString {
+        let by_ends = ends.map(|(read, write)| Auth::Pipe { read, write });
+        let (auth, for_make) = match (self.style(), &by_ends) {
+            (Style::Pipe, Some(by_ends)) => (by_ends, None),
+            _ if by_ends.as_ref() == Some(self.auth()) => (self.auth(), None),
+            _ => (self.auth(), ends),
+        };
+        export(existing, auth, for_make, self.slots())
     }
 
     /// How MAKEFLAGS names it to those who know a fifo.
@@ -380,15 +419,38 @@ impl Part {
     }
 }
 
-/// The two ends of a pool's pipe for programs below, by this name: (read, write).
-fn opened_for_others(fifo: &Path) -> Result<(RawFd, RawFd)> {
-    // Blocking, as make wants it. To read and write, or the opening would wait.
-    let end = || {
-        open_for_others(fifo, OFlags::RDWR)
-            .map_err(Error::system("cannot open the pool to programs below"))
-    };
-    Ok((end()?, end()?))
+/// The two ends of a pool's pipe, as MAKEFLAGS names them: (read, write).
+pub type Ends = (RawFd, RawFd);
+
+/// Where new processes are to have the ends that MAKEFLAGS names: each opens them for itself, so that
+/// what a program does to one touches nobody else.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// The ends of a pool of others.
+    Theirs(Ends),
+    /// Numbers that were free, or this pool's already.
+    Ours(Ends),
 }
+
+impl Place {
+    /// Their numbers.
+    pub fn ends(&self) -> Ends {
+        match self {
+            Place::Theirs(ends) | Place::Ours(ends) => *ends,
+        }
+    }
+}
+
+/// The highest numbers for which the kernel's table of a process need not grow, and which the user's
+/// files have last.
+const PLACES: std::ops::Range<RawFd> = 32..64;
+
+const OPENING: &str = "cannot open the pool to programs below";
+
+/// As make has it: its clients, gcc among them, rely on a read that does not wait. To read and write,
+/// or the opening would wait.
+const READ_END: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK);
+const WRITE_END: OFlags = OFlags::RDWR;
 
 impl Drop for Part {
     fn drop(&mut self) {

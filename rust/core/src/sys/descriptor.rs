@@ -253,6 +253,39 @@ pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
     Ok(opened.into_raw_fd())
 }
 
+/// Whether a number is nobody's, or the same file's.
+pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
+    is_free_or_of(number, file.identity)
+}
+
+fn is_free_or_of(number: RawFd, file: Identity) -> bool {
+    // SAFETY: it is only looked at, by a call that says whether it is open at all.
+    let there = unsafe { BorrowedFd::borrow_raw(number) };
+    match Identity::of(there) {
+        Ok(there) => there == file,
+        Err(e) => e == Errno::BADF,
+    }
+}
+
+/// Opens a file at a number for the programs below this one, in a process without threads. False if
+/// another file has the number.
+pub(crate) fn open_in_place(number: RawFd, path: &Path, flags: OFlags) -> Result<bool> {
+    let opened = raised(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)?;
+    if opened.as_raw_fd() == number {
+        fcntl_setfd(&opened, FdFlags::empty())?;
+        let _ = opened.into_raw_fd();
+        return Ok(true);
+    }
+    if !is_free_or_of(number, Identity::of(&opened)?) {
+        return Ok(false);
+    }
+    // SAFETY: the number is nobody's, or that of this very file, which goes on to be open there.
+    match unsafe { libc::dup2(opened.as_raw_fd(), number) } {
+        -1 => Err(super::shared::last_error()),
+        _ => Ok(true),
+    }
+}
+
 /// Whether a new program would find this standard stream open.
 pub(crate) fn is_inherited(stream: RawFd) -> bool {
     // SAFETY: it is only looked at, by a call that says whether it is open at all.

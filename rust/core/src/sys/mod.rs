@@ -19,7 +19,9 @@ mod tracker;
 #[cfg(all(test, not(jobserver_portable)))]
 pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{fill_standard, Descriptor};
-pub(crate) use descriptor::{is_inherited, null_device, open_for_others, AtHand, Undisturbed};
+pub(crate) use descriptor::{
+    is_free_or, is_inherited, null_device, open_for_others, open_in_place, AtHand, Undisturbed,
+};
 pub use file_size::within_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use limit::is_marked;
