@@ -326,3 +326,44 @@ def test_the_command_without_standard_streams_keeps_its_slots(closed: str, tmp_p
     words += ["sh", "-c", f"echo warning >&2; echo warning; {status}"]
     subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], timeout=DEADLINE, check=False)
     assert "2 of 3 slots free" in told.read_text() or "3 of 3 slots free" in told.read_text()
+
+
+#: Ends its program's jobs, or not, and closes all descriptors, as daemons do.
+AT_THE_END = """
+import gc, os, sys
+from jobserver import Jobserver
+
+def work(file):
+    while not os.path.exists(file + ".go"):
+        pass
+    open(file, "w").close()
+
+if __name__ == "__main__":
+    method, how, file = sys.argv[1:]
+    js = Jobserver(method, 2, orphans="keep")
+    js(int).result()
+    if how == "dropped":
+        js(work, file)
+        del js
+        gc.collect()
+    os.closerange(3, 256)
+    open(file + ".go", "w").close()
+    if how == "closed":
+        helper = getattr(js._starter, "_helper", None)
+        pid = helper and helper.pid
+        js.close()
+        if pid is None or not os.path.exists(f"/proc/{pid}"):
+            open(file, "w").close()
+"""
+
+
+@each_method
+@pytest.mark.parametrize("how", ["dropped", "closed"])
+def test_the_end_of_a_program_that_has_closed_descriptors_waits_and_leaves_nothing(
+    method: str, how: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(AT_THE_END)
+    command = [sys.executable, str(tmp_path / "program.py"), method, how, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "file").exists()

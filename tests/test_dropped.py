@@ -178,7 +178,8 @@ if __name__ == "__main__":
     method, fifo, file = sys.argv[1:]
     Jobserver(method, 1)(work_by_name, fifo, file)
     gc.collect()
-    print(f"jobserver-pool-{os.getpid()}-0", flush=True)
+    name = f"jobserver-pool-{os.getpid()}-0-"
+    print(*[each for each in os.listdir("/dev/shm") if each.startswith(name)], flush=True)
 """
 
 

@@ -9,12 +9,14 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import zipapp
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
@@ -629,7 +631,9 @@ def test_a_missing_guard_is_explained_and_starts_no_bomb(script: Script, method:
     script.write("program.py", UNGUARDED)
     code, out, err = script.run("program.py", method)
     assert (code, out) == (1, "")
-    assert "if __name__ == '__main__'" in err
+    assert re.search(r"program.py, line \d+, starts a job, and so each job would start", err)
+    assert err.endswith('\n\n    if __name__ == "__main__":\n        main()\n\n')
+    assert len(err.splitlines()) <= 15 and err.count("Traceback") == 1
     # The owner, the job, and before it the helper if there is one.
     assert len((script.folder / "runs").read_text().splitlines()) <= 3
 
@@ -649,7 +653,55 @@ def test_a_missing_guard_that_exits_is_still_an_error_not_a_hang(
         assert (code, out) == (0, "42\n")
     else:
         assert code == 1
-        assert "if __name__ == '__main__'" in err
+        assert 'if __name__ == "__main__"' in err
+
+
+@with_pickled_work
+@pytest.mark.parametrize(
+    "end, told",
+    [("sys.exit(3)", "3"), ("sys.exit('no licence')", "'no licence'"), ("os._exit(4)", "4")],
+)
+def test_a_main_module_that_ends_the_process_when_it_is_imported_is_told_of(
+    script: Script, method: str, end: str, told: str
+) -> None:
+    program = f"""
+        import os, sys
+        from jobserver import Jobserver
+
+        if __name__ == "__main__":
+            with Jobserver(sys.argv[1], slots=2) as js:
+                print(js(abs, -42).result())
+        {end}
+    """
+    script.write("program.py", program)
+    code, out, err = script.run("program.py", method)
+    assert (code, out) == (1, "")
+    assert f"program.py, line 8, ends the process, with {told}" in err
+    assert err.count("Traceback") == 1 and len(err.splitlines()) <= 15
+
+
+@with_pickled_work
+def test_an_import_that_fails_in_a_job_is_told_of_without_our_own_frames(
+    script: Script, method: str
+) -> None:
+    program = """
+        import sys
+        from jobserver import Jobserver
+
+        if __name__ == "__main__":
+            with Jobserver(sys.argv[1], slots=2) as js:
+                print(js(abs, -42).result())
+        else:
+            import nowhere_to_be_found
+    """
+    script.write("program.py", program)
+    _, _, err = script.run("program.py", method)
+    in_the_job = err.partition("The above exception")[0]
+    assert "ModuleNotFoundError: No module named 'nowhere_to_be_found'" in in_the_job
+    assert [line for line in in_the_job.splitlines() if line.startswith("  File")] == [
+        f'  File "{script.folder}/program.py", line 9, in <module>'
+    ]
+    assert "sys.path" in err.splitlines()[-1]
 
 
 def test_a_script_may_read_its_arguments_as_it_is_imported(script: Script, method: str) -> None:
@@ -683,21 +735,87 @@ def test_a_program_without_a_file_can_run_what_is_imported(script: Script, metho
     assert script.run("-c", program) == (0, "42\n", "")
 
 
-@with_pickled_work
-def test_a_function_of_a_program_without_a_file_is_a_clear_error(
-    script: Script, method: str
+#: Programs whose functions no job finds, which imports their main modules or cannot.
+OUT_OF_REACH = """
+import sys
+{hide}
+from jobserver import Jobserver
+
+if {guard}:
+    def double(x):
+        return 2 * x
+
+    class Doubler:
+        def double(self, x):
+            return double(x)
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[1], slots=2, max_tasks_per_child={tasks}) as js:
+        print(js(double, 21).result(), js(Doubler().double, 4).result())
+        print(*js.map(double, [(1,), (2,)]), js("__main__".upper).result())
+"""
+
+HIDE = 'sys.modules["cloudpickle"] = None'
+
+
+@pytest.fixture(params=["-c", "below the guard", "a zip file", "a folder"])
+def out_of_reach(request: pytest.FixtureRequest, script: Script) -> Callable[..., Any]:
+    """Runs such a program."""
+
+    def run(method: str, tasks: int | None, hide: str = "") -> tuple[int, str, str]:
+        guard = '__name__ == "__main__"' if request.param == "below the guard" else "True"
+        text = OUT_OF_REACH.format(hide=hide, guard=guard, tasks=tasks)
+        if request.param == "-c":
+            return script.run("-c", text, method)
+        script.write("app/__main__.py" if "a " in request.param else "program.py", text)
+        if request.param == "below the guard":
+            return script.run("program.py", method)
+        if request.param == "a zip file":
+            zipapp.create_archive(script.folder / "app", script.folder / "app.pyz")
+            return script.run("app.pyz", method)
+        return script.run("app", method)
+
+    return run
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_functions_of_a_main_module_that_jobs_cannot_import_travel_by_value(
+    out_of_reach: Callable[..., Any], method: str, tasks: int | None
 ) -> None:
-    program = f"""if True:
-        from jobserver import Jobserver
-        def double(x):
-            return 2 * x
-        with Jobserver({method!r}, slots=2) as js:
-            print(js(double, 21).result())
-    """
-    code, out, err = script.run("-c", program)
-    assert (code, out) == (1, "")
-    assert "UnpicklingError: the job could not load what it was to run" in err
-    assert "double" in err
+    pytest.importorskip("cloudpickle")
+    assert out_of_reach(method, tasks) == (0, "42 8\n2 4 __MAIN__\n", "")
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_without_cloudpickle_they_are_refused_with_advice_where_they_would_have_to_travel(
+    out_of_reach: Callable[..., Any], method: str, tasks: int | None
+) -> None:
+    code, out, err = out_of_reach(method, tasks, HIDE)
+    if method == "fork":
+        assert (code, out, err) == (0, "42 8\n2 4 __MAIN__\n", "")
+    else:
+        assert (code, out) == (1, "")
+        last = err.splitlines()[-1]
+        assert "PicklingError: double " in last and "install jobserver[cloudpickle]" in last
+
+
+@with_pickled_work
+def test_advice_of_what_cannot_be_pickled_is_what_can_help(
+    one_slot: Jobserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_cloudpickle(monkeypatch)
+
+    def told(argument: object) -> str:
+        with pytest.raises(pickle.PicklingError) as caught:
+            one_slot(print, argument)
+        return str(caught.value)
+
+    for of_code in (lambda: 0, pickle):
+        assert "jobserver[cloudpickle]" in told(of_code)
+    for stays in (threading.Lock(), (n for n in "ab")):
+        assert "cloudpickle" not in told(stays) and 'context="fork"' in told(stays)
+    future = told(one_slot(int))
+    assert "cloudpickle" not in future and "fork" not in future
 
 
 @with_pickled_work

@@ -57,8 +57,8 @@ class AsCompleted(Iterator["Future[T]"]):
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
-            yield_to = self._jobserver._yield_to(self._yields)
-            self._jobserver._jobs.wait(handled, None, left, yield_to)
+            js = self._jobserver
+            js._jobs.wait(handled, None, left, js._pool, self._yields)
         raise StopIteration
 
     def __del__(self) -> None:

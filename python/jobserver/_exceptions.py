@@ -84,6 +84,10 @@ class TimeLimitExceeded(SubmissionDied):
         return type(self), (self.pid, self.signal, self.time_limit)
 
 
+class OwnersOnly(TypeError):
+    """To pickle something that is of no use in another process."""
+
+
 def advised(error: OSError, doing: str) -> OSError:
     """The same refusal of the system's, saying what was being done and what to do about it."""
     advice = _native.advice(error.errno or 0)

@@ -22,7 +22,13 @@ from typing import (
 )
 
 from . import _arguments, _native, _result, _told
-from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
+from ._exceptions import (
+    Blocked,
+    CallbackRaised,
+    OwnersOnly,
+    SubmissionDied,
+    TimeLimitExceeded,
+)
 from ._native import getpid
 from ._signals import raised_by_handler
 
@@ -63,7 +69,7 @@ class Future(_native.Promise, Generic[T]):
         self.__copy__()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
+        raise OwnersOnly(
             "a Future cannot be pickled: only the process that submitted a job can have its result"
         )
 

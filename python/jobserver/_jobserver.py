@@ -171,7 +171,7 @@ class Jobserver:
         return {
             "_finished": finished,
             "_unread": WeakSet(),
-            "_jobs": _native.Jobs(finished, self._pool, self._orphans_stay),
+            "_jobs": _native.Jobs(finished, self._pool, self._orphans_stay, not self._yields),
             "_starter": self._starter.renewed(),
             "_pid": pid,
         }
@@ -483,7 +483,7 @@ class Jobserver:
                 # Not asked before one is: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
                 if not self._open_pool().runs:
-                    self._jobs.wait(handled, self._pool, left, None)
+                    self._jobs.wait(handled, self._pool, left, None, False)
                     continue
                 # A job's own slot will do.
             delay = _arguments.delay(gate())
@@ -511,11 +511,7 @@ class Jobserver:
                 return
             remaining = _left(deadline, "sleep_fn did not let the job go in time")
             left = left if remaining is None else min(left, remaining)
-            self._jobs.wait(handled, None, left, self._yield_to(self._yields))
-
-    def _yield_to(self, yields: bool) -> _native.Pool | None:
-        """The pool to give this process's own slot to while it waits, if it is to do so."""
-        return self._pool if yields else None
+            self._jobs.wait(handled, None, left, self._pool, self._yields)
 
     def _scan(self, callbacks: bool = False) -> int:
         """Looks at all that has finished. Returns what `_native.Jobs.wait` wants to know."""
@@ -548,7 +544,7 @@ class Jobserver:
         deadline = None if timeout is None else _arguments.deadline(timeout)
         # A job without a slot has none to lend to jobs of its own: they may need ours.
         yields = self._yields or not future._consume
-        while not self._jobs.wait_for(future, left, self._yield_to(yields)):
+        while not self._jobs.wait_for(future, left, self._pool, yields):
             if self._finished:
                 self._issue_callbacks()
                 if future._owner != self._pid:
@@ -608,7 +604,8 @@ class Jobserver:
                 continue
             if not self._jobs.close():
                 # As whoever waits for a job without a slot: see `_wait_for`.
-                self._jobs.wait(handled, None, None, self._yield_to(True))
+                yields = self._yields or self._jobs.any_without_slot
+                self._jobs.wait(handled, None, None, self._pool, yields)
             elif raised is not None or not callbacks or not self._finished:
                 return raised  # else another thread has just taken in the last
 

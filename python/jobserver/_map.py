@@ -220,7 +220,7 @@ class Results(_native.Ready, Generic[T]):
             wants_slot = False
             left = asleep if left is None else min(left, asleep)
         pool = js._open_pool() if wants_slot else None
-        js._jobs.wait(handled, pool, left, js._yield_to(js._yields))
+        js._jobs.wait(handled, pool, left, js._pool, js._yields)
 
     # From the input to jobs.
 

@@ -31,9 +31,9 @@ import types
 from collections import Counter
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Sequence, Union
 
+from . import _main, _native, _told
 from . import _multiprocessing as mp
-from . import _native, _told
-from ._exceptions import advised
+from ._exceptions import OwnersOnly, advised
 from ._signals import raised_by_handler
 
 #: Buffers smaller than this are cheaper inside the pickle.
@@ -79,7 +79,9 @@ class Descriptors:
 
     DupFd = Passed
 
-    def __init__(self) -> None:
+    def __init__(self, forked: bool = False) -> None:
+        """For a process that is `forked` from this one, or for one that imports what it needs."""
+        self.forked = forked
         self.held = _native.Descriptors()
         self.refused: OSError | None = None
 
@@ -191,7 +193,9 @@ def dump_simply(value: Any) -> bytes | None:
         if raised_by_handler(e):
             raise
         return None  # the long way may still be open to it, or says why not
-    return message if len(message) < _native.INLINE // 2 else None
+    if len(message) >= _native.INLINE // 2 or _main.out_of_reach(message) is not None:
+        return None
+    return message
 
 
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
@@ -213,9 +217,9 @@ def _pickler(stream: io.BytesIO, inside: Any) -> Any:
     return made
 
 
-def dump_launch(*objects: Any) -> tuple[Sent, _native.Descriptors]:
+def dump_launch(*objects: Any, forked: bool = False) -> tuple[Sent, _native.Descriptors]:
     """A message to a new process, and the descriptors to pass with it."""
-    descriptors = Descriptors()
+    descriptors = Descriptors(forked)
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:
@@ -235,13 +239,32 @@ def dump_launch(*objects: Any) -> tuple[Sent, _native.Descriptors]:
 def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Buffers]:
     """With cloudpickle where pickle cannot. Large buffers can be kept apart from the stream."""
     try:
-        return _pickle(_pickler, objects, apart)
+        pickled = _pickle(_pickler, objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
         if isinstance(e, RecursionError):
             raise _unpicklable(e) from e  # cloudpickle needs more depth still
         return _pickle_otherwise(objects, apart, e)
+    reason = _main.out_of_reach(pickled[0]) if _submission() else None
+    return pickled if reason is None else _pickle_by_value(objects, apart, pickled, reason)
+
+
+def _pickle_by_value(
+    objects: Sequence[Any], apart: bool, by_name: tuple[memoryview, Buffers], reason: str
+) -> tuple[memoryview, Buffers]:
+    """What a process that is not forked would not find by its name in the main module."""
+    try:
+        import cloudpickle  # noqa: F401
+    except ImportError:
+        spawning = mp.context.get_spawning_popen()
+        if spawning.forked:
+            return by_name
+        raise pickle.PicklingError(
+            f"{reason}: put it into a module, or install jobserver[cloudpickle], with which it "
+            "travels by value"
+        ) from None
+    return _pickle_otherwise(objects, apart, None)
 
 
 def _pickle(
@@ -257,16 +280,14 @@ def _pickle(
 
 
 def _pickle_otherwise(
-    objects: Sequence[Any], apart: bool, error: BaseException
+    objects: Sequence[Any], apart: bool, error: BaseException | None
 ) -> tuple[memoryview, Buffers]:
+    """With cloudpickle, after this error of pickle's, if there was one."""
     try:
         import cloudpickle
     except ImportError:
-        raise pickle.PicklingError(
-            f"{_told.in_words(error)}. Only what can be imported by name can travel between "
-            "processes; with jobserver[cloudpickle] installed, lambdas and closures can "
-            f"too{_other_way()}"
-        ) from error
+        assert error is not None
+        raise _unpicklable(error, _HELP if _is_of_code(error) else "") from error
     spawning = mp.context.get_spawning_popen()
     if isinstance(spawning, Descriptors):
         spawning.held.clear()
@@ -286,18 +307,32 @@ def _pickle_otherwise(
         raise _unpicklable(e) from e
 
 
-def _unpicklable(error: BaseException) -> pickle.PicklingError:
+#: What cloudpickle would do.
+_HELP = (
+    "; only what can be imported by name can travel between processes; with "
+    "jobserver[cloudpickle] installed, lambdas and closures can too"
+)
+
+
+def _is_of_code(error: BaseException) -> bool:
+    """Whether pickle has failed at something that cloudpickle can: a function, class or module."""
+    text = _told.called(str, error)
+    if isinstance(error, TypeError):
+        return "'module'" in text
+    return isinstance(error, (pickle.PicklingError, AttributeError)) and any(
+        word in text for word in ("function", "class", "local object", "lookup")
+    )
+
+
+def _unpicklable(error: BaseException, advice: str = "") -> pickle.PicklingError:
     what = "the function or an argument cannot be pickled: " if _submission() else ""
-    return pickle.PicklingError(f"{what}{_told.in_words(error)}{_other_way()}")
+    if _submission() and not isinstance(error, OwnersOnly):
+        advice += '; under context="fork" nothing has to travel to a job'
+    return pickle.PicklingError(f"{what}{_told.in_words(error)}{advice}")
 
 
 def _submission() -> bool:
     return isinstance(mp.context.get_spawning_popen(), Descriptors)
-
-
-def _other_way() -> str:
-    """More advice, for a submission."""
-    return ', and under context="fork" nothing has to travel to a job' if _submission() else ""
 
 
 def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:

@@ -19,6 +19,16 @@ from ._signals import raised_by_handler
 Failure = Tuple[bytes, str, str]
 
 
+class NotLoaded(pickle.UnpicklingError):
+    """What a job meets before its function runs: an UnpicklingError to its owner, and the traceback
+    that is to be `told`, if any."""
+
+    told = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.UnpicklingError, self.args
+
+
 class Dumped:
     """What a function of ours returns in a job whose message it has made itself."""
 
@@ -62,7 +72,8 @@ def dump_exception(error: BaseException) -> Sent:
 
 def failure(error: BaseException) -> Failure:
     """What can be told of an exception."""
-    text, summary = _told.traceback_of(error), _told.in_words(error)
+    text = error.told if isinstance(error, NotLoaded) else _told.traceback_of(error)
+    summary = _told.in_words(error)
     try:
         pickled = _pickled(error)
     except BaseException as e:
@@ -118,5 +129,5 @@ def load_failure(failure: Failure) -> BaseException:
         error = pickle.UnpicklingError(
             f"the job raised {summary}, which pickles as something else: {what}"
         )
-    error.__cause__ = JobTraceback(text)
+    error.__cause__ = JobTraceback(text) if text else None
     return cast(BaseException, error)

@@ -80,7 +80,7 @@ def _is_short(error: BaseException) -> bool:
         if id(link) in seen:
             continue
         seen[id(link)] = link
-        frames += sum(1 for _ in itertools.islice(_steps(link), _FRAMES + 1))
+        frames += sum(1 for _ in itertools.islice(steps(link), _FRAMES + 1))
         if frames > _FRAMES or len(seen) > _LINKS or any(map(_is_long, [link, *_notes(link)])):
             return False
         others = (link.__cause__, link.__context__, *_members(link))
@@ -123,13 +123,13 @@ def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
 
 def _alone(error: BaseException) -> str:
     """One exception's own traceback."""
-    steps, notes, members = [*_steps(error)], _notes(error), _members(error)
-    lines = ["Traceback (most recent call last):\n"] if steps else []
-    if len(steps) > _FRAMES:
-        lines += _formatted(steps[: _FRAMES // 2])
-        lines.append(f"  ... {len(steps) - _FRAMES} frames left out ...\n")
-        steps = steps[-_FRAMES // 2 :]
-    lines += _formatted(steps)
+    shown, notes, members = [*steps(error)], _notes(error), _members(error)
+    lines = ["Traceback (most recent call last):\n"] if shown else []
+    if len(shown) > _FRAMES:
+        lines += _formatted(shown[: _FRAMES // 2])
+        lines.append(f"  ... {len(shown) - _FRAMES} frames left out ...\n")
+        shown = shown[-_FRAMES // 2 :]
+    lines += _formatted(shown)
     lines.append(f"{in_words(error)}\n")
     lines += (f"{called(str, note)}\n" for note in notes[:_LINKS])
     lines += (f"  | {in_words(member)}\n" for member in members[:_LINKS])
@@ -145,7 +145,17 @@ def _formatted(steps: list[TracebackType]) -> list[str]:
     return traceback.StackSummary.extract(frames).format()
 
 
-def _steps(error: BaseException) -> Iterator[TracebackType]:
+def shorn(error: BaseException, hidden: Callable[[str], bool]) -> BaseException:
+    """The exception without the steps of its traceback through files that are to be `hidden`."""
+    shown = [step for step in steps(error) if not hidden(step.tb_frame.f_code.co_filename)]
+    traceback: TracebackType | None = None
+    for step in reversed(shown):
+        traceback = TracebackType(traceback, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return error.with_traceback(traceback)
+
+
+def steps(error: BaseException) -> Iterator[TracebackType]:
+    """A traceback's steps, the outermost first."""
     step = error.__traceback__
     while step is not None:
         yield step

@@ -99,17 +99,21 @@ def _pipe() -> _native.TrackerPipe:
         if known.is_open():
             return known
         if _job.is_this_process():
-            # A tracker of its own would, at its end, take away what others still use.
-            raise OSError(
-                errno.EBADF,
-                "this job has closed the descriptor of multiprocessing's resource tracker, or "
-                "opened another file in its place: it cannot start jobs any more",
-            )
+            raise _out_of_reach()
         _shared.pop(0, None)
     if _multiprocessings() is None and not os.path.exists(_OPEN):
         _start()
     # Of threads that come here at once, one decides for all.
     return _shared.setdefault(0, _native.TrackerPipe(_multiprocessings(), made=True))
+
+
+def _out_of_reach() -> OSError:
+    """In a job. A tracker of its own would, at its end, take away what others still use."""
+    return OSError(
+        errno.EBADF,
+        "this job has closed the descriptor of multiprocessing's resource tracker, or opened "
+        "another file in its place: it can neither start jobs nor use shared memory any more",
+    )
 
 
 def _multiprocessings() -> int | None:
@@ -187,6 +191,8 @@ def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
     on and whose writing end will be used. Both become those of the tree's pipe. Returns the pid,
     or None if there is a tracker already."""
     pipe = _shared.get(0) if str(args[-1]).startswith(_STARTS) else None
+    if pipe is not None and not pipe.is_open() and _job.is_this_process():
+        raise _out_of_reach()
     if pipe is None or not pipe.is_open():
         pid: int = _spawnv_passfds(path, args, passfds)
         return pid

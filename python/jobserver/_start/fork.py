@@ -70,7 +70,7 @@ class ForkedWorkers(HiringStarter):
         if work.preexec_fn is None:
             with contextlib.suppress(pickle.PicklingError):
                 self._identity.process.number += 1
-                return launch.dump(f"Job-{self._identity.process.number}", work)
+                return launch.dump(f"Job-{self._identity.process.number}", work, forked=True)
         return work
 
     def check(self, work: _native.Work, jobs: _native.Jobs) -> None:

@@ -90,7 +90,7 @@ class ForkServer(HiringStarter):
 
     def _hire(self, jobs: _native.Jobs, home: str, first: First | None) -> None:
         self._start_helper(home)
-        introduction, descriptors = self._introductions.to_job(home, self._tasks)
+        introduction, descriptors = self._introductions.to_job(home, self._tasks, jobs.hears)
         try:
             jobs.hire_request(self._helper, introduction, descriptors, first)
         finally:

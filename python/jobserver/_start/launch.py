@@ -13,10 +13,11 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import runpy
 import signal
 from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
 
-from .. import _job, _native, _pickling, _pools, _told, _tracker
+from .. import _job, _main, _native, _pickling, _pools, _result, _told, _tracker
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._exceptions import advised
@@ -51,8 +52,8 @@ class Preparation(NamedTuple):
 
 
 #: The owner's pid and its name to multiprocessing; how many jobs a process may have; what a fork
-#: server is to import.
-_Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...]]
+#: server is to import; whether jobs are to tell when they give their slots away.
+_Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool]
 
 #: What mostly are the changes to a job's environment, as it is pickled.
 _UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
@@ -82,9 +83,9 @@ class Introductions:
         """Not sooner: another thread may have been quicker, with one of its own."""
         self._helpers = preparation
 
-    def to_job(self, home: str, tasks: int | None) -> tuple[Sent, _native.Descriptors]:
+    def to_job(self, home: str, tasks: int | None, tells: bool) -> tuple[Sent, _native.Descriptors]:
         """To a process that is to run jobs of that pool, `tasks` at most."""
-        preparation, terms = _preparation(self._method, home), _terms(tasks)
+        preparation, terms = _preparation(self._method, home), _terms(tasks, tells=tells)
         if preparation != self._helpers:
             return _pickling.dump_launch(preparation, terms)
         if self._short is None or self._short[0] != terms:
@@ -92,12 +93,13 @@ class Introductions:
         return self._short[1], _NO_DESCRIPTORS
 
 
-def _terms(tasks: int | None, preload: tuple[str, ...] = ()) -> _Terms:
-    return (os.getpid(), mp.process.current_process().name), tasks, preload
+def _terms(tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False) -> _Terms:
+    return (os.getpid(), mp.process.current_process().name), tasks, preload, tells
 
 
-def dump(name: str, work: _native.Work) -> Launch:
-    """The message that launches a job, and what goes with it."""
+def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
+    """The message that launches a job, and what goes with it; in a process that is `forked` from
+    this one, or in another."""
     fn, args, kwargs = work.function, work.args, work.kwargs
     if not (work.env or work.preexec_fn or kwargs) and _pickling.are_simple(fn, args):
         message = _pickling.dump_simply((name, work.time_limit, None, fn, args, None))
@@ -106,7 +108,8 @@ def dump(name: str, work: _native.Work) -> Launch:
     args, kwargs = _pickling.arguments_apart(args, kwargs)
     # A plain tuple, for which no class has to be looked up in each job.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
-    return (*_pickling.dump_launch(work.env, rest), work.preexec_fn is not None)
+    launch, descriptors = _pickling.dump_launch(work.env, rest, forked=forked)
+    return launch, descriptors, work.preexec_fn is not None
 
 
 def _preparation(method: str, home: str) -> Preparation:
@@ -152,7 +155,8 @@ class Prepared:
 
     def apply(self) -> None:
         if self._data is not None:
-            mp.spawn.prepare(self._data)
+            with _main.ends_told():
+                mp.spawn.prepare(self._data)
             self._data = None
 
     def rehearse(self) -> None:
@@ -206,7 +210,7 @@ class Worker:
         except BaseException as e:
             if raised_by_handler(e):
                 raise
-            raise _not_loaded(e) from e
+            raise _not_loaded(e) from None
         if self._left is not None:
             self._left -= 1
         return work, self._setup, self._left != 0 and work.preexec_fn is None
@@ -269,7 +273,7 @@ class Newcomer:
         except BaseException as e:
             if raised_by_handler(e):
                 raise
-            raise _not_loaded(e) from e
+            raise _not_loaded(e) from None
         loaded = self._worker.load(message, descriptors, slot)
         if self._interruptible:
             _native.unblock_interrupts()
@@ -277,10 +281,10 @@ class Newcomer:
 
     def _set_up(self, message: Message, descriptors: _native.Descriptors) -> Worker:
         prepared, terms = _introduced(message, descriptors, self._known)
-        owner, tasks, _ = terms
+        owner, tasks, _, tells = terms
         prepared.identity.belongs_to(owner)
         if self._channel is not None:
-            prepared.setup.apply(prepared.pool, self._channel)
+            prepared.setup.apply(prepared.pool, self._channel, tells)
         return _Prepared(prepared, tasks)
 
     def unload(self) -> None:
@@ -288,9 +292,31 @@ class Newcomer:
             self._worker.unload()
 
 
-def _not_loaded(error: BaseException) -> pickle.UnpicklingError:
+def _not_loaded(error: BaseException) -> _result.NotLoaded:
+    """What is to be told of what a job has met before its function ran."""
+    mended = _main.not_imported(error)
+    if mended is not None:
+        return _result.NotLoaded(mended)
     what = f"the job could not load what it was to run: {_told.in_words(error)}"
-    return pickle.UnpicklingError(what)
+    made = _result.NotLoaded(what + _main.advice(error))
+    shorn = _told.shorn(error, _is_machinery)
+    if shorn.__traceback__ is not None or shorn.__cause__ or shorn.__context__:
+        made.told = _told.traceback_of(shorn)
+    return made
+
+
+#: This package, and what imports modules.
+_MACHINERY = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    "<frozen ",
+    importlib.__file__,
+    runpy.__file__,
+    os.path.join(os.path.dirname(os.__file__), "multiprocessing"),
+)
+
+
+def _is_machinery(file: str) -> bool:
+    return file.startswith(_MACHINERY)
 
 
 #: A message with the descriptors that came with it.

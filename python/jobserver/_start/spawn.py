@@ -27,7 +27,9 @@ class Spawn(HiringStarter):
 
     def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         self.share_tracker()
-        introduction, descriptors = self._introductions.to_job(jobs.pool.home, self._tasks)
+        introduction, descriptors = self._introductions.to_job(
+            jobs.pool.home, self._tasks, jobs.hears
+        )
         try:
             command = _command(launch.interruptible())
             jobs.hire_spawn(command, introduction, descriptors, first)

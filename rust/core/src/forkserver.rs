@@ -171,7 +171,7 @@ impl ForkServer {
         if self.reap(process)? {
             return Ok(true);
         }
-        match process.watch() {
+        match process.intact_watch() {
             Some(exit) => Wait::on(exit).block(None)?,
             // Its end of the socket closes as it ends; the exit itself follows at once.
             None => Wait::new(vec![], Some(Duration::from_millis(1))).block(None)?,

@@ -165,6 +165,8 @@ pub struct Jobs {
     quiet: Option<Quiet>,
     /// This program has closed descriptors of the table's: see `renew`.
     lost: bool,
+    /// The jobs that have said that they gave their slots away.
+    yielded: BTreeSet<JobId>,
     /// Some process has stayed after a job: answers may come within microseconds.
     quick: bool,
     waiting: Vec<Arc<Bell>>,
@@ -195,6 +197,21 @@ impl Jobs {
         let on_slot =
             |process: &&Process| process.state == State::Running && process.slot.is_some();
         self.processes.values().filter(on_slot).count()
+    }
+
+    /// Whether a job that runs has given its slot away while it waits. It will need one to go on: an
+    /// owner that waits for it must not keep the last.
+    pub fn any_has_yielded(&mut self) -> bool {
+        let mut yielded = std::mem::take(&mut self.yielded);
+        yielded.retain(|id| self.of(*id).is_some_and(|process| process.state == State::Running));
+        self.yielded = yielded;
+        !self.yielded.is_empty()
+    }
+
+    /// Whether a job runs that was started without a slot. It has none to lend to jobs of its own.
+    pub fn any_without_slot(&self) -> bool {
+        let without = |process: &Process| process.state == State::Running && process.slot.is_none();
+        self.processes.values().any(without)
     }
 
     /// Starts a command under `slot`; its outcome will be [`Outcome::Ended`].
@@ -346,7 +363,7 @@ impl Jobs {
     pub fn scan(&mut self) -> Result<Vec<(JobId, Outcome)>> {
         let _undisturbed = Undisturbed::begin();
         let mut news = Vec::new();
-        let there = self.processes.len();
+        let (there, yielded) = (self.processes.len(), self.yielded.len());
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
@@ -380,7 +397,8 @@ impl Jobs {
             self.check_exit(number, &mut news);
         }
         // Also when a process was only reaped: somebody may wait for the last to be.
-        if !news.is_empty() || self.processes.len() < there {
+        // And when one has yielded: those who wait for it may have to do so too.
+        if !news.is_empty() || self.processes.len() < there || self.yielded.len() > yielded {
             self.wake();
         }
         Ok(news)
@@ -408,6 +426,10 @@ impl Jobs {
                             self.quick = true;
                         }
                         return; // who is idle waits for us
+                    }
+                    Kind::Yielded => {
+                        self.yielded.insert(JobId::of(number, process.jobs));
+                        continue;
                     }
                     _ => process.tell(number, Outcome::of(frame), news),
                 },

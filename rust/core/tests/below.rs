@@ -6,7 +6,7 @@ mod common;
 
 use common::{child, death, drain, ended, outcomes, soon, start, Alone};
 use jobserver_core::process::Pid;
-use jobserver_core::slots::OwnSlot;
+use jobserver_core::slots::{Adopted, OwnSlot};
 use jobserver_core::{ExitStatus, Jobs, Pool, Slot, Woken};
 use rustix::fd::OwnedFd;
 use rustix::process::{kill_process, Signal};
@@ -39,7 +39,7 @@ fn job(pool: &Pool, body: impl FnOnce(&Pool, Slot) -> i32) -> ExitStatus {
     let (word, home) = (slot.to_word(), pool.home().to_owned());
     let job = start(&mut jobs, Some(slot), |_channel| {
         let pool = Pool::open(&home).unwrap();
-        let slot = pool.adopt(word).unwrap().unwrap();
+        let Adopted::Slot(slot) = pool.adopt(word).unwrap() else { return 9 };
         body(&pool, slot)
     });
     let how = death(&outcomes(&mut jobs, 1)[&job]);

@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use jobserver_core::channel::{Head, Kind, STAYS};
+use jobserver_core::slots::Adopted;
 use jobserver_core::sys::Forked;
 use jobserver_core::{
     Channel, Child, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Slot, Woken,
@@ -32,7 +33,10 @@ fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
 fn serve(channel: &Channel, pool: &Pool) -> i32 {
     while let Some(launch) = channel.receive().unwrap() {
         assert_eq!(launch.kind, Kind::Launch);
-        let slot = pool.adopt(launch.word).unwrap();
+        let slot = match pool.adopt(launch.word).unwrap() {
+            Adopted::Slot(slot) => Some(slot),
+            _ => None,
+        };
         assert_eq!(slot.is_some(), launch.word != 0);
         let verb = launch.body.into_bytes().unwrap();
         let me = getpid().as_raw_nonzero().get().to_ne_bytes();

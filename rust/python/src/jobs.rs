@@ -73,6 +73,8 @@ pub(crate) struct Jobs {
     owner: Pid,
     /// Whether jobs go on when this process is killed.
     orphans_stay: bool,
+    /// Whether this process keeps its slot while it waits for them, if it is a job.
+    holds: bool,
 }
 
 #[derive(Default)]
@@ -94,11 +96,11 @@ struct State {
 #[pymethods]
 impl Jobs {
     #[new]
-    #[pyo3(signature = (finished, pool, orphans_stay))]
-    fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool) -> Jobs {
+    #[pyo3(signature = (finished, pool, orphans_stay, holds))]
+    fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool, holds: bool) -> Jobs {
         let slots = pool.as_ref().map_or(0, |pool| pool.get().pool.slots());
         let (state, pool, owner) = (Mutex::default(), Mutex::new(pool), getpid());
-        Jobs { state, finished, pool, slots, owner, orphans_stay }
+        Jobs { state, finished, pool, slots, owner, orphans_stay, holds }
     }
 
     /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody
@@ -106,6 +108,14 @@ impl Jobs {
     #[getter]
     fn pool(&self, py: Python<'_>) -> PyResult<Py<Pool>> {
         self.known_pool().as_ref().map(|pool| pool.clone_ref(py)).ok_or_else(closed)
+    }
+
+    /// Whether its jobs are to tell when they give their slots away, since this process, a job that
+    /// holds a slot, would keep that while it waits for them.
+    #[getter]
+    fn hears(&self) -> bool {
+        let pool = self.known_pool();
+        self.holds && pool.as_ref().is_some_and(|pool| pool.get().pool.is_job())
     }
 
     /// Forks a job, which does its work there and then. Returns in the owner only.
@@ -256,16 +266,17 @@ impl Jobs {
 
     /// Scans, and waits if need be, until the job of `future` has finished: whether it has.
     /// False when `timeout` seconds are over, or when callbacks are due. While it waits, a
-    /// job's slot is given to `pool`, if there is one here.
-    #[pyo3(signature = (future, timeout, pool))]
+    /// job's slot, if there is one here, is given to `pool` if it `yields`, or must.
+    #[pyo3(signature = (future, timeout, pool, yields))]
     fn wait_for(
         &self,
         future: Bound<'_, Promise>,
         timeout: Option<f64>,
         pool: Option<&Bound<'_, Pool>>,
+        yields: bool,
     ) -> PyResult<bool> {
         let py = future.py();
-        self.yielding(py, pool, |release| {
+        self.yielding(py, pool, yields, |release| {
             let finished = self.until_releasing(py, timeout, None, true, release, || {
                 Ok(future.get().is_done().then_some(()))
             })?;
@@ -287,8 +298,9 @@ impl Jobs {
     /// Waits until something may be ready: a job, another thread's scan, a free slot of
     /// `pool` if given, the end of `timeout` seconds. Returns at once if
     /// a scan has changed something since `handled`. Signal handlers run, and may raise.
-    /// While it waits, a job's slot is given to `yield_to`, if there is one here.
-    #[pyo3(signature = (handled, pool, timeout, yield_to))]
+    /// While it waits, a job's slot, if there is one here, is given to `yield_to` if it `yields`, or
+    /// must.
+    #[pyo3(signature = (handled, pool, timeout, yield_to, yields))]
     fn wait(
         &self,
         py: Python<'_>,
@@ -296,9 +308,10 @@ impl Jobs {
         pool: Option<&Bound<'_, Pool>>,
         timeout: Option<f64>,
         yield_to: Option<&Bound<'_, Pool>>,
+        yields: bool,
     ) -> PyResult<()> {
         let pool = pool.map(|pool| &pool.get().pool);
-        self.yielding(py, yield_to, |release| {
+        self.yielding(py, yield_to, yields, |release| {
             release();
             self.sleep(py, handled, pool, deadline(timeout)).map(|_| ())
         })
@@ -394,6 +407,12 @@ impl Jobs {
     #[getter]
     fn idle(&self) -> usize {
         self.state().table.idle()
+    }
+
+    /// Whether a job runs that was started without a slot.
+    #[getter]
+    fn any_without_slot(&self) -> bool {
+        self.state().table.any_without_slot()
     }
 
     #[getter]
@@ -539,11 +558,19 @@ impl Jobs {
         };
         let descriptors = descriptors.get().held();
         taking(slot.as_ref(), |taken| {
+            let without_slot = self.word_without_slot();
             let state = &mut *self.state();
             state.table.hired(channel, child).map_err(to_python)?;
             // The newest of those that have had no job, and so this one.
-            state.launch(&future, taken, &message, &descriptors, true).map(drop)
+            let launched = state.launch(&future, taken, &message, &descriptors, true, without_slot);
+            launched.map(drop)
         })
+    }
+
+    /// What a job is launched with that is to run without a slot.
+    fn word_without_slot(&self) -> u64 {
+        let pool = self.known_pool();
+        pool.as_ref().map_or(0, |pool| pool.get().pool.word_without_slot())
     }
 
     /// Launches a job on an idle process: whether there was one.
@@ -559,8 +586,9 @@ impl Jobs {
         let looks_until = Instant::now() + HESITATION;
         let mut handled = None;
         loop {
+            let without_slot = self.word_without_slot();
             let mut state = self.state();
-            if state.launch(future, slot, message, descriptors, fresh)? {
+            if state.launch(future, slot, message, descriptors, fresh, without_slot)? {
                 return Ok(true);
             }
             let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
@@ -597,8 +625,12 @@ impl State {
         message: &Message<'_>,
         descriptors: &[Arc<Descriptor>],
         fresh: bool,
+        without_slot: u64,
     ) -> PyResult<bool> {
-        let send = |channel: &core::Channel, head: Head| {
+        let send = |channel: &core::Channel, mut head: Head| {
+            if head.word == 0 {
+                head.word = without_slot;
+            }
             message.send(channel, head, &borrowed(descriptors)?)
         };
         let launched = self.table.launch(slot, fresh, send).map_err(to_python)?;

@@ -2,15 +2,17 @@
 
 use crate::errors::to_python;
 use jobserver_core as core;
+use jobserver_core::channel::Kind;
 use jobserver_core::process::{getpid, Pid};
 use jobserver_core::slots::makeflags::Auth;
-use jobserver_core::slots::{Ends, InForce, NotJoined, OwnSlot, Style};
+use jobserver_core::slots::{Adopted, Ends, InForce, NotJoined, OwnSlot, Style};
 use jobserver_core::sys::{self, Descriptor};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A pool, and the slot of it that this process itself runs on, if it is a job.
@@ -23,11 +25,15 @@ pub(crate) struct Pool {
     /// Of the job that runs in it, once there is one: its pid, and the descriptors, if any,
     /// by which MAKEFLAGS names the pool to programs below.
     job: Mutex<Option<(Pid, Option<Ends>)>>,
+    /// Of a job whose owner wants to hear if it gives its slot away: by which to tell it, once.
+    teller: Mutex<Option<core::Channel>>,
+    told: AtomicBool,
 }
 
 impl From<core::Pool> for Pool {
     fn from(pool: core::Pool) -> Pool {
-        Pool { pool, own: Mutex::default(), job: Mutex::default() }
+        let (own, job, teller) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Pool { pool, own, job, teller, told: AtomicBool::new(false) }
     }
 }
 
@@ -36,10 +42,33 @@ impl Pool {
         lock(&self.own)
     }
 
-    /// In a new job: this is the slot that it runs on, or it runs without one.
-    pub(crate) fn set_own(&self, slot: Option<core::Slot>) {
-        self.pool.begin_job();
-        *self.own() = slot.map(OwnSlot::new).unwrap_or_default();
+    /// In a new job: runs on what it has adopted. False if nothing may run.
+    pub(crate) fn set_own(&self, adopted: Adopted) -> bool {
+        self.told.store(false, Ordering::Relaxed);
+        *self.own() = match adopted {
+            Adopted::Slot(slot) => OwnSlot::new(slot),
+            Adopted::Nothing => OwnSlot::default(),
+            Adopted::Gone => return false,
+        };
+        true
+    }
+
+    /// In a new job: its owner is to hear if it gives its slot away.
+    pub(crate) fn tells_by(&self, channel: Option<core::Channel>) {
+        let replaced = std::mem::replace(&mut *lock(&self.teller), channel);
+        std::mem::forget(replaced); // that of a job which has forked this one
+    }
+
+    /// Gives this process's own slot away, if it has one here to give, and tells its owner: see
+    /// [`core::Jobs::any_has_yielded`].
+    pub(crate) fn hand_over(&self) -> Option<core::Slot> {
+        let slot = self.own().hand_over()?;
+        let teller = lock(&self.teller);
+        if let Some(channel) = teller.as_ref().filter(|_| !self.told.swap(true, Ordering::Relaxed))
+        {
+            let _ = channel.send(Kind::Yielded, &[], &[]); // or it is gone
+        }
+        Some(slot)
     }
 
     fn job(&self) -> MutexGuard<'_, Option<(Pid, Option<Ends>)>> {
@@ -129,13 +158,10 @@ impl Pool {
         self.pool.auth().to_os_string() == auth || by_fds.is_some_and(|a| a.to_os_string() == auth)
     }
 
-    /// In a job: takes over the slot that it was launched on, by the word that came with its
-    /// launch (0: none). False if it is no longer for us, when nothing may run.
+    /// In a job: takes over the slot that it was launched on, if any, by the word that came with its
+    /// launch. False if it is no longer for us, when nothing may run.
     fn adopt(&self, word: u64) -> PyResult<bool> {
-        let slot = self.pool.adopt(word).map_err(to_python)?;
-        let adopted = word == 0 || slot.is_some();
-        self.set_own(slot);
-        Ok(adopted)
+        Ok(self.set_own(self.pool.adopt(word).map_err(to_python)?))
     }
 
     /// Whether this process is a job with a slot that it could lend or hand over.
@@ -147,7 +173,7 @@ impl Pool {
     /// Its own slot for a job of its own: on loan or, if it `yields`, for good. It must not
     /// go on before `Jobs.resume` says so.
     pub(crate) fn own_slot(&self, yields: bool) -> Option<Slot> {
-        let slot = if yields { self.own().hand_over() } else { self.own().lend() };
+        let slot = if yields { self.hand_over() } else { self.own().lend() };
         slot.map(Slot::own)
     }
 

@@ -121,10 +121,16 @@ impl Setup {
         Ok(())
     }
 
-    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so.
-    fn apply(&self, pool: &Bound<'_, Pool>, channel: &Bound<'_, Channel>) -> PyResult<()> {
+    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so. Whether
+    /// it `tells` its owner when it gives its slot away.
+    fn apply(
+        &self,
+        pool: &Bound<'_, Pool>,
+        channel: &Bound<'_, Channel>,
+        tells: bool,
+    ) -> PyResult<()> {
         self.prepare(pool)?;
-        self.assume(pool, channel.get())
+        self.assume(pool, channel.get(), tells)
     }
 }
 
@@ -134,8 +140,14 @@ impl Setup {
     }
 
     /// In the job: makes it all so.
-    pub(crate) fn assume(&self, pool: &Bound<'_, Pool>, channel: &Channel) -> PyResult<()> {
+    pub(crate) fn assume(
+        &self,
+        pool: &Bound<'_, Pool>,
+        channel: &Channel,
+        tells: bool,
+    ) -> PyResult<()> {
         let py = pool.py();
+        pool.get().tells_by(tells.then(|| channel.channel.share()));
         Family::gather().map_err(to_python)?; // for Future.kill to find what we shall start
         fill_standard(self.null_stdin).map_err(to_python)?;
         self.assign(py)?;

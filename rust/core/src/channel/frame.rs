@@ -28,6 +28,9 @@ pub enum Kind {
     /// Owner to a new process, before its first launch: what all its jobs have in common. The
     /// word is [`HANGS`] if the first descriptor is the lifeline that it is to hang on.
     Introduction = 6,
+    /// Job to owner, once at most: it has given its slot away while it waits, and will want one
+    /// again. Only said to owners that would otherwise keep theirs while they wait for it.
+    Yielded = 7,
 }
 
 /// The word of a [`Kind::Result`] whose process stays for another job.
@@ -53,8 +56,8 @@ impl From<Kind> for Head {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Exited, Introduction, Launch, Refused, Result, Started};
-        [Launch, Result, Started, Refused, Exited, Introduction]
+        use Kind::{Exited, Introduction, Launch, Refused, Result, Started, Yielded};
+        [Launch, Result, Started, Refused, Exited, Introduction, Yielded]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

@@ -75,6 +75,11 @@ impl Channel {
         Channel { socket: Arc::new(socket) }
     }
 
+    /// The same end, for another part of this process.
+    pub fn share(&self) -> Channel {
+        Channel { socket: Arc::clone(&self.socket) }
+    }
+
     /// Its descriptor alone, to become a new program's standard input.
     pub fn into_socket(self) -> Result<OwnedFd> {
         match Arc::try_unwrap(self.socket) {

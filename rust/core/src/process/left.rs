@@ -48,7 +48,7 @@ impl Left {
         if self.by != getpid() {
             return false;
         }
-        match (self.child.is_ours(), self.child.watch()) {
+        match (self.child.is_ours(), self.child.intact_watch()) {
             (true, _) => matches!(self.child.try_wait(), Ok(None)),
             (false, Some(_)) => !self.child.has_ended(),
             // The fork server reaps it: as long as there is such a pid, it may be this one.
@@ -75,7 +75,7 @@ pub fn wait_for_left() -> Result<bool> {
     let watches: Vec<Option<Arc<Descriptor>>> = left()
         .iter()
         .filter(|each| each.kept.is_some())
-        .map(|each| each.child.watch().cloned())
+        .map(|each| each.child.intact_watch().cloned())
         .collect();
     if watches.is_empty() {
         return Ok(true);

@@ -135,6 +135,7 @@ impl Wait {
     fn is_missed(&self, polled: &[PollFd<'_>]) -> bool {
         let (descriptors, pipes) = polled.split_at(self.descriptors.len());
         descriptors.iter().all(|polled| polled.revents().is_empty())
+            && self.pipes.iter().all(|pipe| pipe.is_intact())
             && pipes.iter().all(|pipe| ioctl_fionread(pipe.as_fd()).is_ok_and(|bytes| bytes == 0))
     }
 }

@@ -1,7 +1,7 @@
 //! A pool's home: the folder with the files by which processes find it.
 //!
 //! ```text
-//! jobserver-pool-PID-N/    private to the user
+//! jobserver-pool-PID-N-MARK-NAMESPACE/    private to the user
 //!     fifo             the token pipe, which MAKEFLAGS names; not in one made for make's pool
 //!     auth             instead: how MAKEFLAGS names make's pool
 //!     ledger           who holds which slot
@@ -15,7 +15,8 @@
 //!
 //! A home is made under another name, and renamed when it is complete and locked: so whoever sees
 //! it, from whatever pid namespace, sees by the lock that it is in use. One whose maker is killed
-//! before that is removed by a process that can tell: one in the maker's own namespace.
+//! before that is removed by a process that can tell: one in the maker's own namespace. No name is
+//! ever used again: whoever is late in removing a home, by its name, must not meet another.
 
 use crate::error::{Error, Result};
 use crate::process::identity::{is_alive, Named};
@@ -64,9 +65,10 @@ impl Home {
                 Err(e) => return Err(Error::at(doing, &place, e)),
                 Ok(()) => new.create_ledger().map_err(Error::system(doing))?,
             };
-            let complete = place.join(format!("{PREFIX}{}-{number}", me.pid));
+            let unique = format!("{:x}-{:x}", me.mark, Namespace::current().0);
+            let complete = place.join(format!("{PREFIX}{}-{number}-{unique}", me.pid));
             match sys::rename_new(&new.path, &complete) {
-                Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // another namespace's, perhaps
+                Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // where there are no marks
                 renamed => renamed.map_err(Error::system(doing))?,
             }
             std::mem::forget(new); // by this name it is no more
@@ -114,9 +116,13 @@ impl Home {
 
     /// Removes it, if this process has made it.
     pub(crate) fn remove(&self) {
-        if self.is_ours() {
+        let mut made = made_here();
+        let before = made.len();
+        made.retain(|(_, path)| *path != self.path);
+        let is_there = made.len() < before;
+        drop(made);
+        if self.is_ours() && is_there {
             remove(&self.path);
-            made_here().retain(|(_, path)| *path != self.path);
         }
     }
 

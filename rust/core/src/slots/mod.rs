@@ -27,6 +27,6 @@ pub use home::{homes, remove_homes};
 pub use join::{InForce, NotJoined};
 pub use ledger::Held;
 pub use own::OwnSlot;
-pub use pool::{Ends, Place, Pool, Slot, MAX_SLOTS};
+pub use pool::{Adopted, Ends, Place, Pool, Slot, MAX_SLOTS};
 pub(crate) use pool::{Launched, PoolWait};
 pub use style::Style;

@@ -15,7 +15,7 @@ use crate::sys::getpid;
 use crate::sys::{is_free_or, open_for_others, open_in_place, Descriptor};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::OFlags;
-use rustix::process::Pid;
+use rustix::process::{getppid, Pid};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -50,12 +50,29 @@ pub(crate) struct Part {
     lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
     /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
     job: AtomicI32,
-    /// Of that job: the slot of a process above that its own is borrowed from, as a word; 0: none.
+    /// Of that job: the slot of a process above that its own is borrowed from, as a word; [`ABOVE`] if
+    /// it has none of its own, and was started by a program; 0: none.
     lent_from: AtomicU64,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
     implicit: OnceLock<(Pid, Tenure)>,
     home: Arc<Home>,
 }
+
+/// What a new job runs on.
+#[derive(Debug)]
+pub enum Adopted {
+    /// Its slot.
+    Slot(Slot),
+    /// No slot, as it was to be.
+    Nothing,
+    /// Its owner has died or given up: then nothing may run.
+    Gone,
+}
+
+/// Of a word that a job is launched with: it names no slot to run on.
+const WITHOUT: u64 = 1 << 59;
+/// In the place of a slot that may be borrowed: that of the nearest process above which has one.
+const ABOVE: u64 = 1 << 58;
 
 /// After how long to look again for a slot that was there a moment ago.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -135,18 +152,52 @@ impl Pool {
         self.part.reclaim()
     }
 
-    /// In a job: takes over the slot that its owner launched it on, named by
-    /// [`Slot::to_word`]. None if the owner has died or given up: then nothing may run.
-    pub fn adopt(&self, word: u64) -> Result<Option<Slot>> {
+    /// In a job: takes over the slot that its owner launched it on, by [`Slot::to_word`] or
+    /// [`Pool::word_without_slot`].
+    pub fn adopt(&self, word: u64) -> Result<Adopted> {
         self.begin_job();
-        let Some(tenure) = Tenure::from_word(word) else { return Ok(None) };
-        Slot { part: Arc::clone(&self.part), tenure, taker: None }.adopt()
+        let Some(tenure) = Tenure::from_word(word).filter(|_| word & WITHOUT == 0) else {
+            self.part.lent_from.store(word & !WITHOUT, Ordering::Relaxed);
+            return Ok(Adopted::Nothing);
+        };
+        let slot = Slot { part: Arc::clone(&self.part), tenure, taker: None }.adopt()?;
+        Ok(slot.map_or(Adopted::Gone, Adopted::Slot))
+    }
+
+    /// In a new job that was forked: runs on this slot of its owner's, or without.
+    pub fn adopt_forked(&self, slot: Option<&Slot>) -> Result<Adopted> {
+        match slot {
+            None => self.adopt(self.word_without_slot_of(getppid())),
+            Some(slot) => {
+                self.begin_job();
+                Ok(slot.adopt()?.map_or(Adopted::Gone, Adopted::Slot))
+            }
+        }
     }
 
     /// In a job: from now on this process runs on a slot of its own, or on none, but not on that
     /// of a process above it.
-    pub fn begin_job(&self) {
+    fn begin_job(&self) {
         self.part.job.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    /// Whether this process is a job of this pool.
+    pub fn is_job(&self) -> bool {
+        self.part.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
+    }
+
+    /// What a job of this process is launched with that is to run without a slot: what it can borrow
+    /// for jobs of its own. That is what this process could.
+    pub fn word_without_slot(&self) -> u64 {
+        self.word_without_slot_of(Some(getpid()))
+    }
+
+    fn word_without_slot_of(&self, process: Option<Pid>) -> u64 {
+        let job = Pid::from_raw(self.part.job.load(Ordering::Relaxed));
+        match job.is_some() && job == process {
+            true => self.part.lent_from.load(Ordering::Relaxed) | WITHOUT,
+            false => ABOVE | WITHOUT,
+        }
     }
 
     /// How many slots the pool has, free or not.
@@ -369,7 +420,13 @@ impl Part {
     /// it, since nobody else could take it once the job has yielded it. In a recipe of make, the slot
     /// that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
-        let from = Tenure::from_word(self.lent_from.load(Ordering::Relaxed));
+        let from = self.lent_from.load(Ordering::Relaxed);
+        if from == ABOVE {
+            if let Some((_, open)) = self.lineage().nearest(&self.ledger) {
+                return open;
+            }
+        }
+        let from = Tenure::from_word(from);
         if let Some(open) = from.and_then(|from| self.ledger.open_of_holder(from)) {
             return Some(open);
         }

@@ -38,7 +38,7 @@ impl Jobs {
         setup.get().prepare(&pool)?;
         job::flush(py)?; // or what is buffered would be printed twice
         let launch = Launch::new().map_err(to_python)?;
-        let lifeline = self.lifeline()?;
+        let (lifeline, tells) = (self.lifeline()?, self.hears());
         // CPython's fork hooks are Python functions, and an exception of a signal handler that
         // ran in one would be dropped, its Ctrl-C lost, and a lock of logging's left locked.
         // (With several threads another one may take the signal, and this still happen, as
@@ -67,7 +67,7 @@ impl Jobs {
                 let channel = Channel::from(launch.job_end);
                 let set_up = self
                     .become_job(lifeline, slot, &pool)
-                    .and_then(|()| setup.get().assume(&pool, &channel));
+                    .and_then(|()| setup.get().assume(&pool, &channel, tells));
                 drop(held);
                 Ok(Side::Job(channel, set_up, never))
             }
@@ -86,10 +86,8 @@ impl Jobs {
             lifeline.hang_on().map_err(to_python)?;
         }
         self.abandon();
-        let adopt = |slot: &core::Slot| slot.adopt().map_err(to_python)?.ok_or_else(owner_gone);
-        let adopted = slot.map(adopt).transpose()?;
-        pool.get().set_own(adopted);
-        Ok(())
+        let adopted = pool.get().pool.adopt_forked(slot).map_err(to_python)?;
+        pool.get().set_own(adopted).then_some(()).ok_or_else(owner_gone)
     }
 
     /// In a forked child: forgets the owner's jobs. The futures are leaked on purpose: to

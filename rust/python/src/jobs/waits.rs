@@ -55,16 +55,19 @@ impl Jobs {
     }
 
     /// Waits, where a job's own slot is given to `pool` for as long as it sleeps, and one is
-    /// there again afterwards. An exception goes on without: Ctrl-C must work at once.
+    /// there again afterwards: if it `yields`, or if a job of its own has, which will need one to go
+    /// on. An exception goes on without: Ctrl-C must work at once.
     pub(super) fn yielding<T>(
         &self,
         py: Python<'_>,
         pool: Option<&Bound<'_, Pool>>,
+        yields: bool,
         wait: impl FnOnce(&mut dyn FnMut()) -> PyResult<T>,
     ) -> PyResult<T> {
         let mut yielded = false;
         let waited = wait(&mut || {
-            if let Some(slot) = pool.and_then(|pool| pool.get().own().hand_over()) {
+            let yields = yields || self.state().table.any_has_yielded();
+            if let Some(slot) = pool.filter(|_| yields).and_then(|pool| pool.get().hand_over()) {
                 yielded = true;
                 drop(slot);
             }

@@ -1,0 +1,168 @@
+"""The main module, which a job imports anew unless it is forked: what of it a job can find, and
+what goes wrong when it is imported.
+
+A job imports it by its name, or runs its file, as `__mp_main__` (multiprocessing's rules, which are
+in `multiprocessing.spawn`). It cannot if there is neither: in a notebook, at a prompt, under `-c`,
+in a zip file. And what stands below the main guard is not there in a job. Functions of such a kind
+are pickled by value, by cloudpickle, as joblib and Dask do.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, Iterator, NoReturn
+
+from . import _told
+
+#: What refers to the main module by name has this in its pickle.
+_MARK = b"__main__"
+
+
+def out_of_reach(stream: bytes | memoryview) -> str | None:
+    """What a pickle refers to in the main module that a job will not find there, and why; None if
+    there is nothing of the kind."""
+    if _MARK not in bytes(stream):
+        return None
+    main = sys.modules.get("__main__")
+    anywhere = main is None or _cannot_be_imported(main)
+    hidden = frozenset() if anywhere else _below_the_guard(main)
+    if not (anywhere or hidden):
+        return None
+    for name in _names_in_main(stream):
+        if anywhere:
+            return f"{name} is in a main module that jobs cannot import, having no file"
+        if name.partition(".")[0] in hidden:
+            return f"{name} stands below the main guard, where jobs do not come"
+    return None
+
+
+def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
+    """What a pickle, or several in a row, finds by name in the main module."""
+    import pickletools
+
+    file = io.BytesIO(stream)
+    while file.tell() < len(stream):
+        pushed: list[Any] = []
+        memo: list[Any] = []
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "MEMOIZE":
+                memo.append(pushed[-1])
+            elif opcode.name in ("BINGET", "LONG_BINGET"):
+                pushed.append(memo[int(argument or 0)])
+            elif opcode.name == "STACK_GLOBAL":
+                module, name = pushed[-2:]
+                if module == "__main__":
+                    yield name
+                pushed.append(None)
+            else:
+                pushed.append(argument if isinstance(argument, str) else None)
+
+
+def _cannot_be_imported(main: Any) -> bool:
+    name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return name == "__main__" or name.endswith(".__main__")
+    file: str | None = getattr(main, "__file__", None)
+    return file is None or not os.path.isfile(file)
+
+
+#: The names that were found below the guard, when the module had so many names.
+_found: tuple[Any, int, frozenset[str]] = (None, 0, frozenset())
+
+
+def _below_the_guard(main: Any) -> frozenset[str]:
+    """The functions and classes of the main module that its source defines nowhere but there."""
+    global _found
+    if _found[0] is not main or _found[1] != len(vars(main)):
+        _found = main, len(vars(main)), _look_below_the_guard(main)
+    return _found[2]
+
+
+def _look_below_the_guard(main: Any) -> frozenset[str]:
+    import ast
+
+    try:
+        with open(main.__file__, "rb") as file:
+            tree = ast.parse(file.read())
+    except (AttributeError, OSError, SyntaxError, ValueError):
+        return frozenset()
+    inside: set[str] = set()
+    outside: set[str] = set()
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for statement in tree.body:
+        guarded = isinstance(statement, ast.If) and _is_guard(statement.test)
+        names = inside if guarded else outside
+        names.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
+    return frozenset(inside - outside)
+
+
+def _is_guard(test: Any) -> bool:
+    import ast
+
+    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
+
+
+class ends_told:
+    """While a job imports the main module: `os._exit` is an exception, which can be told."""
+
+    def __enter__(self) -> None:
+        self._exit = os._exit
+        os._exit = _tell_exit
+
+    def __exit__(self, *_: object) -> None:
+        os._exit = self._exit
+
+
+def _tell_exit(status: int) -> NoReturn:
+    raise SystemExit(status)
+
+
+#: What to write.
+_GUARD = """
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def not_imported(error: BaseException) -> str | None:
+    """What is to be said of an error that the import of the main module has met, if it is one that
+    its author can mend by a guard."""
+    from . import _multiprocessing as mp
+
+    check = getattr(mp.spawn._check_not_importing_main, "__code__", None)
+    steps = [*_told.steps(error)]
+    place = _place(steps)
+    if steps and steps[-1].tb_frame.f_code is check:
+        what = f"{place} starts a job, and so each job would start another"
+    elif isinstance(error, SystemExit) and place is not None:
+        what = f"{place} ends the process, with {error.code!r}"
+    else:
+        return None
+    return (
+        f"a job imports the main module first, and {what}. Have it do so only where it is the "
+        f"program:{_GUARD}"
+    )
+
+
+def advice(error: BaseException) -> str:
+    """What may help a job that cannot load what it is to run."""
+    if isinstance(error, AttributeError) and "__main__" in _told.called(str, error):
+        return (
+            ": a job imports the main module, and finds what that defines by name; put it into a "
+            "module, or install jobserver[cloudpickle], with which much travels by value"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return ": a job looks for modules where its owner did when it submitted (sys.path)"
+    return ""
+
+
+def _place(steps: list[Any]) -> str | None:
+    """Where in the main module an error has come up."""
+    for step in steps:
+        code = step.tb_frame.f_code
+        if code.co_name == "<module>" and step.tb_frame.f_globals.get("__name__") == "__mp_main__":
+            return f"{code.co_filename}, line {step.tb_lineno},"
+    return None

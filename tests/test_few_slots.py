@@ -1,0 +1,121 @@
+"""Nested work ends on however few slots, whichever way each of its jobs waits.
+
+A job that gives its slot away while it waits needs one again to go on; whoever waits for it must
+not keep the last. Not here: how many jobs run at once (test_slots).
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import DEADLINE
+
+from jobserver import Jobserver
+
+#: How a job may wait for one of its own.
+WAYS = ["result", "with", "close", "without a slot", "as_completed", "map", "hold", "yield"]
+
+
+def level(plan: list[tuple[str, int]], js: Any) -> Any:
+    """Does what stands first in the plan, by jobs that do the rest: how many jobs that made."""
+    if not plan:
+        return 1
+    (way, fan), rest = plan[0], plan[1:]
+    mode: Any = way
+    if mode in ("hold", "yield"):
+        js = Jobserver(js.context, waiting=mode)
+    if way == "with":
+        with Jobserver(js.context) as own:
+            futures = [own(level, rest, own) for _ in range(fan)]
+            return 1 + sum(future.result() for future in futures)
+    if way == "map":
+        return 1 + sum(js.map(level, [(rest, js)] * fan, chunksize=1))
+    consume = 0 if way == "without a slot" else 1
+    futures = [js.submit(level, args=(rest, js), consume=consume) for _ in range(fan)]
+    if way == "close":
+        js.close()
+    if way == "as_completed":
+        return 1 + sum(future.result() for future in js.as_completed(futures))
+    return 1 + sum(future.result() for future in futures)
+
+
+def jobs_of(plan: list[tuple[str, int]]) -> int:
+    return 1 + (plan[0][1] * jobs_of(plan[1:]) if plan else 0)
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_chain_of_jobs_that_wait_in_one_way_ends_on_one_slot(
+    method: Any, way: str, waiting: Any, tasks: int | None
+) -> None:
+    with Jobserver(method, 1, waiting=waiting, max_tasks_per_child=tasks) as js:
+        assert js(level, [(way, 1)] * 3, js).result(DEADLINE) == 4
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_trees_of_jobs_that_wait_in_any_ways_end_on_few_slots(method: Any, seed: int) -> None:
+    choose = random.Random(seed)
+    deep = 3 if method == "spawn" else 4
+    plan = [(choose.choice(WAYS), choose.choice([1, 1, 2])) for _ in range(choose.randint(2, deep))]
+    waiting: Any = choose.choice(["hold", "yield"])
+    tasks = choose.choice([1, None])
+    slots = choose.choice([1, 1, 2])
+    with Jobserver(method, slots, waiting=waiting, max_tasks_per_child=tasks) as js:
+        assert js(level, plan, js).result(DEADLINE) == jobs_of(plan), (plan, waiting, tasks, slots)
+        assert js._pool is not None and js._pool.free() == slots
+
+
+PROGRAM = """
+import sys
+from jobserver import Jobserver
+
+def leaf():
+    return 1
+
+def without_a_slot(js, depth):
+    if depth:
+        return js.submit(without_a_slot, args=(js, depth - 1), consume=0).result() + 1
+    return js(leaf).result() + 1
+
+if __name__ == "__main__":
+    method, depth = sys.argv[1:]
+    with Jobserver(method) as js:
+        print(js.submit(without_a_slot, args=(js, int(depth)), consume=0).result())
+"""
+
+
+def run_below(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("how", [[], ["-m", "jobserver", "exec", "--", sys.executable]])
+def test_jobs_without_a_slot_of_a_program_below_a_job_use_the_slot_of_that(
+    method: Any, tmp_path: Any, how: list[str], depth: int
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, *how, str(tmp_path / "program.py"), method, str(depth)]
+    with Jobserver(method, 1) as js:
+        assert js(run_below, command).result(DEADLINE) == f"{depth + 2}\n"
+
+
+def test_a_job_that_waits_in_hold_mode_keeps_its_slot_while_its_jobs_keep_theirs(
+    js: Jobserver,
+) -> None:
+    assert js(others_find_a_slot, js).result(DEADLINE) == 1
+
+
+def others_find_a_slot(js: Jobserver) -> int:
+    """With two slots: how many are left beside this job's while that waits for one."""
+    return js(free_slots, js).result(DEADLINE) + 1
+
+
+def free_slots(js: Jobserver) -> int:
+    assert js._pool is not None
+    return js._pool.free()
