@@ -71,6 +71,9 @@ PROTOCOL = [
     Run("hold-pass", "HOLD", LINE, slots=2, kills=2, client=1),
     Run("hold-hook", "HOLD", HOOK, slots=2, kills=1),
     Run("hold-timeout-0", "HOLD", FORK, slots=2, kills=1, options=("TIMEOUT_0",)),
+    Run("hold-gives-long", "HOLD", LONG, kills=1, options=("GIVES",)),
+    Run("hold-gives-fork", "HOLD", FORK, options=("GIVES",)),
+    Run("hold-gives-hook", "HOLD", HOOK, slots=2, options=("GIVES",)),
     Run("yield-line", "YIELD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("yield-pair", "YIELD", PAIR, kills=1, client=1, options=("LEAVES_YIELD",)),
     Run("yield-long", "YIELD", LONG),
@@ -131,6 +134,7 @@ FLAWS: dict[str, Run] = {
     "OWN_SLOT_MISSED": Run("", "HOLD", BESIDE),
     "PASS_ON_IN_SILENCE": Run("", "YIELD", BESIDE, kills=1, options=("LEAVES_YIELD",)),
     "PASSED_ON_BUT_OWNED": Run("", "HOLD", NEXT, kills=2),
+    "KEEP_WHEN_TOLD": Run("", "HOLD", LONG, options=("GIVES",)),
     "OPENED_LATE": Run("", "HOLD", EXEC, kills=1),
 }
 

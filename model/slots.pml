@@ -8,7 +8,7 @@
  * it lives. Stores that change nothing are left out. README.md says what else is.
  *
  * run.py sets SLOTS, PROCESSES, OWNERS, KINDS, KILLS, CLIENT, either HOLD or YIELD, perhaps
- * PROGRAMS, COMMON, IMPLICIT, NAMES, RESULTS, TIMEOUT_0, INTERRUPTS or LEAVES_YIELD, and, to see
+ * PROGRAMS, COMMON, IMPLICIT, NAMES, RESULTS, TIMEOUT_0, INTERRUPTS, GIVES or LEAVES_YIELD, and, to see
  * that flaws are found, one of the BREAK_... that break the protocol.
  */
 
@@ -74,6 +74,7 @@ byte launch[PROCESSES + 2];     /* the entry that it was launched on */
 byte launch_gen[PROCESSES + 2];
 bit told[PROCESSES + 2];        /* the owner has been told of its end */
 bit told_result[PROCESSES + 2];
+bit gave[PROCESSES + 2];        /* it has told its owner that it gave its slot away */
 
 byte watch[PROCESSES + 2];      /* whom a sleeper watches: a bit for each holder, and bits 0, 7 */
 bit listens[PROCESSES + 2];     /* a sleeper has not heard yet that some slot can be borrowed */
@@ -917,7 +918,28 @@ inline submit() {
 #define WAITS ANY(AWAITED)
 #endif
 
+#ifdef GIVES
+/* A job that holds its slot gives it away all the same: for a job that has none to lend, say. It tells
+   its owner first, who then must not keep the last. */
+#define GAVE(j) (AWAITED(j) && gave[j])
+#ifdef BREAK_KEEP_WHEN_TOLD
+#define MUST_GIVE false
+#else
+#define MUST_GIVE ANY(GAVE)
+#endif
+inline give_away() {
+    atomic { gave[me] = 1; SET_CLOSED(slot[me]); runs[me] = 0 };
+    give_back(slot[me])
+}
+#endif
+
 inline wait_for_results() {
+#ifdef GIVES
+    if
+    :: OWN_OPEN && ANY(AWAITED) -> give_away()
+    :: true
+    fi;
+#endif
 #ifdef YIELD
     if
     :: d_step { WAITS && OWN_OPEN ->
@@ -930,10 +952,23 @@ inline wait_for_results() {
     do
     :: hear()
     :: !ANY(AWAITED) -> break
+#ifdef GIVES
+    :: OWN_OPEN && MUST_GIVE -> give_away()
+#endif
     od;
 #ifdef YIELD
     if
     :: slot[me] == NONE -> resume()
+    :: slot[me] != NONE -> skip
+    fi
+#endif
+#ifdef GIVES
+    if
+    :: slot[me] == NONE ->
+       seek();
+       atomic { slot[me] = t; t = NONE };
+       open_to_borrowers(slot[me]);
+       go_on()
     :: slot[me] != NONE -> skip
     fi
 #endif
