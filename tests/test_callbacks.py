@@ -192,7 +192,9 @@ LOOKS: dict[str, Callable[[Jobserver, Future[Any]], Any]] = {
     "result": lambda js, other: pytest.raises(Blocked, other.result, 0),
     "exception": lambda js, other: pytest.raises(Blocked, other.exception, 0),
     "submit": lambda js, other: js.submit(nothing, consume=0, timeout=0),
-    "blocked submit": lambda js, other: pytest.raises(Blocked, js.submit, nothing, timeout=0),
+    "blocked submit": lambda js, other: pytest.raises(
+        Blocked, lambda: js.submit(nothing, timeout=0)
+    ),
 }
 
 

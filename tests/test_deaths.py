@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -142,7 +143,8 @@ def death_of(future: Future[Any]) -> SubmissionDied:
 def facts(death: SubmissionDied) -> tuple[int | None, int | None, str]:
     prefix = f"job {death.pid} "
     assert str(death).startswith(prefix)
-    return death.exitcode, death.signal, str(death)[len(prefix) :]
+    told = re.sub(r"^of \S+ ", "", str(death)[len(prefix) :])
+    return death.exitcode, death.signal, told.partition("; if nobody has killed it")[0]
 
 
 @pytest.fixture

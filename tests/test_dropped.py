@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,29 @@ def test_a_job_waits_for_the_jobs_of_a_jobserver_that_it_has_dropped(
     hold.let_go()
     js.close()
     assert (tmp_path / "file").exists()
+
+
+def test_a_jobserver_that_is_dropped_while_jobs_run_warns(
+    method: StartMethod, before: tuple[Any, ...], hold: Hold, dropped: Callable[..., None]
+) -> None:
+    with pytest.warns(ResourceWarning, match="was dropped while 1 of its jobs ran"):
+        dropped()
+    hold.let_go(1)
+    wait_until(lambda: gone(before))
+
+
+def test_a_jobserver_that_is_closed_or_has_nothing_running_is_dropped_in_silence(
+    method: StartMethod, before: tuple[Any, ...]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        js = Jobserver(method, 1)
+        js(int).result()
+        js.close()
+        del js
+        Jobserver(method, 1)
+        gc.collect()
+    wait_until(lambda: gone(before))
 
 
 SCRIPT = """

@@ -6,6 +6,7 @@ Not here: what the result is (test_results, test_deaths), and callbacks.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 import signal
@@ -192,18 +193,23 @@ def test_a_future_knows_its_jobs_pid(js: Jobserver, held: Held) -> None:
 @each_method
 def test_a_representation_says_state_and_pid(js: Jobserver, held: Held) -> None:
     future = held.future
-    assert repr(future) == f"<Future of job {future.pid}: running>"
+    assert repr(future) == f"<Future of job {future.pid} of hold: running>"
     held.release()
     assert future.wait(DEADLINE)
-    assert repr(future) == f"<Future of job {future.pid}: finished>"
+    assert repr(future) == f"<Future of job {future.pid} of hold: finished>"
     future.result()
-    assert repr(future) == f"<Future of job {future.pid}: finished>"
-    for failed, state in ((js(raise_key_error), "finished"), (js(os._exit, 3), "died")):
+    assert repr(future) == f"<Future of job {future.pid} of hold: finished>"
+    for failed, name, state in (
+        (js(raise_key_error), "raise_key_error", "finished"),
+        (js(os._exit, 3), "_exit", "died"),
+        (js(functools.partial(int)), "", "finished"),
+    ):
         assert failed.wait(DEADLINE)
-        assert repr(failed) == f"<Future of job {failed.pid}: {state}>"
+        of = name and f" of {name}"
+        assert repr(failed) == f"<Future of job {failed.pid}{of}: {state}>"
     read = js(large, 1024 * 1024)
     read.result(DEADLINE)
-    assert repr(read) == f"<Future of job {read.pid}: finished>"
+    assert repr(read) == f"<Future of job {read.pid} of large: finished>"
 
 
 def test_a_future_is_neither_copied_nor_pickled(js: Jobserver) -> None:
@@ -334,7 +340,7 @@ def test_a_forked_process_may_have_what_was_finished_before(js: Jobserver) -> No
         assert future.wait(DEADLINE)
     assert [in_a_fork(use) for use in every_use(small)] == ["True", "True", "3", "None"]
     assert in_a_fork(failed.result) == "KeyError: 'missing'"
-    assert in_a_fork(died.result) == f"SubmissionDied: job {died.pid} exited with code 3"
+    assert in_a_fork(died.result) == f"SubmissionDied: job {died.pid} of _exit exited with code 3"
     assert in_a_fork(lambda: len(big.result())) == str(1024 * 1024)
     assert in_a_fork(lambda: small.when_done(print)) == "0"
     assert len(big.result()) == 1024 * 1024

@@ -27,6 +27,56 @@ Changes = List[Tuple[str, Optional[str]]]
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
+#: In seconds.
+SHORTEST_DELAY = 0.01
+
+#: What other pools call it, and what we do.
+_OTHERS_NAMES = {
+    "max_workers": "slots",
+    "n_jobs": "slots",
+    "processes": "slots",
+    "mp_context": "context",
+    "initializer": "preexec_fn of each submission, or preload=[...] for imports",
+    "maxtasksperchild": "max_tasks_per_child",
+    "add_done_callback": "when_done",
+    "cancel": "kill",
+    "cancelled": "done",
+    "running": "done",
+    "get": "result",
+    "ready": "done",
+    "shutdown": "close",
+    "apply": "js(fn, ...).result()",
+    "apply_async": "js(fn, ...)",
+    "starmap": "map",
+    "imap": "map",
+    "terminate": "close, and kill of each Future",
+    "join": "close",
+}
+
+
+def ours(name: str) -> str:
+    """What to say of a name that others have."""
+    known = _OTHERS_NAMES.get(name)
+    return f"; here that is {known}" if known else ""
+
+
+def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:
+    """Says how a function's arguments are to be given."""
+    said = ", ".join(map(_said, values))
+    each = f"{said}," if len(values) == 1 else said
+    name = getattr(fn, "__name__", "fn")
+    return TypeError(
+        f"submit takes the function's arguments as args=({each}): write js.submit({name}, "
+        f"args=({each})), or js({name}, {said})"
+    )
+
+
+def unknown(call: str, names: Iterable[str]) -> TypeError:
+    """Says that these are no arguments of a call."""
+    name = next(iter(names))
+    return TypeError(f"{call} has no argument {name!r}{ours(name)}")
+
+
 def _said(value: Any) -> str:
     """A value for a message, whatever it is: Python refuses to write an int of 5,000 digits."""
     return called(repr, value)
@@ -199,16 +249,16 @@ def unreadable(error: BaseException) -> Unreadable:
 def positional(value: Any) -> tuple[Any, ...]:
     if type(value) is Unreadable:
         raise value.error
-    if isinstance(value, (str, bytes)):
-        raise TypeError(
-            f"args must be a sequence of arguments, not {_said(value)}: write args=(x,)"
-        )
     try:
-        return tuple(value)
+        if not isinstance(value, (str, bytes)):
+            return tuple(value)
     except TypeError:
-        raise TypeError(
-            f"args must be a sequence of arguments, not {type(value).__name__}"
-        ) from None
+        pass
+    said = _said(value)
+    raise TypeError(
+        f"args must be a sequence of arguments, not {said}: write args=({said},), or zip(xs) for "
+        "many calls"
+    )
 
 
 def keywords(value: Any) -> Mapping[str, Any]:
@@ -276,17 +326,18 @@ def _variable(pair: Any) -> tuple[str, str | None]:
 
 
 def delay(value: Any) -> float | None:
-    """What a ``sleep_fn`` returned: None for go, or seconds >= 0 until it is asked again."""
+    """What a ``sleep_fn`` returned: None for go, or seconds >= 0 until it is asked again, which
+    takes `SHORTEST_DELAY` at least: a gate that says 0 is not to keep a CPU busy."""
     if value is None:
         return None
     if isinstance(value, float) and value >= 0:
-        return value
+        return max(value, SHORTEST_DELAY)
     try:
         seconds = _seconds(value, "the delay")
     except (TypeError, ValueError):
         seconds = -1.0
     if seconds >= 0:
-        return seconds
+        return max(seconds, SHORTEST_DELAY)
     raise ValueError(f"sleep_fn must return None or seconds >= 0, not {_said(value)}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, TypeVar
+from weakref import WeakSet
 
 from ._exceptions import Blocked
 from ._future import Future
@@ -33,18 +34,38 @@ class AsCompleted(Iterator["Future[T]"]):
         self._deadline = deadline
         self._owner = getpid()
         self._finished: deque[Future[T]] = deque()
-        self._left = dict.fromkeys(checked(jobserver, futures))
-        # A job without a slot has none to lend to jobs of its own: they may need ours.
-        self._yields = jobserver._yields or not all(future._consume for future in self._left)
-        for future in self._left:
-            future._watch(self._finished)
+        self._left: dict[Future[T], None] = {}
+        self._seen: WeakSet[Future[T]] = WeakSet()
+        self._yields = jobserver._yields
+        #: What is still to be read: of a list nothing, so that errors come at once.
+        self._input: Iterator[Future[T]] | None = iter(futures)
+        if isinstance(futures, (list, tuple, set, frozenset, dict)):
+            while self._read():
+                pass
+
+    def _read(self) -> bool:
+        """Takes in one Future more: whether there was one."""
+        if self._input is None:
+            return False
+        for future in self._input:
+            check(self._jobserver, future)
+            if future not in self._seen:
+                self._seen.add(future)
+                # A job without a slot has none to lend to jobs of its own: they may need ours.
+                self._yields = self._yields or not future._consume
+                self._left[future] = None
+                future._watch(self._finished)
+            return True
+        self._input = None
+        return False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Future[T]:
-        while self._left or self._finished:
-            handled = self._jobserver._scan(callbacks=True)
+        js = self._jobserver
+        while True:
+            handled = js._scan(callbacks=True)
             if self._owner != getpid():
                 raise RuntimeError(
                     f"these Futures belong to process {self._owner}, which called as_completed; "
@@ -54,12 +75,14 @@ class AsCompleted(Iterator["Future[T]"]):
                 # Taken last, lest Ctrl-C lose it.
                 self._left.pop(self._finished[0], None)
                 return self._finished.popleft()
+            if self._read():  # which may submit the job first
+                continue
+            if not self._left:
+                raise StopIteration
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
-            js = self._jobserver
             js._jobs.wait(handled, None, left, js._pool, self._yields)
-        raise StopIteration
 
     def __del__(self) -> None:
         # Else what is still running would keep what is not.
@@ -67,14 +90,11 @@ class AsCompleted(Iterator["Future[T]"]):
             future._unwatch(self._finished)
 
 
-def checked(jobserver: Jobserver, futures: Iterable[Any]) -> list[Future[Any]]:
-    """The Futures, if they are of this Jobserver and this process."""
-    known = list(futures)
-    for future in known:
-        if not isinstance(future, Future):
-            raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
-        if future._jobserver is not jobserver:
-            raise ValueError(f"{future!r} is of another Jobserver: each has its own as_completed")
-        if future._owner != getpid():
-            future._wait_elsewhere()
-    return known
+def check(jobserver: Jobserver, future: Any) -> None:
+    """Whether this is a Future of this Jobserver and this process."""
+    if not isinstance(future, Future):
+        raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
+    if future._jobserver is not jobserver:
+        raise ValueError(f"{future!r} is of another Jobserver: each has its own as_completed")
+    if future._owner != getpid():
+        future._wait_elsewhere()

@@ -76,12 +76,13 @@ class TimeLimitExceeded(SubmissionDied):
         time_limit: the limit, in seconds.
     """
 
-    def __init__(self, pid: int, signal: int, time_limit: float) -> None:
-        super().__init__(pid, None, signal, f"ran for longer than its {time_limit:g} seconds")
+    def __init__(self, pid: int, signal: int, time_limit: float, of: str = "") -> None:
+        super().__init__(pid, None, signal, f"{of}ran for longer than its {time_limit:g} seconds")
         self.time_limit = time_limit
+        self._of = of
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.pid, self.signal, self.time_limit)
+        return type(self), (self.pid, self.signal, self.time_limit, self._of)
 
 
 class OwnersOnly(TypeError):

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SIGKILL = 9
+
+_WHO_KILLS = (
+    "; if nobody has killed it, the kernel has, for want of memory: see `dmesg`, or memory.events "
+    "in its control group"
+)
+
 
 class Future(_native.Promise, Generic[T]):
     """The result of a job, once it is there. Made by :class:`Jobserver`, not by users.
@@ -60,7 +67,16 @@ class Future(_native.Promise, Generic[T]):
             state = "running"
         else:
             state = "died" if isinstance(self._outcome, _native.Death) else "finished"
-        return f"<Future of job {self._pid}: {state}>"
+        return f"<Future of {self._called()}: {state}>"
+
+    def _called(self) -> str:
+        """The job, in words."""
+        return f"job {self._pid} of {self._name}" if self._name else f"job {self._pid}"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"a Future has no {name!r}{_arguments.ours(name)}")
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a Future cannot be copied: its result belongs to one place")
@@ -150,10 +166,12 @@ class Future(_native.Promise, Generic[T]):
         value, error = self._load()
         if error is None:
             return cast(T, value)
+        told: Any = repr(self)  # for who shows the arguments of frames
         try:
             raise error.with_traceback(None)
         finally:
-            del error, self  # or the traceback would refer to itself through this frame
+            del error  # or the traceback would refer to itself through this frame
+            self = told
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` would raise for the job itself, or None; waits like `result`."""
@@ -168,10 +186,14 @@ class Future(_native.Promise, Generic[T]):
 
     def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
         if isinstance(outcome, _native.Death):
+            of = f"of {self._name} " if self._name else ""
             if outcome.time_limit is not None and outcome.signal is not None:
-                return None, TimeLimitExceeded(self._pid, outcome.signal, outcome.time_limit)
-            died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, outcome.text)
-            return None, died
+                limited = TimeLimitExceeded(self._pid, outcome.signal, outcome.time_limit, of)
+                return None, limited
+            text = of + outcome.text
+            if outcome.signal == _SIGKILL:
+                text += _WHO_KILLS
+            return None, SubmissionDied(self._pid, outcome.exitcode, outcome.signal, text)
         if isinstance(outcome, BaseException):
             return None, outcome
         return _result.load(outcome)

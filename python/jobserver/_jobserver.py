@@ -12,6 +12,7 @@ import itertools
 import os
 import pickle
 import time
+import warnings
 from collections import deque
 from multiprocessing.context import BaseContext
 from typing import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal
 
-    from typing_extensions import ParamSpec, Self
+    from typing_extensions import Never, ParamSpec, Self
 
     _P = ParamSpec("_P")
 
@@ -106,7 +107,10 @@ class Jobserver:
         max_tasks_per_child: int | None = 1,
         preload: Iterable[str] = (),
         style: Literal["auto", "fifo", "pipe"] = "auto",
+        **others: Never,
     ) -> None:
+        if others:
+            raise _arguments.unknown("Jobserver", others)
         _arguments.in_main_interpreter()
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
@@ -176,6 +180,24 @@ class Jobserver:
             "_pid": pid,
         }
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(f"a Jobserver has no {name!r}{_arguments.ours(name)}")
+
+    def __del__(self) -> None:
+        state = vars(self)
+        jobs = state.get("_jobs")
+        if jobs is None or state.get("_pid") != getpid() or jobs.closing:
+            return
+        left = jobs.outstanding
+        if left:
+            warnings.warn(
+                f"{self!r} was dropped while {left} of its jobs ran: close it, or use `with`",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
     @property
     def slots(self) -> int:
         """How many jobs may run at once."""
@@ -229,7 +251,7 @@ class Jobserver:
     def submit(
         self,
         fn: Callable[..., T],
-        *,
+        *misplaced: Never,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] = {},
         callbacks: bool = True,
@@ -266,6 +288,8 @@ class Jobserver:
             OSError: the system refused to start a process; the message says which limit.
             RuntimeError: the Jobserver is closed; or its fork server ends again and again.
         """
+        if misplaced:
+            raise _arguments.misplaced(fn, misplaced)
         # What was not given is not looked at: see `_native.Jobs.until` for why that counts.
         deadline = None if timeout is None else _arguments.deadline(timeout)
         if type(consume) is not int or consume != 1:
@@ -283,7 +307,8 @@ class Jobserver:
         )
         if self._pool is None or self._pid != getpid() or self._jobs.closing:
             self._open_pool()
-        future: Future[T] = Future(self, work.time_limit, consume)
+        name = getattr(fn, "__qualname__", None)
+        future: Future[T] = Future(self, work.time_limit, consume, name)
         return self._start(future, work, gate, callbacks, deadline)
 
     def _start(
@@ -339,7 +364,7 @@ class Jobserver:
         """In a process that was forked while its parent submitted: what is to be its own Future."""
         if work is None:
             parents._wait_elsewhere()  # of map, whose results are its parent's
-        return Future(self, work and work.time_limit, parents._consume)
+        return Future(self, work and work.time_limit, parents._consume, parents._name)
 
     def map(
         self,
@@ -353,6 +378,7 @@ class Jobserver:
         env: Environment = (),
         preexec_fn: Callable[[], Any] | None = None,
         sleep_fn: Callable[[], float | None] | None = None,
+        **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments; the results come in order, from an iterator.
 
@@ -397,6 +423,8 @@ class Jobserver:
             BaseException: whatever the call raised. What cannot be pickled, arguments or
                 result, is told by the call's own PicklingError.
         """
+        if others:
+            raise _arguments.unknown("map", others)
         return results(
             self,
             fn,
@@ -420,7 +448,8 @@ class Jobserver:
         call it again to go on.
 
         Args:
-            futures: of this Jobserver.
+            futures: of this Jobserver. Those of a generator are asked for one by one, when none of
+                those before has finished.
             timeout: how many seconds from this call on to wait for a Future, as in
                 :func:`concurrent.futures.as_completed`; None waits for ever.
 

@@ -98,6 +98,7 @@ class Results(_native.Ready, Generic[T]):
     ) -> None:
         self._jobserver = jobserver
         self._fn = fn
+        self._name = getattr(fn, "__qualname__", None)
         #: Chunks up to the last that has been cut from the input, in order. The first may be
         #: the one whose results are being taken.
         self._chunks: list[Chunk] = []
@@ -289,7 +290,7 @@ class Results(_native.Ready, Generic[T]):
         js._open_pool()
         future = chunk.future
         if future is None:
-            future = Future(js, None, 1)
+            future = Future(js, None, 1, self._name)
             future._watch(self._finished)
             chunk.future = future
         if chunk.prepared is None:

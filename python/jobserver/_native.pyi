@@ -29,6 +29,7 @@ __all__ = [
     "Setup",
     "Slot",
     "TrackerPipe",
+    "VERSION",
     "Work",
     "advice",
     "command",
@@ -51,6 +52,7 @@ __all__ = [
 
 INLINE: int
 MAX_SLOTS: int
+VERSION: str
 
 def usable_cpus() -> int: ...
 def fill_standard() -> None: ...
@@ -196,11 +198,15 @@ class Death:
 
 @disjoint_base
 class Promise:
-    def __new__(cls, jobserver: Jobserver, time_limit: float | None, consume: int) -> Self: ...
+    def __new__(
+        cls, jobserver: Jobserver, time_limit: float | None, consume: int, name: Any
+    ) -> Self: ...
     @property
     def _jobserver(self) -> Jobserver: ...
     @property
     def _consume(self) -> int: ...
+    @property
+    def _name(self) -> str | None: ...
     @property
     def _owner(self) -> int: ...
     @property

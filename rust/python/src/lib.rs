@@ -127,6 +127,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
     module.add("Elsewhere", module.py().get_type::<errors::Elsewhere>())?;
+    module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("INLINE", jobserver_core::channel::INLINE)?;
     module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;
     Ok(())

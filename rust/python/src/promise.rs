@@ -13,6 +13,7 @@ use jobserver_core::{ExitStatus, JobId};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -44,6 +45,8 @@ pub(crate) struct Promise {
     jobserver: Cell,
     time_limit: Option<f64>,
     consume: u32,
+    /// The function's, if it has one.
+    name: Option<Py<PyString>>,
     owner: Pid,
     pid: AtomicI32,
     job: AtomicU64,
@@ -61,12 +64,20 @@ pub(crate) struct Promise {
 #[pymethods]
 impl Promise {
     #[new]
-    #[pyo3(signature = (jobserver, time_limit, consume))]
-    fn new(jobserver: Py<PyAny>, time_limit: Option<f64>, consume: u32) -> Promise {
+    #[pyo3(signature = (jobserver, time_limit, consume, name))]
+    fn new(
+        jobserver: Py<PyAny>,
+        time_limit: Option<f64>,
+        consume: u32,
+        name: Option<&Bound<'_, PyAny>>,
+    ) -> Promise {
+        // (It may be anything, if the function is an object of the user's.)
+        let name = name.and_then(|name| name.cast::<PyString>().ok()).cloned();
         Promise {
             jobserver: Cell(Mutex::new(Some(jobserver))),
             time_limit,
             consume,
+            name: name.map(Bound::unbind),
             owner: getpid(),
             pid: AtomicI32::new(0),
             job: AtomicU64::new(0),
@@ -86,6 +97,11 @@ impl Promise {
     #[getter]
     fn _consume(&self) -> u32 {
         self.consume
+    }
+
+    #[getter]
+    fn _name(&self, py: Python<'_>) -> Option<Py<PyString>> {
+        self.name.as_ref().map(|name| name.clone_ref(py))
     }
 
     /// The process that submitted the job.

@@ -1,0 +1,100 @@
+"""What is said to those who are used to other pools, or have dropped or forgotten something."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from conftest import each_method
+from holding import Hold, held
+
+import jobserver
+from jobserver import Blocked, Jobserver, SubmissionDied
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.fixture
+def method() -> str:
+    return "fork"
+
+
+def test_arguments_in_the_wrong_place_are_told_where_to_go(js: Any) -> None:
+    with pytest.raises(TypeError, match=r"js\.submit\(double, args=\(3,\)\), or js\(double, 3\)"):
+        js.submit(double, 3)
+    with pytest.raises(TypeError, match=r"args=\('a', 2\)\), or js\(double, 'a', 2\)"):
+        js.submit(double, "a", 2)
+    with pytest.raises(TypeError, match=r"not 3: write args=\(3,\)"):
+        js.submit(double, args=3)
+    with pytest.raises(TypeError, match=r"zip\(xs\)"):
+        list(js.map(double, [1, 2]))
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda js: type(js)("fork", max_workers=2), "'max_workers'; here that is slots"),
+        (lambda js: type(js)("fork", initializer=double), "here that is preexec_fn"),
+        (lambda js: type(js)("fork", nonsense=1), "has no argument 'nonsense'$"),
+        (lambda js: js.map(double, [(1,)], time_limit=1), "map has no argument 'time_limit'"),
+        (lambda js: js(int).add_done_callback(double), "here that is when_done"),
+        (lambda js: js(int).cancel(), "here that is kill"),
+        (lambda js: js(int).nonsense, "no 'nonsense'$"),
+        (lambda js: js.shutdown(), "here that is close"),
+        (lambda js: js.apply_async(double, (1,)), r"here that is js\(fn, \.\.\.\)"),
+    ],
+)
+def test_names_of_other_pools_are_told_ours(
+    js: Jobserver, call: Callable[[Any], Any], told: str
+) -> None:
+    with pytest.raises((AttributeError, TypeError), match=told):
+        call(js)
+
+
+def test_a_gate_that_says_0_is_not_asked_all_the_time(js: Jobserver) -> None:
+    asked = itertools.count()
+    with pytest.raises(Blocked):
+        js.submit(int, sleep_fn=lambda: 0.0 * next(asked), timeout=0.3)
+    assert next(asked) <= 31  # every 10 ms at most
+
+
+@each_method
+def test_a_death_by_sigkill_says_what_the_usual_cause_is(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    hold, js = Hold(), make_jobserver()
+    future = js(held, hold.end)
+    future.wait(0, signal=9)
+    with pytest.raises(SubmissionDied, match="job [0-9]+ of held was killed by SIGKILL.*memory"):
+        future.result()
+    hold.close()
+
+
+def test_as_completed_asks_a_generator_for_no_more_than_it_needs(js: Jobserver) -> None:
+    asked = []
+
+    def futures() -> Any:
+        for n in range(10):
+            asked.append(n)
+            future = js(double, n)
+            future.wait()
+            yield future
+
+    completed = js.as_completed(futures())
+    assert next(completed).result() == 0 and asked == [0]
+    assert [future.result() for future in completed] == [2 * n for n in range(1, 10)]
+    assert asked == [*range(10)]
+
+
+def test_as_completed_gives_what_a_generator_repeats_once(js: Jobserver) -> None:
+    future = js(double, 4)
+    assert len([*js.as_completed(each for each in [future, future, future])]) == 1
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert jobserver.__version__ == version("jobserver")
