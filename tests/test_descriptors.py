@@ -334,6 +334,7 @@ import gc, os, sys
 from jobserver import Jobserver
 
 def work(file):
+    open(file + ".begun", "w").close()
     while not os.path.exists(file + ".go"):
         pass
     open(file, "w").close()
@@ -344,6 +345,8 @@ if __name__ == "__main__":
     js(int).result()
     if how == "dropped":
         js(work, file)
+        while not os.path.exists(file + ".begun"):
+            pass  # from here on, the job itself keeps the pool's home
         del js
         gc.collect()
     os.closerange(3, 256)

@@ -267,7 +267,7 @@ class Counting:
             self._js._pool.reclaim()
             assert not self._js._pool.free()
             left = deadline - time.monotonic()
-            self._js._jobs.wait(handled, self._js._pool, max(left, 0), None)
+            self._js._jobs.wait(handled, self._js._pool, max(left, 0), None, False)
             self.waits += 1
         raise Blocked
 
