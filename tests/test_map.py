@@ -330,7 +330,7 @@ def test_arguments_of_the_wrong_kind_are_their_calls_error(js: Jobserver, chunks
     results = all_of(js.map(double, wrong, chunksize=chunksize))
     assert (results[0], results[3]) == (2, 8)
     assert "args must be a sequence of arguments" in str(results[1])
-    assert "write args=(x,)" in str(results[2])
+    assert "write args=('three',), or zip(xs)" in str(results[2])
     results = all_of(js.map(double, [(1,)], wrong[1:2], chunksize=chunksize))
     assert "kwargs must be a mapping" in str(results[0])
 
