@@ -6,6 +6,7 @@ not keep the last. Not here: how many jobs run at once (test_slots).
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -119,3 +120,27 @@ def others_find_a_slot(js: Jobserver) -> int:
 def free_slots(js: Jobserver) -> int:
     assert js._pool is not None
     return js._pool.free()
+
+
+def fire_and_forget(js: Any, end: Any) -> None:
+    """Leaves a job that needs a slot for one of its own to this process's end."""
+    js.submit(level, args=([("result", 1)], js), consume=0)
+    if end is not None:
+        sys.exit(end)
+
+
+def wait_for_one_that_leaves_jobs(js: Any, consume: int, end: Any, closes: bool) -> str:
+    with Jobserver(js.context) if closes else contextlib.nullcontext(js) as own:
+        error = own.submit(fire_and_forget, args=(own, end), consume=consume).exception()
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("end", [None, 3])
+@pytest.mark.parametrize("consume", [0, 1])
+def test_a_job_that_waits_at_its_end_for_what_it_has_left_gets_it_done(
+    method: Any, consume: int, end: Any, closes: bool
+) -> None:
+    with Jobserver(method, 1) as js:
+        told = js(wait_for_one_that_leaves_jobs, js, consume, end, closes).result(DEADLINE)
+        assert told == ("NoneType" if end is None else "SubmissionDied")

@@ -208,7 +208,8 @@ class Results(_native.Ready, Generic[T]):
         else may end; that job may then have our own. With "yield" in any case, as the caller
         needs none until a result is there."""
         js = self._jobserver
-        return not self._under_way() or (js._yields and js._open_pool().runs)
+        yields = js._yields or js._jobs.any_has_yielded
+        return not self._under_way() or (yields and js._open_pool().runs)
 
     def _under_way(self) -> int:
         """How many jobs run."""

@@ -199,11 +199,11 @@ impl Jobs {
         self.processes.values().filter(on_slot).count()
     }
 
-    /// Whether a job that runs has given its slot away while it waits. It will need one to go on: an
-    /// owner that waits for it must not keep the last.
+    /// Whether a job has given its slot away while it waits, or its process does so at its end. It, or
+    /// what it waits for, will need one to go on: an owner that waits for it must not keep the last.
     pub fn any_has_yielded(&mut self) -> bool {
         let mut yielded = std::mem::take(&mut self.yielded);
-        yielded.retain(|id| self.of(*id).is_some_and(|process| process.state == State::Running));
+        yielded.retain(|id| self.of(*id).is_some());
         self.yielded = yielded;
         !self.yielded.is_empty()
     }

@@ -23,10 +23,19 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 use waits::deadline;
+
+/// The process that has made a table last.
+static LAST_OWNER: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this process may have jobs of its own.
+pub(crate) fn has_jobs() -> bool {
+    LAST_OWNER.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
+}
 
 /// The job that a process is born for: its Future, its slot, and what launches it.
 type First<'py> =
@@ -100,6 +109,7 @@ impl Jobs {
     fn new(finished: Py<PyAny>, pool: Option<Py<Pool>>, orphans_stay: bool, holds: bool) -> Jobs {
         let slots = pool.as_ref().map_or(0, |pool| pool.get().pool.slots());
         let (state, pool, owner) = (Mutex::default(), Mutex::new(pool), getpid());
+        LAST_OWNER.store(owner.as_raw_nonzero().get(), Ordering::Relaxed);
         Jobs { state, finished, pool, slots, owner, orphans_stay, holds }
     }
 
@@ -407,6 +417,12 @@ impl Jobs {
     #[getter]
     fn idle(&self) -> usize {
         self.state().table.idle()
+    }
+
+    /// Whether a job has given its slot away, and so this process is to do so while it waits.
+    #[getter]
+    fn any_has_yielded(&self) -> bool {
+        self.state().table.any_has_yielded()
     }
 
     /// Whether a job runs that was started without a slot.

@@ -1,6 +1,7 @@
 //! Pool and Slot.
 
 use crate::errors::to_python;
+use crate::jobs::has_jobs;
 use jobserver_core as core;
 use jobserver_core::channel::Kind;
 use jobserver_core::process::{getpid, Pid};
@@ -63,12 +64,16 @@ impl Pool {
     /// [`core::Jobs::any_has_yielded`].
     pub(crate) fn hand_over(&self) -> Option<core::Slot> {
         let slot = self.own().hand_over()?;
+        self.tell();
+        Some(slot)
+    }
+
+    fn tell(&self) {
         let teller = lock(&self.teller);
         if let Some(channel) = teller.as_ref().filter(|_| !self.told.swap(true, Ordering::Relaxed))
         {
             let _ = channel.send(Kind::Yielded, &[], &[]); // or it is gone
         }
-        Some(slot)
     }
 
     fn job(&self) -> MutexGuard<'_, Option<(Pid, Option<Ends>)>> {
@@ -86,7 +91,12 @@ impl Pool {
     /// Gives the slot back that this process runs on, if it is a job with one. False if it
     /// cannot, having closed its way to the pool: then it must end.
     pub(crate) fn release_own() -> bool {
-        lock(&OWN).as_ref().is_none_or(|pool| pool.get().own().release())
+        lock(&OWN).as_ref().is_none_or(|pool| {
+            if has_jobs() {
+                pool.get().tell(); // it will wait for them
+            }
+            pool.get().own().release()
+        })
     }
 }
 
