@@ -74,6 +74,7 @@ PROTOCOL = [
     Run("hold-gives-long", "HOLD", LONG, kills=1, options=("GIVES",)),
     Run("hold-gives-fork", "HOLD", FORK, options=("GIVES",)),
     Run("hold-gives-hook", "HOLD", HOOK, slots=2, options=("GIVES",)),
+    Run("below-hold-gives", "HOLD", BESIDE, options=("GIVES",)),
     Run("yield-line", "YIELD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("yield-pair", "YIELD", PAIR, kills=1, client=1, options=("LEAVES_YIELD",)),
     Run("yield-long", "YIELD", LONG),

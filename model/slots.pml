@@ -928,15 +928,32 @@ inline submit() {
 #define MUST_GIVE ANY(GAVE)
 #endif
 inline give_away() {
-    atomic { gave[me] = 1; SET_CLOSED(slot[me]); runs[me] = 0 };
-    give_back(slot[me])
+    gave[me] = 1;
+    if
+    :: atomic { OWN_OPEN -> SET_CLOSED(slot[me]); runs[me] = 0 };
+       give_back(slot[me])
+    :: slot[me] != NONE && LENT(slot[me]) ->        /* to a program below: for good */
+       RING;
+       atomic {
+           if
+           :: LENT(slot[me]) -> ledger[slot[me]].pass = 1; slot[me] = NONE; runs[me] = 0
+           :: else -> skip
+           fi
+       }
+    fi
 }
+/* What we run on, be it here or lent. */
+#define TO_GIVE (OWN_OPEN || (IS_JOB && runs[me] && slot[me] != NONE && LENT(slot[me])))
 #endif
 
 inline wait_for_results() {
 #ifdef GIVES
     if
-    :: OWN_OPEN && ANY(AWAITED) -> give_away()
+    :: ANY(AWAITED) ->
+       do
+       :: TO_GIVE -> give_away()
+       :: !TO_GIVE -> break
+       od
     :: true
     fi;
 #endif
@@ -953,7 +970,7 @@ inline wait_for_results() {
     :: hear()
     :: !ANY(AWAITED) -> break
 #ifdef GIVES
-    :: OWN_OPEN && MUST_GIVE -> give_away()
+    :: TO_GIVE && MUST_GIVE -> give_away()
 #endif
     od;
 #ifdef YIELD

@@ -44,7 +44,6 @@ def test_arguments_in_the_wrong_place_are_told_where_to_go(js: Any) -> None:
         (lambda js: js.map(double, [(1,)], time_limit=1), "map has no argument 'time_limit'"),
         (lambda js: js(int).add_done_callback(double), "here that is when_done"),
         (lambda js: js(int).cancel(), "here that is kill"),
-        (lambda js: js(int).nonsense, "no 'nonsense'$"),
         (lambda js: js.shutdown(), "here that is close"),
         (lambda js: js.apply_async(double, (1,)), r"here that is js\(fn, \.\.\.\)"),
     ],

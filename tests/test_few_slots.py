@@ -7,13 +7,17 @@ not keep the last. Not here: how many jobs run at once (test_slots).
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE
+import spans
+from conftest import DEADLINE, wait_until
+from terminals import until_asleep
 
 from jobserver import Jobserver
 
@@ -144,3 +148,79 @@ def test_a_job_that_waits_at_its_end_for_what_it_has_left_gets_it_done(
     with Jobserver(method, 1) as js:
         told = js(wait_for_one_that_leaves_jobs, js, consume, end, closes).result(DEADLINE)
         assert told == ("NoneType" if end is None else "SubmissionDied")
+
+
+def let_go_and_nest(js: Any, owner: int, fifo: str) -> Any:
+    until_asleep(owner)
+    Path(fifo).write_text("go on\n")
+    return js(int, 7).result()
+
+
+def wait_while_a_program_has_the_slot(js: Any, folder: str) -> Any:
+    """Its own slot is lent when it begins to wait, and comes back while it does."""
+    begun, fifo = f"{folder}/begun", f"{folder}/fifo"
+    script = f"touch {begun}; exec cat {fifo}"
+    command = [sys.executable, "-m", "jobserver", "exec", "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        wait_until(lambda: Path(begun).exists())
+        future = js.submit(let_go_and_nest, args=(js, os.getpid(), fifo), consume=0)
+        return future.result(), program.communicate()[0]
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+def test_a_slot_that_is_lent_when_a_wait_begins_is_of_use_to_others_when_it_comes_back(
+    method: Any, waiting: Any, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with Jobserver(method, 1, waiting=waiting) as js:
+        waited = js(wait_while_a_program_has_the_slot, js, str(tmp_path)).result(DEADLINE)
+        assert waited == (7, "go on\n")
+        assert js._pool is not None and js._pool.free() == 1
+
+
+HAND_ON = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_few_slots import wait_and_record
+from jobserver import Jobserver
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[2]) as js:
+        js(wait_and_record, js, *sys.argv[3:]).result()
+"""
+
+
+def wait_and_record(js: Any, log: str, waits: str) -> None:
+    """Gives its slot away, which is that of a job above, and takes one again."""
+    js.submit(tell_and_wait, args=(waits, os.getpid()), consume=0).result()
+    spans.record(log)
+
+
+def tell_and_wait(waits: str, owner: int) -> None:
+    until_asleep(owner)
+    Path(waits).touch()
+    wait_until(lambda: Path(f"{waits}.over").exists())
+
+
+def record_meanwhile(log: str, waits: str) -> None:
+    Path(f"{waits}.over").touch()
+    spans.record(log)
+
+
+def hand_on(js: Any, method: str, log: str, waits: str) -> None:
+    """Hands the slot on that a job of a program below had borrowed."""
+    command = [sys.executable, "-c", HAND_ON, os.path.dirname(__file__), method, log, waits]
+    with subprocess.Popen(command):
+        wait_until(lambda: Path(waits).exists())
+        js(record_meanwhile, log, waits).result()
+
+
+def test_a_slot_that_was_handed_on_is_not_borrowed_from_who_had_it(
+    method: Any, tmp_path: Path
+) -> None:
+    log, waits = str(tmp_path / "log"), str(tmp_path / "waits")
+    with Jobserver(method, 1, waiting="yield") as js:
+        js(hand_on, js, method, log, waits).result(DEADLINE)
+        assert js._pool is not None and js._pool.free() == 1
+    ran = spans.Recorded.in_log(Path(log))
+    assert (ran.most, ran.count) == (1, 2)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from multiprocessing.context import BaseContext
-from typing import Any, Callable, Iterable, List, Literal, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, List, Literal, Mapping, NoReturn, Optional, Tuple, Union
 
 from . import _native
 from ._signals import raised_by_handler
@@ -40,17 +40,8 @@ _OTHERS_NAMES = {
     "maxtasksperchild": "max_tasks_per_child",
     "add_done_callback": "when_done",
     "cancel": "kill",
-    "cancelled": "done",
-    "running": "done",
-    "get": "result",
-    "ready": "done",
     "shutdown": "close",
-    "apply": "js(fn, ...).result()",
     "apply_async": "js(fn, ...)",
-    "starmap": "map",
-    "imap": "map",
-    "terminate": "close, and kill of each Future",
-    "join": "close",
 }
 
 
@@ -58,6 +49,17 @@ def ours(name: str) -> str:
     """What to say of a name that others have."""
     known = _OTHERS_NAMES.get(name)
     return f"; here that is {known}" if known else ""
+
+
+class Foreign:
+    """In the place of a method of other pools: says ours. (A `__getattr__` would do so for any
+    name, and make each access to an attribute slower.)"""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"a {owner.__name__} has no {self._name!r}{ours(self._name)}")
 
 
 def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:

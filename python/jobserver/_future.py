@@ -74,9 +74,8 @@ class Future(_native.Promise, Generic[T]):
         return f"job {self._pid} of {self._name}" if self._name else f"job {self._pid}"
 
     if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(f"a Future has no {name!r}{_arguments.ours(name)}")
+        add_done_callback = _arguments.Foreign()
+        cancel = _arguments.Foreign()
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a Future cannot be copied: its result belongs to one place")

@@ -181,9 +181,8 @@ class Jobserver:
         }
 
     if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Never:
-            raise AttributeError(f"a Jobserver has no {name!r}{_arguments.ours(name)}")
+        shutdown = _arguments.Foreign()
+        apply_async = _arguments.Foreign()
 
     def __del__(self) -> None:
         state = vars(self)

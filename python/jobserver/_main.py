@@ -17,16 +17,16 @@ from typing import Any, Iterator, NoReturn
 from . import _told
 
 #: What refers to the main module by name has this in its pickle.
-_MARK = b"__main__"
+MARK = b"__main__"
 
 
 def out_of_reach(stream: bytes | memoryview) -> str | None:
     """What a pickle refers to in the main module that a job will not find there, and why; None if
     there is nothing of the kind."""
-    if _MARK not in bytes(stream):
+    if MARK not in bytes(stream):
         return None
     main = sys.modules.get("__main__")
-    anywhere = main is None or _cannot_be_imported(main)
+    anywhere = main is None or _is_out_of_reach(main)
     hidden = frozenset() if anywhere else _below_the_guard(main)
     if not (anywhere or hidden):
         return None
@@ -58,6 +58,17 @@ def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
                 pushed.append(None)
             else:
                 pushed.append(argument if isinstance(argument, str) else None)
+
+
+#: A main module, and whether it cannot be imported.
+_known: tuple[Any, bool] = (None, False)
+
+
+def _is_out_of_reach(main: Any) -> bool:
+    global _known
+    if _known[0] is not main:
+        _known = main, _cannot_be_imported(main)
+    return _known[1]
 
 
 def _cannot_be_imported(main: Any) -> bool:

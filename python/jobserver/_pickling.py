@@ -193,9 +193,9 @@ def dump_simply(value: Any) -> bytes | None:
         if raised_by_handler(e):
             raise
         return None  # the long way may still be open to it, or says why not
-    if len(message) >= _native.INLINE // 2 or _main.out_of_reach(message) is not None:
+    if len(message) >= _native.INLINE // 2:
         return None
-    return message
+    return None if _main.MARK in message and _main.out_of_reach(message) else message
 
 
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:

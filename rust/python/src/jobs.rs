@@ -602,7 +602,7 @@ impl Jobs {
         let looks_until = Instant::now() + HESITATION;
         let mut handled = None;
         loop {
-            let without_slot = self.word_without_slot();
+            let without_slot = if slot.is_none() { self.word_without_slot() } else { 0 };
             let mut state = self.state();
             if state.launch(future, slot, message, descriptors, fresh, without_slot)? {
                 return Ok(true);

@@ -60,12 +60,17 @@ impl Pool {
         std::mem::forget(replaced); // that of a job which has forked this one
     }
 
-    /// Gives this process's own slot away, if it has one here to give, and tells its owner: see
+    /// Hands this process's own slot over to a job, if it has one here, and tells its owner: see
     /// [`core::Jobs::any_has_yielded`].
-    pub(crate) fn hand_over(&self) -> Option<core::Slot> {
+    fn hand_over(&self) -> Option<core::Slot> {
         let slot = self.own().hand_over()?;
         self.tell();
         Some(slot)
+    }
+
+    /// Gives it away for a wait, and tells its owner: whether there was one.
+    pub(crate) fn give_away(&self) -> bool {
+        self.own().give_away(|| self.tell())
     }
 
     fn tell(&self) {

@@ -490,11 +490,9 @@ impl Ledger {
         self.tenure(lender).filter(|_| lender & FROM_ABOVE != 0)
     }
 
-    /// A slot, if it can be borrowed of whoever holds it.
-    pub(crate) fn open_of_holder(&self, tenure: Tenure) -> Option<Lender> {
-        let holder = self.holder(tenure.index);
-        let same = holder.generation == tenure.generation;
-        self.open_of(tenure, holder.by).filter(|_| same)
+    /// The process that holds this one; None if it is the pool's.
+    pub(crate) fn holder_of(&self, tenure: Tenure) -> Option<Named> {
+        self.holder(tenure.index).named()
     }
 
     /// Whether a slot of ours is lent, and has not come back.

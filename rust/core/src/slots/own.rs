@@ -38,6 +38,27 @@ impl OwnSlot {
         self.slot.take_if(|slot| slot.is_ours() && slot.close())
     }
 
+    /// Gives it away for a wait: to the pool, or if it is lent, to whoever has borrowed it, for good.
+    /// Whether there was one. `before` is called before anybody else can have it.
+    pub fn give_away(&mut self, before: impl FnOnce()) -> bool {
+        let mut before = Some(before);
+        let mut tell = || before.take().into_iter().for_each(|before| before());
+        while self.slot.as_ref().is_some_and(Slot::is_ours) {
+            if let Some(slot) = self.hand_over() {
+                tell();
+                drop(slot);
+                return true;
+            }
+            // Lent: or it has just come back, and so once more.
+            tell();
+            if self.slot.as_mut().is_some_and(Slot::pass_on) {
+                self.slot = None;
+                return true;
+            }
+        }
+        false
+    }
+
     /// Sees to a slot to go on with: the own one if it is here, or a free one of `pool`.
     /// Whether there is one now; never waits.
     pub fn resume(&mut self, pool: &Pool) -> Result<bool> {

@@ -50,8 +50,8 @@ pub(crate) struct Part {
     lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
     /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
     job: AtomicI32,
-    /// Of that job: the slot of a process above that its own is borrowed from, as a word; [`ABOVE`] if
-    /// it has none of its own, and was started by a program; 0: none.
+    /// Of that job: the pid of the process above whose slot its own is borrowed from; [`OF_POOL`] if
+    /// that is the one in common; [`ABOVE`] if it has no slot, and was started by a program; 0: none.
     lent_from: AtomicU64,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
     implicit: OnceLock<(Pid, Tenure)>,
@@ -71,8 +71,10 @@ pub enum Adopted {
 
 /// Of a word that a job is launched with: it names no slot to run on.
 const WITHOUT: u64 = 1 << 59;
-/// In the place of a slot that may be borrowed: that of the nearest process above which has one.
+/// Not the pid of a process whose slot may be borrowed, but the nearest above that has one.
 const ABOVE: u64 = 1 << 58;
+/// Nor is the slot a process's.
+const OF_POOL: u64 = 1 << 57;
 
 /// After how long to look again for a slot that was there a moment ago.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -283,7 +285,12 @@ impl Pool {
         let open = |end, how| open_in_place(end, &fifo, how).is_ok_and(|opened| opened);
         let opened = match place {
             Place::Theirs(_) => true,
-            Place::Ours(_) => open(read, READ_END) && open(write, WRITE_END),
+            Place::Ours(_) => {
+                // Not one without the other.
+                is_free_or(write, &self.part.pipe.shared_read_end())
+                    && open(read, READ_END)
+                    && open(write, WRITE_END)
+            }
         };
         opened.then_some((read, write))
     }
@@ -421,14 +428,17 @@ impl Part {
     /// that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
         let from = self.lent_from.load(Ordering::Relaxed);
-        if from == ABOVE {
-            if let Some((_, open)) = self.lineage().nearest(&self.ledger) {
-                return open;
-            }
-        }
-        let from = Tenure::from_word(from);
-        if let Some(open) = from.and_then(|from| self.ledger.open_of_holder(from)) {
-            return Some(open);
+        let open = match (from, Named::from_bits(from as u32, 0)) {
+            (ABOVE, _) => match self.lineage().nearest(&self.ledger) {
+                Some((_, open)) => return open,
+                None => None,
+            },
+            (OF_POOL, _) => self.ledger.open_common(),
+            (_, Some(holder)) => self.ledger.run_by(holder).1,
+            (_, None) => None,
+        };
+        if open.is_some() {
+            return open;
         }
         let open = self.ledger.open_common()?;
         (!in_recipe_below(None, self.ledger.level())).then_some(open)
@@ -669,7 +679,11 @@ impl Slot {
         let ledger = &self.part.ledger;
         let adopted = ledger.adopt(self.tenure)?;
         if adopted {
-            let from = ledger.borrowed_from(self.tenure).map_or(0, Tenure::to_word);
+            // (While it is lent, nobody else holds it. But afterwards it may be handed on, and that
+            // process run on another: so it is known by its holder, and not by itself.)
+            let from = ledger.borrowed_from(self.tenure).map(|lender| ledger.holder_of(lender));
+            let from = from
+                .map_or(0, |holder| holder.map_or(OF_POOL, |holder| u64::from(holder.pid_bits())));
             self.part.lent_from.store(from, Ordering::Relaxed);
         }
         Ok(adopted.then(|| Slot::ours(&self.part, self.tenure)))

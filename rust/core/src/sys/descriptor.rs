@@ -255,14 +255,10 @@ pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
 
 /// Whether a number is nobody's, or the same file's.
 pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
-    is_free_or_of(number, file.identity)
-}
-
-fn is_free_or_of(number: RawFd, file: Identity) -> bool {
     // SAFETY: it is only looked at, by a call that says whether it is open at all.
     let there = unsafe { BorrowedFd::borrow_raw(number) };
     match Identity::of(there) {
-        Ok(there) => there == file,
+        Ok(there) => there == file.identity,
         Err(e) => e == Errno::BADF,
     }
 }
@@ -276,7 +272,10 @@ pub(crate) fn open_in_place(number: RawFd, path: &Path, flags: OFlags) -> Result
         let _ = opened.into_raw_fd();
         return Ok(true);
     }
-    if !is_free_or_of(number, Identity::of(&opened)?) {
+    // SAFETY: it is only looked at, by a call that says whether it is open at all.
+    let there = unsafe { BorrowedFd::borrow_raw(number) };
+    let free = fcntl_getfd(there) == Err(Errno::BADF);
+    if !free && Identity::of(there)? != Identity::of(&opened)? {
         return Ok(false);
     }
     // SAFETY: the number is nobody's, or that of this very file, which goes on to be open there.

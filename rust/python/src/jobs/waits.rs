@@ -67,10 +67,7 @@ impl Jobs {
         let mut yielded = false;
         let waited = wait(&mut || {
             let yields = yields || self.state().table.any_has_yielded();
-            if let Some(slot) = pool.filter(|_| yields).and_then(|pool| pool.get().hand_over()) {
-                yielded = true;
-                drop(slot);
-            }
+            yielded |= pool.is_some_and(|pool| yields && pool.get().give_away());
         })?;
         if yielded {
             self.resume(py, pool)?;
