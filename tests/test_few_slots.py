@@ -224,3 +224,25 @@ def test_a_slot_that_was_handed_on_is_not_borrowed_from_who_had_it(
         assert js._pool is not None and js._pool.free() == 1
     ran = spans.Recorded.in_log(Path(log))
     assert (ran.most, ran.count) == (1, 2)
+
+
+CHAIN = """
+import ast, sys
+sys.path.insert(0, sys.argv[1])
+from test_few_slots import level
+from jobserver import Jobserver
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[2]) as js:
+        print(js(level, ast.literal_eval(sys.argv[3]), js).result())
+"""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_trees_of_jobs_of_a_program_below_a_job_end_on_one_slot(method: Any, seed: int) -> None:
+    choose = random.Random(seed)
+    plan = [(choose.choice(WAYS), choose.choice([1, 1, 2])) for _ in range(choose.randint(2, 3))]
+    command = [sys.executable, "-c", CHAIN, os.path.dirname(__file__), method, str(plan)]
+    with Jobserver(method, 1) as js:
+        assert js(run_below, command).result(DEADLINE) == f"{jobs_of(plan)}\n", plan
+        assert js._pool is not None and js._pool.free() == 1

@@ -483,11 +483,19 @@ impl Ledger {
         self.open_of(self.common()?, By::Pool)
     }
 
-    /// The slot that this one is a loan of, if it was borrowed by a program below its holder. (What a
-    /// job has lent itself, that job runs on when it has come back.)
+    /// The slot of a process above that this one, or one that this is a loan of, was borrowed from by
+    /// a program below. (What a job has lent itself, that job runs on when it has come back.)
     pub(crate) fn borrowed_from(&self, loan: Tenure) -> Option<Tenure> {
-        let lender = self.field(loan.index, LENDER).load(IN_ORDER);
-        self.tenure(lender).filter(|_| lender & FROM_ABOVE != 0)
+        let lender = |loan: Tenure| self.field(loan.index, LENDER).load(IN_ORDER);
+        let mut next = lender(loan);
+        for _ in 0..LONGEST {
+            let found = self.tenure(next)?;
+            if next & FROM_ABOVE != 0 {
+                return Some(found);
+            }
+            next = lender(found);
+        }
+        None
     }
 
     /// The process that holds this one; None if it is the pool's.

@@ -33,7 +33,17 @@ impl Lineage {
 
     /// The nearest that runs on a slot, and the slot if it can be borrowed now.
     pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(Named, Option<Lender>)> {
-        self.0.iter().find_map(|process| match ledger.run_by(*process) {
+        Lineage::nearest_of(&self.0, ledger)
+    }
+
+    /// The same from this process on, which is above.
+    pub(crate) fn nearest_from(&self, process: Named, ledger: &Ledger) -> Option<Lender> {
+        let place = self.0.iter().position(|above| above.may_be(process))?;
+        Lineage::nearest_of(&self.0[place..], ledger)?.1
+    }
+
+    fn nearest_of(processes: &[Named], ledger: &Ledger) -> Option<(Named, Option<Lender>)> {
+        processes.iter().find_map(|process| match ledger.run_by(*process) {
             (false, _) => None,
             (true, open) => Some((*process, open)),
         })

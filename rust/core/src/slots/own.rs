@@ -66,11 +66,17 @@ impl OwnSlot {
             return Ok(true);
         }
         let Some(free) = pool.try_take()? else { return Ok(self.runs()) };
-        let came_back = self.slot.as_mut().is_some_and(|lent| lent.is_ours() && !lent.pass_on());
-        if !came_back {
-            free.run_on();
-            self.slot = Some(free);
-        } // else it has done so this very moment, and the free one is too many
+        while self.slot.as_ref().is_some_and(Slot::is_ours) {
+            if self.runs() {
+                return Ok(true); // it has just come back, and the free one is too many
+            }
+            // Or it has come back, and been lent once more, in between.
+            if self.slot.as_mut().is_some_and(Slot::pass_on) {
+                break;
+            }
+        }
+        free.run_on();
+        self.slot = Some(free);
         Ok(true)
     }
 

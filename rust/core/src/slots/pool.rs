@@ -50,7 +50,7 @@ pub(crate) struct Part {
     lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
     /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
     job: AtomicI32,
-    /// Of that job: the pid of the process above whose slot its own is borrowed from; [`OF_POOL`] if
+    /// Of that job: the process above whose slot its own is borrowed from; [`OF_POOL`] if
     /// that is the one in common; [`ABOVE`] if it has no slot, and was started by a program; 0: none.
     lent_from: AtomicU64,
     /// The implicit slot of this program, where that is nobody else's: see [`Part::join`].
@@ -71,10 +71,20 @@ pub enum Adopted {
 
 /// Of a word that a job is launched with: it names no slot to run on.
 const WITHOUT: u64 = 1 << 59;
-/// Not the pid of a process whose slot may be borrowed, but the nearest above that has one.
+/// Not a process whose slot may be borrowed, but the nearest above that has one.
 const ABOVE: u64 = 1 << 58;
 /// Nor is the slot a process's.
 const OF_POOL: u64 = 1 << 57;
+
+/// A process as 51 bits.
+fn holder_to_word(holder: Named) -> u64 {
+    u64::from(holder.mark) << 22 | u64::from(holder.pid_bits())
+}
+
+/// What that made; None if it is 0.
+fn holder_from_word(word: u64) -> Option<Named> {
+    Named::from_bits(word as u32 & ((1 << 22) - 1), (word >> 22) as u32)
+}
 
 /// After how long to look again for a slot that was there a moment ago.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -428,13 +438,14 @@ impl Part {
     /// that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
         let from = self.lent_from.load(Ordering::Relaxed);
-        let open = match (from, Named::from_bits(from as u32, 0)) {
+        let open = match (from, holder_from_word(from)) {
             (ABOVE, _) => match self.lineage().nearest(&self.ledger) {
                 Some((_, open)) => return open,
                 None => None,
             },
             (OF_POOL, _) => self.ledger.open_common(),
-            (_, Some(holder)) => self.ledger.run_by(holder).1,
+            // It may have given its slot away, to what that was lent from.
+            (_, Some(holder)) => self.lineage().nearest_from(holder, &self.ledger),
             (_, None) => None,
         };
         if open.is_some() {
@@ -682,8 +693,7 @@ impl Slot {
             // (While it is lent, nobody else holds it. But afterwards it may be handed on, and that
             // process run on another: so it is known by its holder, and not by itself.)
             let from = ledger.borrowed_from(self.tenure).map(|lender| ledger.holder_of(lender));
-            let from = from
-                .map_or(0, |holder| holder.map_or(OF_POOL, |holder| u64::from(holder.pid_bits())));
+            let from = from.map_or(0, |holder| holder.map_or(OF_POOL, holder_to_word));
             self.part.lent_from.store(from, Ordering::Relaxed);
         }
         Ok(adopted.then(|| Slot::ours(&self.part, self.tenure)))
