@@ -1,9 +1,13 @@
 """Give a job its own environment: variables with env, anything else with preexec_fn.
 
 env is applied in the job before its function is even unpickled, so that modules imported for it
-see the variables; None unsets one. preexec_fn() then runs in the job just before the function:
-limits, priorities, the working folder. If it returns a context manager, the function runs inside
-it. The owner's own environment stays as it is.
+see the variables; None unsets one. A module that is loaded already does not look again: under
+fork and forkserver that may be each that your main module imports. preexec_fn() then runs in the
+job just before the function: limits, priorities, the working folder. If it returns a context
+manager, the function runs inside it. The owner's own environment stays as it is.
+
+The threads of NumPy and other numeric libraries are limited by a context manager too, that of
+threadpoolctl: preexec_fn=functools.partial(threadpool_limits, 1).
 
 Run:  python examples/ex6_environment.py [fork | forkserver | spawn]
 """
@@ -22,7 +26,7 @@ from jobserver import Jobserver
 
 
 def variables() -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "EDITOR", "GREETING")}
+    return {name: os.environ.get(name) for name in ("PAGER", "EDITOR", "GREETING")}
 
 
 def limit_open_files(limit: int) -> None:
@@ -56,10 +60,10 @@ def main(context: Any = None) -> None:
     os.environ["EDITOR"] = "ed"
     os.environ["GREETING"] = "hello"
     with Jobserver(context=context, slots=2) as js:
-        env = {"OMP_NUM_THREADS": "1", "EDITOR": None}  # set one, unset one, inherit the third
+        env = {"PAGER": "cat", "EDITOR": None}  # set one, unset one, inherit the third
         inside = js.submit(variables, env=env).result()
         print("the job sees:", inside)
-        assert inside == {"OMP_NUM_THREADS": "1", "EDITOR": None, "GREETING": "hello"}
+        assert inside == {"PAGER": "cat", "EDITOR": None, "GREETING": "hello"}
         assert os.environ["EDITOR"] == "ed"
 
         ours = open_files_limit()

@@ -142,13 +142,49 @@ def enter() -> None:
     os.environ["SET_BY_PREEXEC"] = "x"
 
 
-def test_a_job_with_a_preexec_fn_has_a_process_of_its_own(make_jobserver: Make) -> None:
+@contextlib.contextmanager
+def entered() -> Iterator[None]:
+    os.environ["SET_BY_PREEXEC"] = "x"
+    try:
+        yield
+    finally:
+        del os.environ["SET_BY_PREEXEC"]
+
+
+class NotUndone:
+    def __enter__(self) -> None:
+        enter()
+
+    def __exit__(self, *_: Any) -> None:
+        raise LookupError("cannot undo it")
+
+
+def look_and_raise(name: str) -> None:
+    raise LookupError(look(name))
+
+
+def test_a_process_stays_after_what_a_context_manager_has_undone(make_jobserver: Make) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
     before = js(look, "SET_BY_PREEXEC")
-    prepared = js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=enter)
+    within = js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=entered)
+    raising = js.submit(look_and_raise, args=("SET_BY_PREEXEC",), preexec_fn=entered)
     after = js(look, "SET_BY_PREEXEC")
-    assert [f.result() for f in (before, prepared, after)] == [None, "x", None]
-    assert before.pid == after.pid != prepared.pid
+    assert [f.result() for f in (before, within, after)] == [None, "x", None]
+    assert repr(raising.exception()) == "LookupError('x')"
+    assert before.pid == within.pid == raising.pid == after.pid
+
+
+@pytest.mark.parametrize("preexec_fn", [enter, NotUndone])
+def test_a_job_whose_preexec_fn_is_not_undone_is_its_processs_last(
+    make_jobserver: Make, preexec_fn: Any
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+    before = js(look, "SET_BY_PREEXEC")
+    prepared = js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=preexec_fn)
+    prepared.wait()
+    after = js(look, "SET_BY_PREEXEC")
+    assert [f.result() for f in (before, after)] == [None, None]
+    assert before.pid == prepared.pid != after.pid
 
 
 def open_descriptors() -> list[str]:

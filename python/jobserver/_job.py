@@ -134,11 +134,38 @@ def call_prepared(
 ) -> Any:
     """Calls the function, within what `preexec_fn` returned if that is a context manager."""
     wrapper = preexec_fn()
-    if hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__"):
+    if _is_context_manager(wrapper):
         with wrapper:
             return fn(*args, **(kwargs or {}))
         return None  # the context manager has suppressed an exception
     return fn(*args, **(kwargs or {}))
+
+
+def _is_context_manager(value: Any) -> bool:
+    return hasattr(type(value), "__enter__") and hasattr(type(value), "__exit__")
+
+
+class Undoable:
+    """A `preexec_fn` of which is known, after the job, whether the process is as it was before."""
+
+    #: Whether it returned a context manager, and that has been left without an error of its own.
+    undone = False
+
+    def __init__(self, preexec_fn: Callable[[], Any]) -> None:
+        self._preexec_fn = preexec_fn
+        self._wrapper: Any = None
+
+    def __call__(self) -> Any:
+        self._wrapper = self._preexec_fn()
+        return self if _is_context_manager(self._wrapper) else None
+
+    def __enter__(self) -> None:
+        type(self._wrapper).__enter__(self._wrapper)
+
+    def __exit__(self, *raised: Any) -> Any:
+        suppresses = type(self._wrapper).__exit__(self._wrapper, *raised)
+        self.undone = True
+        return suppresses
 
 
 def dump_failure(error: BaseException) -> Sent | int:

@@ -67,7 +67,8 @@ class Jobserver:
             bound. With 1 each job has a fresh process. With more, a process idles between jobs,
             without a slot, and a job costs a message and not a fork; it sees what earlier ones
             left in memory. A job that left threads, processes or much memory behind is its
-            process's last; one with a `preexec_fn`, or that cannot be pickled, has a fresh one.
+            process's last, as is one whose `preexec_fn` did not return a context manager; one
+            that cannot be pickled has a fresh process.
         preload: the names of modules that the fork server imports, so that its jobs need not; your
             main module it imports anyway. None may start threads. Other start methods have no
             fork server, and do nothing with it.
@@ -268,9 +269,12 @@ class Jobserver:
             consume: how many slots the job takes: 1, or 0 for one that hardly computes. A job
                 that waits for such a one leaves it its own slot meanwhile, as with "yield".
             env: changes to the job's environment, a mapping or pairs; None unsets. Applied
-                before `fn` is unpickled, so that its imports see them.
+                before `fn` is unpickled, so that its imports see them. A library that the job's
+                process has loaded before does not look again: for OMP_NUM_THREADS and the like
+                see `preexec_fn`.
             preexec_fn: called in the job just before `fn`. If it returns a context manager,
-                `fn` runs within it.
+                `fn` runs within it. ``functools.partial(threadpoolctl.threadpool_limits, 1)``
+                has the numeric libraries use one thread.
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
                 be asked again after that many seconds. No slot is held meanwhile. If it forks,
                 and returns in both processes, each has a job and a Future of its own.

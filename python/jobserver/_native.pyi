@@ -294,7 +294,6 @@ class Jobs:
         slot: Slot | None,
         message: bytes | MemoryFile,
         descriptors: Descriptors,
-        fresh: bool,
     ) -> bool: ...
     def admit(
         self, pool: Pool | None, timeout: float | None, callbacks: bool, yields: bool

@@ -86,13 +86,13 @@ class HiringStarter(Starter):
         slot: _native.Slot | None,
         prepared: Launch,
     ) -> None:
-        message, descriptors, fresh = prepared
+        message, descriptors = prepared
         try:
             if self._tasks == 1:
                 # Nobody is idle, nor ever is: a process is born and launched in one call.
                 self.hire(jobs, (future, slot, message, descriptors))
             else:
-                while not jobs.launch(future, slot, message, descriptors, fresh):
+                while not jobs.launch(future, slot, message, descriptors):
                     self.hire(jobs)
         finally:
             descriptors.clear()

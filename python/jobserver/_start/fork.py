@@ -55,8 +55,8 @@ class Fork(Starter):
 
 
 class ForkedWorkers(HiringStarter):
-    """Processes that run several jobs in turn, sent to them as messages. What cannot be sent,
-    or has a `preexec_fn`, has a fresh process, to which nothing need be sent."""
+    """Processes that run several jobs in turn, sent to them as messages. What cannot be sent has a
+    fresh process, to which nothing need be sent."""
 
     def __init__(self, tasks: int | None) -> None:
         super().__init__(tasks)
@@ -67,10 +67,9 @@ class ForkedWorkers(HiringStarter):
         return ForkedWorkers(self._tasks)
 
     def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
-        if work.preexec_fn is None:
-            with contextlib.suppress(pickle.PicklingError):
-                self._identity.process.number += 1
-                return launch.dump(f"Job-{self._identity.process.number}", work, forked=True)
+        with contextlib.suppress(pickle.PicklingError):
+            self._identity.process.number += 1
+            return launch.dump(f"Job-{self._identity.process.number}", work, forked=True)
         return work
 
     def check(self, work: _native.Work, jobs: _native.Jobs) -> None:

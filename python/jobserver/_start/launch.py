@@ -24,9 +24,8 @@ from .._exceptions import advised
 from .._pickling import Message, Sent
 from .._signals import raised_by_handler
 
-#: What launches a job, the descriptors that go with it, and whether it is to have a process
-#: that has had none before.
-Launch = Tuple[Sent, _native.Descriptors, bool]
+#: What launches a job, and the descriptors that go with it.
+Launch = Tuple[Sent, _native.Descriptors]
 
 
 class _Tracked:
@@ -104,12 +103,11 @@ def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
     if not (work.env or work.preexec_fn or kwargs) and _pickling.are_simple(fn, args):
         message = _pickling.dump_simply((name, work.time_limit, None, fn, args, None))
         if message is not None:
-            return _UNCHANGED + message, _NO_DESCRIPTORS, False
+            return _UNCHANGED + message, _NO_DESCRIPTORS
     args, kwargs = _pickling.arguments_apart(args, kwargs)
     # A plain tuple, for which no class has to be looked up in each job.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
-    launch, descriptors = _pickling.dump_launch(work.env, rest, forked=forked)
-    return launch, descriptors, work.preexec_fn is not None
+    return _pickling.dump_launch(work.env, rest, forked=forked)
 
 
 def _preparation(method: str, home: str) -> Preparation:
@@ -193,11 +191,12 @@ class Worker:
         self._setup = setup
         self._left = tasks
         self._undo: Changes = []
+        self._preexec_fn: _job.Undoable | None = None
 
     def load(
         self, message: Message, descriptors: _native.Descriptors, slot: int
-    ) -> tuple[_native.Work, _native.Setup, bool]:
-        """A job that is launched on this slot, and whether another may follow it here."""
+    ) -> tuple[_native.Work, _native.Setup]:
+        """A job that is launched on this slot."""
         _pickling.received = descriptors
         if not self._pool.adopt(slot):
             os._exit(0)  # the owner is gone, and the slot with it
@@ -213,18 +212,22 @@ class Worker:
             raise _not_loaded(e) from None
         if self._left is not None:
             self._left -= 1
-        return work, self._setup, self._left != 0 and work.preexec_fn is None
+        return work, self._setup
 
     def _load_work(self, loader: _pickling.Loader) -> _native.Work:
-        self._process._name, *work = loader.load()
-        return _native.Work(None, *work)
+        self._process._name, time_limit, preexec_fn, *call = loader.load()
+        if preexec_fn is not None:
+            preexec_fn = self._preexec_fn = _job.Undoable(preexec_fn)
+        return _native.Work(None, time_limit, preexec_fn, *call)
 
-    def unload(self) -> None:
-        """After a job: undoes what was done for it."""
+    def unload(self) -> bool:
+        """After a job: undoes what was done for it. Whether another may follow it here."""
         if self._undo:
             _job.apply_environment(self._undo)
             self._undo = []
         _pickling.received.clear()
+        preexec_fn, self._preexec_fn = self._preexec_fn, None
+        return self._left != 0 and (preexec_fn is None or preexec_fn.undone)
 
 
 class _Prepared(Worker):
@@ -265,7 +268,7 @@ class Newcomer:
 
     def load(
         self, message: Message, descriptors: _native.Descriptors, slot: int
-    ) -> tuple[_native.Work, _native.Setup, bool]:
+    ) -> tuple[_native.Work, _native.Setup]:
         if self._worker is not None:
             return self._worker.load(message, descriptors, slot)
         try:
@@ -287,9 +290,8 @@ class Newcomer:
             prepared.setup.apply(prepared.pool, self._channel, tells)
         return _Prepared(prepared, tasks)
 
-    def unload(self) -> None:
-        if self._worker is not None:
-            self._worker.unload()
+    def unload(self) -> bool:
+        return self._worker is not None and self._worker.unload()
 
 
 def _not_loaded(error: BaseException) -> _result.NotLoaded:

@@ -272,14 +272,13 @@ impl Jobs {
         Ok(number)
     }
 
-    /// Launches a job on a process that is idle; if `fresh`, on one that has had none yet. None
-    /// if there is no such process: hire one. Only if there is, `slot` is taken.
+    /// Launches a job on a process that is idle. None if there is no such process: hire one. Only
+    /// if there is, `slot` is taken.
     ///
     /// `send` sends the launch, with this head; its error comes back, with the slot.
     pub fn launch(
         &mut self,
         slot: &mut Option<Slot>,
-        fresh: bool,
         mut send: impl FnMut(&Channel, Head) -> Result<()>,
     ) -> Result<Option<JobId>> {
         if let Some(slot) = slot {
@@ -287,7 +286,7 @@ impl Jobs {
         }
         let head =
             Head { kind: Kind::Launch, word: slot.as_ref().map_or(0, |slot| slot.to_word()) };
-        while let Some(number) = self.take_idle(fresh) {
+        while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
             // A fork server's end of the channel outlives its child, so that no error would tell.
             if process.jobs > 0 && !process.child.is_ours() && process.child.has_ended() {
@@ -308,14 +307,6 @@ impl Jobs {
             }
         }
         Ok(None)
-    }
-
-    fn take_idle(&mut self, fresh: bool) -> Option<u64> {
-        let fits = |number: &u64| {
-            !fresh || self.processes.get(number).is_some_and(|process| process.jobs == 0)
-        };
-        let place = self.idle.iter().rposition(fits)?;
-        Some(self.idle.remove(place))
     }
 
     /// Has the processes that are idle end.

@@ -57,9 +57,9 @@ fn serve(channel: &Channel, pool: &Pool) -> i32 {
     0
 }
 
-fn launch(jobs: &mut Jobs, slot: Option<Slot>, fresh: bool, verb: &str) -> Option<JobId> {
+fn launch(jobs: &mut Jobs, slot: Option<Slot>, verb: &str) -> Option<JobId> {
     let mut slot = slot;
-    jobs.launch(&mut slot, fresh, |channel, head| channel.send(head, verb.as_bytes(), &[])).unwrap()
+    jobs.launch(&mut slot, |channel, head| channel.send(head, verb.as_bytes(), &[])).unwrap()
 }
 
 /// Which process ran the only job that there is.
@@ -77,11 +77,11 @@ fn dismiss(jobs: &mut Jobs) {
 fn a_process_that_stays_runs_job_after_job_each_under_a_slot_of_its_own() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
-    assert_eq!(launch(&mut jobs, None, false, "echo"), None, "nobody is there");
+    assert_eq!(launch(&mut jobs, None, "echo"), None, "nobody is there");
     let pid = hire(&mut jobs, &pool);
     let mut told = Vec::new();
     for _ in 0..20 {
-        let id = launch(&mut jobs, pool.try_take().unwrap(), false, "echo").unwrap();
+        let id = launch(&mut jobs, pool.try_take().unwrap(), "echo").unwrap();
         assert_eq!((jobs.idle(), jobs.outstanding(), jobs.pid(id)), (0, 1, Some(pid)));
         assert_eq!(runner(&mut jobs, id), pid);
         assert_eq!((jobs.idle(), jobs.outstanding(), jobs.pid(id)), (1, 0, None));
@@ -93,27 +93,11 @@ fn a_process_that_stays_runs_job_after_job_each_under_a_slot_of_its_own() {
 }
 
 #[test]
-fn a_job_that_is_to_have_a_fresh_process_gets_none_that_has_worked() {
-    let _alone = Alone::new();
-    let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
-    let pid = hire(&mut jobs, &pool);
-    let id = launch(&mut jobs, None, false, "echo").unwrap();
-    runner(&mut jobs, id);
-    assert_eq!(launch(&mut jobs, None, true, "echo"), None);
-    let other = hire(&mut jobs, &pool);
-    let id = launch(&mut jobs, None, true, "last").unwrap();
-    assert_eq!(runner(&mut jobs, id), other);
-    let id = launch(&mut jobs, None, false, "echo").unwrap();
-    assert_eq!(runner(&mut jobs, id), pid);
-    dismiss(&mut jobs);
-}
-
-#[test]
 fn a_slot_stays_with_the_caller_where_nobody_is_idle() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     let mut slot = pool.try_take().unwrap();
-    assert_eq!(jobs.launch(&mut slot, false, |_, _| panic!("nobody to send to")).unwrap(), None);
+    assert_eq!(jobs.launch(&mut slot, |_, _| panic!("nobody to send to")).unwrap(), None);
     assert!(slot.is_some());
     drop(slot);
     assert_eq!(pool.free().unwrap(), 1);
@@ -126,9 +110,8 @@ fn a_launch_that_cannot_be_sent_costs_the_process_and_not_the_slot() {
     hire(&mut jobs, &pool);
     let mut slot = pool.try_take().unwrap();
     let too_large = vec![0; jobserver_core::channel::INLINE + 1];
-    let error = jobs
-        .launch(&mut slot, false, |channel, head| channel.send(head, &too_large, &[]))
-        .unwrap_err();
+    let error =
+        jobs.launch(&mut slot, |channel, head| channel.send(head, &too_large, &[])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     drop(slot.unwrap());
     assert_eq!((pool.free().unwrap(), jobs.idle()), (1, 0));
@@ -140,15 +123,13 @@ fn the_death_of_an_idle_process_is_nobodys_and_another_takes_its_place() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     let pids = [hire(&mut jobs, &pool), hire(&mut jobs, &pool)];
-    for _ in 0..2 {
-        let id = launch(&mut jobs, None, true, "echo").unwrap();
-        runner(&mut jobs, id);
-    }
-    // The one that would be next: the last to have worked.
-    rustix::process::kill_process(pids[0], Signal::KILL).unwrap();
-    assert_eq!(ended_but_not_reaped(pids[0]), ());
-    let id = launch(&mut jobs, pool.try_take().unwrap(), false, "echo").unwrap();
+    let id = launch(&mut jobs, None, "echo").unwrap();
     assert_eq!(runner(&mut jobs, id), pids[1]);
+    // The one that would be next: the last to have worked.
+    rustix::process::kill_process(pids[1], Signal::KILL).unwrap();
+    assert_eq!(ended_but_not_reaped(pids[1]), ());
+    let id = launch(&mut jobs, pool.try_take().unwrap(), "echo").unwrap();
+    assert_eq!(runner(&mut jobs, id), pids[0]);
     assert_eq!(pool.free().unwrap(), 1);
     dismiss(&mut jobs);
 }
@@ -165,9 +146,9 @@ fn a_death_is_told_once_and_of_the_job_that_ran() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
-    let first = launch(&mut jobs, pool.try_take().unwrap(), false, "echo").unwrap();
+    let first = launch(&mut jobs, pool.try_take().unwrap(), "echo").unwrap();
     runner(&mut jobs, first);
-    let second = launch(&mut jobs, pool.try_take().unwrap(), false, "exit").unwrap();
+    let second = launch(&mut jobs, pool.try_take().unwrap(), "exit").unwrap();
     let outcome = outcomes(&mut jobs, 1).remove(&second).unwrap();
     assert_eq!(death(&outcome), ExitStatus::Code(7));
     assert_eq!(pool.free().unwrap(), 1);
@@ -181,7 +162,7 @@ fn a_new_process_that_is_gone_before_its_first_job_is_that_jobs_death() {
     let pid = hire(&mut jobs, &pool);
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
     ended_but_not_reaped(pid);
-    let id = launch(&mut jobs, pool.try_take().unwrap(), false, "echo").unwrap();
+    let id = launch(&mut jobs, pool.try_take().unwrap(), "echo").unwrap();
     let outcome = outcomes(&mut jobs, 1).remove(&id).unwrap();
     assert_eq!(death(&outcome), ExitStatus::Signal(libc::SIGKILL));
     assert_eq!(pool.free().unwrap(), 1);
@@ -193,10 +174,10 @@ fn a_process_whose_job_was_signalled_has_no_other_job() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
-    let id = launch(&mut jobs, None, false, "echo").unwrap();
+    let id = launch(&mut jobs, None, "echo").unwrap();
     jobs.signal(id, Signal::CONT).unwrap(); // does it no harm, but who knows when it arrives
     runner(&mut jobs, id);
-    assert_eq!(launch(&mut jobs, None, false, "echo"), None);
+    assert_eq!(launch(&mut jobs, None, "echo"), None);
     drain(&mut jobs);
 }
 
@@ -205,11 +186,11 @@ fn a_signal_to_a_job_that_is_done_does_not_reach_the_next_on_its_process() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
-    let first = launch(&mut jobs, None, false, "echo").unwrap();
+    let first = launch(&mut jobs, None, "echo").unwrap();
     runner(&mut jobs, first);
     jobs.signal(first, Signal::KILL).unwrap();
     assert!(jobs.family(first).is_none());
-    let second = launch(&mut jobs, None, false, "echo").unwrap();
+    let second = launch(&mut jobs, None, "echo").unwrap();
     jobs.signal(first, Signal::KILL).unwrap();
     runner(&mut jobs, second);
     dismiss(&mut jobs);
@@ -239,7 +220,7 @@ fn dismissed_processes_end_and_those_at_work_go_on() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
-    let at_work = launch(&mut jobs, None, false, "hang").unwrap();
+    let at_work = launch(&mut jobs, None, "hang").unwrap();
     hire(&mut jobs, &pool);
     jobs.dismiss_idle();
     assert_eq!(jobs.idle(), 0);

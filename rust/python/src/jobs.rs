@@ -221,20 +221,19 @@ impl Jobs {
         server.get().top_up(number, lifeline.as_ref()).map_err(to_python)
     }
 
-    /// Launches a job on a process that is idle, or, if `fresh`, on one that has had no job yet:
-    /// whether there was one. Otherwise nothing has happened; hire one.
-    #[pyo3(signature = (future, slot, message, descriptors, fresh))]
+    /// Launches a job on a process that is idle: whether there was one. Otherwise nothing has
+    /// happened; hire one.
+    #[pyo3(signature = (future, slot, message, descriptors))]
     fn launch(
         &self,
         future: Bound<'_, Promise>,
         slot: Option<&Bound<'_, Slot>>,
         message: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
-        fresh: bool,
     ) -> PyResult<bool> {
         let _launching = self.begin_launch()?;
         let descriptors = descriptors.get().held();
-        taking(slot, |taken| self.launch_on_idle(&future, taken, &message, &descriptors, fresh))
+        taking(slot, |taken| self.launch_on_idle(&future, taken, &message, &descriptors))
     }
 
     /// Scans, and waits if need be, until a slot of `pool` can be taken. None when
@@ -577,8 +576,8 @@ impl Jobs {
             let without_slot = self.word_without_slot();
             let state = &mut *self.state();
             state.table.hired(channel, child).map_err(to_python)?;
-            // The newest of those that have had no job, and so this one.
-            let launched = state.launch(&future, taken, &message, &descriptors, true, without_slot);
+            // It goes to the newest of those that idle, and so to this one.
+            let launched = state.launch(&future, taken, &message, &descriptors, without_slot);
             launched.map(drop)
         })
     }
@@ -596,7 +595,6 @@ impl Jobs {
         slot: &mut Option<core::Slot>,
         message: &Message<'_>,
         descriptors: &[Arc<Descriptor>],
-        fresh: bool,
     ) -> PyResult<bool> {
         let py = future.py();
         let looks_until = Instant::now() + HESITATION;
@@ -604,10 +602,10 @@ impl Jobs {
         loop {
             let without_slot = if slot.is_none() { self.word_without_slot() } else { 0 };
             let mut state = self.state();
-            if state.launch(future, slot, message, descriptors, fresh, without_slot)? {
+            if state.launch(future, slot, message, descriptors, without_slot)? {
                 return Ok(true);
             }
-            let about_to_stay = !fresh && slot.is_some() && state.table.on_slots() >= self.slots;
+            let about_to_stay = slot.is_some() && state.table.on_slots() >= self.slots;
             drop(state);
             let in_time = match handled {
                 Some(handled) => self.sleep(py, handled, None, Some(looks_until))?,
@@ -640,7 +638,6 @@ impl State {
         slot: &mut Option<core::Slot>,
         message: &Message<'_>,
         descriptors: &[Arc<Descriptor>],
-        fresh: bool,
         without_slot: u64,
     ) -> PyResult<bool> {
         let send = |channel: &core::Channel, mut head: Head| {
@@ -649,7 +646,7 @@ impl State {
             }
             message.send(channel, head, &borrowed(descriptors)?)
         };
-        let launched = self.table.launch(slot, fresh, send).map_err(to_python)?;
+        let launched = self.table.launch(slot, send).map_err(to_python)?;
         if let Some(id) = launched {
             if let Some(pid) = self.table.pid(id) {
                 future.get().begun(pid, id);

@@ -39,17 +39,15 @@ pub(crate) fn run_jobs(
     let mut growth = None;
     let mut launch = first_frame(py, &channel.channel, false)?;
     while let Some(frame) = launch {
-        let loaded = load(py, worker, frame);
-        let (ready, may_stay) = match loaded {
-            Ok((work, known, may_stay)) => {
-                setup = Some(known);
-                (Ok(work), may_stay)
-            }
-            Err(error) => (Err(error), false),
-        };
+        let ready = load(py, worker, frame);
+        let loaded = ready.is_ok();
+        let ready = ready.map(|(work, known)| {
+            setup = Some(known);
+            work
+        });
         sent = job::send(py, channel, ready, |py| {
             // A job's function may fork, and return in both processes.
-            let clean = may_stay
+            let clean = loaded
                 && getpid() == me
                 && match &setup {
                     Some(setup) => setup.get().nothing_begun(py)?,
@@ -57,8 +55,7 @@ pub(crate) fn run_jobs(
                 }
                 && !has_children()
                 && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
-            worker.call_method0(intern!(py, "unload"))?;
-            Ok(clean)
+            Ok(worker.call_method0(intern!(py, "unload"))?.is_truthy()? && clean)
         });
         launch = match sent {
             Ok(Sent::Stays) => next_launch(py, &channel.channel).unwrap_or_else(|error| {
@@ -91,12 +88,12 @@ pub(crate) fn rehearse_job(
     launch.send(&owner_end, Head { kind: Kind::Launch, word: 0 }, &[]).map_err(to_python)?;
     let channel = Channel::from(job_end);
     let Some(frame) = first_frame(py, &channel.channel, false)? else { return Ok(()) };
-    let (work, setup, _) = load(py, worker, frame)?;
+    let (work, setup) = load(py, worker, frame)?;
     job::send(py, &channel, Ok(work), |_| Ok(false))?;
     setup.get().nothing_to_end(py).map(drop)
 }
 
-type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>, bool);
+type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>);
 
 fn load<'py>(py: Python<'py>, worker: &Bound<'py, PyAny>, frame: Frame) -> PyResult<Loaded<'py>> {
     let slot = frame.word;
