@@ -244,6 +244,17 @@ def test_an_exception_has_the_jobs_traceback_as_its_cause(js: Jobserver) -> None
     assert "_job.py" not in cause, "the library's own frames tell the user nothing"
 
 
+def raise_what_cannot_be_formatted() -> None:
+    traceback.format_exception = abs  # type: ignore[assignment] # it takes one argument
+    raise LookupError("not found")
+
+
+def test_an_exception_arrives_though_its_traceback_cannot_be_formatted(js: Jobserver) -> None:
+    error = js(raise_what_cannot_be_formatted).exception(DEADLINE)
+    assert repr(error) == "LookupError('not found')"
+    assert str(error.__cause__).strip().strip('"').strip() == "LookupError: not found"
+
+
 def test_an_uncaught_exception_is_printed_with_both_tracebacks(js: Jobserver) -> None:
     future = js(raise_from_below)
     error = raised_by(lambda: future.result(DEADLINE))

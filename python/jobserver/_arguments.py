@@ -16,7 +16,7 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterable, List, Literal, Mapping, NoReturn, Optional, Tuple, Union
 
-from . import _native
+from . import _main, _native
 from ._signals import raised_by_handler
 from ._told import called
 
@@ -104,6 +104,21 @@ def in_main_interpreter() -> None:
         ) from None
     except OSError:
         pass  # as it should be, and nothing has changed
+
+
+def in_users_program() -> None:
+    """Refuses a frozen program that multiprocessing has started as one of its helpers, but that
+    runs as if its user had: it would start others of the kind, without end."""
+    if not _main.is_frozen():
+        return
+    arguments = sys.argv[1:]  # in a job they are the owner's
+    statements = [after for before, after in zip(arguments, arguments[1:]) if before == "-c"]
+    helpers = [each for each in statements if each.startswith("from multiprocessing")]
+    if helpers or arguments[:1] == ["--multiprocessing-fork"]:
+        raise RuntimeError(
+            "this frozen program cannot be started for jobs: it must call "
+            'multiprocessing.freeze_support() first thing below `if __name__ == "__main__":`'
+        )
 
 
 def slots(value: Any) -> int:

@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from multiprocessing.process import BaseProcess
+from types import BuiltinFunctionType
 from typing import Any, Callable
 
 from . import _multiprocessing as mp
@@ -28,9 +29,25 @@ from ._pickling import Sent
 from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
 
 #: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
-#: atexit, and forget what their parent had. (A spawned one is a program and always does.)
+#: atexit, and forget what their parent had.
 _CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
 runs_atexit = _CHILDREN_RUN_ATEXIT
+
+#: Whether this process was not forked, but is a program of its own. It runs what has been
+#: registered with atexit, also while it started up.
+_is_program = False
+
+
+def become_program() -> None:
+    global _is_program, runs_atexit
+    _is_program = runs_atexit = True
+
+
+#: What coverage.py and others replace, to see a process begin and end; None if they have.
+_BOOTSTRAP: Any = BaseProcess._bootstrap  # type: ignore[attr-defined]
+if not mp.is_shipped(_BOOTSTRAP, BaseProcess.run):
+    _BOOTSTRAP = None
+_EXIT: Any = os._exit if isinstance(os._exit, BuiltinFunctionType) else None
 
 #: The share of memory that processes which idle leave to others.
 _SPARE = 0.1
@@ -49,6 +66,9 @@ class _Process(BaseProcess):
     _config: dict[str, Any]
     _parent_name: str
     _parent_pid: int
+
+    #: What `_bootstrap` is to set the start method to; None: that is set already.
+    _start_method = None
 
     #: Which of its owner's jobs it is; the owner counts here.
     number = 0
@@ -118,15 +138,36 @@ class Identity:
                 "children": children,
                 "exit_functions": atexit._ncallbacks if runs_atexit else None,
             },
+            {"process": BaseProcess, "bootstrap": _BOOTSTRAP, "os": os, "exit": _EXIT},
         )
 
 
 def disinherit() -> None:
     """Drops what a job's owner, and not the job, has to see to at its end."""
-    if _CHILDREN_RUN_ATEXIT:
+    if _CHILDREN_RUN_ATEXIT and not _is_program:
         atexit._clear()
-    mp.util._finalizer_registry.clear()
-    mp.util._run_after_forkers()
+    if BaseProcess._bootstrap is _BOOTSTRAP:  # type: ignore[attr-defined]
+        mp.util._finalizer_registry.clear()
+        mp.util._run_after_forkers()
+    # else `live_bootstrapped` will see to that
+
+
+def live_bootstrapped(sentinel: int, body: Callable[[], int]) -> int:
+    """Runs this process's jobs, which `body` does, within what somebody has put in the place of
+    multiprocessing's `_bootstrap`. The exit code."""
+    process: Any = mp.process._current_process
+    children = mp.process._children
+    stdin, sys.stdin = sys.stdin, None  # or it would be closed
+    codes: list[int] = []
+
+    def run() -> None:
+        sys.stdin = stdin
+        mp.process._children = children
+        codes.append(body())
+
+    process.run = run
+    code: int = process._bootstrap(parent_sentinel=sentinel)
+    return codes[0] if codes else code
 
 
 def call_prepared(
@@ -239,7 +280,7 @@ def _exit_code(stop: SystemExit) -> int:
 def _without_our_frames(error: BaseException) -> BaseException:
     """Drops this file's frames from the top of a traceback: they tell the user nothing."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+    while tb is not None and tb.tb_frame.f_code.co_filename == wind_down.__code__.co_filename:
         tb = tb.tb_next
     return error.with_traceback(tb)
 

@@ -113,6 +113,7 @@ class Jobserver:
         if others:
             raise _arguments.unknown("Jobserver", others)
         _arguments.in_main_interpreter()
+        _arguments.in_users_program()
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"

@@ -71,7 +71,15 @@ def _is_out_of_reach(main: Any) -> bool:
     return _known[1]
 
 
+def is_frozen() -> bool:
+    """Whether this program is its own interpreter (PyInstaller, cx_Freeze; or Nuitka, which says so
+    in each module that it has compiled)."""
+    return getattr(sys, "frozen", False) or hasattr(sys.modules.get("__main__"), "__compiled__")
+
+
 def _cannot_be_imported(main: Any) -> bool:
+    if is_frozen():
+        return False  # a job's program is this one, and begins as this did
     name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
         return name == "__main__" or name.endswith(".__main__")
@@ -120,14 +128,20 @@ class ends_told:
 
     def __enter__(self) -> None:
         self._exit = os._exit
-        os._exit = _tell_exit
+        self._importing = True
+        self._ours = self._tell_exit
+        os._exit = self._ours
 
     def __exit__(self, *_: object) -> None:
-        os._exit = self._exit
+        self._importing = False
+        if os._exit is self._ours:
+            os._exit = self._exit
+        # else the main module has put something in its place, which may call ours
 
-
-def _tell_exit(status: int) -> NoReturn:
-    raise SystemExit(status)
+    def _tell_exit(self, status: int) -> NoReturn:
+        if self._importing:
+            raise SystemExit(status)
+        self._exit(status)
 
 
 #: What to write.

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     spawn: Any
 
 
+def is_shipped(function: Any, neighbour: Any) -> bool:
+    """Whether a function is CPython's own, from the file that this one is from too. coverage.py,
+    viztracer and others replace some to see processes begin and end, and may copy their names."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename == neighbour.__code__.co_filename
+
+
 def __getattr__(name: str) -> Any:
     if name not in ("resource_tracker", "spawn"):
         raise AttributeError(name)

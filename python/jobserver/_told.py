@@ -58,6 +58,18 @@ def traceback_of(error: BaseException) -> str:
     left out."""
     import traceback
 
+    try:
+        return _traceback_of(error)
+    except Exception as e:
+        if isinstance(e, RecursionError) or raised_by_handler(e):
+            raise
+        # The frames of functions that Nuitka has compiled cannot be formatted under CPython 3.11.
+        return "".join(traceback.format_exception_only(type(error), error))
+
+
+def _traceback_of(error: BaseException) -> str:
+    import traceback
+
     if _is_short(error):
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     parts: list[str] = []

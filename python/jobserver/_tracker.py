@@ -181,8 +181,20 @@ _spawnv_passfds: Any = None
 def _take_over() -> None:
     """From now on, trackers of this process and those forked from it are started by us."""
     global _spawnv_passfds
-    if mp.util.spawnv_passfds is not _spawn:
-        _spawnv_passfds, mp.util.spawnv_passfds = mp.util.spawnv_passfds, _spawn
+    now = mp.util.spawnv_passfds
+    # What others have put there since may well call ours.
+    if now is not _spawn and (_spawnv_passfds is None or _is_shipped(now)):
+        _spawnv_passfds, mp.util.spawnv_passfds = now, _spawn
+
+
+def _is_shipped(spawnv_passfds: Any) -> bool:
+    return mp.is_shipped(spawnv_passfds, mp.util.get_logger)
+
+
+def programs_are_watched() -> bool:
+    """Whether somebody else has replaced multiprocessing's way of starting programs."""
+    now = mp.util.spawnv_passfds
+    return not _is_shipped(_spawnv_passfds if now is _spawn else now)
 
 
 def _spawn(path: Any, args: Any, passfds: Any) -> int | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import _native, _result
 from . import launch
 from ._starter import HiringStarter
+from .program import program
 
 if TYPE_CHECKING:
     from .._future import Future
@@ -102,8 +103,7 @@ class ForkServer(HiringStarter):
             introductions = self._introductions
             preparation, (message, descriptors) = introductions.to_helper(home, self._preload)
             try:
-                command = _helpers_command(launch.interruptible())
-                if self._helper.start(command, message, descriptors):
+                if self._helper.start(program(__name__), message, descriptors):
                     introductions.was_sent(preparation)
             finally:
                 descriptors.clear()
@@ -119,11 +119,6 @@ def _gone_again(last: str) -> RuntimeError:
         "kills it (the kernel, where memory or `ulimit -s` is short), or a module that it imports "
         '(the main module, `preload`) ends it; see its messages, or use context="fork" or "spawn"'
     )
-
-
-def _helpers_command(interruptible: bool) -> list[str]:
-    call = f"main({interruptible})"
-    return launch.command(f"from jobserver._start.forkserver import main; {call}")
 
 
 def main(interruptible: bool) -> NoReturn:
@@ -145,10 +140,11 @@ def main(interruptible: bool) -> NoReturn:
     gc.freeze()
     channel = server.serve()
     if channel is None:
-        os._exit(0)
+        _native.exit_at_once()
     if child_ended is not signal.SIG_DFL:
         signal.signal(signal.SIGCHLD, child_ended)
     launch.run(channel, interruptible, known)
+    _native.exit_at_once()
 
 
 def _nobody_minds_forks() -> bool:

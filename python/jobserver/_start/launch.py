@@ -14,8 +14,7 @@ import importlib
 import os
 import pickle
 import runpy
-import signal
-from typing import Any, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from .. import _job, _main, _native, _pickling, _pools, _result, _told, _tracker
 from .. import _multiprocessing as mp
@@ -122,20 +121,6 @@ def _preparation(method: str, home: str) -> Preparation:
     return Preparation(method, home, data, tracker)
 
 
-def command(statement: str) -> list[str]:
-    """A new interpreter like this one, that can import this package and runs `statement`."""
-    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    program = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
-    executable = os.fsdecode(mp.spawn.get_executable())
-    return [executable, *mp.util._args_from_interpreter_flags(), "-c", program]
-
-
-def interruptible() -> bool:
-    """Whether new interpreters are to unblock SIGINT, since we have not blocked it. They are born
-    with it blocked: Ctrl-C must not interrupt them before they can keep quiet about it."""
-    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
 #: More than CPython needs before it specialises a function's bytecode.
 REHEARSALS = 20
 
@@ -199,7 +184,7 @@ class Worker:
         """A job that is launched on this slot."""
         _pickling.received = descriptors
         if not self._pool.adopt(slot):
-            os._exit(0)  # the owner is gone, and the slot with it
+            _native.exit_at_once()  # the owner is gone, and the slot with it
         try:
             loader = _pickling.Loader(message)
             env: Changes | None = None if loader.skip(_UNCHANGED) else loader.load()
@@ -307,13 +292,19 @@ def _not_loaded(error: BaseException) -> _result.NotLoaded:
     return made
 
 
+def _file(function: Any) -> str:
+    """The file of a function as tracebacks name it; in a frozen program a module may name none."""
+    name: str = function.__code__.co_filename
+    return name
+
+
 #: This package, and what imports modules.
 _MACHINERY = (
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    os.path.dirname(os.path.dirname(_file(Worker.load))),
     "<frozen ",
-    importlib.__file__,
-    runpy.__file__,
-    os.path.join(os.path.dirname(os.__file__), "multiprocessing"),
+    _file(importlib.import_module),
+    _file(runpy.run_path),
+    os.path.dirname(_file(mp.process.BaseProcess.run)),
 )
 
 
@@ -367,10 +358,10 @@ def prepare_ahead(message: Message, descriptors: _native.Descriptors) -> Known:
     return prepared
 
 
-def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> NoReturn:
-    """In a new process: waits for its jobs, and runs them. SIGINT is blocked until the first,
-    and after that too unless it is `interruptible`."""
+def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> None:
+    """In a new process: waits for its jobs, runs them, and ends. Returns if it is given none, since
+    the owner gave up, or is gone. SIGINT is blocked until the first, and after that too unless it
+    is `interruptible`."""
     introduction = channel.receive_introduction()
-    if introduction is None:
-        os._exit(0)  # the owner gave up, or is gone
-    _native.run_jobs(channel, Newcomer(introduction, known, channel, interruptible))
+    if introduction is not None:
+        _native.run_jobs(channel, Newcomer(introduction, known, channel, interruptible))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import _job, _native
 from . import launch
 from ._starter import HiringStarter
+from .program import program
 
 if TYPE_CHECKING:
     from ._starter import First
@@ -31,19 +33,15 @@ class Spawn(HiringStarter):
             jobs.pool.home, self._tasks, jobs.hears
         )
         try:
-            command = _command(launch.interruptible())
-            jobs.hire_spawn(command, introduction, descriptors, first)
+            jobs.hire_spawn(program(__name__), introduction, descriptors, first)
         finally:
             descriptors.clear()
-
-
-def _command(interruptible: bool) -> list[str]:
-    return launch.command(f"from jobserver._start.spawn import main; main({interruptible})")
 
 
 def main(interruptible: bool) -> NoReturn:
     """In the new interpreter: its channel is its standard input."""
     channel = _native.Channel(0)
     _native.fill_standard()
-    _job.runs_atexit = True
+    _job.become_program()
     launch.run(channel, interruptible)
+    sys.exit(0)

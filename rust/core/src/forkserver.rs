@@ -58,10 +58,14 @@ impl ForkServer {
     /// Starts a helper by running `command`, which gets the request socket as its standard
     /// input and must serve it with a [`Server`].
     pub fn start(command: &mut Command) -> Result<ForkServer> {
-        let (ours, theirs) =
-            sys::socket_pair().map_err(Error::system("cannot start a fork server"))?;
-        let (requests, process) = (Arc::new(ours), Some(Child::spawn_on(theirs, command)?));
-        Ok(ForkServer { requests, process, ended: OnceLock::new() })
+        let (ours, theirs) = Channel::pair()?;
+        Ok(ForkServer::started(ours, Child::spawn_on(theirs.into_socket()?, command)?))
+    }
+
+    /// A helper that has been started with the other end of this channel to serve.
+    pub fn started(requests: Channel, helper: Child) -> ForkServer {
+        let (requests, process) = (requests.into_shared(), Some(helper));
+        ForkServer { requests, process, ended: OnceLock::new() }
     }
 
     /// Joins a helper that another process of the tree has started.

@@ -4,25 +4,14 @@ use crate::channel::{borrowed, number, Channel, Descriptors, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
+use crate::program::Program;
 use jobserver_core::channel::Kind;
 use jobserver_core::forkserver as core;
-use jobserver_core::process::{Lifeline, Signal};
-use jobserver_core::sys::SignalsHeld;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use jobserver_core::process::Lifeline;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// A program and its arguments as a command; it must not be empty.
-pub(crate) fn command(argv: Vec<OsString>) -> PyResult<Command> {
-    let mut argv = argv.into_iter();
-    let program = argv.next().ok_or_else(|| PyValueError::new_err("an empty command"))?;
-    let mut command = Command::new(program);
-    command.args(argv);
-    Ok(command)
-}
 
 /// The helper of a tree of jobs: running, or not yet, or not any more.
 ///
@@ -63,34 +52,38 @@ impl ForkServer {
     /// message.
     fn start(
         &self,
-        argv: Vec<OsString>,
+        py: Python<'_>,
+        program: Program<'_>,
         message: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<bool> {
         let descriptors = descriptors.get().held();
-        let mut helper = self.helper();
-        if helper.stopped {
-            return Err(PyRuntimeError::new_err("this Jobserver is closed"));
+        if !self.helper().needs_another()? {
+            return Ok(false);
         }
-        let none = helper.running.as_ref().is_none_or(|helper| helper.is_lost());
-        if none {
-            helper.ahead.dismiss();
-            let mut command = command(argv)?;
-            let held = SignalsHeld::this(Signal::INT);
-            let started = core::ForkServer::start(&mut command).map_err(to_python);
-            drop(held);
-            let started = started?;
-            match message.send(
-                &started.introduction().map_err(to_python)?,
-                Kind::Introduction,
-                &borrowed(&descriptors).map_err(to_python)?,
-            ) {
-                // If it is gone already, the first request will tell.
-                Err(e) if !e.is_hang_up() => return Err(to_python(e)),
-                _ => helper.running = Some(Arc::new(started)),
+        let (ours, theirs) = jobserver_core::Channel::pair().map_err(to_python)?;
+        let child = program.start(theirs.into_socket().map_err(to_python)?)?;
+        let started = Arc::new(core::ForkServer::started(ours, child));
+        let sent = message.send(
+            &started.introduction().map_err(to_python)?,
+            Kind::Introduction,
+            &borrowed(&descriptors).map_err(to_python)?,
+        );
+        // If it is gone already, the first request will tell.
+        let sent = sent.or_else(|e| if e.is_hang_up() { Ok(()) } else { Err(to_python(e)) });
+        let needed = sent.and_then(|()| {
+            let mut helper = self.helper();
+            let needed = helper.needs_another()?;
+            if needed {
+                helper.ahead.dismiss();
+                helper.running = Some(started.clone());
             }
+            Ok(needed)
+        });
+        if !matches!(needed, Ok(true)) {
+            self.see_out(py, &started)?; // another thread was quicker, or has closed
         }
-        Ok(none)
+        needed
     }
 
     /// Whether there was a helper and it has gone, though nobody may have noticed yet.
@@ -129,6 +122,15 @@ impl ForkServer {
             helper.running.clone()
         };
         helper.map_or(Ok(()), |helper| self.see_out(py, &helper))
+    }
+}
+
+impl Helper {
+    fn needs_another(&self) -> PyResult<bool> {
+        match self.stopped {
+            true => Err(PyRuntimeError::new_err("this Jobserver is closed")),
+            false => Ok(self.running.as_ref().is_none_or(|helper| helper.is_lost())),
+        }
     }
 }
 

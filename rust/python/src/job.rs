@@ -17,7 +17,8 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyTuple};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// One submission's work: what a job is to run, and around it.
@@ -82,12 +83,54 @@ impl Work {
 /// and ends the process.
 pub(crate) fn run(
     py: Python<'_>,
-    channel: &Channel,
+    channel: &Bound<'_, Channel>,
     ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
 ) -> ! {
     let setup = ready.as_ref().ok().map(|(_, setup)| setup.clone());
-    let sent = send(py, channel, ready.map(|(work, _)| work), |_| Ok(false));
-    end(py, setup, sent)
+    let work = ready.map(|(work, _)| work.unbind());
+    let (sender, known) = (channel.clone().unbind(), setup.clone().map(Bound::unbind));
+    live(py, channel, setup.as_ref(), move |py| {
+        let sent = send(py, sender.get(), work.map(|work| work.into_bound(py)), |_| Ok(false));
+        end(py, known.as_ref().map(|setup| setup.bind(py)), sent)
+    })
+}
+
+/// A process's whole life, as far as others may want to see it begin and end; `body` returns its
+/// exit code. (coverage.py, for one, replaces multiprocessing's `_bootstrap`, or `os._exit`.)
+pub(crate) fn live(
+    py: Python<'_>,
+    channel: &Bound<'_, Channel>,
+    setup: Option<&Bound<'_, Setup>>,
+    body: impl FnOnce(Python<'_>) -> i32 + Send + 'static,
+) -> ! {
+    let Some(setup) = setup else { sys::exit_at_once(body(py)) };
+    let lived = match setup.get().bootstrap_is_replaced(py) {
+        Ok(true) => live_bootstrapped(py, channel, body),
+        Ok(false) => Ok(body(py)),
+        Err(error) => Err(error),
+    };
+    let code = lived.unwrap_or_else(|error| {
+        report(py, error);
+        1
+    });
+    if let Err(error) = setup.get().call_replaced_exit(py, code) {
+        report(py, error);
+    }
+    sys::exit_at_once(code)
+}
+
+fn live_bootstrapped(
+    py: Python<'_>,
+    channel: &Bound<'_, Channel>,
+    body: impl FnOnce(Python<'_>) -> i32 + Send + 'static,
+) -> PyResult<i32> {
+    let body = Mutex::new(Some(body));
+    let call = move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+        let body = body.lock().ok().and_then(|mut body| body.take());
+        body.map(|body| body(args.py())) // None: it has been called before
+    };
+    let body = PyCFunction::new_closure(py, None, None, call)?;
+    helper(py, "live_bootstrapped")?.call1((channel.get().fileno(), body))?.extract()
 }
 
 /// What came of a job's sending its result.
@@ -98,18 +141,23 @@ pub(crate) enum Sent {
     Stays,
 }
 
-/// Ends the process after its last job.
-pub(crate) fn end(py: Python<'_>, setup: Option<Bound<'_, Setup>>, sent: PyResult<Sent>) -> ! {
-    let wound_down = wind_down(py, setup.as_ref());
+/// What a process does after its last job. Its exit code.
+pub(crate) fn end(py: Python<'_>, setup: Option<&Bound<'_, Setup>>, sent: PyResult<Sent>) -> i32 {
+    let wound_down = wind_down(py, setup);
     let code = match sent {
         Ok(Sent::Ends(code)) => code,
         Ok(Sent::Stays) => 0,
         Err(_) => 1,
     };
     for error in [sent.err(), wound_down.err()].into_iter().flatten() {
-        let _ = helper(py, "report").and_then(|report| report.call1((error.into_value(py),)));
+        report(py, error);
     }
-    sys::exit_at_once(code)
+    code
+}
+
+/// Tells of an error that nobody else is told of.
+fn report(py: Python<'_>, error: PyErr) {
+    let _ = helper(py, "report").and_then(|report| report.call1((error.into_value(py),)));
 }
 
 /// Does the work and sends what came of it; the process stays if `stays` says so then.

@@ -6,23 +6,23 @@ mod waits;
 
 use crate::channel::{body_to_python, borrowed, Descriptors, Message};
 use crate::errors::to_python;
-use crate::forkserver::{command, ForkServer};
+use crate::forkserver::ForkServer;
 use crate::job::{self, Sent, Work};
 use crate::pool::{take, Pool, Slot};
+use crate::program::Program;
 use crate::promise::{append, Promise};
 use crate::setup::Setup;
 use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
 use jobserver_core::channel::Head;
-use jobserver_core::process::{getpid, is_this, reap_left, Kept, Lifeline, Pid, Signal};
-use jobserver_core::sys::{signal_from_raw, Descriptor, SignalsHeld};
+use jobserver_core::process::{getpid, is_this, reap_left, Kept, Lifeline, Pid};
+use jobserver_core::sys::{exit_at_once, signal_from_raw, Descriptor};
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -144,7 +144,10 @@ impl Jobs {
             Side::Owner(channel, child) => self.enter(future, channel, child, slot),
             Side::Job(channel, set_up, _never) => {
                 let set_up = set_up.and_then(|()| work.get().apply_environment(py));
-                job::run(py, &channel, set_up.map(|()| (work, setup)))
+                match Bound::new(py, channel) {
+                    Ok(channel) => job::run(py, &channel, set_up.map(|()| (work, setup))),
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -158,17 +161,17 @@ impl Jobs {
             Side::Job(channel, set_up, _never) => {
                 let ended = set_up.and_then(|()| Bound::new(py, channel));
                 let ended = ended.and_then(|channel| run_jobs(py, &channel, &worker));
-                job::end(py, None, ended.map(|()| Sent::Ends(0)))
+                exit_at_once(job::end(py, None, ended.map(|()| Sent::Ends(0))))
             }
         }
     }
 
     /// Starts a process in a new program, which gets its channel as its standard input, and is born
     /// with SIGINT blocked. If there is a `first` job, launches that on it.
-    #[pyo3(signature = (argv, introduction, descriptors, first))]
+    #[pyo3(signature = (program, introduction, descriptors, first))]
     fn hire_spawn(
         &self,
-        argv: Vec<OsString>,
+        program: Program<'_>,
         introduction: Message<'_>,
         descriptors: &Bound<'_, Descriptors>,
         first: Option<First<'_>>,
@@ -178,12 +181,8 @@ impl Jobs {
         let launch = Launch::new().map_err(to_python)?;
         let lifeline = self.lifeline()?;
         self.introduce(&launch.owner_end, &introduction, &descriptors, lifeline)?;
-        let mut command = command(argv)?;
-        let socket = launch.job_end.into_socket().map_err(to_python)?;
-        let held = SignalsHeld::this(Signal::INT);
-        let spawned = Child::spawn_on(socket, &mut command).map_err(to_python);
-        drop(held);
-        self.hired(launch.owner_end, spawned?, first)
+        let child = program.start(launch.job_end.into_socket().map_err(to_python)?)?;
+        self.hired(launch.owner_end, child, first)
     }
 
     /// Takes a process that a fork server has forked ahead, or has one forked. If there is a

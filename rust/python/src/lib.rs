@@ -16,6 +16,7 @@ mod hooks;
 mod job;
 mod jobs;
 mod pool;
+mod program;
 mod promise;
 mod rows;
 mod setup;
@@ -34,6 +35,12 @@ fn usable_cpus() -> usize {
 #[pyfunction]
 fn advice(errno: i32) -> Option<&'static str> {
     jobserver_core::advice(errno)
+}
+
+/// Ends a process that has had no job. (Nobody is told, as `os._exit` might: see `Hooks`.)
+#[pyfunction]
+fn exit_at_once() {
+    jobserver_core::sys::exit_at_once(0)
 }
 
 /// In a new interpreter: makes descriptor 0 the null device, and 1 and 2 if they are closed.
@@ -94,6 +101,7 @@ fn rehearse_fork(py: Python<'_>) {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(advice, module)?)?;
+    module.add_function(wrap_pyfunction!(exit_at_once, module)?)?;
     module.add_function(wrap_pyfunction!(fill_standard, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;

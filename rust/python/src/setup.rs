@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use jobserver_core::process::{getpid, Family};
 use jobserver_core::slots::{Ends, Place};
 use jobserver_core::sys::fill_standard;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
 use std::ffi::{CString, OsStr};
@@ -38,6 +39,7 @@ pub(crate) struct Setup {
     /// Where the parent's sentinel is to be, by this name.
     sentinel: (Py<PyDict>, Py<PyString>),
     registries: Registries,
+    hooks: Hooks,
     /// The names of the variables, as `environ` has them.
     names: [Py<PyBytes>; VARIABLES.len()],
     prepared: Mutex<Option<Arc<Variables>>>,
@@ -57,6 +59,19 @@ struct Registries {
     children: Py<PySet>,
     /// How many functions are registered with atexit, if jobs care for those.
     exit_functions: Option<Py<PyAny>>,
+}
+
+/// What others replace to see the processes of multiprocessing begin and end; None where they had
+/// done so before this package was imported.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Hooks {
+    /// Where `_bootstrap` is looked up, and what it is usually.
+    process: Py<PyAny>,
+    bootstrap: Option<Py<PyAny>>,
+    /// The same of `_exit`.
+    os: Py<PyAny>,
+    exit: Option<Py<PyAny>>,
 }
 
 /// The variables for a job, and what they were made from.
@@ -86,10 +101,11 @@ impl Setup {
         null_stdin: bool,
         sentinel: (Py<PyDict>, Py<PyString>),
         registries: Registries,
+        hooks: Hooks,
     ) -> Setup {
         let names = VARIABLES.map(|name| PyBytes::new(py, name.as_bytes()).unbind());
         let prepared = Mutex::default();
-        Setup { environ, assignments, null_stdin, sentinel, registries, names, prepared }
+        Setup { environ, assignments, null_stdin, sentinel, registries, hooks, names, prepared }
     }
 
     /// Makes the assignments.
@@ -198,6 +214,21 @@ impl Setup {
     /// Whether the process, at its end, has nothing to see to.
     pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.nothing_begun(py)? && !self.registries.exit_functions(py)?)
+    }
+
+    /// Whether somebody has replaced multiprocessing's way of bringing a process up.
+    pub(crate) fn bootstrap_is_replaced(&self, py: Python<'_>) -> PyResult<bool> {
+        let now = self.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
+        Ok(self.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual)))
+    }
+
+    /// Calls what somebody has put in the place of `os._exit`, if so.
+    pub(crate) fn call_replaced_exit(&self, py: Python<'_>, code: i32) -> PyResult<()> {
+        let now = self.hooks.os.bind(py).getattr(intern!(py, "_exit"))?;
+        match &self.hooks.exit {
+            Some(usual) if now.is(usual) => Ok(()),
+            _ => now.call1((code,)).map(drop),
+        }
     }
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Values<'py>> {

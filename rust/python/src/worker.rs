@@ -26,46 +26,74 @@ const LOOK: Duration = Duration::from_secs(5);
 /// By how much the memory of one process may grow over its jobs, in bytes.
 const GROWTH: u64 = 300 << 20;
 
-/// In a new process: runs the jobs that `worker` (of `_start/launch.py`) loads, and ends.
+/// In a new process: runs the jobs that `worker` (of `_start/launch.py`) loads, and ends. Returns
+/// only if there are none, or with what has failed before.
 #[pyfunction]
 pub(crate) fn run_jobs(
     py: Python<'_>,
     channel: &Bound<'_, Channel>,
     worker: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let channel = channel.get();
-    let me = getpid();
-    let (mut setup, mut sent) = (None, Ok(Sent::Ends(0)));
-    let mut growth = None;
-    let mut launch = first_frame(py, &channel.channel, false)?;
-    while let Some(frame) = launch {
-        let ready = load(py, worker, frame);
-        let loaded = ready.is_ok();
-        let ready = ready.map(|(work, known)| {
-            setup = Some(known);
-            work
-        });
-        sent = job::send(py, channel, ready, |py| {
-            // A job's function may fork, and return in both processes.
-            let clean = loaded
-                && getpid() == me
-                && match &setup {
-                    Some(setup) => setup.get().nothing_begun(py)?,
-                    None => false,
-                }
-                && !has_children()
-                && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
-            Ok(worker.call_method0(intern!(py, "unload"))?.is_truthy()? && clean)
-        });
-        launch = match sent {
-            Ok(Sent::Stays) => next_launch(py, &channel.channel).unwrap_or_else(|error| {
-                sent = Err(error);
-                None
-            }),
-            _ => None,
-        };
+    let Some(frame) = first_frame(py, &channel.get().channel, false)? else { return Ok(()) };
+    match load(py, worker, frame) {
+        Err(error) => job::run(py, channel, Err(error)),
+        Ok((work, setup)) => {
+            let run = run_all(work, setup.clone(), channel.clone(), worker.clone());
+            job::live(py, channel, Some(&setup), run)
+        }
     }
-    job::end(py, setup, sent)
+}
+
+/// Runs this job and, while the process may stay, those that follow. The process's exit code.
+fn run_all(
+    work: Bound<'_, Work>,
+    setup: Bound<'_, Setup>,
+    channel: Bound<'_, Channel>,
+    worker: Bound<'_, PyAny>,
+) -> impl FnOnce(Python<'_>) -> i32 + Send + 'static {
+    let (first, setup) = (work.unbind(), setup.unbind());
+    let (channel, worker) = (channel.unbind(), worker.unbind());
+    move |py| {
+        let (setup, channel, worker) = (setup.bind(py), channel.get(), worker.bind(py));
+        let mut growth = None;
+        let mut ready = Some(Ok(first.into_bound(py)));
+        let mut sent = Ok(Sent::Stays);
+        while let (Ok(Sent::Stays), Some(work)) = (&sent, ready.take()) {
+            sent = send(channel, setup, worker, &mut growth, work);
+            if let Ok(Sent::Stays) = sent {
+                match next_launch(py, &channel.channel) {
+                    Ok(frame) => {
+                        let loaded = frame.map(|frame| load(py, worker, frame));
+                        ready = loaded.map(|loaded| loaded.map(|(work, _)| work));
+                    }
+                    Err(error) => sent = Err(error),
+                }
+            }
+        }
+        job::end(py, Some(setup), sent)
+    }
+}
+
+/// Does a job's work and sends what came of it. The process stays for another if it is as clean as
+/// before.
+fn send(
+    channel: &Channel,
+    setup: &Bound<'_, Setup>,
+    worker: &Bound<'_, PyAny>,
+    growth: &mut Option<Growth>,
+    work: PyResult<Bound<'_, Work>>,
+) -> PyResult<Sent> {
+    let me = getpid();
+    let loaded = work.is_ok();
+    job::send(setup.py(), channel, work, |py| {
+        // A job's function may fork, and return in both processes.
+        let clean = loaded
+            && getpid() == me
+            && setup.get().nothing_begun(py)?
+            && !has_children()
+            && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
+        Ok(worker.call_method0(intern!(py, "unload"))?.is_truthy()? && clean)
+    })
 }
 
 /// In a process that was born with SIGINT blocked: lets it through. (Python's own way makes an

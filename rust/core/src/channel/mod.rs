@@ -66,13 +66,17 @@ pub(crate) enum Received {
 impl Channel {
     /// A new channel: the owner's end and the job's.
     pub fn pair() -> Result<(Channel, Channel)> {
-        let (a, b) = sys::socket_pair().map_err(Error::system("cannot make a job's channel"))?;
+        let (a, b) = sys::socket_pair().map_err(Error::system("cannot make a channel"))?;
         Ok((Channel::from_socket(a), Channel::from_socket(b)))
     }
 
     /// A channel from an inherited descriptor.
     pub fn from_socket(socket: Descriptor) -> Channel {
         Channel { socket: Arc::new(socket) }
+    }
+
+    pub(crate) fn into_shared(self) -> Arc<Descriptor> {
+        self.socket
     }
 
     /// The same end, for another part of this process.

@@ -1,0 +1,86 @@
+"""How a new program is started: an interpreter like this one, or this very program if it is frozen.
+
+The core starts it, by posix_spawn, where there is no reason against that. multiprocessing starts it
+where that is the only way, as in a frozen program (PyInstaller, cx_Freeze, Nuitka), whose
+`multiprocessing.freeze_support()` knows multiprocessing's command line and no other; and where
+somebody has replaced what multiprocessing starts programs by, as viztracer does, to see them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pickle
+import signal
+import sys
+from typing import Any, Callable, List, Union
+
+from .. import _multiprocessing as mp
+from .. import _main, _tracker
+
+#: Its command; or what starts it, with a descriptor that it is to have as its standard input, and
+#: returns its pid.
+Program = Union[List[str], Callable[[int], int]]
+
+
+def program(module: str) -> Program:
+    """A new program that calls this module's `main`, with whether to unblock SIGINT, since this
+    process has not blocked it. Programs are born with it blocked: Ctrl-C must not interrupt them
+    before they can keep quiet about it."""
+    interruptible = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    statement = f"from {module} import main; main({interruptible})"
+    if _main.is_frozen():
+        return functools.partial(_start_frozen, _Entry(module, interruptible))
+    if _tracker.programs_are_watched():
+        return functools.partial(_start_by_others, statement)
+    return _command(statement)
+
+
+def _command(statement: str) -> list[str]:
+    """An interpreter like this one, that can import this package and runs `statement`."""
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    text = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
+    executable = os.fsdecode(mp.spawn.get_executable())
+    return [executable, *mp.util._args_from_interpreter_flags(), "-c", text]
+
+
+def _start_by_others(statement: str, end: int) -> int:
+    command = _command(f"import os; os.dup2({end}, 0); os.close({end}); {statement}")
+    return _spawn(command, [end])
+
+
+def _start_frozen(entry: _Entry, end: int) -> int:
+    """Starts this program anew, which is sent what a child of multiprocessing is sent first: a
+    preparation, which is empty, and a process, which is none."""
+    entry.end = end
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, pickle.dumps({}) + pickle.dumps(entry))  # there is room for so little
+        names = ["tracker_fd=None", f"pipe_handle={reader}"]
+        return _spawn([sys.executable, "--multiprocessing-fork", *names], [reader, end])
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _spawn(command: list[Any], descriptors: list[int]) -> int:
+    pid: int = mp.util.spawnv_passfds(os.fsencode(command[0]), command, descriptors)
+    return pid
+
+
+class _Entry:
+    """What multiprocessing takes for the process that it is to bring up."""
+
+    #: The descriptor that is to be the standard input.
+    end: int
+
+    def __init__(self, module: str, interruptible: bool) -> None:
+        self._module = module
+        self._interruptible = interruptible
+
+    def _bootstrap(self, parent_sentinel: int) -> None:
+        os.close(parent_sentinel)
+        os.dup2(self.end, 0)
+        os.close(self.end)
+        importlib.import_module(self._module).main(self._interruptible)

@@ -1,0 +1,39 @@
+//! A new program for jobs, however it is to be started: see `_start/program.py`.
+
+use crate::errors::to_python;
+use jobserver_core::process::{Pid, Signal};
+use jobserver_core::sys::SignalsHeld;
+use jobserver_core::Child;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+
+#[derive(FromPyObject)]
+pub(crate) enum Program<'py> {
+    /// The program and its arguments.
+    Command(Vec<OsString>),
+    /// A function that starts it, with the number of a descriptor that it is to have as its
+    /// standard input, and returns its pid.
+    StartedBy(Bound<'py, PyAny>),
+}
+
+impl Program<'_> {
+    /// Starts it with this as its standard input, and with SIGINT blocked.
+    pub(crate) fn start(self, stdin: OwnedFd) -> PyResult<Child> {
+        let _held = SignalsHeld::this(Signal::INT);
+        match self {
+            Program::Command(argv) => {
+                let mut argv = argv.into_iter();
+                let program = argv.next().ok_or_else(|| PyValueError::new_err("no command"))?;
+                let mut command = Command::new(program);
+                Child::spawn_on(stdin, command.args(argv)).map_err(to_python)
+            }
+            Program::StartedBy(start) => {
+                let pid = Pid::from_raw(start.call1((stdin.as_raw_fd(),))?.extract()?);
+                pid.map(Child::adopt).ok_or_else(|| PyValueError::new_err("no process"))
+            }
+        }
+    }
+}
