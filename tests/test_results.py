@@ -252,7 +252,7 @@ def raise_what_cannot_be_formatted() -> None:
 def test_an_exception_arrives_though_its_traceback_cannot_be_formatted(js: Jobserver) -> None:
     error = js(raise_what_cannot_be_formatted).exception(DEADLINE)
     assert repr(error) == "LookupError('not found')"
-    assert str(error.__cause__).strip().strip('"').strip() == "LookupError: not found"
+    assert "LookupError: not found" in str(error.__cause__)
 
 
 def test_an_uncaught_exception_is_printed_with_both_tracebacks(js: Jobserver) -> None:

@@ -16,8 +16,8 @@ import signal
 import sys
 from typing import Any, Callable, List, Union
 
-from .. import _multiprocessing as mp
 from .. import _main, _tracker
+from .. import _multiprocessing as mp
 
 #: Its command; or what starts it, with a descriptor that it is to have as its standard input, and
 #: returns its pid.
