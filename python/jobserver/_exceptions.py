@@ -92,7 +92,8 @@ class OwnersOnly(TypeError):
 def advised(error: OSError, doing: str) -> OSError:
     """The same refusal of the system's, saying what was being done and what to do about it."""
     advice = _native.advice(error.errno or 0)
-    told = f"{doing}: {error.strerror}" + (f"; {advice}" if advice else "")
+    file = "" if error.filename is None else f": {error.filename!r}"
+    told = f"{doing}: {error.strerror}{file}" + (f"; {advice}" if advice else "")
     return OSError(error.errno, told)
 
 

@@ -5,8 +5,9 @@
 //! SIGKILL. Why not PR_SET_PDEATHSIG: that fires when the *thread* that forked ends, and
 //! tells a job of the fork server of the helper's end, not its owner's.
 //!
-//! Each job needs an open description of its own to ask by, which Linux gives through /proc.
-//! Other Unixes know no such signal: there, jobs outlive an owner that is killed.
+//! Each job needs an open description of its own to ask by, which Linux gives through /proc. Where
+//! that is not mounted, and on other Unixes, which know no such signal, jobs outlive an owner that
+//! is killed.
 
 use crate::error::{Error, Result};
 use crate::sys::getpid;
@@ -96,12 +97,19 @@ fn path_of(fd: &Descriptor) -> PathBuf {
 fn hang_on(read_end: &Path) -> Result<()> {
     #[cfg(target_os = "linux")]
     if sys::linux() {
-        let held =
-            sys::kill_at_hang_up(read_end).map_err(Error::system("cannot watch a job's owner"))?;
-        *lock(&HELD) = Some(held);
+        match sys::kill_at_hang_up(read_end) {
+            Ok(held) => *lock(&HELD) = Some(held),
+            Err(_) if !has_proc() => {}
+            Err(e) => return Err(Error::system("cannot watch a job's owner")(e)),
+        }
     }
     let _ = read_end;
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn has_proc() -> bool {
+    rustix::fs::access("/proc/self", rustix::fs::Access::EXISTS).is_ok()
 }
 
 /// What a process hangs on, if anything, as /proc names the pipe.

@@ -308,7 +308,7 @@ pub fn fill_standard(nothing_to_read: bool) -> error::Result<()> {
         // SAFETY: as above.
         let open = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(stream) }).is_ok();
         if !open || (stream == 0 && nothing_to_read) {
-            put_null_device(stream).map_err(Error::system("cannot open the null device"))?;
+            put_null_device(stream).map_err(Error::system("cannot open /dev/null"))?;
         }
     }
     Ok(())
