@@ -26,7 +26,19 @@ VERSIONS = [f"3.{minor}" for minor in range(8, 15)]
 
 # Where Pythons differ: what multiprocessing, pickle, tracebacks and the fork hooks do. The rest is
 # about our own table, slots and waits, and is tested on the default Python.
-TESTED = ["basics", "results", "deaths", "pickling", "nesting", "parity", "forks", "large"]
+TESTED = [
+    "basics",
+    "results",
+    "deaths",
+    "pickling",
+    "nesting",
+    "parity",
+    "forks",
+    "large",
+    "hooks",
+    "frozen",
+    "advice",
+]
 # For versions that differ in nothing we use from one that has all of them: see IN_FULL.
 FEWER = ["basics", "parity"]
 # The oldest; 3.13, from which on forked children run their exit functions (and, as from 3.12 on,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing.spawn
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +95,33 @@ def test_as_completed_asks_a_generator_for_no_more_than_it_needs(js: Jobserver) 
 def test_as_completed_gives_what_a_generator_repeats_once(js: Jobserver) -> None:
     future = js(double, 4)
     assert len([*js.as_completed(each for each in [future, future, future])]) == 1
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_current_folder_that_is_gone_is_named(
+    js: Jobserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with monkeypatch.context() as moved:
+        moved.chdir(gone)
+        gone.rmdir()
+        with pytest.raises(FileNotFoundError, match=f"{gone}, is gone.*os.chdir"):
+            js(double, 3)
+    assert js(double, 3).result() == 6
+
+
+@pytest.mark.parametrize("path", [None, "", "/there/is/none"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_an_interpreter_that_is_not_there_is_named(js: Jobserver, path: Any) -> None:
+    usual = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(path)
+    try:
+        with pytest.raises(FileNotFoundError, match=f"{path or None}.*set_executable"):
+            js(double, 3)
+    finally:
+        multiprocessing.set_executable(usual)
+    assert js(double, 3).result() == 6
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

@@ -285,6 +285,33 @@ def test_an_exit_code_that_is_too_large_is_what_the_interpreter_makes_of_it(js: 
     assert death_of(js(sys.exit, 10**30)).exitcode == 255
 
 
+def look_for_licence(words: Any) -> NoReturn:
+    sys.exit(words)
+
+
+@pytest.mark.parametrize("words", ["no licence", 3, "no " * 100_000])
+def test_the_cause_of_an_exits_death_says_where_and_with_which_words(js: Any, words: Any) -> None:
+    for death in [
+        death_of(js(look_for_licence, words)),
+        [*caught(js.map(look_for_licence, [(words,)]))][0],
+    ]:
+        cause = str(death.__cause__)
+        assert "in look_for_licence" in cause
+        assert f"SystemExit: {words}"[:300] in cause
+        assert "_job.py" not in cause
+
+
+def caught(results: Iterator[Any]) -> Iterator[Any]:
+    """What each `next` returns or raises."""
+    while True:
+        try:
+            yield next(results)
+        except StopIteration:
+            return
+        except SubmissionDied as death:
+            yield death
+
+
 def exit_without_stderr(output: int) -> NoReturn:
     os.dup2(output, 1)
     vars(sys)["stderr"] = None  # as a program without a console has it

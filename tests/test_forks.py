@@ -222,6 +222,44 @@ def test_a_parent_and_its_children_use_the_slots_at_the_same_time(
     assert free(js) == 2
 
 
+def in_a_call(js: Jobserver) -> None:
+    js(int).result()
+
+
+def in_submit(js: Jobserver) -> None:
+    js.submit(int, env={"A": "b"}, preexec_fn=list).result()
+
+
+def in_map(js: Jobserver) -> None:
+    assert list(js.map(abs, [(-1,)])) == [1]
+
+
+def in_a_later_chunk(js: Jobserver) -> None:
+    results = js.map(abs, [(-1,), (-2,)], chunksize=1)
+    assert list(results) == [1, 2]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="older ones do not warn of it")
+@pytest.mark.parametrize("method", ["fork"])
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("submits", [in_a_call, in_submit, in_map, in_a_later_chunk])
+def test_the_warning_of_threads_points_at_the_users_line(
+    make_jobserver: Any, tasks: int | None, submits: Any
+) -> None:
+    js, stop = make_jobserver(1, max_tasks_per_child=tasks), threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        with pytest.warns(DeprecationWarning, match="has threads") as warned:
+            submits(js)
+    finally:
+        stop.set()
+        thread.join()
+    code = submits.__code__
+    lines = range(code.co_firstlineno, code.co_firstlineno + 5)
+    assert all(one.filename == __file__ and one.lineno in lines for one in warned)
+
+
 def test_threads_of_a_child_may_all_begin_at_once(
     make_jobserver: Callable[..., Jobserver], method: str
 ) -> None:

@@ -48,7 +48,7 @@ class SubmissionDied(Exception):
     """A job's process ended without sending a result.
 
     The job's function exited, or something killed it: see ``exitcode`` and ``signal``. No
-    other job is affected.
+    other job is affected. If it exited by ``sys.exit``, the cause says where, and with which words.
 
     Attributes:
         pid: the job's process id.

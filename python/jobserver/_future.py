@@ -25,6 +25,7 @@ from . import _arguments, _native, _result, _told
 from ._exceptions import (
     Blocked,
     CallbackRaised,
+    JobTraceback,
     OwnersOnly,
     SubmissionDied,
     TimeLimitExceeded,
@@ -192,7 +193,10 @@ class Future(_native.Promise, Generic[T]):
             text = of + outcome.text
             if outcome.signal == _SIGKILL:
                 text += _WHO_KILLS
-            return None, SubmissionDied(self._pid, outcome.exitcode, outcome.signal, text)
+            died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, text)
+            if outcome.last_words is not None:
+                died.__cause__ = JobTraceback(outcome.last_words)
+            return None, died
         if isinstance(outcome, BaseException):
             return None, outcome
         return _result.load(outcome)

@@ -23,7 +23,7 @@ from types import BuiltinFunctionType
 from typing import Any, Callable
 
 from . import _multiprocessing as mp
-from . import _native, _result
+from . import _native, _result, _told
 from ._arguments import Changes
 from ._pickling import Sent
 from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
@@ -209,12 +209,14 @@ class Undoable:
         return suppresses
 
 
-def dump_failure(error: BaseException) -> Sent | int:
+def dump_failure(error: BaseException) -> Sent | tuple[int, bytes]:
     """A message that says what the job's function raised; or, if it was to end the process,
-    the exit code."""
+    the exit code, and the traceback."""
+    error = _without_our_frames(error)
     if isinstance(error, SystemExit):
-        return _exit_code(error)
-    return _result.dump_exception(_without_our_frames(error))
+        told = _told.traceback_of(error).encode(errors="replace")
+        return _exit_code(error), told[-_native.INLINE :]
+    return _result.dump_exception(error)
 
 
 def report(error: BaseException) -> None:
@@ -280,7 +282,7 @@ def _exit_code(stop: SystemExit) -> int:
 def _without_our_frames(error: BaseException) -> BaseException:
     """Drops this file's frames from the top of a traceback: they tell the user nothing."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename == wind_down.__code__.co_filename:
+    while tb is not None and tb.tb_frame.f_code.co_filename == _told.file_of(wind_down):
         tb = tb.tb_next
     return error.with_traceback(tb)
 

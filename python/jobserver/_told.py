@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import os
 from types import TracebackType
 from typing import Any, Callable, Iterator
 
@@ -27,6 +28,16 @@ _Group: Any = getattr(builtins, "BaseExceptionGroup", ())
 #: As Python words it.
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def file_of(function: Any) -> str:
+    """The file of a function as tracebacks name it; in a frozen program a module may name none."""
+    name: str = function.__code__.co_filename
+    return name
+
+
+#: What the files of this package begin with.
+PACKAGE = os.path.join(os.path.dirname(file_of(file_of)), "")
 
 
 def in_words(error: BaseException) -> str:

@@ -15,17 +15,13 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native
+from .. import _job, _native, _told
 from . import launch
 from ._starter import HiringStarter, Starter
 
 if TYPE_CHECKING:
     from .._future import Future
     from ._starter import First
-
-#: From CPython 3.12 on, `os.fork` warns where there are threads; so do we.
-_WARNS = sys.version_info >= (3, 12)
-
 
 class Fork(Starter):
     """A fresh process for each job."""
@@ -50,7 +46,7 @@ class Fork(Starter):
     ) -> None:
         self._identity.process.number += 1
         self.share_tracker()
-        _announce(stacklevel=6)
+        _announce()
         jobs.fork(future, slot, self._setup, prepared)
 
 
@@ -90,7 +86,7 @@ class ForkedWorkers(HiringStarter):
     def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
         assert first is None  # a fresh process is forked with its job
         self.share_tracker()
-        _announce(stacklevel=7)
+        _announce()
         worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
         jobs.hire_fork(self._setup, worker)
 
@@ -104,17 +100,19 @@ def _prepared() -> tuple[_job.Identity, _native.Setup]:
     return identity, identity.setup(_unread_stdin())
 
 
-def _announce(stacklevel: int) -> None:
+def _announce() -> None:
     """Tells those who want to know of forks."""
     sys.audit("os.fork")
+    # From CPython 3.12 on, `os.fork` warns where there are threads; so do we.
     # Not by `threading.active_count`: what a signal handler raises in there can leave its lock
     # locked, and then no thread starts any more.
-    if _WARNS and len(threading._active) + len(threading._limbo) > 1:  # type: ignore[attr-defined]
+    known: Any = threading
+    if sys.version_info >= (3, 12) and len(known._active) + len(known._limbo) > 1:
         warnings.warn(
             f"this process (pid {os.getpid()}) has threads: a job forked from it may "
             'deadlock; Jobserver(context="forkserver") is safe',
             DeprecationWarning,
-            stacklevel=stacklevel,
+            skip_file_prefixes=(_told.PACKAGE,),
         )
 
 

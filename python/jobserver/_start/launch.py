@@ -10,6 +10,7 @@ importing the function's module sees it all.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -110,7 +111,10 @@ def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
 
 
 def _preparation(method: str, home: str) -> Preparation:
-    data = mp.spawn.get_preparation_data("")
+    try:
+        data = mp.spawn.get_preparation_data("")
+    except FileNotFoundError as e:
+        raise FileNotFoundError(e.errno, _folder_gone()) from None
     del data["name"]  # which is each job's own
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
@@ -119,6 +123,13 @@ def _preparation(method: str, home: str) -> Preparation:
     except OSError as e:
         raise advised(e, "cannot start multiprocessing's resource tracker") from None
     return Preparation(method, home, data, tracker)
+
+
+def _folder_gone() -> str:
+    name = "this process's current folder"
+    with contextlib.suppress(OSError):
+        name += ", " + os.readlink("/proc/self/cwd").replace(" (deleted)", "")
+    return f'{name}, is gone, and jobs begin there: call os.chdir first, or use context="fork"'
 
 
 #: More than CPython needs before it specialises a function's bytecode.
@@ -292,19 +303,13 @@ def _not_loaded(error: BaseException) -> _result.NotLoaded:
     return made
 
 
-def _file(function: Any) -> str:
-    """The file of a function as tracebacks name it; in a frozen program a module may name none."""
-    name: str = function.__code__.co_filename
-    return name
-
-
 #: This package, and what imports modules.
 _MACHINERY = (
-    os.path.dirname(os.path.dirname(_file(Worker.load))),
+    _told.PACKAGE,
     "<frozen ",
-    _file(importlib.import_module),
-    _file(runpy.run_path),
-    os.path.dirname(_file(mp.process.BaseProcess.run)),
+    _told.file_of(importlib.import_module),
+    _told.file_of(runpy.run_path),
+    os.path.dirname(_told.file_of(mp.process.BaseProcess.run)),
 )
 
 

@@ -8,6 +8,7 @@ somebody has replaced what multiprocessing starts programs by, as viztracer does
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import os
@@ -37,11 +38,20 @@ def program(module: str) -> Program:
     return _command(statement)
 
 
+#: Of a program that embeds Python, sys.executable may be that program, or nothing.
+_NO_INTERPRETER = (
+    "jobs are to be run by the interpreter {!r} (sys.executable), which is not there: call "
+    'multiprocessing.set_executable with the path of one, or use context="fork"'
+)
+
+
 def _command(statement: str) -> list[str]:
     """An interpreter like this one, that can import this package and runs `statement`."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     text = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
-    executable = os.fsdecode(mp.spawn.get_executable())
+    executable = os.fsdecode(mp.spawn.get_executable() or "")
+    if not executable or (os.sep in executable and not os.access(executable, os.X_OK)):
+        raise FileNotFoundError(errno.ENOENT, _NO_INTERPRETER.format(executable or None))
     return [executable, *mp.util._args_from_interpreter_flags(), "-c", text]
 
 

@@ -73,8 +73,8 @@ fn follow(mut jobs: Jobs, job: JobId) -> Result<(i32, Option<i32>)> {
         if let Some((_, outcome)) = jobs.scan()?.pop() {
             pass_on_to(None);
             return Ok(match outcome {
-                Outcome::Ended(ExitStatus::Code(code)) => (code, None),
-                Outcome::Ended(ExitStatus::Signal(signal) | ExitStatus::Overdue(signal)) => {
+                Outcome::Ended(ExitStatus::Code(code), _) => (code, None),
+                Outcome::Ended(ExitStatus::Signal(signal) | ExitStatus::Overdue(signal), _) => {
                     (128 + signal, Some(signal))
                 }
                 _ => (crate::FAILED, None),

@@ -29,7 +29,7 @@ fn build(targets: &[String]) -> Result<bool> {
     loop {
         // Whatever has ended has given its slot back by the time that we hear of it.
         for (_, outcome) in jobs.scan()? {
-            well &= matches!(outcome, Outcome::Ended(ExitStatus::Code(0)));
+            well &= matches!(outcome, Outcome::Ended(ExitStatus::Code(0), _));
         }
         if waiting.is_empty() && jobs.outstanding() == 0 {
             return Ok(well);

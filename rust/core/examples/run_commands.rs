@@ -144,11 +144,11 @@ fn start(jobs: &mut Jobs, slot: Slot, line: &str) -> Result<JobId> {
 /// Tells how a command ended, and returns whether that was well.
 fn tell(command: &Running<'_>, outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Ended(ExitStatus::Code(0)) => {
+        Outcome::Ended(ExitStatus::Code(0), _) => {
             report("ok", command, "");
             return true;
         }
-        Outcome::Ended(status) => report("FAIL", command, &format!("  ({status})")),
+        Outcome::Ended(status, _) => report("FAIL", command, &format!("  ({status})")),
         other => report("FAIL", command, &format!("  ({other:?})")), // commands send no results
     }
     false

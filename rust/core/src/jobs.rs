@@ -44,8 +44,9 @@ impl JobId {
 pub enum Outcome {
     /// It sent this result.
     Result(Body),
-    /// It ended without having sent a result. (For a command, the normal end.)
-    Ended(ExitStatus),
+    /// It ended without having sent a result, and had said this of its end before. (For a command,
+    /// which says nothing, the normal end.)
+    Ended(ExitStatus, Option<Body>),
     /// It sent something that could not be received.
     Lost(Error),
 }
@@ -78,6 +79,8 @@ struct Process {
     state: State,
     /// It is to have no other job: this one was signalled, and who knows when that arrives.
     signalled: bool,
+    /// What it has said of its end, which is to come.
+    last_words: Option<Body>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,8 +238,15 @@ impl Jobs {
     /// Enters a process that waits for its first launch. Errors as [`Jobs::started`].
     pub fn hired(&mut self, channel: Channel, child: Child) -> Result<()> {
         let state = State::Idle;
-        let process =
-            Process { child, channel: Some(channel), jobs: 0, slot: None, state, signalled: false };
+        let process = Process {
+            child,
+            channel: Some(channel),
+            jobs: 0,
+            slot: None,
+            state,
+            signalled: false,
+            last_words: None,
+        };
         let number = self.enter(process)?;
         self.idle.push(number);
         Ok(())
@@ -249,8 +259,15 @@ impl Jobs {
         slot: Option<Launched>,
     ) -> Result<JobId> {
         let state = State::Running;
-        let number =
-            self.enter(Process { child, channel, jobs: 1, slot, state, signalled: false })?;
+        let number = self.enter(Process {
+            child,
+            channel,
+            jobs: 1,
+            slot,
+            state,
+            signalled: false,
+            last_words: None,
+        })?;
         Ok(JobId::of(number, 1))
     }
 
@@ -422,6 +439,10 @@ impl Jobs {
                         self.yielded.insert(JobId::of(number, process.jobs));
                         continue;
                     }
+                    Kind::LastWords => {
+                        process.last_words = Some(frame.body);
+                        continue;
+                    }
                     _ => process.tell(number, Outcome::of(frame), news),
                 },
                 // With the fork server gone, nobody will ever say how its child ended.
@@ -518,7 +539,8 @@ impl Jobs {
             slot.settle(true);
         }
         self.idle.retain(|idle| *idle != number);
-        process.tell(number, Outcome::Ended(status), news);
+        let last_words = process.last_words.take();
+        process.tell(number, Outcome::Ended(status, last_words), news);
         let looked_after = self.unwatched.remove(&number) || !process.child.is_ours();
         let watch = process.child.watch();
         if let (Some(set), Some(exit), false) = (&mut self.set, watch, looked_after) {

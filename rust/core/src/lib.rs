@@ -30,7 +30,7 @@
 //! let mut start = 0;
 //! while ended < 4 {
 //!     for (_, outcome) in jobs.scan()? {
-//!         assert!(matches!(outcome, Outcome::Ended(ExitStatus::Code(0))));
+//!         assert!(matches!(outcome, Outcome::Ended(ExitStatus::Code(0), _)));
 //!         ended += 1;
 //!     }
 //!     if start < 4 {

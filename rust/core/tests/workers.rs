@@ -226,6 +226,6 @@ fn dismissed_processes_end_and_those_at_work_go_on() {
     assert_eq!(jobs.idle(), 0);
     jobs.signal(at_work, Signal::KILL).unwrap();
     let outcome = outcomes(&mut jobs, 1).remove(&at_work).unwrap();
-    assert!(matches!(outcome, Outcome::Ended(ExitStatus::Signal(libc::SIGKILL))));
+    assert!(matches!(outcome, Outcome::Ended(ExitStatus::Signal(libc::SIGKILL), _)));
     drain(&mut jobs);
 }

@@ -189,7 +189,12 @@ pub(crate) fn send(
         None => None,
         Some(outcome) => match outcome.extract::<Message<'_>>() {
             Ok(message) => Some(message),
-            Err(_) => return Ok(Sent::Ends(outcome.extract()?)),
+            Err(_) => {
+                let (code, last_words): (i32, Vec<u8>) = outcome.extract()?;
+                // The owner may be gone, and the exit code says most of it.
+                let _ = channel.channel.send(Kind::LastWords, &last_words, &[]);
+                return Ok(Sent::Ends(code));
+            }
         },
     };
     let released = Pool::release_own();
@@ -210,8 +215,8 @@ pub(crate) fn send(
     }
 }
 
-/// A message that says what the job's function raised; or the exit code, if that was to end the
-/// process. A job that was forked deep in calls of its owner's may have no room to make one.
+/// A message that says what the job's function raised; or the exit code, and what to say of it, if
+/// that was to end the process. A job that was forked deep in calls of its owner's may have no room to make one.
 fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
     let error = error.into_value(py);
     match helper(py, "dump_failure")?.call1((error.clone_ref(py),)) {

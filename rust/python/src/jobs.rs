@@ -52,16 +52,18 @@ pub(crate) struct Death {
     text: String,
     /// The limit, in seconds, if the job ended because it ran for longer.
     time_limit: Option<f64>,
+    /// What the job had said of its end.
+    last_words: Option<String>,
 }
 
 impl Death {
-    fn new(status: ExitStatus, time_limit: Option<f64>) -> Death {
+    fn new(status: ExitStatus, time_limit: Option<f64>, last_words: Option<String>) -> Death {
         let (exitcode, signal) = match status {
             ExitStatus::Code(code) => (Some(code), None),
             ExitStatus::Signal(signal) | ExitStatus::Overdue(signal) => (None, Some(signal)),
             ExitStatus::Unknown => (None, None),
         };
-        Death { exitcode, signal, text: status.to_string(), time_limit }
+        Death { exitcode, signal, text: status.to_string(), time_limit, last_words }
     }
 }
 
@@ -695,8 +697,11 @@ fn outcome_to_python(future: &Bound<'_, Promise>, outcome: Outcome) -> PyResult<
     let py = future.py();
     match outcome {
         Outcome::Result(body) => body_to_python(py, body),
-        Outcome::Ended(status) => {
-            let death = Death::new(status, future.get().exceeded_limit(status));
+        Outcome::Ended(status, last_words) => {
+            let words =
+                last_words.map(|words| words.into_bytes().map_err(to_python)).transpose()?;
+            let words = words.map(|words| String::from_utf8_lossy(&words).into_owned());
+            let death = Death::new(status, future.get().exceeded_limit(status), words);
             Ok(Bound::new(py, death)?.into_any().unbind())
         }
         Outcome::Lost(error) => Ok(to_python(error).into_value(py).into_any()),

@@ -31,6 +31,8 @@ pub enum Kind {
     /// Job to owner, once at most: it has given its slot away while it waits, and will want one
     /// again. Only said to owners that would otherwise keep theirs while they wait for it.
     Yielded = 7,
+    /// Job to owner: it will end without a result, and this is what it has to say of that.
+    LastWords = 8,
 }
 
 /// The word of a [`Kind::Result`] whose process stays for another job.
@@ -56,8 +58,8 @@ impl From<Kind> for Head {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::{Exited, Introduction, Launch, Refused, Result, Started, Yielded};
-        [Launch, Result, Started, Refused, Exited, Introduction, Yielded]
+        use Kind::{Exited, Introduction, LastWords, Launch, Refused, Result, Started, Yielded};
+        [Launch, Result, Started, Refused, Exited, Introduction, Yielded, LastWords]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

@@ -193,7 +193,7 @@ pub fn result(outcome: Outcome) -> Vec<u8> {
 /// How a job has ended that sent no result.
 pub fn death(outcome: &Outcome) -> ExitStatus {
     match outcome {
-        Outcome::Ended(status) => *status,
+        Outcome::Ended(status, _) => *status,
         other => panic!("no death but {other:?}"),
     }
 }
