@@ -129,7 +129,9 @@ def test_pytest_cov_sees_all_that_jobs_run(folder: Path, method: str, way: tuple
 
 @each_way
 def test_viztracer_sees_the_calls_of_jobs(folder: Path, method: str, way: tuple[str, str]) -> None:
-    pytest.importorskip("viztracer")
+    viztracer = pytest.importorskip("viztracer")
+    if method == "forkserver" and viztracer.__version__.startswith("0."):
+        pytest.skip("this viztracer follows no fork server")
     function, tasks = way
     trace = ["-m", "viztracer", "--log_multiprocess", "-o", "trace.json"]
     run(folder, *trace, "program.py", function, method, tasks)

@@ -103,7 +103,7 @@ class ForkServer(HiringStarter):
             introductions = self._introductions
             preparation, (message, descriptors) = introductions.to_helper(home, self._preload)
             try:
-                if self._helper.start(program(__name__), message, descriptors):
+                if self._helper.start(program(__name__, is_helper=True), message, descriptors):
                     introductions.was_sent(preparation)
             finally:
                 descriptors.clear()

@@ -3,7 +3,8 @@
 The core starts it, by posix_spawn, where there is no reason against that. multiprocessing starts it
 where that is the only way, as in a frozen program (PyInstaller, cx_Freeze, Nuitka), whose
 `multiprocessing.freeze_support()` knows multiprocessing's command line and no other; and where
-somebody has replaced what multiprocessing starts programs by, as viztracer does, to see them.
+somebody has replaced how multiprocessing starts programs, or their command line, to see them, as
+viztracer does.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from .. import _multiprocessing as mp
 Program = Union[List[str], Callable[[int], int]]
 
 
-def program(module: str) -> Program:
+def program(module: str, is_helper: bool = False) -> Program:
     """A new program that calls this module's `main`, with whether to unblock SIGINT, since this
     process has not blocked it. Programs are born with it blocked: Ctrl-C must not interrupt them
-    before they can keep quiet about it."""
+    before they can keep quiet about it. (One that `is_helper` is none of those that run jobs.)"""
     interruptible = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     statement = f"from {module} import main; main({interruptible})"
-    if _main.is_frozen():
-        return functools.partial(_start_frozen, _Entry(module, interruptible))
+    is_watched = not mp.is_shipped(mp.spawn.get_command_line, mp.spawn.get_executable)
+    if _main.is_frozen() or (is_watched and not is_helper):
+        return functools.partial(_start_child, _Entry(module, interruptible))
     if _tracker.programs_are_watched():
         return functools.partial(_start_by_others, statement)
     return _command(statement)
@@ -60,15 +62,20 @@ def _start_by_others(statement: str, end: int) -> int:
     return _spawn(command, [end])
 
 
-def _start_frozen(entry: _Entry, end: int) -> int:
-    """Starts this program anew, which is sent what a child of multiprocessing is sent first: a
-    preparation, which is empty, and a process, which is none."""
+def _start_child(entry: _Entry, end: int) -> int:
+    """Starts a program by multiprocessing's command line, and sends it what its children are sent
+    first: a preparation, which is empty, and a process, which is none."""
     entry.end = end
     reader, writer = os.pipe()
     try:
         os.write(writer, pickle.dumps({}) + pickle.dumps(entry))  # there is room for so little
-        names = ["tracker_fd=None", f"pipe_handle={reader}"]
-        return _spawn([sys.executable, "--multiprocessing-fork", *names], [reader, end])
+        names = {"tracker_fd": None, "pipe_handle": reader}
+        if _main.is_frozen():
+            values = [f"{name}={value}" for name, value in names.items()]
+            command = [sys.executable, "--multiprocessing-fork", *values]
+        else:
+            command = mp.spawn.get_command_line(**names)
+        return _spawn(command, [reader, end])
     finally:
         os.close(reader)
         os.close(writer)
@@ -85,6 +92,9 @@ class _Entry:
     #: The descriptor that is to be the standard input.
     end: int
 
+    # Those who replace `run` look at these too.
+    _target, _args, _kwargs = None, (), {}  # type: ignore[var-annotated]
+
     def __init__(self, module: str, interruptible: bool) -> None:
         self._module = module
         self._interruptible = interruptible
@@ -93,4 +103,7 @@ class _Entry:
         os.close(parent_sentinel)
         os.dup2(self.end, 0)
         os.close(self.end)
+        self.run()
+
+    def run(self) -> None:
         importlib.import_module(self._module).main(self._interruptible)
