@@ -71,7 +71,7 @@ ifndef TESTING
 .NOTPARALLEL:
 endif
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy ruff types $(SIDE_BY_SIDE) model
+	tools fmt clippy targets ruff types $(SIDE_BY_SIDE) model newer
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -81,12 +81,12 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
 # (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
-test: fmt clippy ruff types $(VENV)/.bench ## run every check that CI runs
+test: fmt clippy targets ruff types $(VENV)/.bench ## run every check that CI runs
 	@$(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going \
 		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE)
 	@printf '\nAll checks passed.\n'
 
-lint: fmt clippy doc ruff types ## the checks that run none of our code
+lint: fmt clippy targets doc ruff types ## the checks that run none of our code
 
 bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
@@ -113,12 +113,16 @@ fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECO
 wheel: dist/.built ## build the one abi3 wheel, in dist/
 	@ls $(WHEEL)
 
+newer: dist/.built ## the tests on Debian unstable's CPythons, make, ninja and gcc (needs root; 20 min)
+	$(call heading,Debian unstable)
+	@$(RUN) sh scripts/newer.sh $(WHEEL)
+
 model: ## verify the slot protocol with the SPIN model checker (its own needs: spin and cc)
 	$(call heading,model/run.py)
 	@$(PYTHON) model/run.py
 
 clean: ## remove everything that these commands made
-	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .newer dist target .mypy_cache .pytest_cache .ruff_cache
 	cd rust/fuzz && rm -rf target corpus artifacts coverage
 	find python tests examples benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
 
@@ -137,6 +141,10 @@ clippy: tools ## Rust: lints
 	$(call heading,cargo clippy)
 	@sh scripts/check_tools.sh lint
 	@cargo clippy --workspace --all-targets -- -D warnings
+
+targets: tools ## Rust: the crates compile for other Unixes, where this machine can check that
+	$(call heading,other Unixes)
+	@sh scripts/check_targets.sh
 
 rust-test: tools ## Rust: tests, on Linux's path and on the portable one
 	$(call heading,cargo test)

@@ -11,7 +11,6 @@
 #![allow(unsafe_code)]
 
 use jobserver_core::sys::{self, Forked};
-use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{wait, WaitOptions};
 use std::fs::File;
 use std::hint::black_box;
@@ -158,7 +157,7 @@ impl Work for PingPong {
 
 /// The end to read from, and that to write to.
 fn pipe() -> io::Result<(File, File)> {
-    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (reading, writing) = rustix::pipe::pipe()?;
     Ok((reading.into(), writing.into()))
 }
 

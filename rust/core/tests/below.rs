@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{child, death, drain, ended, outcomes, soon, start, Alone};
+use common::{child, death, drain, ended, outcomes, pipe, soon, start, Alone};
 use jobserver_core::process::Pid;
 use jobserver_core::slots::{Adopted, OwnSlot};
 use jobserver_core::{ExitStatus, Jobs, Pool, Slot, Woken};
@@ -18,7 +18,7 @@ struct Event(OwnedFd, OwnedFd);
 
 impl Event {
     fn new() -> Event {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (read, write) = pipe();
         Event(read, write)
     }
 
@@ -83,7 +83,8 @@ fn a_program_below_a_job_has_the_slot_of_that_on_a_full_pool() {
 fn programs_below_a_job_have_its_slot_one_after_the_other() {
     let _alone = Alone::new();
     let pool = Pool::new(1).unwrap();
-    let running = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    let running = pipe();
+    rustix::io::ioctl_fionbio(&running.0, true).unwrap();
     let above = job(&pool, |pool, _slot| {
         let below: Vec<_> = (0..8)
             .map(|_| {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{child, ended, pattern, portable, Alone};
+use common::{child, ended, pattern, pipe, portable, Alone};
 use jobserver_core::channel::{memory_file, Frame, Kind, MemoryMap, INLINE, MAX_DESCRIPTORS};
 use jobserver_core::sys::Descriptor;
 use jobserver_core::{Body, Channel, ErrorKind, ExitStatus};
@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, OFlags};
 use rustix::net::{send, SendFlags};
-use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{kill_process, Signal};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -160,7 +159,7 @@ fn a_file_that_could_do_harm_is_not_mapped() {
     ftruncate(&holes, 1 << 40).unwrap();
     fcntl_add_seals(&holes, all).unwrap();
     assert!(MemoryMap::of(&holes).is_none(), "one that is not there");
-    let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (reader, _writer) = pipe();
     assert!(MemoryMap::of(&reader).is_none(), "no file at all");
     assert!(MemoryMap::of(File::open("/proc/self/exe").unwrap()).is_none(), "a file on a disk");
 }
@@ -187,7 +186,7 @@ fn a_memory_file_shorter_than_its_frame_says_is_an_error() {
 }
 
 fn pipes(count: usize) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
-    (0..count).map(|_| pipe_with(PipeFlags::CLOEXEC).unwrap()).unzip()
+    (0..count).map(|_| pipe()).unzip()
 }
 
 fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {

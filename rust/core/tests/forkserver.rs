@@ -10,6 +10,7 @@ mod common;
 use common::*;
 use jobserver_core::channel::{memory_file, Kind, INLINE};
 use jobserver_core::forkserver::{Ahead, ForkServer, Server};
+#[cfg(target_os = "linux")]
 use jobserver_core::process::Lifeline;
 use jobserver_core::sys::{self, Forked};
 use jobserver_core::{
@@ -18,7 +19,6 @@ use jobserver_core::{
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{send, SendFlags};
-use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{getpid, kill_process, setrlimit, Pid, Resource, Rlimit, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -127,7 +127,7 @@ fn outcome(jobs: &mut Jobs, id: JobId) -> Outcome {
 
 /// A pipe that stays open for as long as some process has its write end.
 fn witness() -> (File, OwnedFd) {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (read, write) = pipe();
     (File::from(read), write)
 }
 

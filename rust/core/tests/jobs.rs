@@ -6,11 +6,9 @@ mod common;
 use common::*;
 use jobserver_core::channel::{memory_file, Kind, INLINE};
 use jobserver_core::process::{has_children, wait_for_left, Kept};
-use jobserver_core::sys::signal_from_raw;
 use jobserver_core::{Channel, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Woken};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{getpid, kill_process, setrlimit, Pid, Resource, Rlimit, Signal};
+use rustix::process::{getpid, kill_process, setrlimit, Resource, Rlimit, Signal};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -31,7 +29,7 @@ fn shell(line: &str) -> Command {
 
 /// A pipe by which a test lets jobs go on: each waits for its end of file.
 fn gate() -> (File, File) {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (read, write) = pipe();
     (File::from(read), File::from(write))
 }
 
@@ -113,11 +111,11 @@ fn every_deadly_signal_is_told_exactly() {
 fn a_real_time_signal_is_a_signal_and_no_other_number_is() {
     let _alone = Alone::new();
     for number in [i32::MIN, -1, 0, libc::SIGRTMAX() + 1, i32::MAX] {
-        assert!(signal_from_raw(number).is_none());
+        assert!(jobserver_core::sys::signal_from_raw(number).is_none());
     }
     let mut jobs = Jobs::new();
     let id = start(&mut jobs, None, |_| hang());
-    jobs.signal(id, signal_from_raw(libc::SIGRTMAX()).unwrap()).unwrap();
+    jobs.signal(id, jobserver_core::sys::signal_from_raw(libc::SIGRTMAX()).unwrap()).unwrap();
     let told = outcomes(&mut jobs, 1);
     assert_eq!(death(&told[&id]), ExitStatus::Signal(libc::SIGRTMAX()));
 }
@@ -290,7 +288,10 @@ fn a_child_that_somebody_else_reaped_has_ended_unknown() {
 
 /// Where we may, has the system give a forked process this pid. None if it did not.
 #[cfg(target_os = "linux")]
-fn child_with_pid(pid: Pid, mut body: impl FnMut() -> i32) -> Option<Pid> {
+fn child_with_pid(
+    pid: rustix::process::Pid,
+    mut body: impl FnMut() -> i32,
+) -> Option<rustix::process::Pid> {
     let before = (pid.as_raw_nonzero().get() - 1).to_string();
     for _ in 0..100 {
         std::fs::write("/proc/sys/kernel/ns_last_pid", &before).ok()?;
@@ -376,7 +377,7 @@ fn a_dead_job_that_a_debugger_has_not_let_go_does_not_stall_the_scan() {
 }
 
 #[cfg(target_os = "linux")]
-fn wait_for_zombie(pid: Pid) {
+fn wait_for_zombie(pid: rustix::process::Pid) {
     let (stat, deadline) = (format!("/proc/{}/stat", pid.as_raw_nonzero()), soon());
     while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
         assert!(Instant::now() < deadline);
@@ -733,7 +734,7 @@ fn a_fork_that_abandons_late_or_never_does_not_disturb_its_parent() {
 fn only(spare: usize) -> Vec<OwnedFd> {
     let limit = Rlimit { current: Some(200), maximum: Some(200) };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let (first, second) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (first, second) = pipe();
     let mut fill: Vec<OwnedFd> = std::iter::from_fn(|| first.try_clone().ok()).collect();
     fill.extend([first, second]);
     fill.truncate(fill.len() - spare);

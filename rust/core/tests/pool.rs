@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{another_process, child, ended, has_role, Alone};
+use common::{another_process, child, ended, has_role, pipe, Alone};
 use jobserver_core::slots::MAX_SLOTS;
 use jobserver_core::{sys, ErrorKind, ExitStatus, Pool, Slot};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+#[cfg(target_os = "linux")]
 use rustix::fs::{fcntl_getfl, OFlags};
-use rustix::pipe::{pipe_with, PipeFlags};
 use std::io::{Read, Write};
 use std::process::Stdio;
 
@@ -17,7 +17,7 @@ const ENDED_WELL: ExitStatus = ExitStatus::Code(0);
 
 /// A pool whose tokens can be told apart, and the read end of its pipe, still blocking.
 fn pool_of_distinct_tokens(slots: u8) -> (Pool, OwnedFd) {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (read, write) = pipe();
     rustix::io::write(&write, &(0..slots).collect::<Vec<u8>>()).unwrap();
     let keep = read.try_clone().unwrap();
     (Pool::join(read, write, usize::from(slots)).unwrap(), keep)
@@ -262,7 +262,7 @@ fn an_empty_pool_is_not_readable_and_a_free_slot_makes_it_so() {
 #[test]
 fn a_pool_whose_ends_are_exchanged_is_refused() {
     let _alone = Alone::new();
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let (read, write) = pipe();
     rustix::io::write(&write, b"+").unwrap();
     let joined = Pool::join(write, read, 1);
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -280,7 +280,7 @@ fn user_of_many_pipes() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
     let mut pipes = Vec::new();
     loop {
-        let Ok(pipe) = pipe_with(PipeFlags::CLOEXEC) else { return };
+        let Ok(pipe) = rustix::pipe::pipe() else { return };
         if rustix::pipe::fcntl_getpipe_size(&pipe.0).unwrap() < 16 * 4096 {
             break;
         }

@@ -5,7 +5,7 @@
 //! below it. Each member is held by a pidfd: a pid that is used again is never signalled.
 //! Linux only; elsewhere a family is its root alone.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::process::identity::{is_called, look, parent, Life, Named};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
 use crate::scan::{Wait, Woken, LOOK_AFTER};
@@ -192,7 +192,7 @@ impl Family {
     pub fn gather() -> Result<()> {
         #[cfg(target_os = "linux")]
         rustix::process::set_child_subreaper(Some(crate::sys::getpid()))
-            .map_err(Error::system("cannot become the reaper of a job's orphans"))?;
+            .map_err(crate::error::Error::system("cannot become the reaper of a job's orphans"))?;
         Ok(())
     }
 }

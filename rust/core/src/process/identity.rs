@@ -38,6 +38,7 @@ pub struct Named {
 pub(crate) enum Marks {
     #[cfg(not(target_os = "linux"))]
     None,
+    #[cfg(target_os = "linux")]
     Times,
     Inodes,
 }

@@ -70,12 +70,11 @@ fn look() -> u64 {
     0
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn this_process_is_in_one_namespace() {
         assert_ne!(Namespace::current().0, 0);
         assert_eq!(Namespace::current(), Namespace(look()));

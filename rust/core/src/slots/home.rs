@@ -26,7 +26,7 @@ use crate::slots::ledger::Bells;
 use crate::sys::getpid;
 use crate::sys::{self, Descriptor};
 use rustix::fd::AsFd;
-use rustix::fs::{flock, fstat, FlockOperation, Mode, OFlags};
+use rustix::fs::{flock, fstat, stat, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{getuid, Pid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -150,9 +150,8 @@ impl Home {
 
     /// Whether its fifo is this very one.
     pub(crate) fn has_fifo(&self, fifo: impl AsFd) -> bool {
-        let (named, open) = (std::fs::metadata(self.fifo()), fstat(fifo));
-        matches!((named, open), (Ok(named), Ok(open))
-            if (named.dev(), named.ino()) == (open.st_dev, open.st_ino))
+        matches!((stat(self.fifo()), fstat(fifo)), (Ok(named), Ok(open))
+            if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino))
     }
 }
 

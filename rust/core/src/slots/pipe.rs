@@ -108,14 +108,14 @@ impl TokenPipe {
 
     /// Sends the byte at the file offset that the word holds, in one step with the word's
     /// advance. False if that cannot be done, when nothing has been.
-    #[cfg(target_os = "linux")]
     pub(crate) fn send_from(&self, memory: &Shared, offset: usize, end: BorrowedFd<'_>) -> bool {
-        self.splices && matches!(memory.send(offset, end), Ok(true))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn send_from(&self, _memory: &Shared, _offset: usize, _: BorrowedFd<'_>) -> bool {
-        false
+        #[cfg(target_os = "linux")]
+        return self.splices && matches!(memory.send(offset, end), Ok(true));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (self.splices, memory, offset, end);
+            false
+        }
     }
 
     /// Whether it is in the pipe now.

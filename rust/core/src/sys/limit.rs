@@ -8,6 +8,7 @@
 //! sent it, nor a zombie when it died. But what was pending at its death stays so: hence a
 //! *mark*, a signal that is blocked, and so pends from shortly after the limit on.
 
+use super::signals::change_mask;
 use super::{is_resource_tracker, last_signal, time_limit_signal};
 use rustix::fd::OwnedFd;
 use rustix::fs::{open, openat, Mode, OFlags, RawDir};
@@ -102,17 +103,6 @@ fn handle(signal: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// In this thread, and those that it starts.
-pub(super) fn change_mask(how: libc::c_int, signal: libc::c_int) {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set that it is given.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set is initialised.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
-    // SAFETY: reads the set.
-    unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) };
 }
 
 fn set_alarm(after: Duration) -> io::Result<()> {

@@ -10,12 +10,23 @@
 
 use jobserver_core::sys::{self, Forked};
 use jobserver_core::{Channel, ExitStatus, JobId, Jobs, Launch, Outcome, Slot, Woken};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{waitid, Pid, WaitId, WaitIdOptions};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// A pipe that is closed on exec, on every system. Only a test that runs alone may make one: not all
+/// systems can do it in one step.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    for end in [&read, &write] {
+        rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).unwrap();
+    }
+    (read, write)
+}
 
 /// Long enough for the slowest machine; only a test that fails waits for so long.
 const PATIENCE: u64 = 30;
