@@ -1,7 +1,7 @@
 # The newcomer's commands. CI runs them too, so that what passes here passes there.
 #
-# Everything lives in the tree: the virtual environments in .venv/, the wheel in dist/, Rust's
-# output in target/. What is tested is always the wheel, installed, never the source folder; a
+# Everything lives in the tree: the virtual environments in .venv/, Rust's output and the
+# wheel of this machine in target/. What is tested is always the wheel, installed, never the source folder; a
 # stamp file says that a step is up to date, so that asking again costs next to nothing.
 #
 # `make PYTHON=python3.9 test` uses another Python than python3 (.venv is then made anew).
@@ -13,7 +13,8 @@ CREATED := $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MATURIN := $(VENV)/bin/python -m maturin
 
-WHEEL := dist/*-cp38-abi3-*.whl
+BUILT := target/wheel
+WHEEL := $(BUILT)/*-cp38-abi3-*.whl
 WHEEL_SOURCES := pyproject.toml $(wildcard .cargo/config.toml Cargo.toml Cargo.lock README.md LICENSE-*) \
 	$(shell find rust python \
 		\( -name __pycache__ -o -name tests -o -name benches -o -name examples -o -name fuzz \) \
@@ -71,7 +72,7 @@ ifndef TESTING
 .NOTPARALLEL:
 endif
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy targets ruff types $(SIDE_BY_SIDE) model newer
+	tools fmt clippy targets crates ruff types $(SIDE_BY_SIDE) model newer
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -81,12 +82,12 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
 # (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
-test: fmt clippy targets ruff types $(VENV)/.bench ## run every check that CI runs
+test: fmt clippy targets crates ruff types $(VENV)/.bench ## run every check that CI runs
 	@$(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going \
 		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE)
 	@printf '\nAll checks passed.\n'
 
-lint: fmt clippy targets doc ruff types ## the checks that run none of our code
+lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
 bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
@@ -110,10 +111,11 @@ fuzz: tools ## look for inputs that break the reader of MAKEFLAGS, for FUZZ_SECO
 		-max_total_time=$(FUZZ_SECONDS) -max_len=256 -dict=rust/fuzz/makeflags.dict \
 		-artifact_prefix=$(FUZZ_ARTIFACTS)/ $(FUZZ_CORPUS)
 
-wheel: dist/.built ## build the one abi3 wheel, in dist/
-	@ls $(WHEEL)
+wheel: $(VENV)/.release ## build what is to be published, in dist/: one abi3 wheel (TARGET=...), and sources
+	$(call heading,building dist/)
+	@PATH="$$PWD/$(VENV)/bin:$$PATH" PYTHON=$(VENV)/bin/python $(RUN) sh scripts/build_wheel.sh $(TARGET)
 
-newer: dist/.built ## the tests on Debian unstable's CPythons, make, ninja and gcc (needs root; 20 min)
+newer: $(BUILT)/.made ## the tests on Debian unstable's CPythons, make, ninja and gcc (needs root; 20 min)
 	$(call heading,Debian unstable)
 	@$(RUN) sh scripts/newer.sh $(WHEEL)
 
@@ -145,6 +147,10 @@ clippy: tools ## Rust: lints
 targets: tools ## Rust: the crates compile for other Unixes, where this machine can check that
 	$(call heading,other Unixes)
 	@sh scripts/check_targets.sh
+
+crates: clippy ## Rust: the crates can be published
+	$(call heading,cargo package)
+	@sh scripts/check_crates.sh
 
 rust-test: tools ## Rust: tests, on Linux's path and on the portable one
 	$(call heading,cargo test)
@@ -191,7 +197,7 @@ bench-works: $(VENV)/.bench ## Python: the benchmark still works; nothing is ass
 	$(call heading,benchmarks/bench.py --quick)
 	@$(RUN_PYTHON) benchmarks/bench.py --quick --only fork warm map tree scan import
 
-every-python: $(VENV)/.wheel ## Python: the wheel on every CPython 3.8 to 3.14 of this machine
+every-python: $(VENV)/.wheel ## Python: the wheel on every CPython 3.8 to 3.15 of this machine
 	$(call heading,the wheel on every CPython found)
 	@$(RUN_PYTHON) scripts/every_python.py $(WHEEL)
 
@@ -207,20 +213,25 @@ $(CREATED): | tools
 	@touch $@
 
 # The stamp is as old as the build's start, lest a source that changed meanwhile be missed.
-dist/.built: $(WHEEL_SOURCES) | $(CREATED)
+$(BUILT)/.made: $(WHEEL_SOURCES) | $(CREATED)
 	$(call heading,building the wheel)
-	@rm -rf dist && mkdir dist && touch dist/.begun
-	@$(RUN) $(MATURIN) build --release --interpreter $(VENV)/bin/python --out dist
+	@rm -rf $(BUILT) && mkdir -p $(BUILT) && touch $(BUILT)/.begun
+	@$(RUN) $(MATURIN) build --release --interpreter $(VENV)/bin/python --out $(BUILT)
 	@ls $(WHEEL) >/dev/null
-	@mv dist/.begun $@
+	@mv $(BUILT)/.begun $@
 
-$(VENV)/.wheel: dist/.built $(CREATED)
+$(VENV)/.wheel: $(BUILT)/.made $(CREATED)
 	@$(PIP) install --force-reinstall --no-deps $(WHEEL)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.wheel
 	$(call heading,installing what the tests and checks use)
 	@$(PIP) install "$$(echo $(WHEEL))[test,dev]"
+	@touch $@
+
+$(VENV)/.release: $(CREATED)
+	$(call heading,installing what builds wheels for old systems)
+	@$(PIP) install 'maturin[zig]>=1.9,<2' auditwheel
 	@touch $@
 
 # PyPI's jobserver has our import name, so it has an environment of its own.

@@ -1,4 +1,4 @@
-"""Test the wheel on every CPython from 3.8 to 3.14 that this machine has.
+"""Test the wheel on every CPython from 3.8 to 3.15 that this machine has.
 
 Each version gets an environment of its own, `.venv/3.9` and so on, that holds the wheel with its
 `test` extra and nothing else, and runs there the tests of what differs between versions, and the
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSIONS = [f"3.{minor}" for minor in range(8, 15)]
+VERSIONS = [f"3.{minor}" for minor in range(8, 16)]
 
 # Where Pythons differ: what multiprocessing, pickle, tracebacks and the fork hooks do. The rest is
 # about our own table, slots and waits, and is tested on the default Python.
@@ -43,7 +43,7 @@ TESTED = [
 FEWER = ["basics", "parity"]
 # The oldest; 3.13, from which on forked children run their exit functions (and, as from 3.12 on,
 # a fork with threads warns); and what is newest.
-IN_FULL = ["3.8", "3.13", "3.14"]
+IN_FULL = ["3.8", "3.13", "3.15"]
 
 # Most of a run is waiting: for pip, and for the deaths and deadlines that the tests are about.
 SIDE_BY_SIDE = 2

@@ -40,6 +40,7 @@ within() {
     unshare --mount sh -c '
         root=$1
         shift
+        mount --bind "$root" "$root" # or what has mounts of its own in there would not find it
         for folder in proc sys dev etc/ssl; do mount --rbind "/$folder" "$root/$folder"; done
         cp /etc/resolv.conf /etc/hosts "$root/etc/"
         exec chroot "$root" "$@"' sh "$root" "$@"

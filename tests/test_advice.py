@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing.spawn
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -124,5 +127,19 @@ def test_an_interpreter_that_is_not_there_is_named(js: Jobserver, path: Any) -> 
     assert js(double, 3).result() == 6
 
 
+def test_another_projects_package_of_our_name_beside_ours_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "jobserver").symlink_to(os.path.dirname(jobserver.__file__))
+    (tmp_path / "jobserver-3.0.1.dist-info").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import jobserver"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "jobserver-3.0.1.dist-info" in done.stderr
+    assert "then install nestable-jobserver" in done.stderr
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
-    assert jobserver.__version__ == version("jobserver")
+    assert jobserver.__version__ == version("nestable-jobserver")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -671,3 +672,33 @@ def test_a_limit_that_keeps_the_command_from_starting_is_a_failure_of_ours() -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     if "Too many open files" in done.stderr:
         assert done.returncode == 125
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_the_subcommands(shell: str) -> None:
+    asked = [*COMMAND, "completion", shell]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    for action in ("run", "exec", "status", "completion"):
+        assert action in done.stdout
+    assert done.stderr == ""
+
+
+def test_bash_completes_the_words_of_the_command() -> None:
+    ask = 'eval "$(%s completion bash)"; COMP_WORDS=(jobserver st); COMP_CWORD=1; '
+    ask += '_jobserver jobserver st jobserver; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(
+        ["bash", "-c", ask % shlex.join(COMMAND)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    assert done.stdout == "status\n"
+
+
+def test_the_manual_pages_are_those_of_this_command(tmp_path: Path) -> None:
+    subprocess.run([*COMMAND, "man", str(tmp_path)], timeout=DEADLINE, check=True)
+    kept = Path(__file__).parent.parent / "man" / "data" / "share" / "man" / "man1"
+    pages = {page.name: page.read_text() for page in tmp_path.iterdir()}
+    assert pages == {page.name: page.read_text() for page in kept.iterdir()}
+    assert "jobserver-exec.1" in pages

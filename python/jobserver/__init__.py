@@ -11,11 +11,13 @@ noticed, and callbacks issued, inside the calls that the caller makes.
 Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
 """
 
-from . import _native
+from . import _namesake, _native
 from ._arguments import StartMethod
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 from ._future import Future
 from ._jobserver import Jobserver
+
+_namesake.warn_if_beside()
 
 __version__ = _native.VERSION
 

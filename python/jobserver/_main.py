@@ -177,7 +177,7 @@ def advice(error: BaseException) -> str:
     if isinstance(error, AttributeError) and "__main__" in _told.called(str, error):
         return (
             ": a job imports the main module, and finds what that defines by name; put it into a "
-            "module, or install jobserver[cloudpickle], with which much travels by value"
+            "module, or install nestable-jobserver[cloudpickle], with which much travels by value"
         )
     if isinstance(error, ModuleNotFoundError):
         return ": a job looks for modules where its owner did when it submitted (sys.path)"

@@ -261,8 +261,8 @@ def _pickle_by_value(
         if spawning.forked:
             return by_name
         raise pickle.PicklingError(
-            f"{reason}: put it into a module, or install jobserver[cloudpickle], with which it "
-            "travels by value"
+            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], with "
+            "which it travels by value"
         ) from None
     return _pickle_otherwise(objects, apart, None)
 
@@ -310,7 +310,7 @@ def _pickle_otherwise(
 #: What cloudpickle would do.
 _HELP = (
     "; only what can be imported by name can travel between processes; with "
-    "jobserver[cloudpickle] installed, lambdas and closures can too"
+    "nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
 )
 
 

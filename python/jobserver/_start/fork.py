@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .._future import Future
     from ._starter import First
 
+
 class Fork(Starter):
     """A fresh process for each job."""
 

@@ -20,10 +20,15 @@ mod exec;
 mod run;
 mod status;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use jobserver_core::slots::{InForce, NotJoined, Style};
 use jobserver_core::{ErrorKind, Pool};
 use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The command's name.
+const NAME: &str = "jobserver";
 
 /// The exit code of a failure of ours, and not of the command's; as env and nohup have it.
 const FAILED: i32 = 125;
@@ -64,6 +69,24 @@ enum Action {
     },
     /// Show the slots of the pool in force, or of all pools of this user: free, and held by whom
     Status,
+    /// Print what has a shell complete this command's words
+    ///
+    /// For bash: eval "$(jobserver completion bash)"
+    Completion {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -98,11 +121,36 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Action::Run { jobs, style: asked, command } => run::run(jobs, style(asked), &command),
         Action::Exec { command } => exec::exec(&command),
         Action::Status => status::status(),
+        Action::Completion { shell } => complete(shell),
+        Action::Man { folder } => write_manual(&folder),
     };
     done.unwrap_or_else(|e| {
         say!("{e}");
         FAILED
     })
+}
+
+fn complete(shell: Shell) -> jobserver_core::Result<i32> {
+    use clap_complete::{generate, shells};
+    let (mut command, mut text) = (Arguments::command(), Vec::new());
+    match shell {
+        Shell::Bash => generate(shells::Bash, &mut command, NAME, &mut text),
+        Shell::Zsh => generate(shells::Zsh, &mut command, NAME, &mut text),
+        Shell::Fish => generate(shells::Fish, &mut command, NAME, &mut text),
+    }
+    match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(jobserver_core::Error::refused("cannot print", e))
+        }
+        _ => Ok(0),
+    }
+}
+
+fn write_manual(folder: &Path) -> jobserver_core::Result<i32> {
+    let command = Arguments::command().disable_help_subcommand(true);
+    clap_mangen::generate_to(command, folder)
+        .map_err(|e| jobserver_core::Error::refused("cannot write the manual", e))?;
+    Ok(0)
 }
 
 /// The pool in force, None if there is none; or why it cannot be joined.
