@@ -127,6 +127,13 @@ def test_an_interpreter_that_is_not_there_is_named(js: Jobserver, path: Any) -> 
     assert js(double, 3).result() == 6
 
 
+def test_a_free_threaded_build_is_told_that_the_gil_is_needed() -> None:
+    pretend = "import sys; sys.abiflags = 't'; import jobserver"
+    done = subprocess.run([sys.executable, "-c", pretend], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: jobserver needs the GIL")
+
+
 def test_another_projects_package_of_our_name_beside_ours_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "jobserver").symlink_to(os.path.dirname(jobserver.__file__))
     (tmp_path / "jobserver-3.0.1.dist-info").mkdir()

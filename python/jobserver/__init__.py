@@ -11,6 +11,13 @@ noticed, and callbacks issued, inside the calls that the caller makes.
 Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
 """
 
+import sys
+
+if "t" in sys.abiflags:
+    raise ImportError(
+        "jobserver needs the GIL, and this is a free-threaded build of CPython: use a standard one"
+    )
+
 from . import _namesake, _native
 from ._arguments import StartMethod
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
