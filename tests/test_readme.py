@@ -45,4 +45,8 @@ def test_a_python_block_of_the_readme_runs(line: int, block: str, tmp_path: Path
         stderr=subprocess.STDOUT,
         timeout=DEADLINE_SECONDS,
     )
-    assert process.returncode == 0, process.stdout.decode(errors="replace")
+    printed = process.stdout.decode(errors="replace")
+    assert process.returncode == 0, printed
+    # What a line is said to print by a comment at its end, it prints.
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    assert [line for line in printed.splitlines() if line in said] == said
