@@ -18,7 +18,6 @@ from typing import (
     Generic,
     NoReturn,
     TypeVar,
-    cast,
 )
 
 from . import _arguments, _native, _result, _told
@@ -163,9 +162,10 @@ class Future(_native.Promise, Generic[T]):
         if not self.wait(timeout):
             within = f" within {timeout} seconds" if timeout and timeout > 0 else ""
             raise Blocked(f"job {self._pid} has not finished{within}")
+        value: T
         value, error = self._load()
         if error is None:
-            return cast(T, value)
+            return value
         told: Any = repr(self)  # for who shows the arguments of frames
         try:
             raise error.with_traceback(None)

@@ -138,7 +138,13 @@ class Identity:
                 "children": children,
                 "exit_functions": atexit._ncallbacks if runs_atexit else None,
             },
-            {"process": BaseProcess, "bootstrap": _BOOTSTRAP, "os": os, "exit": _EXIT},
+            {
+                "process": BaseProcess,
+                "bootstrap": _BOOTSTRAP,
+                "os": vars(os),
+                "exits_name": "_exit",
+                "exit": _EXIT,
+            },
         )
 
 

@@ -152,6 +152,7 @@ class Prepared:
             with _main.ends_told():
                 mp.spawn.prepare(self._data)
             self._data = None
+            self.setup.look_for_hooks()
 
     def rehearse(self) -> None:
         """In a fork server: does all that is the same for each job, and runs one that does nothing

@@ -104,10 +104,9 @@ pub(crate) fn live(
     body: impl FnOnce(Python<'_>) -> i32 + Send + 'static,
 ) -> ! {
     let Some(setup) = setup else { sys::exit_at_once(body(py)) };
-    let lived = match setup.get().bootstrap_is_replaced(py) {
-        Ok(true) => live_bootstrapped(py, channel, body),
-        Ok(false) => Ok(body(py)),
-        Err(error) => Err(error),
+    let lived = match setup.get().bootstrap_is_replaced() {
+        true => live_bootstrapped(py, channel, body),
+        false => Ok(body(py)),
     };
     let code = lived.unwrap_or_else(|error| {
         report(py, error);

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The variables that name a pool to a job and to the programs below it. cargo's own comes
@@ -40,6 +41,8 @@ pub(crate) struct Setup {
     sentinel: (Py<PyDict>, Py<PyString>),
     registries: Registries,
     hooks: Hooks,
+    /// When that was looked for last.
+    bootstrap_is_replaced: AtomicBool,
     /// The names of the variables, as `environ` has them.
     names: [Py<PyBytes>; VARIABLES.len()],
     prepared: Mutex<Option<Arc<Variables>>>,
@@ -69,8 +72,9 @@ struct Hooks {
     /// Where `_bootstrap` is looked up, and what it is usually.
     process: Py<PyAny>,
     bootstrap: Option<Py<PyAny>>,
-    /// The same of `_exit`.
-    os: Py<PyAny>,
+    /// The same of `_exit`: the module's names, its name, and the function.
+    os: Py<PyDict>,
+    exits_name: Py<PyString>,
     exit: Option<Py<PyAny>>,
 }
 
@@ -97,15 +101,27 @@ impl Setup {
     fn new(
         py: Python<'_>,
         environ: Py<PyDict>,
-        assignments: Vec<Assignment>,
+        assignments: Vec<(Py<PyDict>, String, Py<PyAny>)>,
         null_stdin: bool,
-        sentinel: (Py<PyDict>, Py<PyString>),
+        sentinel: (Py<PyDict>, String),
         registries: Registries,
         hooks: Hooks,
     ) -> Setup {
-        let names = VARIABLES.map(|name| PyBytes::new(py, name.as_bytes()).unbind());
-        let prepared = Mutex::default();
-        Setup { environ, assignments, null_stdin, sentinel, registries, hooks, names, prepared }
+        // New strings, which lie side by side: to assign by one counts a reference to it.
+        let new = |name: String| PyString::new(py, &name).unbind();
+        let assignments = assignments.into_iter();
+        let assignments = assignments.map(|(space, name, value)| (space, new(name), value));
+        Setup {
+            environ,
+            assignments: assignments.collect(),
+            null_stdin,
+            sentinel: (sentinel.0, new(sentinel.1)),
+            registries,
+            hooks,
+            bootstrap_is_replaced: AtomicBool::new(false),
+            names: VARIABLES.map(|name| PyBytes::new(py, name.as_bytes()).unbind()),
+            prepared: Mutex::default(),
+        }
     }
 
     /// Makes the assignments.
@@ -125,6 +141,7 @@ impl Setup {
     /// Before each fork: makes ready what may have changed since the last.
     pub(crate) fn prepare(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
         let py = pool.py();
+        self.look_for_hooks(py)?;
         let known = self.prepared().clone();
         let before = self.values(py)?;
         if known.is_none_or(|known| !known.are_made_from(&before)) {
@@ -134,6 +151,15 @@ impl Setup {
             let replaced = self.prepared().replace(Arc::new(made));
             drop(replaced); // Python objects, so not while that is locked
         }
+        Ok(())
+    }
+
+    /// Looks whether somebody has replaced multiprocessing's way of bringing a process up. Before a
+    /// fork, and when something of the user's has been imported, since each look writes to memory.
+    fn look_for_hooks(&self, py: Python<'_>) -> PyResult<()> {
+        let now = self.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
+        let is_replaced = self.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual));
+        self.bootstrap_is_replaced.store(is_replaced, Ordering::Relaxed);
         Ok(())
     }
 
@@ -182,9 +208,9 @@ impl Setup {
         let py = pool.py();
         let prepared = self.prepared().clone();
         let (ends, variables) = match prepared {
-            Some(prepared) => match prepared.place {
+            Some(prepared) => match &prepared.place {
                 None => (None, prepared),
-                Some(place) => match pool.get().pool.open_ends_at(&place) {
+                Some(place) => match pool.get().pool.open_ends_at(place) {
                     None => self.named_anew(pool)?,
                     ends => (ends, prepared),
                 },
@@ -216,18 +242,18 @@ impl Setup {
         Ok(self.nothing_begun(py)? && !self.registries.exit_functions(py)?)
     }
 
-    /// Whether somebody has replaced multiprocessing's way of bringing a process up.
-    pub(crate) fn bootstrap_is_replaced(&self, py: Python<'_>) -> PyResult<bool> {
-        let now = self.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
-        Ok(self.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual)))
+    /// Whether somebody had replaced multiprocessing's way of bringing a process up.
+    pub(crate) fn bootstrap_is_replaced(&self) -> bool {
+        self.bootstrap_is_replaced.load(Ordering::Relaxed)
     }
 
     /// Calls what somebody has put in the place of `os._exit`, if so.
     pub(crate) fn call_replaced_exit(&self, py: Python<'_>, code: i32) -> PyResult<()> {
-        let now = self.hooks.os.bind(py).getattr(intern!(py, "_exit"))?;
-        match &self.hooks.exit {
-            Some(usual) if now.is(usual) => Ok(()),
-            _ => now.call1((code,)).map(drop),
+        let now = self.hooks.os.bind(py).get_item(&self.hooks.exits_name)?;
+        match (now, &self.hooks.exit) {
+            (Some(now), Some(usual)) if now.is(usual) => Ok(()),
+            (Some(now), _) => now.call1((code,)).map(drop),
+            (None, _) => Ok(()),
         }
     }
 

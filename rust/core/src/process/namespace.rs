@@ -45,6 +45,7 @@ fn remember_by(pid: Pid) {
 /// is where its parent was if the system says that its parent is that process: a parent in another
 /// pid namespace is shown as 0. Harmless when repeated.
 pub fn begin_child() {
+    crate::sys::begin_child();
     let Some(parent) = identity::forget_parent() else { return };
     let known = FOUND_BY.swap(0, Ordering::Relaxed) != 0;
     if known && rustix::process::getppid() == Some(parent) {

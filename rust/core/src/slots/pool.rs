@@ -16,9 +16,9 @@ use crate::sys::{is_free_or, open_for_others, open_in_place, Descriptor};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::OFlags;
 use rustix::process::{getppid, Pid};
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -284,18 +284,18 @@ impl Pool {
         }
         let fifo = self.part.pipe.shared_read_end();
         let mut free = PLACES.rev().filter(|number| is_free_or(*number, &fifo));
-        Some(Place::Ours((free.next()?, free.next()?)))
+        let path = CString::new(self.part.home.fifo().into_os_string().into_vec()).ok()?;
+        Some(Place::Ours((free.next()?, free.next()?), path))
     }
 
     /// In a new process, before it has threads: opens the ends there. None if there is something else
     /// by now.
     pub fn open_ends_at(&self, place: &Place) -> Option<Ends> {
         let (read, write) = place.ends();
-        let fifo = self.part.home.fifo();
-        let open = |end, how| open_in_place(end, &fifo, how).is_ok_and(|opened| opened);
         let opened = match place {
             Place::Theirs(_) => true,
-            Place::Ours(_) => {
+            Place::Ours(_, fifo) => {
+                let open = |end, how| open_in_place(end, fifo, how).is_ok_and(|opened| opened);
                 // Not one without the other.
                 is_free_or(write, &self.part.pipe.shared_read_end())
                     && open(read, READ_END)
@@ -502,19 +502,20 @@ pub type Ends = (RawFd, RawFd);
 
 /// Where new processes are to have the ends that MAKEFLAGS names: each opens them for itself, so that
 /// what a program does to one touches nobody else.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Place {
     /// The ends of a pool of others.
     Theirs(Ends),
-    /// Numbers that were free, or this pool's already.
-    Ours(Ends),
+    /// Numbers that were free, or this pool's already; and the fifo, by a path that a new process need
+    /// not make first.
+    Ours(Ends, CString),
 }
 
 impl Place {
     /// Their numbers.
     pub fn ends(&self) -> Ends {
         match self {
-            Place::Theirs(ends) | Place::Ours(ends) => *ends,
+            Place::Theirs(ends) | Place::Ours(ends, _) => *ends,
         }
     }
 }

@@ -17,6 +17,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{fstat, Mode, OFlags};
 use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, Errno, FdFlags, Result};
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -265,7 +266,7 @@ pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
 
 /// Opens a file at a number for the programs below this one, in a process without threads. False if
 /// another file has the number.
-pub(crate) fn open_in_place(number: RawFd, path: &Path, flags: OFlags) -> Result<bool> {
+pub(crate) fn open_in_place(number: RawFd, path: &CStr, flags: OFlags) -> Result<bool> {
     let opened = raised(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)?;
     if opened.as_raw_fd() == number {
         fcntl_setfd(&opened, FdFlags::empty())?;

@@ -29,6 +29,7 @@ pub(crate) use limit::is_marked;
 #[cfg(target_os = "linux")]
 pub use limit::{end_after, TimeLimit};
 pub use pass_on::{pass_on, pass_on_to};
+pub(crate) use pid::begin_child;
 pub use pid::getpid;
 pub use signals::{unblock, SignalIgnored, SignalsHeld};
 pub(crate) use tracker::is_resource_tracker;

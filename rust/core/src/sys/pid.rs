@@ -11,13 +11,22 @@ pub fn getpid() -> Pid {
     kept().unwrap_or_else(rustix::process::getpid)
 }
 
+/// In the child of a fork: has it known now. (A page that is written to first costs one fault, and not
+/// one to be read and another to be written.)
+pub(crate) fn begin_child() {
+    renew();
+}
+
 #[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
 fn kept() -> Option<Pid> {
     None
 }
 
+#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
+fn renew() {}
+
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-use page::kept;
+use page::{kept, renew};
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod page {
@@ -42,6 +51,13 @@ mod page {
             page.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
             pid
         }))
+    }
+
+    pub(super) fn renew() {
+        let page = page();
+        if !std::ptr::eq(page, &raw const NO_PAGE) {
+            page.store(rustix::process::getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+        }
     }
 
     fn page() -> &'static AtomicI32 {
