@@ -289,7 +289,7 @@ def look_for_licence(words: Any) -> NoReturn:
     sys.exit(words)
 
 
-@pytest.mark.parametrize("words", ["no licence", 3, "no " * 100_000])
+@pytest.mark.parametrize("words", ["no licence", 3, "no " * 100_000], ids=["few", "code", "many"])
 def test_the_cause_of_an_exits_death_says_where_and_with_which_words(js: Any, words: Any) -> None:
     for death in [
         death_of(js(look_for_licence, words)),

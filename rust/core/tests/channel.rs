@@ -388,7 +388,7 @@ fn strange_bytes_are_an_error_that_says_so() {
     let strange = [
         b"short".to_vec(),
         header(0, 0, 0, 0),
-        header(8, 0, 0, 0),
+        header(9, 0, 0, 0),
         header(2, 0, 0, 1),
         header(2, 0, 0, u64::MAX),
         header(2, 1, 0, 0),

@@ -141,6 +141,26 @@ fn who_does_not_heed_a_time_limit_is_told_from_who_is_killed_before_it() {
 }
 
 #[test]
+fn what_a_job_has_said_of_its_end_comes_with_its_death() {
+    let _alone = Alone::new();
+    let mut jobs = Jobs::new();
+    let said = start(&mut jobs, None, |channel| {
+        channel.send(Kind::LastWords, b"no licence", &[]).unwrap();
+        3
+    });
+    let silent = start(&mut jobs, None, |_| 4);
+    let mut told = outcomes(&mut jobs, 2);
+    match told.remove(&said).unwrap() {
+        Outcome::Ended(ExitStatus::Code(3), Some(words)) => {
+            assert_eq!(words.into_bytes().unwrap(), b"no licence");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(told[&silent], Outcome::Ended(ExitStatus::Code(4), None)));
+    drain(&mut jobs);
+}
+
+#[test]
 fn a_job_that_closes_its_channel_has_not_ended() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
