@@ -21,6 +21,7 @@ because pickle is several times faster and refers to functions by name.
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import itertools
 import os
@@ -470,12 +471,12 @@ class Loader:
     def load(self) -> Any:
         return pickle.Unpickler(self._stream, buffers=self._buffers).load()
 
-    def skip(self, known: bytes) -> bool:
-        """Passes over the first objects if this is what they were pickled as."""
-        known_too = self._pickles[: len(known)] == known
-        if known_too:
-            self._stream.seek(len(known))
-        return known_too
+
+def loads_after(known: bytes, message: Message) -> Callable[[], Any] | None:
+    """What loads the last object of a short message that begins with this; None if it does not."""
+    if type(message) is bytes and message.startswith(known):
+        return functools.partial(pickle.loads, message[len(known) :])
+    return None
 
 
 def load(message: Message) -> Any:

@@ -15,7 +15,7 @@ import importlib
 import os
 import pickle
 import runpy
-from typing import Any, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 from .. import _job, _main, _native, _pickling, _pools, _result, _told, _tracker
 from .. import _multiprocessing as mp
@@ -198,11 +198,13 @@ class Worker:
         if not self._pool.adopt(slot):
             _native.exit_at_once()  # the owner is gone, and the slot with it
         try:
-            loader = _pickling.Loader(message)
-            env: Changes | None = None if loader.skip(_UNCHANGED) else loader.load()
-            if env:
-                self._undo = _job.apply_environment(env)
-            work = self._load_work(loader)
+            load = _pickling.loads_after(_UNCHANGED, message)
+            if load is None:
+                load = _pickling.Loader(message).load
+                env: Changes | None = load()
+                if env:
+                    self._undo = _job.apply_environment(env)
+            work = self._load_work(load)
         except BaseException as e:
             if raised_by_handler(e):
                 raise
@@ -211,8 +213,8 @@ class Worker:
             self._left -= 1
         return work, self._setup
 
-    def _load_work(self, loader: _pickling.Loader) -> _native.Work:
-        self._process._name, time_limit, preexec_fn, *call = loader.load()
+    def _load_work(self, load: Callable[[], Any]) -> _native.Work:
+        self._process._name, time_limit, preexec_fn, *call = load()
         if preexec_fn is not None:
             preexec_fn = self._preexec_fn = _job.Undoable(preexec_fn)
         return _native.Work(None, time_limit, preexec_fn, *call)
@@ -223,8 +225,9 @@ class Worker:
             _job.apply_environment(self._undo)
             self._undo = []
         _pickling.received.clear()
-        preexec_fn, self._preexec_fn = self._preexec_fn, None
-        return self._left != 0 and (preexec_fn is None or preexec_fn.undone)
+        undone = self._preexec_fn is None or self._preexec_fn.undone
+        self._preexec_fn = None
+        return undone and self._left != 0
 
 
 class _Prepared(Worker):
@@ -234,13 +237,13 @@ class _Prepared(Worker):
         super().__init__(prepared.pool, prepared.identity, prepared.setup, tasks)
         self._prepared = prepared
 
-    def _load_work(self, loader: _pickling.Loader) -> _native.Work:
+    def _load_work(self, load: Callable[[], Any]) -> _native.Work:
         # While this is set, multiprocessing refuses to start processes, with a message that
         # explains the missing `if __name__ == "__main__"` that is the usual cause.
         self._process._inheriting = True
         try:
             self._prepared.apply()
-            return super()._load_work(loader)
+            return super()._load_work(load)
         finally:
             del self._process._inheriting
 
