@@ -52,7 +52,7 @@ def _command(statement: str) -> list[str]:
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     text = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
     executable = os.fsdecode(mp.spawn.get_executable() or "")
-    if not executable or (os.sep in executable and not os.access(executable, os.X_OK)):
+    if not executable or (os.sep in executable and not os.path.exists(executable)):
         raise FileNotFoundError(errno.ENOENT, _NO_INTERPRETER.format(executable or None))
     return [executable, *mp.util._args_from_interpreter_flags(), "-c", text]
 
