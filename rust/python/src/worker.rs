@@ -86,13 +86,13 @@ fn send(
     let me = getpid();
     let loaded = work.is_ok();
     job::send(setup.py(), channel, work, |py| {
-        // A job's function may fork, and return in both processes.
-        let clean = loaded
+        let may_stay = worker.call_method0(intern!(py, "unload"))?.is_truthy()? && loaded;
+        // (A job's function may fork, and return in both processes.)
+        Ok(may_stay
             && getpid() == me
             && setup.get().nothing_begun(py)?
             && !has_children()
-            && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH);
-        Ok(worker.call_method0(intern!(py, "unload"))?.is_truthy()? && clean)
+            && !growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH))
     })
 }
 
