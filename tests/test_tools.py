@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from spans import Recorded
 
 from jobserver import Jobserver, StartMethod
 
-NINJA = shutil.which("ninja", path=str(Path(sys.executable).parent))
+#: That of the environment, which is new enough, before the machine's.
+PATHS = [str(Path(sys.executable).parent), *os.get_exec_path()]
+NINJA = shutil.which("ninja", path=os.pathsep.join(PATHS))
 CARGO = shutil.which("cargo")
 
 
