@@ -84,8 +84,14 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 # (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
 test: fmt clippy targets crates ruff types $(VENV)/.bench ## run every check that CI runs
 	@$(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going \
-		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE)
+		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE:%=timed-%)
 	@printf '\nAll checks passed.\n'
+
+# (By another name, since make would not collect what a make prints.)
+SUB_MAKE := $(MAKE)
+timed-%:
+	@start=$$(date +%s); $(RUN) $(SUB_MAKE) --no-print-directory TESTING=1 PYTHON='$(PYTHON)' $*; code=$$?; \
+		echo "($* took $$(($$(date +%s) - start)) s)"; exit $$code
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
