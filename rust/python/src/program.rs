@@ -10,6 +10,9 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
+const NO_PID: &str = "what somebody has put in the place of multiprocessing.util.spawnv_passfds \
+    returned no pid: has it started a process?";
+
 #[derive(FromPyObject)]
 pub(crate) enum Program<'py> {
     /// The program and its arguments.
@@ -32,7 +35,7 @@ impl Program<'_> {
             }
             Program::StartedBy(start) => {
                 let pid = Pid::from_raw(start.call1((stdin.as_raw_fd(),))?.extract()?);
-                pid.map(Child::adopt).ok_or_else(|| PyValueError::new_err("no process"))
+                pid.map(Child::adopt).ok_or_else(|| PyValueError::new_err(NO_PID))
             }
         }
     }
