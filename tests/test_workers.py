@@ -26,7 +26,7 @@ import pytest
 from conftest import DEADLINE, children, reap, wait_until
 from holding import Hold, free, held
 
-from jobserver import Jobserver, SubmissionDied
+from jobserver import Future, Jobserver, SubmissionDied
 
 #: Makes Jobservers; see `make_jobserver`.
 Make = Callable[..., Jobserver]
@@ -34,6 +34,13 @@ Make = Callable[..., Jobserver]
 
 def pid() -> int:
     return os.getpid()
+
+
+def finished(future: Future[Any]) -> Future[Any]:
+    """The same Future, once its job has finished and its process, if it stays, idles. (A launch waits
+    a millisecond for a process that is about to; on a busy machine that may be too short.)"""
+    future.wait()
+    return future
 
 
 def gone(process: int) -> bool:
@@ -127,8 +134,8 @@ def test_a_jobs_environment_is_undone(
     js = make_jobserver(1, max_tasks_per_child=None)
     env = {"SET_BY_A_JOB": "x", "UNSET_BY_A_JOB": None}
     names = ("SET_BY_A_JOB", "UNSET_BY_A_JOB")
-    inside = [js.submit(look, args=(name,), env=env) for name in names]
-    after = [js(look, name) for name in names]
+    inside = [finished(js.submit(look, args=(name,), env=env)) for name in names]
+    after = [finished(js(look, name)) for name in names]
     assert [future.result() for future in inside] == ["x", None]
     assert [future.result() for future in after] == [None, "there"]
     assert len({future.pid for future in inside + after}) == 1
@@ -165,10 +172,10 @@ def look_and_raise(name: str) -> None:
 
 def test_a_process_stays_after_what_a_context_manager_has_undone(make_jobserver: Make) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
-    before = js(look, "SET_BY_PREEXEC")
-    within = js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=entered)
-    raising = js.submit(look_and_raise, args=("SET_BY_PREEXEC",), preexec_fn=entered)
-    after = js(look, "SET_BY_PREEXEC")
+    before = finished(js(look, "SET_BY_PREEXEC"))
+    within = finished(js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=entered))
+    raising = finished(js.submit(look_and_raise, args=("SET_BY_PREEXEC",), preexec_fn=entered))
+    after = finished(js(look, "SET_BY_PREEXEC"))
     assert [f.result() for f in (before, within, after)] == [None, "x", None]
     assert repr(raising.exception()) == "LookupError('x')"
     assert before.pid == within.pid == raising.pid == after.pid
@@ -179,10 +186,9 @@ def test_a_job_whose_preexec_fn_is_not_undone_is_its_processs_last(
     make_jobserver: Make, preexec_fn: Any
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
-    before = js(look, "SET_BY_PREEXEC")
-    prepared = js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=preexec_fn)
-    prepared.wait()
-    after = js(look, "SET_BY_PREEXEC")
+    before = finished(js(look, "SET_BY_PREEXEC"))
+    prepared = finished(js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=preexec_fn))
+    after = finished(js(look, "SET_BY_PREEXEC"))
     assert [f.result() for f in (before, after)] == [None, None]
     assert before.pid == prepared.pid != after.pid
 
