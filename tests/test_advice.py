@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import each_method
+from conftest import DEADLINE, each_method
 from holding import Hold, held
 
 import jobserver
@@ -132,6 +132,12 @@ def test_a_free_threaded_build_is_told_that_the_gil_is_needed() -> None:
     done = subprocess.run([sys.executable, "-c", pretend], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: jobserver needs the GIL")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="newer ones refuse to import it there")
+def test_a_program_that_imports_it_in_a_sub_interpreter_ends() -> None:
+    imports = "import _xxsubinterpreters as s; s.run_string(s.create(), 'import jobserver')"
+    subprocess.run([sys.executable, "-c", imports], timeout=DEADLINE, check=True)
 
 
 def test_another_projects_package_of_our_name_beside_ours_is_told_of(tmp_path: Path) -> None:

@@ -312,6 +312,30 @@ def caught(results: Iterator[Any]) -> Iterator[Any]:
             yield death
 
 
+def exit_in_a_child() -> None:
+    pid = os.fork()
+    if pid == 0:
+        sys.exit("words of a child")
+    os.waitpid(pid, 0)
+
+
+def test_what_a_jobs_child_says_is_no_cause_of_a_death(method: Any) -> None:
+    with Jobserver(method, 1, max_tasks_per_child=None) as one:
+        assert one(exit_in_a_child).exception() is None
+        assert death_of(one(os._exit, 5)).__cause__ is None
+
+
+def close_stderr_and_exit() -> NoReturn:
+    sys.stderr.close()
+    sys.exit("no licence")
+
+
+def test_the_cause_is_told_though_stderr_takes_nothing(js: Jobserver) -> None:
+    death = death_of(js(close_stderr_and_exit))
+    assert death.exitcode == 1
+    assert "SystemExit: no licence" in str(death.__cause__)
+
+
 def exit_without_stderr(output: int) -> NoReturn:
     os.dup2(output, 1)
     vars(sys)["stderr"] = None  # as a program without a console has it

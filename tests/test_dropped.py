@@ -247,3 +247,17 @@ def test_dropping_in_a_forked_child_costs_the_parent_nothing(
         hold.let_go()
         assert future.result() == future.pid
         assert js(int, 7).result() == 7
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_there_is_no_warning_of_jobs_whose_results_have_been_taken(
+    method: StartMethod, before: tuple[Any, ...], tasks: int | None
+) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        js = Jobserver(method, 2, max_tasks_per_child=tasks)
+        assert js(pow, 2, 10).result() == 1024
+        del js  # its process may not have ended yet
+        gc.collect()
+    assert [one for one in warned if one.category is ResourceWarning] == []
+    wait_until(lambda: gone(before))

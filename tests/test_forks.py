@@ -628,3 +628,38 @@ def test_a_signal_handler_that_forks_within_a_wait_disturbs_nothing(
     assert future.result() == future.pid
     settle(js)
     assert free(js) == 2
+
+
+FORKS_AT_IMPORT = """
+import os
+import sys
+
+pid = os.fork()
+if pid == 0:
+    LEAVE
+assert os.waitpid(pid, 0)[1] >> 8 == 7
+
+from jobserver import Jobserver
+
+
+def work():
+    return 42
+
+
+if __name__ == "__main__":
+    tasks = None if sys.argv[2] == "None" else 1
+    with Jobserver(sys.argv[1], 1, max_tasks_per_child=tasks) as js:
+        print([js(work).result() for _ in range(2)])
+"""
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("leaves", ["os._exit(7)", "sys.exit(7)"])
+def test_a_main_module_may_fork_when_it_is_imported(
+    tmp_path: Path, method: Any, tasks: int | None, leaves: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORKS_AT_IMPORT.replace("LEAVE", leaves))
+    command = [sys.executable, str(program), method, str(tasks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (0, "[42, 42]\n"), done.stderr

@@ -83,6 +83,25 @@ def test_a_frozen_program_runs_jobs_in_itself(
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_jobserver_may_be_made_before_freeze_support_is_called(
+    tmp_path: Path, method: str
+) -> None:
+    text = """
+import multiprocessing
+from jobserver import Jobserver
+
+pool = Jobserver(METHOD, 2)
+
+if __name__ == "__main__":
+    multiprocessing.freeze_support()
+    print(pool(pow, 2, 3).result())
+    pool.close()
+"""
+    done = run(as_if_frozen(tmp_path, text.replace("METHOD", repr(method))))
+    assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_one_that_does_not_call_freeze_support_is_told_and_not_started_without_end(
     tmp_path: Path, method: str
 ) -> None:

@@ -161,10 +161,9 @@ def exit(code):
 
 def bootstrap(self, *args, **kwargs):
     note("begin")
-    try:
-        return usual_bootstrap(self, *args, **kwargs)
-    finally:
-        note("end")
+    code = usual_bootstrap(self, *args, **kwargs)
+    note(f"end {code}")
+    return code
 
 
 def work():
@@ -208,8 +207,8 @@ def test_what_has_replaced_bootstrap_and_exit_is_called_in_jobs(
     for line in log.read_text().splitlines():
         process, what = line.split(" ", 1)
         noted.setdefault(process, []).append(what)
-    each, last = ["begin", "work", "end", "exit 0"], ["begin", "end", "exit 3"]
-    all_in_one = ["begin", "work", "work", "end", "exit 3"]
+    each, last = ["begin", "work", "end 0", "exit 0"], ["begin", "end 3", "exit 3"]
+    all_in_one = ["begin", "work", "work", "end 3", "exit 3"]
     assert list(noted.values()) == ([each, each, last] if tasks == "1" else [all_in_one])
 
 

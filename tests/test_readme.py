@@ -38,7 +38,7 @@ def test_a_python_block_of_the_readme_runs(line: int, block: str, tmp_path: Path
     # With the block on its own lines of the README, a traceback's line numbers are the README's.
     script.write_text("\n" * (line - 1) + block, encoding="utf-8")
     process = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, "-W", "always::ResourceWarning", str(script)],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -47,6 +47,7 @@ def test_a_python_block_of_the_readme_runs(line: int, block: str, tmp_path: Path
     )
     printed = process.stdout.decode(errors="replace")
     assert process.returncode == 0, printed
+    assert "ResourceWarning" not in printed
     # What a line is said to print by a comment at its end, it prints.
     said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
     assert [line for line in printed.splitlines() if line in said] == said

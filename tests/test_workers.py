@@ -37,8 +37,8 @@ def pid() -> int:
 
 
 def finished(future: Future[Any]) -> Future[Any]:
-    """The same Future, once its job has finished and its process, if it stays, idles. (A launch waits
-    a millisecond for a process that is about to; on a busy machine that may be too short.)"""
+    """The same Future, once its job has finished and its process, if it stays, idles. (A launch
+    waits a millisecond for a process that is about to; on a busy machine that may be too short.)"""
     future.wait()
     return future
 
@@ -158,6 +158,17 @@ def entered() -> Iterator[None]:
         del os.environ["SET_BY_PREEXEC"]
 
 
+class ByStaticMethod:
+    @staticmethod
+    def __enter__() -> None:
+        enter()
+
+    @staticmethod
+    def __exit__(*raised: Any) -> None:
+        assert len(raised) == 3
+        del os.environ["SET_BY_PREEXEC"]
+
+
 class NotUndone:
     def __enter__(self) -> None:
         enter()
@@ -170,7 +181,10 @@ def look_and_raise(name: str) -> None:
     raise LookupError(look(name))
 
 
-def test_a_process_stays_after_what_a_context_manager_has_undone(make_jobserver: Make) -> None:
+@pytest.mark.parametrize("entered", [entered, ByStaticMethod])
+def test_a_process_stays_after_what_a_context_manager_has_undone(
+    make_jobserver: Make, entered: Any
+) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
     before = finished(js(look, "SET_BY_PREEXEC"))
     within = finished(js.submit(look, args=("SET_BY_PREEXEC",), preexec_fn=entered))

@@ -27,7 +27,8 @@ class CallbackRaised(Exception):
     """A callback that was registered by ``Future.when_done`` raised; ``__cause__`` is its error.
 
     The callback's author erred. The callback will not be called again; calling the method
-    that raised this once more goes on with the callbacks that remain.
+    that raised this once more goes on with the callbacks that remain. (Not ``when_done``, which
+    has registered its callback already: go on with ``wait``.)
 
     Attributes:
         seqno: what ``when_done`` returned for this callback.

@@ -51,8 +51,10 @@ class Future(_native.Promise, Generic[T]):
     """The result of a job, once it is there. Made by :class:`Jobserver`, not by users.
 
     Every method that waits also looks at everything else of its Jobserver that has
-    finished, and issues the callbacks that are due; an error in one of them is raised as
-    :class:`CallbackRaised`, after which the method can simply be called again.
+    finished, and issues the callbacks that are due, unless another thread is doing so; an error in
+    one of them is raised as :class:`CallbackRaised`, after which the method can simply be called
+    again. In a process that was forked from the owner's, they raise RuntimeError for a job that
+    had not finished by then.
     """
 
     __slots__ = ("__weakref__",)
@@ -125,7 +127,8 @@ class Future(_native.Promise, Generic[T]):
         or after half of `grace`; until then it is stopped. What has not ended after all of
         `grace` is killed. Returns when the job has finished, which is mostly as
         SubmissionDied: a job that handles SIGTERM may still send its result. If it has
-        finished already, what is left of it is ended.
+        finished already, but its process still lives, that is ended with what it has started;
+        what a process that has ended had left behind is not.
 
         Args:
             grace: seconds; 0 kills at once.
@@ -204,8 +207,10 @@ class Future(_native.Promise, Generic[T]):
     def when_done(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> int:
         """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
 
-        Callbacks run in the order of their registration, in whichever thread calls into
-        the library when the job's end is noticed; at once if it already has been. Called by a
+        Callbacks of one Future run in the order of their registration, in whichever thread calls
+        into the library when the job's end is noticed; at once if it already has been. Those of
+        other Futures come in the order in which the jobs have finished, and may also run within
+        a callback that calls the library. Called by a
         callback of this Future, that is before this method returns, after those that were
         registered before it and wait; while another thread runs them, that goes on with it.
 
@@ -216,7 +221,9 @@ class Future(_native.Promise, Generic[T]):
             This callback's sequence number among this Future's, from 0.
 
         Raises:
-            CallbackRaised: the job has finished, and a callback has raised.
+            CallbackRaised: the job has finished, and a callback, of this or of another Future, has
+                raised. This one is registered all the same: go on with `wait`.
+            RuntimeError: the job is another process's, and has not finished.
         """
         _arguments.function(fn)
         if self._owner != getpid():

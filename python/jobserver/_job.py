@@ -27,6 +27,7 @@ from . import _native, _result, _told
 from ._arguments import Changes
 from ._pickling import Sent
 from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
+from ._signals import raised_by_handler
 
 #: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
 #: atexit, and forget what their parent had.
@@ -170,6 +171,8 @@ def live_bootstrapped(sentinel: int, body: Callable[[], int]) -> int:
         sys.stdin = stdin
         mp.process._children = children
         codes.append(body())
+        if codes[0]:
+            raise SystemExit(codes[0])  # which is what the hook is to see
 
     process.run = run
     code: int = process._bootstrap(parent_sentinel=sentinel)
@@ -181,15 +184,25 @@ def call_prepared(
 ) -> Any:
     """Calls the function, within what `preexec_fn` returned if that is a context manager."""
     wrapper = preexec_fn()
-    if _is_context_manager(wrapper):
+    if not (hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__")):
+        return fn(*args, **(kwargs or {}))
+    result = raised = None
+    undone = True
+    try:
         with wrapper:
-            return fn(*args, **(kwargs or {}))
-        return None  # the context manager has suppressed an exception
-    return fn(*args, **(kwargs or {}))
-
-
-def _is_context_manager(value: Any) -> bool:
-    return hasattr(type(value), "__enter__") and hasattr(type(value), "__exit__")
+            try:
+                result = fn(*args, **(kwargs or {}))
+            except BaseException as e:
+                raised = e
+                raise
+    except BaseException as e:
+        undone = e is raised  # and not an error of the context manager's
+        raise
+    finally:
+        raised = None  # or the traceback would refer to itself through this frame
+        if isinstance(preexec_fn, Undoable):
+            preexec_fn.undone = undone
+    return result  # None, if the context manager has suppressed an exception
 
 
 class Undoable:
@@ -200,19 +213,9 @@ class Undoable:
 
     def __init__(self, preexec_fn: Callable[[], Any]) -> None:
         self._preexec_fn = preexec_fn
-        self._wrapper: Any = None
 
     def __call__(self) -> Any:
-        self._wrapper = self._preexec_fn()
-        return self if _is_context_manager(self._wrapper) else None
-
-    def __enter__(self) -> None:
-        type(self._wrapper).__enter__(self._wrapper)
-
-    def __exit__(self, *raised: Any) -> Any:
-        suppresses = type(self._wrapper).__exit__(self._wrapper, *raised)
-        self.undone = True
-        return suppresses
+        return self._preexec_fn()
 
 
 def dump_failure(error: BaseException) -> Sent | tuple[int, bytes]:
@@ -274,7 +277,16 @@ def memory_is_short() -> bool:
 
 
 def _exit_code(stop: SystemExit) -> int:
-    """What the interpreter would exit with."""
+    """What the interpreter would exit with; prints what it would."""
+    try:
+        return _code_of(stop)
+    except Exception as e:
+        if raised_by_handler(e):
+            raise
+        return 1  # the words cannot be made or printed
+
+
+def _code_of(stop: SystemExit) -> int:
     if stop.code is None:
         return 0
     if isinstance(stop.code, int):
@@ -296,7 +308,7 @@ def _without_our_frames(error: BaseException) -> BaseException:
 def wind_down() -> None:
     """Ends what the job began: its own jobs, threads, multiprocessing children and queues.
 
-    In the order of CPython 3.13.
+    In CPython's order.
     """
     try:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
@@ -304,10 +316,13 @@ def wind_down() -> None:
     finally:
         if os.getpid() in owner:
             _see_own_jobs_out()
-    if runs_atexit:
+    # Before CPython 3.13, what is registered with atexit comes last.
+    if runs_atexit and _CHILDREN_RUN_ATEXIT:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
         mp.util._exit_function()
+    if runs_atexit and not _CHILDREN_RUN_ATEXIT:
+        atexit._run_exitfuncs()
     _native.flush()
 
 

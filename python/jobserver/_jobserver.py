@@ -67,26 +67,27 @@ class Jobserver:
             bound. With 1 each job has a fresh process. With more, a process idles between jobs,
             without a slot, and a job costs a message and not a fork; it sees what earlier ones
             left in memory. A job that left threads, processes or much memory behind is its
-            process's last, as is one whose `preexec_fn` did not return a context manager; one
-            that cannot be pickled has a fresh process.
+            process's last, as is one whose `preexec_fn` did not return a context manager. Under
+            fork, one that cannot be pickled has a fresh process.
         preload: the names of modules that the fork server imports, so that its jobs need not; your
             main module it imports anyway. None may start threads. Other start methods have no
             fork server, and do nothing with it.
         style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo", which make before 4.4
             dies of, or as a "pipe", whose descriptors programs below must inherit (see `pass_fds`).
-            "auto" is a fifo where the make on PATH takes one, and otherwise both.
+            "auto" is a fifo where the make on PATH takes one or there is none, and otherwise both.
 
     Raises:
         TypeError, ValueError: the caller's arguments are of no use.
-        ModuleNotFoundError: so is a name in `preload`.
+        ModuleNotFoundError: so is a name in `preload`, of which the first part is looked for. (What
+            fails when the fork server imports a module is told on standard error.)
         OSError: the system has no more descriptors for us.
         RuntimeError: this is a sub-interpreter, which cannot start processes.
 
     A Jobserver can be an argument of a job, or a global that a forked job uses: the job
     then submits jobs of its own to the same slots. It can be used by several threads. Used
     in a `with` statement, it is closed at the end, and all callbacks are issued. What its body
-    raises comes out, else the first error of a callback, as CallbackRaised; what other callbacks
-    raise is told by :func:`sys.unraisablehook`.
+    raises comes out, else the first error of a callback, as CallbackRaised (or as it is, if that is
+    no Exception); what other callbacks raise is told by :func:`sys.unraisablehook`.
 
     One that nobody has any more, nor a Future of it, is given up, by the garbage collector if
     jobs run: they go on to their ends, for which the interpreter waits at its own; nobody has
@@ -113,7 +114,6 @@ class Jobserver:
         if others:
             raise _arguments.unknown("Jobserver", others)
         _arguments.in_main_interpreter()
-        _arguments.in_users_program()
         chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
@@ -191,7 +191,7 @@ class Jobserver:
         jobs = state.get("_jobs")
         if jobs is None or state.get("_pid") != getpid() or jobs.closing:
             return
-        left = jobs.outstanding
+        left = jobs.unfinished
         if left:
             warnings.warn(
                 f"{self!r} was dropped while {left} of its jobs ran: close it, or use `with`",
@@ -275,17 +275,19 @@ class Jobserver:
                 see `preexec_fn`.
             preexec_fn: called in the job just before `fn`. If it returns a context manager,
                 `fn` runs within it. ``functools.partial(threadpoolctl.threadpool_limits, 1)``
-                has the numeric libraries use one thread.
+                has those numeric libraries use one thread that are loaded by then.
             sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
                 be asked again after that many seconds. No slot is held meanwhile. If it forks,
                 and returns in both processes, each has a job and a Future of its own.
             time_limit: after how many seconds of running the job is ended, though its owner
                 may be busy, and with it the programs that it has started; its Future then has
                 TimeLimitExceeded.
-            timeout: how many seconds to wait for a slot; None waits for ever.
+            timeout: how many seconds to wait for `sleep_fn` and a slot; None waits for ever. In a
+                job that lends its own slot it bounds the wait for one to start on: the job goes on
+                when it has a slot again.
 
         Raises:
-            Blocked: no slot came in time; nothing was started.
+            Blocked: no slot came in time, or `sleep_fn` let nothing go; nothing was started.
             CallbackRaised: a callback that was due has raised; nothing was started.
             TypeError, ValueError: an argument, or what `sleep_fn` returned, is of no use.
             pickle.PicklingError: `fn` or its arguments cannot be sent to the job.
@@ -408,7 +410,8 @@ class Jobserver:
             timeout: how many seconds from this call on to wait for a result, as in
                 :meth:`concurrent.futures.Executor.map`; None waits for ever.
             chunksize: how many calls to a chunk. "auto" begins with 1 and lets chunks grow to
-                about 10 ms, by what calls have taken so far.
+                about 10 ms, by what calls have taken so far. (A forked job of a list or a tuple,
+                with one job a process, begins with what it does in 50 ms.)
             buffersize: how many chunks may be started, or have results, that the caller has
                 not taken to their end; None means four for each slot.
             env, preexec_fn, sleep_fn: as in :meth:`submit`, for each chunk.
@@ -601,7 +604,8 @@ class Jobserver:
         self._scan(callbacks=True)
 
     def close(self) -> None:
-        """Waits for everything that is running, then gives up all processes and descriptors.
+        """Waits for everything that is running, then gives up all processes and descriptors of its
+        own. (multiprocessing's resource tracker stays until the program ends.)
 
         From its beginning on, submissions by other threads, by callbacks, and by `next` of a
         `map` are refused, also if Ctrl-C ends it early; call it again then. Jobs that run may
@@ -738,7 +742,8 @@ atexit.register(_native.remove_homes)
 @atexit.register
 def _end() -> None:
     try:
-        _wait_for_own_jobs()
+        if getpid() in _job.owner:  # and not in a sub-interpreter, which could not wait
+            _wait_for_own_jobs()
     finally:
         _native.remove_homes()  # a child of multiprocessing calls nothing else
 

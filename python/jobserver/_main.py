@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from typing import Any, Iterator, NoReturn
 
 from . import _told
@@ -124,24 +125,39 @@ def _is_guard(test: Any) -> bool:
 
 
 class ends_told:
-    """While a job imports the main module: `os._exit` is an exception, which can be told."""
+    """While a job imports the main module: `os._exit` is an exception, which can be told. What the
+    import forks ends for itself, and does not go on in its parent's place."""
 
     def __enter__(self) -> None:
         self._exit = os._exit
         self._importing = True
+        self._pid, self._thread = os.getpid(), threading.get_ident()
         self._ours = self._tell_exit
         os._exit = self._ours
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if os.getpid() != self._pid:
+            self._exit(_told_exit_code(error))
         self._importing = False
         if os._exit is self._ours:
             os._exit = self._exit
         # else the main module has put something in its place, which may call ours
 
     def _tell_exit(self, status: int) -> NoReturn:
-        if self._importing:
+        here = (os.getpid(), threading.get_ident()) == (self._pid, self._thread)
+        if self._importing and here:
             raise SystemExit(status)
         self._exit(status)
+
+
+def _told_exit_code(error: BaseException | None) -> int:
+    """What a program that this leaves ends with; tells of it as the interpreter would."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 #: What to write.

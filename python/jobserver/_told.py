@@ -67,15 +67,14 @@ def called(convert: Callable[[Any], str], value: Any) -> str:
 def traceback_of(error: BaseException) -> str:
     """The traceback as Python prints it, with those of its causes; the middle of what is long is
     left out."""
-    import traceback
-
     try:
         return _traceback_of(error)
     except Exception as e:
         if isinstance(e, RecursionError) or raised_by_handler(e):
             raise
-        # The frames of functions that Nuitka has compiled cannot be formatted under CPython 3.11.
-        return "".join(traceback.format_exception_only(type(error), error))
+        # The frames of functions that Nuitka has compiled cannot be formatted under CPython 3.11;
+        # and a job that has used up all descriptors cannot import what formats any.
+        return in_words(error) + "\n"
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -65,8 +65,8 @@ class Gate:
         is_open: called without arguments at each asking; true means go. It should be quick, since
             every submission asks. What it raises comes out of the asking `submit`. The gate can
             be pickled if this can.
-        patience: seconds of being closed after which one job is let through and patience starts
-            anew; None waits for ever.
+        patience: how many seconds after its first refusal one job is let through and patience
+            starts anew; None waits for ever.
         every: seconds between one asking and the next while closed, more than 0.
 
     Raises:

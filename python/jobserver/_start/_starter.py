@@ -53,8 +53,10 @@ class Starter:
     def share_tracker(self) -> None:
         """Before a process is born: has it share this one's resource tracker."""
         if self._tracker is None:
+            from .._arguments import in_users_program
             from .._tracker import Holder
 
+            in_users_program()
             self._tracker = Holder()
 
     def stop(self) -> None:

@@ -23,6 +23,7 @@ from .._arguments import Changes
 from .._exceptions import advised
 from .._pickling import Message, Sent
 from .._signals import raised_by_handler
+from .program import interpreter
 
 #: What launches a job, and the descriptors that go with it.
 Launch = Tuple[Sent, _native.Descriptors]
@@ -111,6 +112,8 @@ def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
 
 
 def _preparation(method: str, home: str) -> Preparation:
+    if not _main.is_frozen():
+        interpreter()  # or the resource tracker could not be started, and would not say why
     try:
         data = mp.spawn.get_preparation_data("")
     except FileNotFoundError as e:

@@ -47,14 +47,20 @@ _NO_INTERPRETER = (
 )
 
 
+def interpreter() -> str:
+    """The interpreter that new programs are to be run by, which is there."""
+    executable = os.fsdecode(mp.spawn.get_executable() or "")
+    folders = [""] if os.sep in executable else os.get_exec_path()
+    if not any(os.path.isfile(os.path.join(folder, executable)) for folder in folders):
+        raise FileNotFoundError(errno.ENOENT, _NO_INTERPRETER.format(executable or None))
+    return executable
+
+
 def _command(statement: str) -> list[str]:
     """An interpreter like this one, that can import this package and runs `statement`."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     text = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
-    executable = os.fsdecode(mp.spawn.get_executable() or "")
-    if not executable or (os.sep in executable and not os.path.exists(executable)):
-        raise FileNotFoundError(errno.ENOENT, _NO_INTERPRETER.format(executable or None))
-    return [executable, *mp.util._args_from_interpreter_flags(), "-c", text]
+    return [interpreter(), *mp.util._args_from_interpreter_flags(), "-c", text]
 
 
 def _start_by_others(statement: str, end: int) -> int:

@@ -428,6 +428,7 @@ impl Jobs {
                         return self.ended(number, status, news);
                     }
                     Kind::Result if frame.word == STAYS && process.state == State::Running => {
+                        process.last_words = None;
                         process.tell(number, Outcome::of(frame), news);
                         if process.stay() {
                             self.idle.push(number);

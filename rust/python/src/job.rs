@@ -10,6 +10,7 @@ use crate::pool::Pool;
 use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::{Head, Kind, STAYS};
+use jobserver_core::process::getpid;
 use jobserver_core::sys::{self, TimeLimit};
 use pyo3::exceptions::{
     PyAttributeError, PyKeyboardInterrupt, PyOSError, PyRecursionError, PyValueError,
@@ -166,6 +167,7 @@ pub(crate) fn send(
     ready: PyResult<Bound<'_, Work>>,
     stays: impl FnOnce(Python<'_>) -> PyResult<bool>,
 ) -> PyResult<Sent> {
+    let me = getpid();
     let limited = ready.and_then(|work| Ok((work.get().limit_time()?, work)));
     let (limit, called) = match limited {
         Ok((limit, work)) => (limit, work.get().call(py)),
@@ -190,8 +192,11 @@ pub(crate) fn send(
             Ok(message) => Some(message),
             Err(_) => {
                 let (code, last_words): (i32, Vec<u8>) = outcome.extract()?;
-                // The owner may be gone, and the exit code says most of it.
-                let _ = channel.channel.send(Kind::LastWords, &last_words, &[]);
+                // The owner may be gone, and the exit code says most of it. And what the job's
+                // function has forked says nothing of the job.
+                if getpid() == me {
+                    let _ = channel.channel.send(Kind::LastWords, &last_words, &[]);
+                }
                 return Ok(Sent::Ends(code));
             }
         },

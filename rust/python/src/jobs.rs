@@ -431,6 +431,12 @@ impl Jobs {
         self.state().table.any_without_slot()
     }
 
+    /// How many jobs have Futures that have been told of nothing yet.
+    #[getter]
+    fn unfinished(&self) -> usize {
+        self.state().futures.len()
+    }
+
     #[getter]
     fn outstanding(&self) -> usize {
         self.state().table.outstanding()
