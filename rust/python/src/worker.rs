@@ -11,7 +11,7 @@ use crate::job::{self, helper, Sent, Work};
 use crate::setup::Setup;
 use jobserver_core as core;
 use jobserver_core::channel::{Frame, Head, Kind};
-use jobserver_core::process::{getpid, has_children, Growth, Signal};
+use jobserver_core::process::{getpid, has_children, Growth, Pid, Signal};
 use jobserver_core::sys::{unblock, SignalIgnored};
 use jobserver_core::Woken;
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -51,6 +51,9 @@ fn run_all(
     channel: Bound<'_, Channel>,
     worker: Bound<'_, PyAny>,
 ) -> impl FnOnce(Python<'_>) -> i32 + Send + 'static {
+    // Which has adopted the first job's slot. (What somebody has put in the place of `_bootstrap` may
+    // fork.)
+    let me = getpid();
     let (first, setup) = (work.unbind(), setup.unbind());
     let (channel, worker) = (channel.unbind(), worker.unbind());
     move |py| {
@@ -59,7 +62,7 @@ fn run_all(
         let mut ready = Some(Ok(first.into_bound(py)));
         let mut sent = Ok(Sent::Stays);
         while let (Ok(Sent::Stays), Some(work)) = (&sent, ready.take()) {
-            sent = send(channel, setup, worker, &mut growth, work);
+            sent = send(channel, setup, worker, &mut growth, work, me);
             if let Ok(Sent::Stays) = sent {
                 match next_launch(py, &channel.channel) {
                     Ok(frame) => {
@@ -82,8 +85,8 @@ fn send(
     worker: &Bound<'_, PyAny>,
     growth: &mut Option<Growth>,
     work: PyResult<Bound<'_, Work>>,
+    me: Pid,
 ) -> PyResult<Sent> {
-    let me = getpid();
     let loaded = work.is_ok();
     job::send(setup.py(), channel, work, |py| {
         let may_stay = worker.call_method0(intern!(py, "unload"))?.is_truthy()? && loaded;
