@@ -238,3 +238,36 @@ def test_what_a_spawned_job_registered_at_start_up_runs_at_its_end(
     with Jobserver("spawn", 1, max_tasks_per_child=tasks) as js:
         job = js(pid).result()
     assert notes.read_text().split().count(str(job)) == 1
+
+
+SUPERVISED = """
+import multiprocessing.process
+import os
+import sys
+
+usual_bootstrap = multiprocessing.process.BaseProcess._bootstrap
+
+
+def bootstrap(self, *args, **kwargs):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(usual_bootstrap(self, *args, **kwargs))
+    return os.waitpid(pid, 0)[1] >> 8
+
+
+multiprocessing.process.BaseProcess._bootstrap = bootstrap
+
+from jobserver import Jobserver
+
+if __name__ == "__main__":
+    with Jobserver(sys.argv[1], 1, max_tasks_per_child=eval(sys.argv[2])) as js:
+        print([js.submit(pow, args=(2, n), timeout=30).result() for n in range(3)])
+"""
+
+
+@pytest.mark.parametrize("tasks", ["1", "None"])
+def test_a_hook_that_runs_jobs_below_a_supervisor_loses_no_slot(
+    tmp_path: Path, method: str, tasks: str
+) -> None:
+    (tmp_path / "program.py").write_text(SUPERVISED)
+    assert run(tmp_path, "program.py", method, tasks) == "[1, 2, 4]\n"
