@@ -663,3 +663,30 @@ def test_a_main_module_may_fork_when_it_is_imported(
     command = [sys.executable, str(program), method, str(tasks)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (done.returncode, done.stdout) == (0, "[42, 42]\n"), done.stderr
+
+
+USES_A_MODULE_THAT_FORKS = """
+import sys
+
+if __name__ == "__main__":
+    from forks_when_imported import work
+    from jobserver import Jobserver
+
+    preload = ["forks_when_imported"] if sys.argv[2] == "preloaded" else []
+    with Jobserver(sys.argv[1], 1, preload=preload) as js:
+        print([js(work).result() for _ in range(2)])
+"""
+
+
+@pytest.mark.parametrize("leaves", ["os._exit(7)", "sys.exit(7)"])
+@pytest.mark.parametrize("when", ["by the job", "preloaded"])
+def test_a_module_that_a_job_needs_may_fork_when_it_is_imported(
+    tmp_path: Path, method: Any, leaves: str, when: str
+) -> None:
+    forks = FORKS_AT_IMPORT.split("from jobserver")[0].replace("LEAVE", leaves)
+    module, program = tmp_path / "forks_when_imported.py", tmp_path / "program.py"
+    module.write_text(forks + "def work():\n    return 42\n")
+    program.write_text(USES_A_MODULE_THAT_FORKS)
+    command = [sys.executable, str(program), method, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (0, "[42, 42]\n"), done.stderr

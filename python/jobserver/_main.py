@@ -137,7 +137,7 @@ class ends_told:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         if os.getpid() != self._pid:
-            self._exit(_told_exit_code(error))
+            self._exit(_exit_code(error))
         self._importing = False
         if os._exit is self._ours:
             os._exit = self._exit
@@ -150,7 +150,14 @@ class ends_told:
         self._exit(status)
 
 
-def _told_exit_code(error: BaseException | None) -> int:
+def end_if_forked(pid: int, error: BaseException) -> None:
+    """Ends a process that an import has forked from this one, and that the error would leave: else
+    it would go on in its parent's place, as a job or as a fork server."""
+    if os.getpid() != pid:
+        os._exit(_exit_code(error))
+
+
+def _exit_code(error: BaseException | None) -> int:
     """What a program that this leaves ends with; tells of it as the interpreter would."""
     if error is None:
         return 0

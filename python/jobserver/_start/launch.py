@@ -198,6 +198,7 @@ class Worker:
     ) -> tuple[_native.Work, _native.Setup]:
         """A job that is launched on this slot."""
         _pickling.received = descriptors
+        me = _native.getpid()
         if not self._pool.adopt(slot):
             _native.exit_at_once()  # the owner is gone, and the slot with it
         try:
@@ -209,6 +210,7 @@ class Worker:
                     self._undo = _job.apply_environment(env)
             work = self._load_work(load)
         except BaseException as e:
+            _main.end_if_forked(me, e)
             if raised_by_handler(e):
                 raise
             raise _not_loaded(e) from None
@@ -362,10 +364,12 @@ def prepare_ahead(message: Message, descriptors: _native.Descriptors) -> Known:
         prepared.rehearse()
     except BaseException:
         return prepared  # each job tries to apply it again
+    me = os.getpid()
     for module in terms[2]:
         try:
             importlib.import_module(module)
         except BaseException as e:
+            _main.end_if_forked(me, e)
             _job.report(e)  # jobs can do without, or will meet it themselves
     return prepared
 
