@@ -625,3 +625,22 @@ def test_a_killed_resource_tracker_is_replaced_before_the_next_job(js: Jobserver
     memory = shared_memory.SharedMemory(name)
     memory.close()
     memory.unlink()
+
+
+def broken_pipes() -> str:
+    return str(signal.getsignal(signal.SIGPIPE))
+
+
+def put_broken_pipes(queue: Any) -> None:
+    queue.put(broken_pipes())
+
+
+def test_a_job_takes_broken_pipes_as_a_child_of_multiprocessing_does(
+    js: Jobserver, method: Any
+) -> None:
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=put_broken_pipes, args=(queue,))
+    child.start()
+    assert js(broken_pipes).result() == queue.get()
+    child.join()

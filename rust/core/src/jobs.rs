@@ -237,17 +237,7 @@ impl Jobs {
 
     /// Enters a process that waits for its first launch. Errors as [`Jobs::started`].
     pub fn hired(&mut self, channel: Channel, child: Child) -> Result<()> {
-        let state = State::Idle;
-        let process = Process {
-            child,
-            channel: Some(channel),
-            jobs: 0,
-            slot: None,
-            state,
-            signalled: false,
-            last_words: None,
-        };
-        let number = self.enter(process)?;
+        let number = self.enter(Process::born(child, Some(channel)))?;
         self.idle.push(number);
         Ok(())
     }
@@ -258,16 +248,8 @@ impl Jobs {
         channel: Option<Channel>,
         slot: Option<Launched>,
     ) -> Result<JobId> {
-        let state = State::Running;
-        let number = self.enter(Process {
-            child,
-            channel,
-            jobs: 1,
-            slot,
-            state,
-            signalled: false,
-            last_words: None,
-        })?;
+        let born = Process::born(child, channel);
+        let number = self.enter(Process { jobs: 1, slot, state: State::Running, ..born })?;
         Ok(JobId::of(number, 1))
     }
 
@@ -757,6 +739,19 @@ fn made<'a>(
 }
 
 impl Process {
+    /// One that waits for its first launch.
+    fn born(child: Child, channel: Option<Channel>) -> Process {
+        Process {
+            child,
+            channel,
+            jobs: 0,
+            slot: None,
+            state: State::Idle,
+            signalled: false,
+            last_words: None,
+        }
+    }
+
     /// Whether this program has closed the channel.
     fn is_lost(&self) -> bool {
         self.channel.as_ref().is_some_and(|channel| !channel.as_descriptor().is_intact())
