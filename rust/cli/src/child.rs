@@ -1,8 +1,7 @@
 //! The command that is run: signals on their way to it, and its end on its way out.
 
-use jobserver_core::slots::Ends;
-use jobserver_core::sys::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
-use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Pool, Result, Slot};
+use jobserver_core::platform::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
+use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Result, Slot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::process::Command;
@@ -18,17 +17,6 @@ pub(crate) fn command(words: &[OsString]) -> Command {
     let mut command = Command::new(words.first().cloned().unwrap_or_default());
     command.args(words.iter().skip(1));
     command
-}
-
-/// Has the command's environment name a pool, by the ends that it is to inherit, if any.
-pub(crate) fn name_pool(command: &mut Command, pool: &Pool, ends: Option<Ends>) {
-    for name in ["MAKEFLAGS", "CARGO_MAKEFLAGS"] {
-        let existing = std::env::var_os(name);
-        // cargo's own comes before make's, wherever there is one.
-        if name == "MAKEFLAGS" || existing.is_some() {
-            command.env(name, pool.makeflags(existing.as_deref(), ends));
-        }
-    }
 }
 
 /// Runs a command to its end, on `slot` if there is one, while signals leave us alive to give
@@ -70,9 +58,9 @@ fn follow(mut jobs: Jobs, job: JobId) -> Result<(i32, Option<i32>)> {
     loop {
         // What the scan has reaped must get no signal any more: its pid may be another's.
         let held = SignalsHeld::begin();
-        if let Some((_, outcome)) = jobs.scan()?.pop() {
+        if let Some(finished) = jobs.scan()?.pop() {
             pass_on_to(None);
-            return Ok(match outcome {
+            return Ok(match finished.outcome {
                 Outcome::Ended(ExitStatus::Code(code), _) => (code, None),
                 Outcome::Ended(ExitStatus::Signal(signal) | ExitStatus::Overdue(signal), _) => {
                     (128 + signal, Some(signal))

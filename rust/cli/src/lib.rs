@@ -9,7 +9,7 @@
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write;
-        let _ = jobserver_core::sys::within_limit(|| {
+        let _ = jobserver_core::platform::within_limit(|| {
             writeln!(std::io::stderr(), "jobserver: {}", format_args!($($words)*))
         });
     }};
@@ -21,8 +21,9 @@ mod run;
 mod status;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use jobserver_core::slots::{InForce, NotJoined, Style};
-use jobserver_core::{ErrorKind, Pool};
+use jobserver_core::make::Joined;
+use jobserver_core::slots::Style;
+use jobserver_core::Pool;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ enum Action {
         ///
         /// "pipe" is for make before 4.4, "fifo" for all that is newer, cargo and ninja included.
         #[arg(long, value_enum)]
-        style: Option<Named>,
+        style: Option<StyleArgument>,
         /// The command and its arguments, after `--`
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
@@ -90,15 +91,15 @@ enum Shell {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Named {
+enum StyleArgument {
     Fifo,
     Pipe,
 }
 
-fn style(asked: Option<Named>) -> Style {
+fn style(asked: Option<StyleArgument>) -> Style {
     match asked {
-        Some(Named::Fifo) => Style::Fifo,
-        Some(Named::Pipe) => Style::Pipe,
+        Some(StyleArgument::Fifo) => Style::Fifo,
+        Some(StyleArgument::Pipe) => Style::Pipe,
         None => Style::for_make(),
     }
 }
@@ -155,13 +156,9 @@ fn write_manual(folder: &Path) -> jobserver_core::Result<i32> {
 
 /// The pool in force, None if there is none; or why it cannot be joined.
 fn pool_in_force() -> Result<Option<Pool>, String> {
-    match InForce::of_environment() {
-        InForce::Nothing | InForce::OneJob => Ok(None),
-        InForce::Closed(why) => Err(why.to_string()),
-        InForce::Pool(auth, jobs) => match Pool::join_in_force(&auth, jobs) {
-            Ok(pool) => Ok(Some(pool)),
-            Err(e) if e.kind() == ErrorKind::Elsewhere => Err(e.to_string()),
-            Err(e) => Err(format!("{} ({e})", NotJoined::Stale(auth))),
-        },
+    match Joined::by_environment() {
+        Joined::Nothing | Joined::OneJob => Ok(None),
+        Joined::Pool(pool) => Ok(Some(pool)),
+        Joined::Refused(why) | Joined::OutOfReach(why) => Err(why),
     }
 }

@@ -1,7 +1,7 @@
 //! `jobserver run`: a new pool for a command and all that is below it.
 
 use crate::child;
-use jobserver_core::slots::Style;
+use jobserver_core::slots::{Style, MAKELEVEL};
 use jobserver_core::{usable_cpus, Pool, Result};
 use std::ffi::OsString;
 
@@ -9,9 +9,9 @@ pub(crate) fn run(jobs: Option<usize>, style: Style, words: &[OsString]) -> Resu
     child::survive_signals(); // or one that ends us would leave the pool's home
     let (pool, ends) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), style)?;
     let mut command = child::command(words);
-    child::name_pool(&mut command, &pool, ends);
+    pool.name_to(&mut command, ends);
     // What runs below this, but not below another make, is in no recipe.
-    command.env_remove("MAKELEVEL");
+    command.env_remove(MAKELEVEL);
     let end = child::run(command, None)?;
     report(&pool)?;
     drop(pool); // its home goes, which it would not if a signal ended us

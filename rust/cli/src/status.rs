@@ -1,7 +1,7 @@
 //! `jobserver status`: the slots of a pool, and who holds them.
 
+use jobserver_core::platform::within_limit;
 use jobserver_core::slots::homes;
-use jobserver_core::sys::within_limit;
 use jobserver_core::{ErrorKind, Pool, Result};
 use std::io::Write;
 

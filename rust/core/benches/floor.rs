@@ -10,7 +10,7 @@
 // For the one fork: see `fork`.
 #![allow(unsafe_code)]
 
-use jobserver_core::sys::{self, Forked};
+use jobserver_core::platform::{self, Forked};
 use rustix::process::{wait, WaitOptions};
 use std::fs::File;
 use std::hint::black_box;
@@ -113,7 +113,7 @@ impl Work for Forks {
                 running -= 1;
             }
             if let Forked::Child = fork()? {
-                sys::exit_at_once(0);
+                platform::exit_at_once(0);
             }
             running += 1;
         }
@@ -138,7 +138,7 @@ impl PingPong {
             drop((there, back)); // so that it sees the end of the one who asks
             let mut byte = [0];
             while asked.read_exact(&mut byte).and_then(|()| answers.write_all(&byte)).is_ok() {}
-            sys::exit_at_once(0);
+            platform::exit_at_once(0);
         }
         Ok(PingPong { there, back })
     }
@@ -163,5 +163,5 @@ fn pipe() -> io::Result<(File, File)> {
 
 fn fork() -> io::Result<Forked> {
     // SAFETY: this program has one thread.
-    unsafe { sys::fork() }
+    unsafe { platform::fork() }
 }

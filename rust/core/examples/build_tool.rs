@@ -4,21 +4,26 @@
 //! It "builds" the targets named on the command line by sleeping, which is all that a real
 //! tool would do differently. Try it in a recipe, `+build_tool a b c`, under `make -j2`.
 
-use jobserver_core::slots::InForce;
+use jobserver_core::make::Joined;
+use jobserver_core::owner::Finished;
 use jobserver_core::{usable_cpus, ExitStatus, Jobs, Outcome, Pool, Result};
 use std::process::{Command, ExitCode};
 
 /// The pool to take slots from. In a program that make started, one slot is there from the
 /// start: the one that make has given to the recipe.
 fn pool() -> Result<Pool> {
-    match InForce::of_environment() {
-        InForce::Pool(auth, jobs) => Pool::join_in_force(&auth, jobs),
-        InForce::Closed(why) => {
+    match Joined::by_environment() {
+        Joined::Pool(pool) => Ok(pool),
+        Joined::Nothing => Pool::new(usable_cpus()),
+        Joined::Refused(why) => {
             eprintln!("build_tool: {why}; using slots of my own");
             Pool::new(usable_cpus())
         }
-        InForce::Nothing => Pool::new(usable_cpus()),
-        InForce::OneJob => Pool::new(1),
+        Joined::OutOfReach(why) => {
+            eprintln!("build_tool: {why}; using the one slot that I was started on");
+            Pool::new(1)
+        }
+        Joined::OneJob => Pool::new(1),
     }
 }
 
@@ -28,7 +33,7 @@ fn build(targets: &[String]) -> Result<bool> {
     let mut well = true;
     loop {
         // Whatever has ended has given its slot back by the time that we hear of it.
-        for (_, outcome) in jobs.scan()? {
+        for Finished { outcome, .. } in jobs.scan()? {
             well &= matches!(outcome, Outcome::Ended(ExitStatus::Code(0), _));
         }
         if waiting.is_empty() && jobs.outstanding() == 0 {

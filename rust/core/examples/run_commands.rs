@@ -4,6 +4,7 @@
 //! starts what it has a slot for, and otherwise waits, once, for whatever comes first. For a
 //! tool to use every day, with retries and remote machines, see GNU Parallel.
 
+use jobserver_core::owner::Finished;
 use jobserver_core::slots::MAX_SLOTS;
 use jobserver_core::{usable_cpus, ExitStatus, JobId, Jobs, Outcome, Pool, Result, Slot};
 use std::collections::HashMap;
@@ -109,7 +110,7 @@ fn run(plan: &Plan) -> Result<usize> {
     let mut waiting = (1..).zip(&plan.commands).peekable();
     let (begun, mut failures) = (Instant::now(), 0);
     loop {
-        for (id, outcome) in jobs.scan()? {
+        for Finished { id, outcome, .. } in jobs.scan()? {
             let well = running.remove(&id).is_some_and(|command| tell(&command, &outcome));
             failures += usize::from(!well);
         }

@@ -2,6 +2,8 @@
 //!
 //! Not for deaths of jobs: those are outcomes, not errors.
 
+use rustix::process::Pid;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +27,11 @@ pub enum ErrorKind {
     Elsewhere,
     /// The bytes on a channel do not follow the format: a bug, or a stranger's writing.
     Protocol,
+    /// The owner is closed, or is closing: nothing is started any more.
+    Closed,
+    /// The caller is where it cannot be served: in a process that was forked in the midst of a call, or
+    /// within a launch that it would wait for.
+    WrongPlace,
 }
 
 /// A failure, with what was being done and the system's own error as its source.
@@ -34,7 +41,7 @@ pub enum ErrorKind {
         self.advice().map(|a| format!("; {a}")).unwrap_or_default())]
 pub struct Error {
     kind: ErrorKind,
-    doing: &'static str,
+    doing: Cow<'static, str>,
     /// In which folder, if that matters.
     place: Option<PathBuf>,
     source: Option<io::Error>,
@@ -42,12 +49,63 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, doing: &'static str) -> Self {
-        Error { kind, doing, place: None, source: None }
+        Error { kind, doing: doing.into(), place: None, source: None }
+    }
+
+    fn saying(kind: ErrorKind, words: String) -> Error {
+        Error { kind, doing: words.into(), place: None, source: None }
     }
 
     /// The system refused while `doing` this in a folder that the user has chosen.
     pub(crate) fn at(doing: &'static str, place: &Path, source: io::Error) -> Error {
         Error { place: Some(place.to_owned()), ..Error::refused(doing, source) }
+    }
+
+    /// The owner starts nothing any more.
+    pub(crate) fn closed() -> Error {
+        Error::new(ErrorKind::Closed, "this Jobserver is closed")
+    }
+
+    /// The owner cannot be closed by a thread that it would wait for.
+    pub(crate) fn closed_within_launch() -> Error {
+        Error::new(
+            ErrorKind::WrongPlace,
+            "close() was called within a submission of the same thread, as by a signal handler: it \
+             would wait for itself; raise an exception there, and close later",
+        )
+    }
+
+    /// This process was forked from the owner's in the midst of a call.
+    pub(crate) fn forked_within_call(owner: Pid) -> Error {
+        Error::saying(
+            ErrorKind::WrongPlace,
+            format!(
+                "this process was forked from process {} while that was in a call of its Jobserver, \
+                 whose jobs are not this process's: it can make calls of its own",
+                owner.as_raw_nonzero()
+            ),
+        )
+    }
+
+    /// In a new job: its owner died.
+    pub(crate) fn owner_gone() -> Error {
+        let gone = "the owner of this job died before the job had begun";
+        Error::new(ErrorKind::WrongPlace, gone)
+    }
+
+    /// The caller passed a number that is no signal's.
+    pub(crate) fn no_signal(number: i32) -> Error {
+        Error::saying(ErrorKind::InvalidInput, format!("there is no signal {number}"))
+    }
+
+    /// A job's channel brought a frame that a job does not send.
+    pub(crate) fn not_a_result() -> Error {
+        Error::new(ErrorKind::Protocol, "a job sent something that is not a result")
+    }
+
+    /// The fork server has ended, in this way.
+    pub(crate) fn fork_server_ended(how: impl std::fmt::Display) -> Error {
+        Error::saying(ErrorKind::ForkServerGone, format!("the fork server {how}"))
     }
 
     /// For `map_err`: the system refused while `doing`.
@@ -70,7 +128,7 @@ impl Error {
     /// The system refused a call that was made outside this crate, or with a descriptor from
     /// there, while `doing`.
     pub fn refused(doing: &'static str, source: io::Error) -> Error {
-        Error { kind: ErrorKind::System, doing, place: None, source: Some(source) }
+        Error { kind: ErrorKind::System, doing: doing.into(), place: None, source: Some(source) }
     }
 
     /// Which kind of failure this is.

@@ -8,9 +8,9 @@
 //!   a ledger beside it sees to it that no slot is lost, whichever process is killed;
 //! * **processes** ([`process`]): how one is born, how its end is noticed, and what
 //!   exactly that end was;
-//! * **channels** ([`channel`]): how a job sends back one result, of any size, without
+//! * **channels** ([`wire`]): how a job sends back one result, of any size, without
 //!   ever waiting for its owner to read it;
-//! * **the scan** ([`scan`], [`Jobs`]): one look, without blocking, at everything that
+//! * **the scan** ([`owner`], [`Jobs`]): one look, without blocking, at everything that
 //!   has finished, at a cost that grows with what is ready; and one wait, in one system
 //!   call, for whatever comes first.
 //!
@@ -29,8 +29,8 @@
 //! let mut ended = 0;
 //! let mut start = 0;
 //! while ended < 4 {
-//!     for (_, outcome) in jobs.scan()? {
-//!         assert!(matches!(outcome, Outcome::Ended(ExitStatus::Code(0), _)));
+//!     for finished in jobs.scan()? {
+//!         assert!(matches!(finished.outcome, Outcome::Ended(ExitStatus::Code(0), _)));
 //!         ended += 1;
 //!     }
 //!     if start < 4 {
@@ -58,7 +58,7 @@
 //! * A pool of more than 256 slots (fs.pipe-max-size in pages), and any pool on other Unixes
 //!   than Linux, gives slots back in two steps: a kill in the few instructions between them
 //!   loses a slot.
-//! * `slots::makeflags` reads and writes MAKEFLAGS; nothing here changes this process's
+//! * `make::flags` reads and writes MAKEFLAGS; nothing here changes this process's
 //!   environment. Set it on each [`std::process::Command`] whose program is to find the pool.
 //! * Where the kernel has no pidfds (Linux before 5.3, other Unixes) a death that no
 //!   channel tells of is noticed by looking every 20 ms while a wait lasts.
@@ -74,18 +74,21 @@ compile_error!(
     "jobserver-core needs a Unix: fork, pipes and descriptor passing. Windows is not supported."
 );
 
-pub mod channel;
 mod error;
 pub mod forkserver;
-mod jobs;
+pub mod host;
+pub mod make;
+pub mod owner;
+pub mod platform;
 pub mod process;
-pub mod scan;
 pub mod slots;
-pub mod sys;
+mod wait;
+pub mod wire;
+pub mod worker;
 
-pub use channel::{Body, Channel};
 pub use error::{advice, Error, ErrorKind, Result};
-pub use jobs::{JobId, Jobs, Launch, Outcome, Waiting};
+pub use owner::{JobId, Jobs, Outcome, Owner};
 pub use process::{Child, ExitStatus};
-pub use scan::Woken;
 pub use slots::{usable_cpus, Pool, Slot};
+pub use wait::{Wait, Woken};
+pub use wire::{Body, Channel};

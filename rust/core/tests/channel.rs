@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{child, ended, pattern, pipe, portable, Alone};
-use jobserver_core::channel::{memory_file, Frame, Kind, MemoryMap, INLINE, MAX_DESCRIPTORS};
-use jobserver_core::sys::Descriptor;
+use common::{child, ended, pattern, pipe, portable, Alone, LAUNCH, RESULT};
+use jobserver_core::platform::Descriptor;
+use jobserver_core::wire::{memory_file, Frame, Head, MemoryMap, INLINE, MAX_DESCRIPTORS};
 use jobserver_core::{Body, Channel, ErrorKind, ExitStatus};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,9 +38,9 @@ fn a_frame_of_every_size_arrives_whole() {
     let bytes = pattern(INLINE);
     for size in 0..=INLINE {
         let body = &bytes[INLINE - size..];
-        job.send(Kind::Result, body, &[]).unwrap();
+        job.send(RESULT, body, &[]).unwrap();
         let frame = received(&owner);
-        assert_eq!(frame.kind, Kind::Result);
+        assert_eq!(frame.head, RESULT);
         assert!(matches!(frame.body, Body::Inline(got) if got == body), "size {size}");
     }
 }
@@ -50,7 +50,7 @@ fn frames_keep_their_order_and_their_borders() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
     for body in [&b"one"[..], b"", b"three"] {
-        job.send(Kind::Result, body, &[]).unwrap();
+        job.send(RESULT, body, &[]).unwrap();
     }
     for body in [&b"one"[..], b"", b"three"] {
         assert_eq!(received(&owner).body.into_bytes().unwrap(), body);
@@ -61,7 +61,7 @@ fn frames_keep_their_order_and_their_borders() {
 fn a_body_too_large_for_the_socket_is_refused_and_nothing_sent() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
-    let error = job.send(Kind::Result, &vec![0; INLINE + 1], &[]).unwrap_err();
+    let error = job.send(RESULT, &vec![0; INLINE + 1], &[]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     drop(job);
     assert!(owner.receive().unwrap().is_none());
@@ -74,7 +74,7 @@ fn a_memory_file_carries_a_body_of_any_size() {
     for size in [0, 1, 4095, 4096, INLINE + 1, 5_000_000] {
         let body = pattern(size);
         let file = memory(&body);
-        job.send_memory(Kind::Result, file.as_fd(), size as u64, &[]).unwrap();
+        job.send_memory(RESULT, file.as_fd(), size as u64, &[]).unwrap();
         drop(file);
         assert_eq!(received(&owner).body.into_bytes().unwrap(), body);
     }
@@ -85,14 +85,14 @@ fn only_the_front_of_a_memory_file_counts() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
     let file = memory(b"body and slack");
-    job.send_memory(Kind::Result, file.as_fd(), 4, &[]).unwrap();
+    job.send_memory(RESULT, file.as_fd(), 4, &[]).unwrap();
     assert_eq!(received(&owner).body.into_bytes().unwrap(), b"body");
 }
 
 /// What a frame's memory file is mapped as, once it has been sent; the file as it was received.
 fn sent(file: &OwnedFd) -> (Descriptor, Option<MemoryMap>) {
     let (owner, job) = Channel::pair().unwrap();
-    job.send_memory(Kind::Result, file.as_fd(), 0, &[]).unwrap();
+    job.send_memory(RESULT, file.as_fd(), 0, &[]).unwrap();
     let Body::Memory(received, _) = received(&owner).body else { panic!("not in memory") };
     let map = MemoryMap::of(&received);
     (received, map)
@@ -177,7 +177,7 @@ fn a_memory_file_shorter_than_its_frame_says_is_an_error() {
         // In a process of its own: memory of such a size may be refused by ending it.
         let reader = child(|| {
             let (owner, job) = Channel::pair().unwrap();
-            job.send_memory(Kind::Result, memory(b"four").as_fd(), size, &[]).unwrap();
+            job.send_memory(RESULT, memory(b"four").as_fd(), size, &[]).unwrap();
             received(&owner).body.into_bytes().unwrap_err();
             0
         });
@@ -210,7 +210,7 @@ fn descriptors_arrive_in_order_and_work() {
     let (owner, job) = Channel::pair().unwrap();
     for count in [1, 2, MAX_DESCRIPTORS] {
         let (read_ends, write_ends) = pipes(count);
-        owner.send(Kind::Launch, b"x", &borrowed(&write_ends)).unwrap();
+        owner.send(LAUNCH, b"x", &borrowed(&write_ends)).unwrap();
         drop(write_ends);
         assert_connected(&read_ends, &received(&job).descriptors);
     }
@@ -222,7 +222,7 @@ fn descriptors_come_beside_a_memory_file() {
     let (owner, job) = Channel::pair().unwrap();
     let (read_ends, write_ends) = pipes(MAX_DESCRIPTORS - 1);
     let file = memory(b"body");
-    owner.send_memory(Kind::Launch, file.as_fd(), 4, &borrowed(&write_ends)).unwrap();
+    owner.send_memory(LAUNCH, file.as_fd(), 4, &borrowed(&write_ends)).unwrap();
     let frame = received(&job);
     assert_connected(&read_ends, &frame.descriptors);
     assert_eq!(frame.body.into_bytes().unwrap(), b"body");
@@ -234,8 +234,8 @@ fn too_many_descriptors_are_refused_and_nothing_sent() {
     let (owner, job) = Channel::pair().unwrap();
     let (_read_ends, write_ends) = pipes(MAX_DESCRIPTORS + 1);
     let (all, file) = (borrowed(&write_ends), memory(b""));
-    let inline = owner.send(Kind::Launch, b"", &all).unwrap_err();
-    let beside = owner.send_memory(Kind::Launch, file.as_fd(), 0, &all[1..]).unwrap_err();
+    let inline = owner.send(LAUNCH, b"", &all).unwrap_err();
+    let beside = owner.send_memory(LAUNCH, file.as_fd(), 0, &all[1..]).unwrap_err();
     assert_eq!((inline.kind(), beside.kind()), (ErrorKind::InvalidInput, ErrorKind::InvalidInput));
     drop(owner);
     assert!(job.receive().unwrap().is_none());
@@ -246,7 +246,7 @@ fn a_descriptor_that_came_is_closed_by_exec() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
     let (_read_ends, write_ends) = pipes(1);
-    owner.send(Kind::Launch, b"", &borrowed(&write_ends)).unwrap();
+    owner.send(LAUNCH, b"", &borrowed(&write_ends)).unwrap();
     let flags = rustix::io::fcntl_getfd(&received(&job).descriptors[0]).unwrap();
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
 }
@@ -255,7 +255,7 @@ fn a_descriptor_that_came_is_closed_by_exec() {
 fn the_end_of_the_peer_is_the_end_of_file() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
-    job.send(Kind::Result, b"last", &[]).unwrap();
+    job.send(RESULT, b"last", &[]).unwrap();
     drop(job);
     assert_eq!(received(&owner).body.into_bytes().unwrap(), b"last");
     assert!(owner.receive().unwrap().is_none());
@@ -266,8 +266,8 @@ fn the_end_of_the_peer_is_the_end_of_file() {
 fn what_a_peer_sent_arrives_though_it_died_with_our_frames_unread() {
     let _alone = Alone::new();
     let (owner, job) = Channel::pair().unwrap();
-    owner.send(Kind::Launch, b"never read", &[]).unwrap();
-    job.send(Kind::Result, b"sent", &[]).unwrap();
+    owner.send(LAUNCH, b"never read", &[]).unwrap();
+    job.send(RESULT, b"sent", &[]).unwrap();
     drop(job);
     assert_eq!(received(&owner).body.into_bytes().unwrap(), b"sent");
     assert!(owner.receive().unwrap().is_none());
@@ -279,10 +279,10 @@ fn sending_to_a_peer_that_is_gone_is_a_hang_up() {
     for unread in [false, true] {
         let (owner, job) = Channel::pair().unwrap();
         if unread {
-            owner.send(Kind::Launch, b"never read", &[]).unwrap();
+            owner.send(LAUNCH, b"never read", &[]).unwrap();
         }
         drop(job);
-        let error = owner.send(Kind::Launch, b"late", &[]).unwrap_err();
+        let error = owner.send(LAUNCH, b"late", &[]).unwrap_err();
         assert!(error.is_hang_up(), "{error}");
     }
 }
@@ -295,7 +295,7 @@ fn a_job_killed_while_sending_leaves_only_whole_frames() {
         let (owner, job) = Channel::pair().unwrap();
         let sender = child(|| loop {
             for size in [0, 1, 100, 5000, INLINE] {
-                job.send(Kind::Result, &bytes[..size], &[]).unwrap();
+                job.send(RESULT, &bytes[..size], &[]).unwrap();
             }
         });
         drop(job);
@@ -320,11 +320,13 @@ fn the_largest_result_and_the_helpers_frames_never_wait_for_the_owner() {
     let (owner, job) = Channel::pair().unwrap();
     let (_read_ends, pidfd) = pipes(1);
     never_wait(&job);
-    job.send(Kind::Started, &[0; 4], &borrowed(&pidfd)).unwrap();
-    job.send(Kind::Result, &pattern(INLINE), &[]).unwrap();
-    job.send(Kind::Exited, &[0; 8], &[]).unwrap();
-    for kind in [Kind::Started, Kind::Result, Kind::Exited] {
-        assert_eq!(received(&owner).kind, kind);
+    let started = Head::Started { pid: rustix::process::getpid() };
+    let exited = Head::Exited { status: ExitStatus::Code(0) };
+    job.send(started, &[], &borrowed(&pidfd)).unwrap();
+    job.send(RESULT, &pattern(INLINE), &[]).unwrap();
+    job.send(exited, &[], &[]).unwrap();
+    for head in [started, RESULT, exited] {
+        assert_eq!(received(&owner).head, head);
     }
 }
 
@@ -334,7 +336,7 @@ fn the_largest_launch_never_waits_for_the_job() {
     let (owner, job) = Channel::pair().unwrap();
     let (_read_ends, write_ends) = pipes(MAX_DESCRIPTORS);
     never_wait(&owner);
-    owner.send(Kind::Launch, &pattern(INLINE), &borrowed(&write_ends)).unwrap();
+    owner.send(LAUNCH, &pattern(INLINE), &borrowed(&write_ends)).unwrap();
     assert_eq!(received(&job).body.into_bytes().unwrap(), pattern(INLINE));
 }
 
@@ -348,7 +350,7 @@ fn frames_of_many_senders_stay_whole() {
             child(move || {
                 for n in 0..100u8 {
                     let size = 1 + usize::from(n) * 97;
-                    job.send(Kind::Result, &vec![sender; size], &[]).unwrap();
+                    job.send(RESULT, &vec![sender; size], &[]).unwrap();
                 }
                 0
             })

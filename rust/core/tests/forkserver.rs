@@ -8,14 +8,12 @@
 mod common;
 
 use common::*;
-use jobserver_core::channel::{memory_file, Kind, INLINE};
 use jobserver_core::forkserver::{Ahead, ForkServer, Server};
+use jobserver_core::platform::{self, Forked};
 #[cfg(target_os = "linux")]
 use jobserver_core::process::Lifeline;
-use jobserver_core::sys::{self, Forked};
-use jobserver_core::{
-    Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool,
-};
+use jobserver_core::wire::{memory_file, INLINE};
+use jobserver_core::{Channel, Child, Error, ErrorKind, ExitStatus, JobId, Jobs, Outcome, Pool};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{send, SendFlags};
@@ -33,8 +31,8 @@ fn helper() {
         return;
     }
     let mode = std::env::var("MODE").unwrap();
-    let requests = sys::duplicate(0).unwrap();
-    sys::fill_standard(true).unwrap();
+    let requests = platform::duplicate(0).unwrap();
+    platform::fill_standard(true).unwrap();
     if let Ok(files) = mode.parse() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).unwrap();
     }
@@ -62,12 +60,12 @@ fn job(channel: &Channel, inherited: usize) -> i32 {
     match verb {
         "echo" => send_result(channel, rest.as_bytes()),
         "exit" => return number(),
-        "kill" => kill_process(getpid(), sys::signal_from_raw(number()).unwrap()).unwrap(),
+        "kill" => kill_process(getpid(), platform::signal_from_raw(number()).unwrap()).unwrap(),
         "large" => {
             let body = pattern(number() as usize);
             let mut file = File::from(memory_file().unwrap());
             file.write_all(&body).unwrap();
-            channel.send_memory(Kind::Result, file.as_fd(), body.len() as u64, &[]).unwrap();
+            channel.send_memory(RESULT, file.as_fd(), body.len() as u64, &[]).unwrap();
         }
         "descriptors" => send_result(channel, &[(descriptors() - inherited) as u8]),
         "orphan" => {
@@ -81,7 +79,7 @@ fn job(channel: &Channel, inherited: usize) -> i32 {
 }
 
 fn send_result(channel: &Channel, body: &[u8]) {
-    channel.send(Kind::Result, body, &[]).unwrap();
+    channel.send(RESULT, body, &[]).unwrap();
 }
 
 // Clients.
@@ -103,20 +101,20 @@ fn stop(server: &ForkServer) {
 
 /// Has a process forked; it waits for its launch.
 fn born(server: &ForkServer) -> Result<(Channel, Child), Error> {
-    let launch = Launch::new()?;
-    server.request(&launch.job_end, None)?;
-    drop(launch.job_end);
+    let (owner_end, job_end) = Channel::pair()?;
+    server.request(&job_end, None)?;
+    drop(job_end);
     loop {
-        if let Some(child) = server.wait_answer(&launch.owner_end)? {
-            return Ok((launch.owner_end, child));
+        if let Some(child) = server.wait_answer(&owner_end)? {
+            return Ok((owner_end, child));
         }
     }
 }
 
 fn start_job(server: &ForkServer, jobs: &mut Jobs, launch: &str) -> Result<JobId, Error> {
     let (channel, child) = born(server)?;
-    let id = jobs.started(channel, child, None)?;
-    jobs.channel(id).unwrap().send(Kind::Launch, launch.as_bytes(), &[])?;
+    let id = jobs.started(channel, child, None, || ())?.id;
+    jobs.channel(id).unwrap().send(LAUNCH, launch.as_bytes(), &[])?;
     Ok(id)
 }
 
@@ -234,7 +232,7 @@ fn an_owner_killed_before_the_answer_costs_the_helper_nothing() {
     let (server, mut jobs) = (serve(""), Jobs::new());
     for _ in 0..20 {
         let owner = child(|| {
-            server.request(&Launch::new().unwrap().job_end, None).unwrap();
+            server.request(&Channel::pair().unwrap().1, None).unwrap();
             kill_process(getpid(), Signal::KILL).map_or(1, |()| hang())
         });
         assert_eq!(ended(owner), ExitStatus::Signal(libc::SIGKILL));
@@ -275,9 +273,9 @@ fn a_slot_is_back_with_the_result_of_a_job_forked_by_the_helper() {
     let _alone = Alone::new();
     let (server, mut jobs, pool) = (serve(""), Jobs::new(), Pool::new(1).unwrap());
     let (channel, child) = born(&server).unwrap();
-    let id = jobs.started(channel, child, pool.try_take().unwrap()).unwrap();
+    let id = jobs.started(channel, child, pool.try_take().unwrap(), || ()).unwrap().id;
     assert_eq!(pool.free().unwrap(), 0);
-    jobs.channel(id).unwrap().send(Kind::Launch, b"echo x", &[]).unwrap();
+    jobs.channel(id).unwrap().send(LAUNCH, b"echo x", &[]).unwrap();
     outcome(&mut jobs, id);
     assert_eq!(pool.free().unwrap(), 1);
     drain(&mut jobs);
@@ -291,11 +289,11 @@ fn a_stopped_helper_ends_after_its_children_and_takes_no_more() {
     let _alone = Alone::new();
     let (server, mut jobs) = (serve(""), Jobs::new());
     let (channel, child) = born(&server).unwrap();
-    let id = jobs.started(channel, child, None).unwrap();
+    let id = jobs.started(channel, child, None, || ()).unwrap().id;
     server.stop();
     server.stop();
     assert_eq!(born(&server).unwrap_err().kind(), ErrorKind::ForkServerGone);
-    jobs.channel(id).unwrap().send(Kind::Launch, b"exit 4", &[]).unwrap();
+    jobs.channel(id).unwrap().send(LAUNCH, b"exit 4", &[]).unwrap();
     assert_eq!(death(&outcome(&mut jobs, id)), ExitStatus::Code(4));
     while !server.wait_stopped().unwrap() {}
     assert!(server.wait_stopped().unwrap(), "also when asked again");
@@ -321,9 +319,9 @@ fn a_job_outlives_a_killed_helper_and_its_result_arrives() {
     let _alone = Alone::new();
     let (server, mut jobs) = (serve(""), Jobs::new());
     let (channel, child) = born(&server).unwrap();
-    let id = jobs.started(channel, child, None).unwrap();
+    let id = jobs.started(channel, child, None, || ()).unwrap().id;
     kill_helper(&server);
-    jobs.channel(id).unwrap().send(Kind::Launch, b"echo on", &[]).unwrap();
+    jobs.channel(id).unwrap().send(LAUNCH, b"echo on", &[]).unwrap();
     assert_eq!(result(outcome(&mut jobs, id)), b"on");
     drain(&mut jobs);
 }
@@ -375,7 +373,7 @@ fn processes_are_not_asked_for_ahead_where_that_would_mean_to_wait() {
         let (server, mut ahead) = (serve(""), Ahead::default());
         let helper = server.pid().unwrap();
         kill_process(helper, Signal::STOP).unwrap();
-        while server.try_request(&Launch::new().unwrap().job_end, None).unwrap() {}
+        while server.try_request(&Channel::pair().unwrap().1, None).unwrap() {}
         ahead.top_up(1, &server, None).unwrap();
         assert!(ahead.take().is_none());
         kill_process(helper, Signal::CONT).unwrap();
@@ -393,11 +391,11 @@ fn a_helper_killed_with_a_request_unread_is_gone() {
         let server = serve("");
         let pid = server.pid().unwrap();
         kill_process(pid, Signal::STOP).unwrap();
-        let launch = Launch::new().unwrap();
-        server.request(&launch.job_end, None).unwrap();
-        drop(launch.job_end);
+        let (owner_end, job_end) = Channel::pair().unwrap();
+        server.request(&job_end, None).unwrap();
+        drop(job_end);
         kill_helper(&server);
-        let error = server.wait_answer(&launch.owner_end).unwrap_err();
+        let error = server.wait_answer(&owner_end).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ForkServerGone, "{error}");
     }
 }
@@ -428,12 +426,14 @@ fn a_helper_at_its_limit_of_descriptors_says_so_and_recovers() {
     let mut waiting = Vec::new();
     let error = loop {
         match born(&server) {
-            Ok((channel, child)) => waiting.push(jobs.started(channel, child, None).unwrap()),
+            Ok((channel, child)) => {
+                waiting.push(jobs.started(channel, child, None, || ()).unwrap().id)
+            }
             Err(error) => break error,
         }
     };
     for id in &waiting {
-        jobs.channel(*id).unwrap().send(Kind::Launch, b"echo done", &[]).unwrap();
+        jobs.channel(*id).unwrap().send(LAUNCH, b"echo done", &[]).unwrap();
     }
     assert_eq!(outcomes(&mut jobs, waiting.len()).len(), waiting.len());
     drain(&mut jobs);
@@ -456,7 +456,7 @@ fn client_with_much_under_way() {
     let server = serve("16");
     let (owner, _job) = Channel::pair().unwrap();
     let fd = owner.as_descriptor();
-    owner.send(Kind::Launch, b"", &[fd.as_fd(); 30]).unwrap();
+    owner.send(LAUNCH, b"", &[fd.as_fd(); 30]).unwrap();
     let mut jobs = Jobs::new();
     let id = start_job(&server, &mut jobs, "echo x").unwrap();
     assert_eq!(result(outcome(&mut jobs, id)), b"x");
@@ -485,7 +485,7 @@ fn a_job_that_floods_its_channel_does_not_stall_the_helper() {
     let owner = child(|| {
         let (server, mut jobs) = (serve(""), Jobs::new());
         let (flooded, _) = born(&server).unwrap();
-        flooded.send(Kind::Launch, b"flood ", &[]).unwrap();
+        flooded.send(LAUNCH, b"flood ", &[]).unwrap();
         flooded.wait_readable().unwrap();
         for _ in 0..100 {
             let id = start_job(&server, &mut jobs, "echo served").unwrap();
@@ -523,9 +523,9 @@ fn processes_ahead_are_there_when_they_are_needed_and_no_more_than_asked_for() {
         let (channel, child) = taken(&server, &mut ahead);
         assert!(!child.has_ended());
         pids.push(child.pid());
-        let id = jobs.started(channel, child, None).unwrap();
+        let id = jobs.started(channel, child, None, || ()).unwrap().id;
         let launch = format!("echo {n}");
-        jobs.channel(id).unwrap().send(Kind::Launch, launch.as_bytes(), &[]).unwrap();
+        jobs.channel(id).unwrap().send(LAUNCH, launch.as_bytes(), &[]).unwrap();
         assert_eq!(result(outcome(&mut jobs, id)), n.to_string().as_bytes());
         drain(&mut jobs);
     }

@@ -4,9 +4,10 @@
 mod common;
 
 use common::*;
-use jobserver_core::channel::{memory_file, Kind, INLINE};
+use jobserver_core::owner::Look;
 use jobserver_core::process::{has_children, wait_for_left, Kept};
-use jobserver_core::{Channel, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Woken};
+use jobserver_core::wire::{memory_file, Head, INLINE};
+use jobserver_core::{Channel, ErrorKind, ExitStatus, JobId, Jobs, Outcome, Pool, Woken};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{getpid, kill_process, setrlimit, Resource, Rlimit, Signal};
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 fn send(channel: &Channel, body: &[u8]) {
-    channel.send(Kind::Result, body, &[]).unwrap();
+    channel.send(RESULT, body, &[]).unwrap();
 }
 
 fn shell(line: &str) -> Command {
@@ -64,7 +65,7 @@ fn a_result_in_a_memory_file_outlives_its_job() {
     let id = start(&mut jobs, None, |channel| {
         let mut file = File::from(memory_file().unwrap());
         file.write_all(&body).unwrap();
-        channel.send_memory(Kind::Result, file.as_fd(), body.len() as u64, &[]).unwrap();
+        channel.send_memory(RESULT, file.as_fd(), body.len() as u64, &[]).unwrap();
         0
     });
     let told = outcomes(&mut jobs, 1).remove(&id).unwrap();
@@ -111,11 +112,11 @@ fn every_deadly_signal_is_told_exactly() {
 fn a_real_time_signal_is_a_signal_and_no_other_number_is() {
     let _alone = Alone::new();
     for number in [i32::MIN, -1, 0, libc::SIGRTMAX() + 1, i32::MAX] {
-        assert!(jobserver_core::sys::signal_from_raw(number).is_none());
+        assert!(jobserver_core::platform::signal_from_raw(number).is_none());
     }
     let mut jobs = Jobs::new();
     let id = start(&mut jobs, None, |_| hang());
-    jobs.signal(id, jobserver_core::sys::signal_from_raw(libc::SIGRTMAX()).unwrap()).unwrap();
+    jobs.signal(id, jobserver_core::platform::signal_from_raw(libc::SIGRTMAX()).unwrap()).unwrap();
     let told = outcomes(&mut jobs, 1);
     assert_eq!(death(&told[&id]), ExitStatus::Signal(libc::SIGRTMAX()));
 }
@@ -123,7 +124,7 @@ fn a_real_time_signal_is_a_signal_and_no_other_number_is() {
 #[test]
 #[cfg(target_os = "linux")]
 fn who_does_not_heed_a_time_limit_is_told_from_who_is_killed_before_it() {
-    use jobserver_core::sys::{end_after, SignalsHeld};
+    use jobserver_core::platform::{end_after, SignalsHeld};
     use std::time::Duration;
     let _alone = Alone::new();
     let heedless = |limit| {
@@ -145,7 +146,7 @@ fn what_a_job_has_said_of_its_end_comes_with_its_death() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
     let said = start(&mut jobs, None, |channel| {
-        channel.send(Kind::LastWords, b"no licence", &[]).unwrap();
+        channel.send(Head::LastWords, b"no licence", &[]).unwrap();
         3
     });
     let silent = start(&mut jobs, None, |_| 4);
@@ -202,7 +203,7 @@ fn what_a_job_sent_before_it_was_killed_is_its_result() {
         let (mut told, deadline) = (HashMap::new(), soon());
         while told.len() < all.len() {
             assert!(Instant::now() < deadline);
-            told.extend(jobs.scan().unwrap());
+            told.extend(jobs.scan().unwrap().into_iter().map(|it| (it.id, it.outcome)));
         }
         for (_, outcome) in told {
             assert_eq!(result(outcome), b"done");
@@ -214,16 +215,18 @@ fn what_a_job_sent_before_it_was_killed_is_its_result() {
 #[test]
 fn a_frame_that_is_no_result_is_a_loss_that_says_so() {
     let _alone = Alone::new();
-    for kind in [Kind::Launch, Kind::Started, Kind::Refused, Kind::Exited] {
+    let (pid, status) = (getpid(), ExitStatus::Code(0));
+    let refused = Head::Refused { errno: 1 };
+    for head in [LAUNCH, Head::Started { pid }, refused, Head::Exited { status }] {
         let mut jobs = Jobs::new();
         let id = start(&mut jobs, None, |channel| {
-            channel.send(kind, &[0; 8], &[]).unwrap();
+            channel.send(head, &[0; 8], &[]).unwrap();
             0
         });
         let told = outcomes(&mut jobs, 1);
         assert!(
             matches!(&told[&id], Outcome::Lost(e) if e.kind() == ErrorKind::Protocol),
-            "{kind:?}: {told:?}"
+            "{head:?}: {told:?}"
         );
         drain(&mut jobs);
     }
@@ -235,7 +238,7 @@ fn a_second_result_is_not_told() {
     let mut jobs = Jobs::new();
     let id = start(&mut jobs, None, |channel| {
         send(&channel, b"first");
-        let _ = channel.send(Kind::Result, b"second", &[]);
+        let _ = channel.send(RESULT, b"second", &[]);
         0
     });
     assert_eq!(result(outcomes(&mut jobs, 1).remove(&id).unwrap()), b"first");
@@ -535,12 +538,12 @@ fn signals_cost_no_outcome_and_no_slot() {
 fn nothing_is_waited_for_when_an_outcome_has_been_told_meanwhile() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
-    let handled = jobs.handled();
+    let look = jobs.look();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
     outcomes(&mut jobs, 1);
-    assert_ne!(jobs.handled(), handled);
-    assert!(jobs.begin_wait(handled, None).unwrap().is_none());
-    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    assert_ne!(jobs.look(), look);
+    assert!(jobs.begin_wait(look, None).unwrap().is_none());
+    let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     assert_eq!(waiting.block(Some(Instant::now())).unwrap(), Woken::TimedOut);
     jobs.end_wait(waiting);
 }
@@ -550,7 +553,7 @@ fn a_wait_ends_when_another_thread_takes_the_news() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
-    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     outcomes(&mut jobs, 1);
     // The set is silent by now: only the bell can end this wait.
     assert_eq!(waiting.block(Some(soon())).unwrap(), Woken::Ready);
@@ -562,7 +565,7 @@ fn a_bell_rung_for_one_wait_does_not_end_the_next() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
-    let rung = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    let rung = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     outcomes(&mut jobs, 1);
     jobs.end_wait(rung);
     assert_eq!(jobs.wait(None, Some(Instant::now())).unwrap(), Woken::TimedOut);
@@ -572,7 +575,7 @@ fn a_bell_rung_for_one_wait_does_not_end_the_next() {
 fn a_wait_begun_before_the_first_job_was_started_ends_with_it() {
     let _alone = Alone::new();
     let mut jobs = Jobs::new();
-    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
     let woken = waiting.block(Some(soon())).unwrap();
     jobs.end_wait(waiting);
@@ -593,7 +596,7 @@ fn a_wait_for_the_last_process_ends_when_another_thread_reaps_it() {
     });
     outcomes(&mut jobs, 1);
     // One thread waits until nothing is outstanding; another scans, and reaps.
-    let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+    let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     drop(open);
     drain(&mut jobs);
     let woken = waiting.block(Some(soon())).unwrap();
@@ -609,15 +612,15 @@ struct Shared {
 }
 
 impl Shared {
-    fn scan(&mut self) -> u64 {
-        let news = self.jobs.scan().unwrap();
-        self.told.extend(news);
-        self.jobs.handled()
+    fn scan(&mut self) -> Look {
+        let finished = self.jobs.scan().unwrap();
+        self.told.extend(finished.into_iter().map(|it| (it.id, it.outcome)));
+        self.jobs.look()
     }
 }
 
-fn wait_until_rung(shared: &Mutex<Shared>, handled: u64, pool: Option<&Pool>) {
-    let begun = shared.lock().unwrap().jobs.begin_wait(handled, pool).unwrap();
+fn wait_until_rung(shared: &Mutex<Shared>, look: Look, pool: Option<&Pool>) {
+    let begun = shared.lock().unwrap().jobs.begin_wait(look, pool).unwrap();
     let Some(waiting) = begun else { return };
     let woken = waiting.block(Some(soon())).unwrap();
     shared.lock().unwrap().jobs.end_wait(waiting);
@@ -738,7 +741,7 @@ fn a_fork_that_abandons_late_or_never_does_not_disturb_its_parent() {
     });
     // It holds copies of the channel, the pidfd and the set for as long as it lives.
     let forked = child(|| hang());
-    jobs.channel(id).unwrap().send(Kind::Launch, b"", &[]).unwrap();
+    jobs.channel(id).unwrap().send(LAUNCH, b"", &[]).unwrap();
     assert_eq!(result(outcomes(&mut jobs, 1).remove(&id).unwrap()), b"sent");
     drain(&mut jobs);
     let next = jobs.spawn(&mut Command::new("true"), None).unwrap();
@@ -773,7 +776,7 @@ fn at_the_limit_of_descriptors_a_launch_fails_and_nothing_else_does() {
         let mut started = 0;
         let error = loop {
             let slot = pool.try_take().unwrap();
-            match Launch::new() {
+            match Channel::pair() {
                 Err(error) => break error,
                 Ok(launch) => drop(launch),
             }
@@ -805,7 +808,7 @@ fn at_the_limit_of_descriptors_what_runs_can_still_be_waited_for() {
         jobs.spawn(&mut Command::new("true"), None).unwrap();
         let fill = only(0);
         outcomes(&mut jobs, 1);
-        let waiting = jobs.begin_wait(jobs.handled(), None).unwrap().unwrap();
+        let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
         jobs.end_wait(waiting);
         drop(fill);
         0
@@ -823,14 +826,14 @@ fn an_end_is_noticed_though_no_descriptor_is_left_to_watch_it_by() {
         jobs.wait(None, Some(Instant::now())).unwrap();
         let fill = only(0);
         let pid = child(|| 6);
-        let launch = || Launch::new().map(drop).unwrap_err().raw_os_error();
+        let launch = || Channel::pair().map(drop).unwrap_err().raw_os_error();
         assert_eq!(launch(), Some(libc::EMFILE));
         drop(fill);
-        let Launch { owner_end, job_end } = Launch::new().unwrap();
+        let (owner_end, job_end) = Channel::pair().unwrap();
         drop(job_end);
         let fill = only(0);
         let watched = jobserver_core::Child::adopt(pid);
-        let id = jobs.started(owner_end, watched, None).unwrap();
+        let id = jobs.started(owner_end, watched, None, || ()).unwrap().id;
         assert_eq!(death(&outcomes(&mut jobs, 1)[&id]), ExitStatus::Code(6));
         drop(fill);
         0
@@ -848,7 +851,7 @@ fn jobs_that_are_left_go_on_to_their_ends_with_what_is_kept_for_them() {
     jobs.spawn(Command::new("cat").stdin(gate), None).unwrap();
     jobs.spawn(&mut Command::new("true"), None).unwrap();
     let kept: Kept = Arc::new(());
-    jobs.leave(&kept);
+    jobs.let_run_on(&kept);
     drop(jobs);
     assert!(Arc::strong_count(&kept) > 1);
     assert!(has_children());

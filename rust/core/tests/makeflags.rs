@@ -1,7 +1,8 @@
 //! MAKEFLAGS: read as make reads it, and written so that make and we read what was meant.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use jobserver_core::slots::makeflags::{export, Auth, MakeFlags, Named};
+use jobserver_core::make::flags::{export, MakeFlags, PoolName};
+use jobserver_core::slots::Auth;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -22,12 +23,12 @@ fn pipe(read: RawFd, write: RawFd) -> Auth {
     Auth::Pipe { read, write }
 }
 
-fn named(value: &str) -> Named {
+fn named(value: &str) -> PoolName {
     parse(value).named
 }
 
-fn unknown(form: &str) -> Named {
-    Named::Unknown(form.into())
+fn unknown(form: &str) -> PoolName {
+    PoolName::Unknown(form.into())
 }
 
 fn exported(existing: &str, auth: &Auth) -> String {
@@ -37,19 +38,19 @@ fn exported(existing: &str, auth: &Auth) -> String {
 #[test]
 fn what_make_writes_is_read() {
     for (value, named, jobs, dry_run) in [
-        ("", Named::Nothing, None, false),
-        ("kn", Named::Nothing, None, true),
-        (" -j", Named::Nothing, None, false),
+        ("", PoolName::Nothing, None, false),
+        ("kn", PoolName::Nothing, None, true),
+        (" -j", PoolName::Nothing, None, false),
         // 4.4
-        (" -j4 --jobserver-auth=fifo:/tmp/a", Named::Pool(fifo("/tmp/a")), Some(4), false),
-        ("n -j4 --jobserver-auth=3,4 -- X=a\\ b", Named::Pool(pipe(3, 4)), Some(4), true),
-        (" -j2 --jobserver-auth=3,4 --jobserver-auth=-2,-2", Named::Disabled, Some(2), false),
+        (" -j4 --jobserver-auth=fifo:/tmp/a", PoolName::Pool(fifo("/tmp/a")), Some(4), false),
+        ("n -j4 --jobserver-auth=3,4 -- X=a\\ b", PoolName::Pool(pipe(3, 4)), Some(4), true),
+        (" -j2 --jobserver-auth=3,4 --jobserver-auth=-2,-2", PoolName::Disabled, Some(2), false),
         // 4.3
-        ("k -j3 -Oline --jobserver-auth=3,4 -- Y=1", Named::Pool(pipe(3, 4)), Some(3), false),
+        ("k -j3 -Oline --jobserver-auth=3,4 -- Y=1", PoolName::Pool(pipe(3, 4)), Some(3), false),
         // before 4.2
-        (" --jobserver-fds=3,4 -j", Named::Pool(pipe(3, 4)), None, false),
+        (" --jobserver-fds=3,4 -j", PoolName::Pool(pipe(3, 4)), None, false),
         // cargo, in CARGO_MAKEFLAGS
-        ("-j --jobserver-fds=8,9 --jobserver-auth=8,9", Named::Pool(pipe(8, 9)), None, false),
+        ("-j --jobserver-fds=8,9 --jobserver-auth=8,9", PoolName::Pool(pipe(8, 9)), None, false),
     ] {
         assert_eq!(parse(value), MakeFlags { named, jobs, dry_run }, "{value}");
     }
@@ -57,7 +58,7 @@ fn what_make_writes_is_read() {
 
 #[test]
 fn the_last_name_counts() {
-    let known = Named::Pool(pipe(5, 6));
+    let known = PoolName::Pool(pipe(5, 6));
     assert_eq!(named("--jobserver-auth=fifo:/a --jobserver-auth=5,6"), known);
     assert_eq!(named("--jobserver-auth=fifo:/a --jobserver-fds=5,6"), known);
     assert_eq!(named("--jobserver-fds=-1,-1 --jobserver-auth=5,6"), known);
@@ -68,7 +69,7 @@ fn the_last_name_counts() {
 #[test]
 fn one_negative_descriptor_is_enough_to_disable() {
     for name in ["-1,-1", "-2,-2", "3,-1", "-1,4"] {
-        assert_eq!(named(&format!("-j4 --jobserver-auth={name}")), Named::Disabled, "{name}");
+        assert_eq!(named(&format!("-j4 --jobserver-auth={name}")), PoolName::Disabled, "{name}");
     }
 }
 
@@ -93,7 +94,7 @@ fn nothing_after_two_dashes_is_an_option() {
     for value in ["-- X=1 --jobserver-auth=3,4 -j4", " -- n", "\\-- -j4"] {
         assert_eq!(parse(value), MakeFlags::default(), "{value}");
     }
-    assert_eq!(named("-k -- --jobserver-auth=5,6"), Named::Nothing);
+    assert_eq!(named("-k -- --jobserver-auth=5,6"), PoolName::Nothing);
     // These are not two dashes.
     assert_eq!(parse("--- -j4").jobs, Some(4));
     assert_eq!(parse("--\\  -j4").jobs, Some(4));
@@ -139,7 +140,7 @@ fn the_number_of_jobs_is_read_in_every_spelling() {
 
 #[test]
 fn a_value_may_be_a_word_of_its_own() {
-    assert_eq!(named("--jobserver-auth 3,4"), Named::Pool(pipe(3, 4)));
+    assert_eq!(named("--jobserver-auth 3,4"), PoolName::Pool(pipe(3, 4)));
     assert_eq!(
         parse("--jobserver-auth -j4"),
         MakeFlags { named: unknown(""), jobs: Some(4), dry_run: false }
@@ -150,7 +151,7 @@ fn a_value_may_be_a_word_of_its_own() {
 #[test]
 fn a_backslash_and_a_second_dollar_sign_quote() {
     let path = |value: &str| match named(&format!("--jobserver-auth=fifo:{value}")) {
-        Named::Pool(Auth::Fifo(path)) => path.into_os_string().into_string().unwrap(),
+        PoolName::Pool(Auth::Fifo(path)) => path.into_os_string().into_string().unwrap(),
         other => panic!("{other:?}"),
     };
     for (written, meant) in [
@@ -169,15 +170,15 @@ fn a_backslash_and_a_second_dollar_sign_quote() {
     ] {
         assert_eq!(path(written), meant, "{written}");
     }
-    assert_eq!(named(r"-Ia\ --jobserver-auth=3,4"), Named::Nothing);
-    assert_eq!(named(r"-Ia\\ --jobserver-auth=3,4"), Named::Pool(pipe(3, 4)));
+    assert_eq!(named(r"-Ia\ --jobserver-auth=3,4"), PoolName::Nothing);
+    assert_eq!(named(r"-Ia\\ --jobserver-auth=3,4"), PoolName::Pool(pipe(3, 4)));
 }
 
 #[test]
 fn a_path_may_be_of_any_bytes() {
     let value = OsStr::from_bytes(b"-j4 --jobserver-auth=fifo:/\xff\x80");
     let path = OsStr::from_bytes(b"/\xff\x80").into();
-    assert_eq!(MakeFlags::parse(value).named, Named::Pool(Auth::Fifo(path)));
+    assert_eq!(MakeFlags::parse(value).named, PoolName::Pool(Auth::Fifo(path)));
 }
 
 #[test]
@@ -191,7 +192,7 @@ fn what_is_exported_is_what_make_writes() {
 fn descriptors_that_are_for_make_are_named_last_and_by_no_whole_word() {
     let flags = export(Some(OsStr::new("k")), &fifo("/p"), Some((3, 4)), 4);
     assert_eq!(flags, "k -j4 --jobserver-auth=fifo:/p --jobserver-f=3,4");
-    assert_eq!(MakeFlags::parse(&flags).named, Named::Pool(fifo("/p")));
+    assert_eq!(MakeFlags::parse(&flags).named, PoolName::Pool(fifo("/p")));
     assert_eq!(export(Some(&flags), &fifo("/q"), None, 4), "k -j4 --jobserver-auth=fifo:/q");
 }
 
@@ -259,7 +260,7 @@ fn the_real_make_takes_what_is_exported() {
         // A make that cannot use the pool says so.
         assert_eq!(String::from_utf8_lossy(&made.stderr), "");
         let passed_on = OsString::from_vec(made.stdout);
-        let expected = MakeFlags { named: Named::Pool(auth), jobs: Some(3), dry_run: false };
+        let expected = MakeFlags { named: PoolName::Pool(auth), jobs: Some(3), dry_run: false };
         assert_eq!(MakeFlags::parse(&passed_on), expected, "{passed_on:?}");
         let passed_on = passed_on.into_string().unwrap();
         assert!(passed_on.starts_with("k -j3 "), "{passed_on}");
@@ -332,7 +333,7 @@ proptest! {
     fn what_was_exported_is_read(existing in values(), auth in auths(), slots in 1..usize::MAX) {
         let flags = export(Some(&existing), &auth, None, slots);
         let dry_run = MakeFlags::parse(&existing).dry_run;
-        let expected = MakeFlags { named: Named::Pool(auth.clone()), jobs: Some(slots), dry_run };
+        let expected = MakeFlags { named: PoolName::Pool(auth.clone()), jobs: Some(slots), dry_run };
         prop_assert_eq!(MakeFlags::parse(&flags), expected);
         // There is nothing left to replace.
         prop_assert_eq!(&export(Some(&flags), &auth, None, slots), &flags);
@@ -343,7 +344,7 @@ proptest! {
         let value = OsString::from_vec(value);
         MakeFlags::parse(&value);
         let flags = export(Some(&value), &auth, None, 1);
-        prop_assert_eq!(MakeFlags::parse(&flags).named, Named::Pool(auth));
+        prop_assert_eq!(MakeFlags::parse(&flags).named, PoolName::Pool(auth));
     }
 
     #[test]

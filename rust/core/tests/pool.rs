@@ -5,7 +5,7 @@ mod common;
 
 use common::{another_process, child, ended, has_role, pipe, Alone};
 use jobserver_core::slots::MAX_SLOTS;
-use jobserver_core::{sys, ErrorKind, ExitStatus, Pool, Slot};
+use jobserver_core::{platform, ErrorKind, ExitStatus, Pool, Slot};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 #[cfg(target_os = "linux")]
@@ -197,7 +197,7 @@ fn joiner() {
     }
     let fd = |name: &str| {
         let number = std::env::var(name).unwrap().parse().unwrap();
-        sys::duplicate(number).unwrap()
+        platform::duplicate(number).unwrap()
     };
     let pool = Pool::join(fd("POOL_READ").into(), fd("POOL_WRITE").into(), 2).unwrap();
     let slot = pool.try_take().unwrap();

@@ -8,7 +8,7 @@
 mod common;
 
 use common::*;
-use jobserver_core::channel::memory_file;
+use jobserver_core::wire::memory_file;
 use jobserver_core::Jobs;
 use rustix::process::Signal;
 use std::fs::{read_dir, read_link};

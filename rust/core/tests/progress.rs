@@ -1,6 +1,6 @@
 //! Progress: the owner sees which call a job is in, and nothing of other places.
 
-use jobserver_core::channel::Progress;
+use jobserver_core::wire::Progress;
 use jobserver_core::ErrorKind;
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;

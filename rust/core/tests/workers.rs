@@ -4,18 +4,18 @@
 mod common;
 
 use common::*;
-use jobserver_core::channel::{Head, Kind, STAYS};
-use jobserver_core::slots::Adopted;
-use jobserver_core::sys::Forked;
+use jobserver_core::platform::Forked;
+use jobserver_core::slots::Assignment;
+use jobserver_core::wire::Head;
 use jobserver_core::{
-    Channel, Child, ErrorKind, ExitStatus, JobId, Jobs, Launch, Outcome, Pool, Slot, Woken,
+    Channel, Child, ErrorKind, ExitStatus, JobId, Jobs, Outcome, Pool, Slot, Woken,
 };
 use rustix::process::{getpid, Pid, Signal};
 use std::time::{Duration, Instant};
 
 /// Hires a process that does what each launch says, and stays after "echo".
 fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
-    let Launch { owner_end, job_end } = Launch::new().unwrap();
+    let (owner_end, job_end) = Channel::pair().unwrap();
     match fork().unwrap() {
         Forked::Child => {
             drop(owner_end);
@@ -32,22 +32,19 @@ fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
 
 fn serve(channel: &Channel, pool: &Pool) -> i32 {
     while let Some(launch) = channel.receive().unwrap() {
-        assert_eq!(launch.kind, Kind::Launch);
-        let slot = match pool.adopt(launch.word).unwrap() {
-            Adopted::Slot(slot) => Some(slot),
-            _ => None,
-        };
-        assert_eq!(slot.is_some(), launch.word != 0);
+        let Head::Launch { assignment } = launch.head else { panic!("no launch: {launch:?}") };
+        assert!(pool.adopt(assignment).unwrap());
+        assert_eq!(pool.runs(), matches!(assignment, Assignment::Slot(_)));
         let verb = launch.body.into_bytes().unwrap();
         let me = getpid().as_raw_nonzero().get().to_ne_bytes();
         match verb.as_slice() {
             b"echo" => {
-                drop(slot);
-                channel.send(Head { kind: Kind::Result, word: STAYS }, &me, &[]).unwrap();
+                assert!(pool.release());
+                channel.send(Head::Result { stays: true }, &me, &[]).unwrap();
             }
             b"last" => {
-                drop(slot);
-                channel.send(Kind::Result, &me, &[]).unwrap();
+                assert!(pool.release());
+                channel.send(RESULT, &me, &[]).unwrap();
                 return 0;
             }
             b"exit" => return 7,
@@ -59,7 +56,9 @@ fn serve(channel: &Channel, pool: &Pool) -> i32 {
 
 fn launch(jobs: &mut Jobs, slot: Option<Slot>, verb: &str) -> Option<JobId> {
     let mut slot = slot;
-    jobs.launch(&mut slot, |channel, head| channel.send(head, verb.as_bytes(), &[])).unwrap()
+    let send = |channel: &Channel, head| channel.send(head, verb.as_bytes(), &[]);
+    let launched = jobs.launch(&mut slot, Assignment::none(), || (), send).unwrap();
+    launched.map(|started| started.id)
 }
 
 /// Which process ran the only job that there is.
@@ -97,7 +96,11 @@ fn a_slot_stays_with_the_caller_where_nobody_is_idle() {
     let _alone = Alone::new();
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     let mut slot = pool.try_take().unwrap();
-    assert_eq!(jobs.launch(&mut slot, |_, _| panic!("nobody to send to")).unwrap(), None);
+    assert_eq!(
+        jobs.launch(&mut slot, Assignment::none(), || (), |_, _| panic!("nobody to send to"))
+            .unwrap(),
+        None
+    );
     assert!(slot.is_some());
     drop(slot);
     assert_eq!(pool.free().unwrap(), 1);
@@ -109,9 +112,15 @@ fn a_launch_that_cannot_be_sent_costs_the_process_and_not_the_slot() {
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
     let mut slot = pool.try_take().unwrap();
-    let too_large = vec![0; jobserver_core::channel::INLINE + 1];
-    let error =
-        jobs.launch(&mut slot, |channel, head| channel.send(head, &too_large, &[])).unwrap_err();
+    let too_large = vec![0; jobserver_core::wire::INLINE + 1];
+    let error = jobs
+        .launch(
+            &mut slot,
+            Assignment::none(),
+            || (),
+            |channel, head| channel.send(head, &too_large, &[]),
+        )
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     drop(slot.unwrap());
     assert_eq!((pool.free().unwrap(), jobs.idle()), (1, 0));
@@ -199,11 +208,11 @@ fn a_signal_to_a_job_that_is_done_does_not_reach_the_next_on_its_process() {
 #[test]
 fn who_leaves_takes_what_was_sent_and_refuses_what_comes_after() {
     let (owner, worker) = Channel::pair().unwrap();
-    owner.send(Kind::Launch, b"in time", &[]).unwrap();
-    let frame = worker.leave().unwrap().unwrap();
+    owner.send(LAUNCH, b"in time", &[]).unwrap();
+    let frame = worker.stop_receiving().unwrap().unwrap();
     assert_eq!(frame.body.into_bytes().unwrap(), b"in time");
-    assert!(owner.send(Kind::Launch, b"too late", &[]).unwrap_err().is_hang_up());
-    assert!(worker.leave().unwrap().is_none());
+    assert!(owner.send(LAUNCH, b"too late", &[]).unwrap_err().is_hang_up());
+    assert!(worker.stop_receiving().unwrap().is_none());
 }
 
 #[test]

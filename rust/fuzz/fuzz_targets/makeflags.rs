@@ -4,7 +4,8 @@
 //! The input is a value and, after a zero byte (which no environment can hold), a pool's path.
 #![no_main]
 
-use jobserver_core::slots::makeflags::{export, Auth, MakeFlags, Named};
+use jobserver_core::make::flags::{export, MakeFlags, PoolName};
+use jobserver_core::slots::Auth;
 use libfuzzer_sys::fuzz_target;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
     let fifo = (Auth::Fifo(path.into()), Some((3, 4)));
     for (auth, for_make) in [fifo, (Auth::Pipe { read: 3, write: 4 }, None)] {
         let flags = export(Some(existing), &auth, for_make, 2);
-        let exported = MakeFlags { named: Named::Pool(auth), jobs: Some(2), dry_run };
+        let exported = MakeFlags { named: PoolName::Pool(auth), jobs: Some(2), dry_run };
         assert_eq!(MakeFlags::parse(&flags), exported);
     }
 });

@@ -2,8 +2,8 @@
 //! (Progress); in the owner, to hand out its result (Ready). What is done for each chunk of
 //! calls is Python's: `_map.py`.
 
-use crate::channel::{number, Descriptors};
 use crate::errors::to_python;
+use crate::wire::{number, Descriptors};
 use jobserver_core as core;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// Which of its calls each chunk in flight is at.
 #[pyclass(frozen, subclass, module = "jobserver._native")]
-pub(crate) struct Progress(core::channel::Progress);
+pub(crate) struct Progress(core::wire::Progress);
 
 /// What calls have returned, None where they have raised; what they have raised, and which
 /// they were; how many seconds they took together.
@@ -28,13 +28,13 @@ type Made<'py> = (Bound<'py, PyList>, Vec<(usize, Py<PyAny>)>, f64);
 impl Progress {
     #[new]
     fn new(places: usize) -> PyResult<Progress> {
-        core::channel::Progress::new(places).map(Progress).map_err(to_python)
+        core::wire::Progress::new(places).map(Progress).map_err(to_python)
     }
 
     /// In a job: the owner's, by the descriptor at this place among those that have come.
     #[staticmethod]
     fn open(came: &Bound<'_, Descriptors>, place: usize) -> PyResult<Progress> {
-        core::channel::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
+        core::wire::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
     }
 
     fn fileno(&self) -> PyResult<RawFd> {

@@ -4,9 +4,9 @@ use crate::errors::to_python;
 use crate::pool::duplicate;
 use crate::worker;
 use jobserver_core as core;
-use jobserver_core::channel::{memory_file, Frame, Head, HANGS};
+use jobserver_core::platform::Descriptor;
 use jobserver_core::process::Lifeline;
-use jobserver_core::sys::Descriptor;
+use jobserver_core::wire::{memory_file, Frame, Head, HANGS};
 use jobserver_core::Body;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -47,7 +47,7 @@ fn intact(descriptor: &Descriptor) -> core::Result<BorrowedFd<'_>> {
 /// the memory is, and who makes a buffer of that keeps this.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct MemoryMap {
-    map: core::channel::MemoryMap,
+    map: core::wire::MemoryMap,
 }
 
 #[pymethods]
@@ -158,7 +158,7 @@ pub(crate) fn borrowed(held: &[Arc<Descriptor>]) -> core::Result<Vec<BorrowedFd<
 pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
     Ok(match body {
         Body::Inline(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
-        Body::Memory(file, _) => match core::channel::MemoryMap::of(&file) {
+        Body::Memory(file, _) => match core::wire::MemoryMap::of(&file) {
             Some(map) => Bound::new(py, MemoryMap { map })?.into_any().unbind(),
             None => Bound::new(py, MemoryFile { file })?.into_any().unbind(),
         },

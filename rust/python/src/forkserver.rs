@@ -1,13 +1,13 @@
 //! ForkServer (the client's end) and Server (the helper's).
 
-use crate::channel::{borrowed, number, Channel, Descriptors, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::hooks;
 use crate::pool::duplicate;
 use crate::program::Program;
-use jobserver_core::channel::Kind;
+use crate::wire::{borrowed, number, Channel, Descriptors, Message};
 use jobserver_core::forkserver as core;
 use jobserver_core::process::Lifeline;
+use jobserver_core::wire::Kind;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::os::fd::RawFd;

@@ -2,7 +2,7 @@
 //! around it, and a change of the environment.
 #![allow(unsafe_code)]
 
-use jobserver_core::sys::{self, Forked};
+use jobserver_core::platform::{self, Forked};
 use pyo3::prelude::*;
 use std::ffi::CString;
 use std::io;

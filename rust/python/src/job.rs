@@ -4,14 +4,14 @@
 //! cold in each of them: the interpreter finds nothing in its caches, and each page that it
 //! writes to then is copied first. What is not common is Python's: see `_job.py`.
 
-use crate::channel::{Channel, Message};
 use crate::errors::to_python;
 use crate::pool::Pool;
 use crate::setup::Setup;
+use crate::wire::{Channel, Message};
 use jobserver_core as core;
-use jobserver_core::channel::{Head, Kind, STAYS};
+use jobserver_core::platform::{self, TimeLimit};
 use jobserver_core::process::getpid;
-use jobserver_core::sys::{self, TimeLimit};
+use jobserver_core::wire::{Head, Kind, STAYS};
 use pyo3::exceptions::{
     PyAttributeError, PyKeyboardInterrupt, PyOSError, PyRecursionError, PyValueError,
 };

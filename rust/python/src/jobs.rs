@@ -4,7 +4,6 @@
 mod births;
 mod waits;
 
-use crate::channel::{body_to_python, borrowed, Descriptors, Message};
 use crate::errors::to_python;
 use crate::forkserver::ForkServer;
 use crate::job::{self, Sent, Work};
@@ -12,12 +11,13 @@ use crate::pool::{take, Pool, Slot};
 use crate::program::Program;
 use crate::promise::{append, Promise};
 use crate::setup::Setup;
+use crate::wire::{body_to_python, borrowed, Descriptors, Message};
 use crate::worker::run_jobs;
 use births::Side;
 use jobserver_core as core;
-use jobserver_core::channel::Head;
+use jobserver_core::platform::{exit_at_once, signal_from_raw, Descriptor};
 use jobserver_core::process::{getpid, is_this, reap_left, Kept, Lifeline, Pid};
-use jobserver_core::sys::{exit_at_once, signal_from_raw, Descriptor};
+use jobserver_core::wire::Head;
 use jobserver_core::{Child, ExitStatus, JobId, Launch, Outcome, Woken};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};

@@ -40,13 +40,13 @@ fn advice(errno: i32) -> Option<&'static str> {
 /// Ends a process that has had no job. (Nobody is told, as `os._exit` might: see `Hooks`.)
 #[pyfunction]
 fn exit_at_once() {
-    jobserver_core::sys::exit_at_once(0)
+    jobserver_core::platform::exit_at_once(0)
 }
 
 /// In a new interpreter: makes descriptor 0 the null device, and 1 and 2 if they are closed.
 #[pyfunction]
 fn fill_standard() -> PyResult<()> {
-    jobserver_core::sys::fill_standard(true).map_err(errors::to_python)
+    jobserver_core::platform::fill_standard(true).map_err(errors::to_python)
 }
 
 /// The `jobserver` command, with these words, the program's name first: its exit code.
@@ -136,7 +136,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
     module.add("Elsewhere", module.py().get_type::<errors::Elsewhere>())?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
-    module.add("INLINE", jobserver_core::channel::INLINE)?;
+    module.add("INLINE", jobserver_core::wire::INLINE)?;
     module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;
     Ok(())
 }

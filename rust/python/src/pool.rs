@@ -3,11 +3,11 @@
 use crate::errors::to_python;
 use crate::jobs::has_jobs;
 use jobserver_core as core;
-use jobserver_core::channel::Kind;
+use jobserver_core::make::flags::Auth;
+use jobserver_core::platform::{self, Descriptor};
 use jobserver_core::process::{getpid, Pid};
-use jobserver_core::slots::makeflags::Auth;
 use jobserver_core::slots::{Adopted, Ends, InForce, NotJoined, OwnSlot, Style};
-use jobserver_core::sys::{self, Descriptor};
+use jobserver_core::wire::Kind;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! A new program for jobs, however it is to be started: see `_start/program.py`.
 
 use crate::errors::to_python;
+use jobserver_core::platform::SignalsHeld;
 use jobserver_core::process::{Pid, Signal};
-use jobserver_core::sys::SignalsHeld;
 use jobserver_core::Child;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -5,10 +5,10 @@
 //! comes between two forks, writes to few pages (see `setup.rs`). Not here: what the state
 //! means to a user (`_future.py`).
 
-use crate::channel::MemoryFile;
 use crate::jobs::Death;
+use crate::wire::MemoryFile;
+use jobserver_core::platform::{alarm_signal, time_limit_signal};
 use jobserver_core::process::{getpid, Pid};
-use jobserver_core::sys::{alarm_signal, time_limit_signal};
 use jobserver_core::{ExitStatus, JobId};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;

@@ -5,14 +5,14 @@
 //! more than everything else a job does; so the job computes, makes and frees nothing here
 //! that its owner can have ready. Not here: which objects these are (`_job.py`).
 
-use crate::channel::Channel;
 use crate::errors::to_python;
 use crate::hooks;
 use crate::job::helper;
 use crate::pool::Pool;
+use crate::wire::Channel;
+use jobserver_core::platform::fill_standard;
 use jobserver_core::process::{getpid, Family};
 use jobserver_core::slots::{Ends, Place};
-use jobserver_core::sys::fill_standard;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};

@@ -4,8 +4,8 @@
 use crate::errors::to_python;
 use crate::pool::duplicate;
 use jobserver_core as core;
+use jobserver_core::platform::{self, Descriptor};
 use jobserver_core::process::{getpid, Pid};
-use jobserver_core::sys::{self, Descriptor};
 use pyo3::prelude::*;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};

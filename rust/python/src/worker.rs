@@ -5,14 +5,14 @@
 //! processes, much memory); or when it has waited for long, or memory is short. Not here: a
 //! job's own life (`job.rs`), and how one is loaded (`_start/launch.py`).
 
-use crate::channel::{frame_to_python, Channel, Message};
 use crate::errors::to_python;
 use crate::job::{self, helper, Sent, Work};
 use crate::setup::Setup;
+use crate::wire::{frame_to_python, Channel, Message};
 use jobserver_core as core;
-use jobserver_core::channel::{Frame, Head, Kind};
+use jobserver_core::platform::{unblock, SignalIgnored};
 use jobserver_core::process::{getpid, has_children, Growth, Pid, Signal};
-use jobserver_core::sys::{unblock, SignalIgnored};
+use jobserver_core::wire::{Frame, Head, Kind};
 use jobserver_core::Woken;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;

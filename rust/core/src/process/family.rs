@@ -5,13 +5,14 @@
 //! below it. Each member is held by a pidfd: a pid that is used again is never signalled.
 //! Linux only; elsewhere a family is its root alone.
 
-use crate::error::Result;
-use crate::process::identity::{is_called, look, parent, Life, Named};
+use super::child::signal_process;
+use super::outliving::outlives_jobs;
+use crate::error::{Error, Result};
+use crate::platform::identity::{look, Life, ProcessId};
+use crate::platform::proc::parent;
+use crate::platform::{become_subreaper, getpid, Descriptor};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
-use crate::scan::{Wait, Woken, LOOK_AFTER};
-use crate::slots::warden;
-use crate::sys::getpid;
-use crate::sys::{is_resource_tracker, Descriptor};
+use crate::wait::{Wait, Woken, POLL_INTERVAL};
 use rustix::process::{Pid, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub struct Family {
 
 #[derive(Debug, Clone)]
 struct Member {
-    named: Named,
+    process: ProcessId,
     pidfd: Option<Arc<Descriptor>>,
     /// It has been asked to end. All others are stopped.
     asked: bool,
@@ -42,11 +43,7 @@ impl Member {
 
     fn signal(&self, signal: Signal) {
         // One that has ended, or that is somebody else's by now, is no error.
-        let _ = match &self.pidfd {
-            #[cfg(target_os = "linux")]
-            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
-            _ => rustix::process::kill_process(self.named.pid, signal),
-        };
+        let _ = signal_process(self.process.pid, self.pidfd.as_ref(), signal);
     }
 }
 
@@ -60,8 +57,8 @@ type Below = BTreeMap<i32, BTreeSet<i32>>;
 impl Family {
     /// `root`, which must be a process of ours that has not been reaped, or be held by the
     /// pidfd.
-    pub(crate) fn of(root: Pid, pidfd: Option<Arc<Descriptor>>) -> Family {
-        let member = Member { named: Named::now(root), pidfd, asked: false };
+    pub(crate) fn new(root: Pid, pidfd: Option<Arc<Descriptor>>) -> Family {
+        let member = Member { process: ProcessId::of_live(root), pidfd, asked: false };
         Family { root, members: BTreeMap::from([(number(root), member)]) }
     }
 
@@ -71,7 +68,11 @@ impl Family {
     /// returns before that at `deadline`, or when a signal comes, to be called again.
     ///
     /// `kin` says who else belongs to each: jobs that a fork server has forked for it.
-    pub fn ask(&mut self, kin: &impl Fn(Named) -> Vec<Named>, deadline: Instant) -> Result<Woken> {
+    pub fn ask(
+        &mut self,
+        kin: &impl Fn(ProcessId) -> Vec<ProcessId>,
+        deadline: Instant,
+    ) -> Result<Woken> {
         loop {
             let below = self.find(kin);
             if self.members.is_empty() {
@@ -98,7 +99,11 @@ impl Family {
 
     /// Kills all of it, and returns when it is gone: soon, unless the system itself hangs with
     /// one of them, which is left to it after `patience`.
-    pub fn kill(mut self, kin: &impl Fn(Named) -> Vec<Named>, patience: Duration) -> Result<()> {
+    pub fn kill(
+        mut self,
+        kin: &impl Fn(ProcessId) -> Vec<ProcessId>,
+        patience: Duration,
+    ) -> Result<()> {
         for member in self.members.values_mut() {
             member.asked = false; // and so is stopped, too
             member.signal(Signal::STOP);
@@ -117,34 +122,35 @@ impl Family {
 
     fn forget_the_dead(&mut self) {
         self.members.retain(|_, member| match &member.pidfd {
-            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             Some(pidfd) => !pidfd.is_readable(),
-            _ => matches!(look(member.named), Life::Alive(_)),
+            None => matches!(look(member.process), Life::Alive(_)),
         });
     }
 
     /// Finds who belongs to it now, and stops those, until nobody new is found: what is stopped
     /// starts nothing more. Returns who has whom below.
-    fn find(&mut self, kin: &impl Fn(Named) -> Vec<Named>) -> Below {
+    fn find(&mut self, kin: &impl Fn(ProcessId) -> Vec<ProcessId>) -> Below {
         loop {
             self.forget_the_dead();
             let (mut below, before) = (Below::new(), self.members.len());
             let children = children_of_all();
             let beside = self.beside(&children);
             for member in self.members.clone().into_values() {
-                let (above, mut found) = (member.named.pid, Vec::new());
+                let (above, mut found) = (member.process.pid, Vec::new());
                 for child in children.get(&number(above)).into_iter().flatten() {
                     // Asked again once it is held: by then the pid might be another's.
-                    let member = self.hold(Named::now(*child));
+                    let member = self.hold(ProcessId::of_live(*child));
                     found.extend(member.filter(|_| parent(*child) == Some(number(above))));
                 }
-                found.extend(kin(member.named).into_iter().filter_map(|named| self.hold(named)));
+                found.extend(
+                    kin(member.process).into_iter().filter_map(|process| self.hold(process)),
+                );
                 let lifelines = if beside.is_empty() { Vec::new() } else { lifelines_of(above) };
                 for (pid, _) in beside.iter().filter(|(_, held)| lifelines.contains(held)) {
-                    found.extend(self.hold(Named::now(*pid)));
+                    found.extend(self.hold(ProcessId::of_live(*pid)));
                 }
                 for member in found {
-                    let number = number(member.named.pid);
+                    let number = number(member.process.pid);
                     below.entry(self::number(above)).or_default().insert(number);
                     self.members.entry(number).or_insert(member);
                 }
@@ -170,11 +176,11 @@ impl Family {
     }
 
     /// A process that lives, held so that it stays the one that it is now.
-    fn hold(&self, named: Named) -> Option<Member> {
-        let known = self.members.get(&number(named.pid)).cloned();
-        known.or_else(|| match look(named) {
-            Life::Alive(pidfd) if !is_spared(named.pid) => {
-                Some(Member { named, pidfd, asked: false })
+    fn hold(&self, process: ProcessId) -> Option<Member> {
+        let known = self.members.get(&number(process.pid)).cloned();
+        known.or_else(|| match look(process) {
+            Life::Alive(pidfd) if !outlives_jobs(process.pid) => {
+                Some(Member { process, pidfd, asked: false })
             }
             _ => None,
         })
@@ -185,21 +191,13 @@ impl Family {
         let asked = self.members.values().filter(|member| member.asked);
         let descriptors: Vec<_> = asked.clone().filter_map(|member| member.pidfd.clone()).collect();
         let blind = descriptors.len() < asked.count();
-        Wait::new(descriptors, blind.then_some(LOOK_AFTER)).block(Some(deadline))
+        Wait::new(descriptors, blind.then_some(POLL_INTERVAL)).block(Some(deadline))
     }
 
     /// In a job: what its descendants leave behind becomes its own child, to be found here.
     pub fn gather() -> Result<()> {
-        #[cfg(target_os = "linux")]
-        rustix::process::set_child_subreaper(Some(crate::sys::getpid()))
-            .map_err(crate::error::Error::system("cannot become the reaper of a job's orphans"))?;
-        Ok(())
+        become_subreaper().map_err(Error::system("cannot become the reaper of a job's orphans"))
     }
-}
-
-/// Whether a process below a job serves others than that, and so outlasts it.
-fn is_spared(pid: Pid) -> bool {
-    is_called(pid, warden::NAME) || is_resource_tracker(pid)
 }
 
 /// The children of every process.
@@ -208,8 +206,7 @@ fn children_of_all() -> BTreeMap<i32, Vec<Pid>> {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid =
             entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, super::identity::parent(pid)?)))
-        {
+        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, parent(pid)?))) {
             children.entry(parent).or_default().push(pid);
         }
     }

@@ -6,11 +6,10 @@
 //! waits for jobs at its end ([`wait_for_left`]), but not for other children. Not here: what else
 //! the owner had, which is given up at once.
 
+use super::Child;
 use crate::error::Result;
-use crate::process::Child;
-use crate::scan::{Wait, LOOK_AFTER};
-use crate::sys::getpid;
-use crate::sys::Descriptor;
+use crate::platform::{getpid, Descriptor};
+use crate::wait::{Wait, POLL_INTERVAL};
 use rustix::io::Errno;
 use rustix::process::{test_kill_process, Pid};
 use std::any::Any;
@@ -80,7 +79,7 @@ pub fn wait_for_left() -> Result<bool> {
     if watches.is_empty() {
         return Ok(true);
     }
-    let look_after = watches.iter().any(Option::is_none).then_some(LOOK_AFTER);
+    let look_after = watches.iter().any(Option::is_none).then_some(POLL_INTERVAL);
     Wait::new(watches.into_iter().flatten().collect(), look_after).block(None)?;
     Ok(false)
 }

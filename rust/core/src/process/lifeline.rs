@@ -10,8 +10,7 @@
 //! is killed.
 
 use crate::error::{Error, Result};
-use crate::sys::getpid;
-use crate::sys::{self, Descriptor};
+use crate::platform::{self, backend, getpid, Descriptor};
 use rustix::fd::AsRawFd;
 use rustix::process::Pid;
 use std::path::{Path, PathBuf};
@@ -34,7 +33,6 @@ struct Ends {
 
 /// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
 /// has inherited it, and puts its own in its place.
-#[cfg(target_os = "linux")]
 static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
 static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());
@@ -59,7 +57,7 @@ impl Lifeline {
         if let Some(ends) = current.upgrade().filter(|ends| ends.are_ours()) {
             return Ok(Lifeline(ends));
         }
-        let (read, write) = sys::pipe().map_err(Error::system("cannot start a job"))?;
+        let (read, write) = platform::pipe().map_err(Error::system("cannot start a job"))?;
         let (owner, path) = (getpid(), path_of(&read));
         let ends = Arc::new(Ends { owner, read, path, write: Mutex::new(Some(write)) });
         *current = Arc::downgrade(&ends);
@@ -95,19 +93,14 @@ fn path_of(fd: &Descriptor) -> PathBuf {
 }
 
 fn hang_on(read_end: &Path) -> Result<()> {
-    #[cfg(target_os = "linux")]
-    if sys::linux() {
-        match sys::kill_at_hang_up(read_end) {
-            Ok(held) => *lock(&HELD) = Some(held),
-            Err(_) if !has_proc() => {}
-            Err(e) => return Err(Error::system("cannot watch a job's owner")(e)),
-        }
+    match backend().kill_at_hang_up(read_end) {
+        Ok(held) => *lock(&HELD) = held,
+        Err(_) if !has_proc() => {}
+        Err(e) => return Err(Error::system("cannot watch a job's owner")(e)),
     }
-    let _ = read_end;
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
 fn has_proc() -> bool {
     rustix::fs::access("/proc/self", rustix::fs::Access::EXISTS).is_ok()
 }

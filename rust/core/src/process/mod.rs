@@ -1,26 +1,26 @@
 //! Processes: how one is watched, how it is signalled, and what its end was.
 //!
-//! Births are elsewhere, since they differ in who does the work: `sys::fork` for a copy of
-//! this process, `std::process::Command` for a new program, `forkserver` for a job forked
-//! by a helper. Whatever was born becomes a [`Child`] here.
+//! Who does the work of a birth differs: `platform::fork` for a copy of
+//! this process, `std::process::Command` for a new program, `forkserver` for a worker forked
+//! by a helper. Whatever was born becomes a [`Child`] (`births`).
 
+mod births;
 mod child;
-mod exit;
+mod death;
 mod family;
-pub(crate) mod identity;
 mod left;
+mod leftovers;
 mod lifeline;
-pub(crate) mod namespace;
-mod own;
+mod outliving;
 
-pub use crate::sys::getpid;
+pub use crate::platform::identity::{is_this, ProcessId};
+pub use crate::platform::{begin_child, getpid};
 pub use child::Child;
-pub use exit::ExitStatus;
+pub use death::ExitStatus;
 pub use family::Family;
-pub use identity::{is_this, Named};
-pub(crate) use left::{leave, reap_left_but};
+pub(crate) use left::leave;
 pub use left::{reap_left, wait_for_left, Kept};
+pub use leftovers::{has_children, Growth};
 pub use lifeline::Lifeline;
-pub use namespace::begin_child;
-pub use own::{has_children, Growth};
+pub(crate) use outliving::WARDEN;
 pub use rustix::process::{Pid, Signal};

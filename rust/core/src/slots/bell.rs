@@ -4,7 +4,7 @@
 //! when a slot is about to have another holder. It is a fifo, of which only that it was
 //! written to counts; nobody reads what was rung.
 
-use crate::sys::Descriptor;
+use crate::platform::Descriptor;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! Each is one word of shared memory, so that it changes at once. Not here: how they change, and in
 //! which order (`slots::ledger`).
 
-use crate::process::Named;
+use crate::process::ProcessId;
 
 /// Names one taking of an entry: its place, and a count that tells it from later ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ pub(super) enum By {
     Nobody,
     /// Nobody's in particular, for as long as the pool lasts: it is only ever lent.
     Pool,
-    Process(Named),
+    Process(ProcessId),
 }
 
 /// Who holds an entry, in which taking of it.
@@ -54,12 +54,12 @@ pub(super) struct Holder {
 const OF_POOL: u32 = 1;
 
 impl Holder {
-    pub(super) fn process(process: Named, generation: u16) -> Holder {
+    pub(super) fn process(process: ProcessId, generation: u16) -> Holder {
         Holder { by: By::Process(process), generation, launching: false }
     }
 
     /// The process that holds it, unless it is free or the pool's.
-    pub(super) fn named(self) -> Option<Named> {
+    pub(super) fn named(self) -> Option<ProcessId> {
         match self.by {
             By::Process(named) => Some(named),
             _ => None,
@@ -67,7 +67,7 @@ impl Holder {
     }
 
     /// Whether this process holds it, or may, if it has not been told from others of its pid.
-    pub(super) fn is(self, process: Named) -> bool {
+    pub(super) fn is(self, process: ProcessId) -> bool {
         self.named().is_some_and(|named| named.may_be(process))
     }
 
@@ -86,7 +86,7 @@ impl Holder {
 
     pub(super) fn from_word(word: u64) -> Holder {
         let (pid, mark) = ((word >> 42) as u32, (word >> 13) as u32);
-        let by = match Named::from_bits(pid, mark) {
+        let by = match ProcessId::from_bits(pid, mark) {
             Some(named) => By::Process(named),
             None if word >> 13 == 0 => By::Nobody,
             None => By::Pool,
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn each_word_is_read_as_what_it_was_made_from() {
-        let me = Named::me();
+        let me = ProcessId::current();
         for by in [By::Nobody, By::Pool, By::Process(me)] {
             for launching in [false, true] {
                 let holder = Holder { by, generation: GENERATIONS, launching };

@@ -18,13 +18,12 @@
 //! before that is removed by a process that can tell: one in the maker's own namespace. No name is
 //! ever used again: whoever is late in removing a home, by its name, must not meet another.
 
+use super::bell::PoolBell;
+use super::ledger::Bells;
 use crate::error::{Error, Result};
-use crate::process::identity::{is_alive, Named};
-use crate::process::namespace::Namespace;
-use crate::slots::bell::PoolBell;
-use crate::slots::ledger::Bells;
-use crate::sys::getpid;
-use crate::sys::{self, Descriptor};
+use crate::platform::identity::{is_alive, ProcessId};
+use crate::platform::namespace::Namespace;
+use crate::platform::{self, getpid, Descriptor};
 use rustix::fd::AsFd;
 use rustix::fs::{flock, fstat, stat, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -55,7 +54,7 @@ impl Home {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let place = place();
         sweep(&place);
-        let me = Named::me();
+        let me = ProcessId::current();
         loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
             let new = format!("{NEW}{}-{}-{}-{number}", Namespace::current().0, me.pid, me.mark);
@@ -67,7 +66,7 @@ impl Home {
             };
             let unique = format!("{:x}-{:x}", me.mark, Namespace::current().0);
             let complete = place.join(format!("{PREFIX}{}-{number}-{unique}", me.pid));
-            match sys::rename_new(&new.path, &complete) {
+            match platform::rename_new(&new.path, &complete) {
                 Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // where there are no marks
                 renamed => renamed.map_err(Error::system(doing))?,
             }
@@ -79,11 +78,11 @@ impl Home {
 
     fn make(&self) -> std::io::Result<()> {
         std::fs::DirBuilder::new().mode(0o700).create(&self.path)?;
-        BELLS.iter().try_for_each(|name| sys::make_fifo(&self.path.join(name)))
+        BELLS.iter().try_for_each(|name| platform::make_fifo(&self.path.join(name)))
     }
 
     /// One that another process has made.
-    pub(crate) fn of(path: &Path) -> Home {
+    pub(crate) fn at(path: &Path) -> Home {
         Home { path: path.to_owned(), maker: None }
     }
 
@@ -242,7 +241,7 @@ fn sweep(place: &Path) {
 fn is_gone(maker: &str) -> bool {
     let numbers: Vec<u64> = maker.split('-').filter_map(|number| number.parse().ok()).collect();
     let &[namespace, pid, mark, _] = numbers.as_slice() else { return false };
-    let maker = u32::try_from(pid).ok().and_then(|pid| Named::from_bits(pid, mark as u32));
+    let maker = u32::try_from(pid).ok().and_then(|pid| ProcessId::from_bits(pid, mark as u32));
     namespace == Namespace::current().0 && maker.is_some_and(|maker| !is_alive(maker))
 }
 

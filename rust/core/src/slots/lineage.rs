@@ -9,40 +9,41 @@
 //! A recipe of a make that is below such a process has a slot that make knows of, and no ledger. So
 //! there each program of ours has an implicit slot of its own.
 
-use crate::process::identity::{parent, Named};
-use crate::slots::ledger::{Ledger, Lender};
+use super::ledger::{Ledger, Lender};
+use crate::platform::proc::parent;
+use crate::process::ProcessId;
 use rustix::process::Pid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// This process, and those above it, the nearest first.
 #[derive(Debug)]
-pub(crate) struct Lineage(Vec<Named>);
+pub(crate) struct Lineage(Vec<ProcessId>);
 
 impl Lineage {
     /// Of this process. (What is above it changes only by deaths.)
     pub(crate) fn of_this_process() -> Lineage {
-        let mut lineage = vec![Named::me()];
+        let mut lineage = vec![ProcessId::current()];
         let mut next = rustix::process::getppid();
         while let Some(above) = next {
-            lineage.push(Named::now(above));
+            lineage.push(ProcessId::of_live(above));
             next = parent(above).and_then(Pid::from_raw);
         }
         Lineage(lineage)
     }
 
     /// The nearest that runs on a slot, and the slot if it can be borrowed now.
-    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(Named, Option<Lender>)> {
+    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(ProcessId, Option<Lender>)> {
         Lineage::nearest_of(&self.0, ledger)
     }
 
     /// The same from this process on, which is above.
-    pub(crate) fn nearest_from(&self, process: Named, ledger: &Ledger) -> Option<Lender> {
+    pub(crate) fn nearest_from(&self, process: ProcessId, ledger: &Ledger) -> Option<Lender> {
         let place = self.0.iter().position(|above| above.may_be(process))?;
         Lineage::nearest_of(&self.0[place..], ledger)?.1
     }
 
-    fn nearest_of(processes: &[Named], ledger: &Ledger) -> Option<(Named, Option<Lender>)> {
+    fn nearest_of(processes: &[ProcessId], ledger: &Ledger) -> Option<(ProcessId, Option<Lender>)> {
         processes.iter().find_map(|process| match ledger.run_by(*process) {
             (false, _) => None,
             (true, open) => Some((*process, open)),
@@ -52,14 +53,14 @@ impl Lineage {
 
 /// Whether this program is in a recipe of a make that is below `above`; or if that is None, below
 /// what has `level` makes above it.
-pub(crate) fn in_recipe_below(above: Option<Named>, level: u64) -> bool {
-    let above = above.and_then(|above| started_with(above.pid, LEVEL));
+pub(crate) fn in_recipe_below(above: Option<ProcessId>, level: u64) -> bool {
+    let above = above.and_then(|above| started_with(above.pid, MAKELEVEL));
     makes_above() > above.map_or(level, |value| number(&value))
 }
 
 /// How many makes are above this program.
 pub(crate) fn makes_above() -> u64 {
-    std::env::var_os(LEVEL).map_or(0, |value| number(&value))
+    std::env::var_os(MAKELEVEL).map_or(0, |value| number(&value))
 }
 
 fn number(value: &OsStr) -> u64 {
@@ -67,7 +68,7 @@ fn number(value: &OsStr) -> u64 {
 }
 
 /// Make counts in it how many makes are above a program.
-const LEVEL: &str = "MAKELEVEL";
+pub const MAKELEVEL: &str = "MAKEMAKELEVEL";
 
 /// What a variable was when a process was started, or last became another program.
 fn started_with(pid: Pid, name: &str) -> Option<OsString> {

@@ -4,29 +4,46 @@
 //! GNU Make's protocol ("Integrating GNU make" in its manual): reading a byte takes a
 //! slot, writing the same byte gives it back. Beside the pipe, a ledger says which live
 //! process holds which slot, so that none is lost, whoever is killed. Not here: who runs
-//! what (`Jobs`), and whether the machine is fit for one more job (that is the caller's
-//! admission).
+//! what (`owner`), how programs find a pool (`make`), and whether the machine is fit for one more
+//! job (that is the caller's admission).
 
+mod adoption;
+mod assignment;
+mod auth;
+mod bank;
 mod bell;
 mod cpus;
+mod current;
+mod ends;
 mod entry;
 mod home;
-mod join;
 mod ledger;
 mod lineage;
-pub mod makeflags;
-mod own;
+mod own_slot;
 mod pipe;
 mod pool;
+mod slot;
 mod style;
-pub(crate) mod warden;
+mod wait;
+mod warden;
 mod watch;
 
+pub use assignment::{Assignment, BorrowedFrom};
+pub use auth::Auth;
+pub(crate) use auth::AuthValue;
 pub use cpus::usable_cpus;
+pub(crate) use current::current_pool_named;
+pub use current::{current_pool, release_own_slot};
+pub use ends::{Ends, Place};
+pub use entry::Tenure;
 pub use home::{homes, remove_homes};
-pub use join::{InForce, NotJoined};
 pub use ledger::Held;
-pub use own::OwnSlot;
-pub use pool::{Adopted, Ends, Place, Pool, Slot, MAX_SLOTS};
-pub(crate) use pool::{Launched, PoolWait};
+pub use lineage::MAKELEVEL;
+pub use own_slot::{OnYield, OwnSlot};
+pub use pipe::MAX_SLOTS;
+pub use pool::Pool;
+pub(crate) use pool::WeakPool;
+pub(crate) use slot::Launched;
+pub use slot::Slot;
 pub use style::Style;
+pub(crate) use wait::PoolWait;

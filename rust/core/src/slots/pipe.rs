@@ -7,15 +7,20 @@
 //! description of our own through /proc. Elsewhere we poll, and accept that a sibling may
 //! take the byte before us, when the read waits for the next.
 
+use super::auth::Auth;
 use crate::error::{Error, ErrorKind, Result};
-use crate::slots::makeflags::Auth;
-use crate::sys::{self, shared::Shared, AtHand, Descriptor};
+use crate::platform::shared::Shared;
+use crate::platform::{backend, duplicate, enlarge_pipe, open_anew, AtHand, Descriptor};
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{fcntl_getfl, fstat, open, FileType, Mode, OFlags};
+use rustix::fs::{fcntl_getfl, fstat, FileType, Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
+
+/// The most slots a pool may have: every token must fit into the pipe at once, and this
+/// many fit into a pipe of the default size everywhere.
+pub const MAX_SLOTS: usize = 16 * 1024;
 
 /// What a new pool's tokens are; GNU Make uses the same byte.
 const TOKEN: u8 = b'+';
@@ -41,7 +46,7 @@ impl TokenPipe {
             }
             Auth::Pipe { read, write } => {
                 let joining = |e| Error::refused("cannot join a pool", e);
-                let end = |raw: &RawFd| sys::duplicate(*raw).map_err(joining);
+                let end = |raw: &RawFd| duplicate(*raw).map_err(joining);
                 TokenPipe::of_ends(end(read)?, end(write)?, slots)
             }
         }
@@ -81,11 +86,7 @@ impl TokenPipe {
 
     /// Puts the tokens of a new pool in.
     pub(crate) fn fill(&self, slots: usize) -> rustix::io::Result<()> {
-        // A user with many pipes gets small ones, and a full pipe would block us.
-        #[cfg(target_os = "linux")]
-        if rustix::pipe::fcntl_getpipe_size(&self.write)? < slots {
-            rustix::pipe::fcntl_setpipe_size(&self.write, slots)?;
-        }
+        enlarge_pipe(&self.write, slots)?; // a full pipe would block us
         let mut tokens = vec![TOKEN; slots];
         while !tokens.is_empty() {
             let written = retry_on_intr(|| rustix::io::write(&self.write, &tokens))?;
@@ -109,13 +110,7 @@ impl TokenPipe {
     /// Sends the byte at the file offset that the word holds, in one step with the word's
     /// advance. False if that cannot be done, when nothing has been.
     pub(crate) fn send_from(&self, memory: &Shared, offset: usize, end: BorrowedFd<'_>) -> bool {
-        #[cfg(target_os = "linux")]
-        return self.splices && matches!(memory.send(offset, end), Ok(true));
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = (self.splices, memory, offset, end);
-            false
-        }
+        self.splices && matches!(memory.send(offset, end), Ok(true))
     }
 
     /// Whether it is in the pipe now.
@@ -160,28 +155,17 @@ impl TokenPipe {
     }
 }
 
-/// Whether the pipe has, or could be given, a buffer for each slot. A byte that is spliced
-/// occupies a whole one; a pipe has 16 from the start, and the system's limit is 256 for most
-/// users (the sysctl fs.pipe-max-size). Never made smaller: others know what they have.
-#[cfg(target_os = "linux")]
+/// Whether bytes can be put back by `splice`. A byte that is spliced occupies a whole buffer of the
+/// pipe, which has 16 from the start; the system's limit is 256 for most users (the sysctl
+/// fs.pipe-max-size). The pipe is never made smaller: others know what they have.
 fn enlarge(pipe: &Descriptor, slots: usize) -> bool {
-    use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
-    let wanted = slots.saturating_mul(rustix::param::page_size());
-    let enough = |size: rustix::io::Result<usize>| size.is_ok_and(|size| size >= wanted);
-    crate::sys::linux()
-        && (enough(fcntl_getpipe_size(pipe)) || enough(fcntl_setpipe_size(pipe, wanted)))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn enlarge(_pipe: &Descriptor, _slots: usize) -> bool {
-    false
+    backend().splices(pipe, slots)
 }
 
 /// A non-blocking read end with a description of its own, where the system can give one.
 fn private(read: Descriptor) -> rustix::io::Result<Descriptor> {
-    if cfg!(target_os = "linux") && !fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        if let Ok(own) = open(format!("/proc/self/fd/{}", read.as_raw_fd()), flags, Mode::empty()) {
+    if !fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
+        if let Some(own) = open_anew(&read) {
             return Descriptor::new(own);
         }
     }

@@ -9,20 +9,16 @@
 //! it is made once, early, and never in a pool of ours.
 
 use crate::error::{Error, Result};
-use crate::scan::Wait;
+use crate::platform::{detach, Descriptor};
+use crate::process::WARDEN;
 use crate::slots::home::Home;
 use crate::slots::ledger::{Bells, Ledger};
 use crate::slots::pipe::TokenPipe;
 use crate::slots::watch::Watch;
-use crate::sys::{self, Descriptor};
+use crate::wait::Wait;
 use rustix::fd::AsRawFd;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::retry_on_intr;
-use std::ffi::CStr;
-
-/// What the system shows it as. `Future.kill` spares what has this name: what it is for comes
-/// after that, and it is below a job that is above the make that it watches for.
-pub(crate) const NAME: &CStr = c"slot-warden";
 
 /// Leaves a warden behind for a pool that is not ours. The ledger's file must be there, and
 /// locked by us, but not be mapped yet: the mapping, inherited, would hold that lock.
@@ -31,7 +27,7 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
     let file = home.open_ledger_unlocked().map_err(Error::system(doing))?;
     let keep = [file.as_raw_fd(), pipe.read_end().as_raw_fd(), pipe.write_end().as_raw_fd()];
     let bells = home.bells();
-    sys::detach(NAME, &keep, || {
+    detach(WARDEN, &keep, || {
         let _ = keep_watch(file, bells, pipe); // nobody is left to be told
     })
     .map_err(Error::system(doing))

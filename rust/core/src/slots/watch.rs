@@ -9,19 +9,20 @@
 //! look. So who has just looked does not listen for a moment, and looks again after it: a holder
 //! that is killed within its first moments may be found that much later.
 
-use crate::process::identity::{look, Life, Named};
-use crate::scan::{ReadySet, LOOK_AFTER};
-use crate::slots::bell::PoolBell;
-use crate::slots::ledger::{Bells, Ledger, Reclaimed, Tenant};
-use crate::slots::pipe::TokenPipe;
-use crate::sys::Descriptor;
+use super::bell::PoolBell;
+use super::ledger::{Bells, Ledger, Reclaimed, Tenant};
+use super::pipe::TokenPipe;
+use crate::platform::identity::{look, Life, ProcessId};
+use crate::platform::Descriptor;
+use crate::platform::{backend, ReadySet};
+use crate::wait::POLL_INTERVAL;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For how long who has looked does not listen. Measured with 64 that wait while jobs of 1 ms come
 /// and go on two slots: they then cost half as much time, and with 20 ms no less than with 10.
-const MOMENT: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// How we hear of a holder's death.
 #[derive(Debug)]
@@ -36,11 +37,11 @@ enum Watched {
 #[derive(Debug)]
 pub(crate) struct Watch {
     /// Under their entries' places.
-    set: ReadySet,
+    set: Box<dyn ReadySet>,
     holders: HashMap<u32, (Tenant, Watched)>,
     /// What hears of changes, and of slots that can be borrowed again.
-    change: Option<ReadySet>,
-    open: Option<ReadySet>,
+    change: Option<Box<dyn ReadySet>>,
+    open: Option<Box<dyn ReadySet>>,
     /// When we last looked before a wait.
     looked: Option<Instant>,
     /// How many threads of this process wait.
@@ -63,13 +64,13 @@ impl Watch {
     /// Whether this program has closed nothing of it.
     pub(crate) fn is_intact(&self) -> bool {
         let sets = [Some(&self.set), self.change.as_ref(), self.open.as_ref()];
-        sets.into_iter().flatten().all(ReadySet::is_intact)
+        sets.into_iter().flatten().all(|set| set.is_intact())
     }
 
     /// For who need not hear of new holders.
     pub(crate) fn without_bells() -> rustix::io::Result<Watch> {
         Ok(Watch {
-            set: ReadySet::new()?,
+            set: backend().ready_set()?,
             holders: HashMap::new(),
             change: None,
             open: None,
@@ -104,10 +105,10 @@ impl Watch {
     /// The entries whose holders are dead; those of all others are watched from now on.
     fn look(&mut self, ledger: &Ledger) -> Vec<Tenant> {
         // First, so that who rings from now on is heard by the next wait.
-        let _ = self.change.as_mut().map(ReadySet::ready);
+        let _ = self.change.as_mut().map(|set| set.ready());
         // A pidfd stays ready for good, and so is told of at the next look too.
         let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
-        let me = Named::me();
+        let me = ProcessId::current();
         let mut before = std::mem::take(&mut self.holders);
         let mut dead = Vec::new();
         self.launching = false;
@@ -171,17 +172,17 @@ impl Watch {
     ) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.waits += 1;
         // Before the caller looks whether a slot can be borrowed: a ring from now on is heard.
-        let _ = self.open.as_mut().map(ReadySet::ready);
+        let _ = self.open.as_mut().map(|set| set.ready());
         let ago = self.looked.map(|looked| looked.elapsed());
-        if let Some(rest) = ago.and_then(|ago| MOMENT.checked_sub(ago)) {
-            let open = self.open.iter().flat_map(ReadySet::watched);
+        if let Some(rest) = ago.and_then(|ago| LOOK_AGAIN_AFTER.checked_sub(ago)) {
+            let open = self.open.iter().flat_map(|set| set.watched());
             return (self.set.watched().into_iter().chain(open).collect(), Some(rest));
         }
         self.reclaim(ledger, pipe);
         self.looked = Some(Instant::now());
         let (mut descriptors, look_after) = self.watched();
         let bells = self.change.iter().chain(&self.open);
-        descriptors.extend(bells.flat_map(ReadySet::watched));
+        descriptors.extend(bells.flat_map(|set| set.watched()));
         (descriptors, look_after)
     }
 
@@ -195,13 +196,13 @@ impl Watch {
     /// What to poll for the deaths of those that are watched, and how long to sleep at most.
     pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
-        (self.set.watched(), (self.must_look || self.launching || blind).then_some(LOOK_AFTER))
+        (self.set.watched(), (self.must_look || self.launching || blind).then_some(POLL_INTERVAL))
     }
 }
 
 /// What hears a bell, where it can be heard by a descriptor.
-fn hearing(bell: &PoolBell) -> rustix::io::Result<Option<ReadySet>> {
-    let mut set = ReadySet::new()?;
+fn hearing(bell: &PoolBell) -> rustix::io::Result<Option<Box<dyn ReadySet>>> {
+    let mut set = backend().ready_set()?;
     let bell = bell.descriptor().filter(|bell| bell.is_intact());
     let heard = bell.is_some_and(|bell| set.add_edge(bell, 0));
     Ok(heard.then_some(set))

@@ -8,8 +8,11 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use jobserver_core::sys::{self, Forked};
-use jobserver_core::{Channel, ExitStatus, JobId, Jobs, Launch, Outcome, Slot, Woken};
+use jobserver_core::owner::Finished;
+use jobserver_core::platform::{self, Forked};
+use jobserver_core::slots::{Assignment, BorrowedFrom};
+use jobserver_core::wire::Head;
+use jobserver_core::{Channel, ExitStatus, JobId, Jobs, Outcome, Slot, Woken};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{waitid, Pid, WaitId, WaitIdOptions};
@@ -27,6 +30,10 @@ pub fn pipe() -> (OwnedFd, OwnedFd) {
     }
     (read, write)
 }
+
+/// The head of a launch on no slot, and of the result of a process that does not stay.
+pub const LAUNCH: Head = Head::Launch { assignment: Assignment::WithoutSlot(BorrowedFrom::Nobody) };
+pub const RESULT: Head = Head::Result { stays: false };
 
 /// Long enough for the slowest machine; only a test that fails waits for so long.
 const PATIENCE: u64 = 30;
@@ -109,7 +116,7 @@ fn exit_now(code: i32) -> ! {
 pub fn fork() -> std::io::Result<Forked> {
     // SAFETY: besides the one that forks, the test harness's threads only wait; what the
     // child then uses (the allocator above all) glibc keeps consistent.
-    unsafe { sys::fork() }
+    unsafe { platform::fork() }
 }
 
 /// Runs `body` in a forked process, which exits with what it returns, 101 if it panics, and
@@ -147,7 +154,7 @@ pub fn hang() -> ! {
 
 /// Starts a job that is a fork of this process.
 pub fn start(jobs: &mut Jobs, slot: Option<Slot>, job: impl FnOnce(Channel) -> i32) -> JobId {
-    let Launch { owner_end, job_end } = Launch::new().unwrap();
+    let (owner_end, job_end) = Channel::pair().unwrap();
     match fork().unwrap() {
         Forked::Child => {
             drop(owner_end);
@@ -156,7 +163,7 @@ pub fn start(jobs: &mut Jobs, slot: Option<Slot>, job: impl FnOnce(Channel) -> i
         }
         Forked::Parent(pid) => {
             drop(job_end);
-            jobs.started(owner_end, jobserver_core::Child::adopt(pid), slot).unwrap()
+            jobs.started(owner_end, jobserver_core::Child::adopt(pid), slot, || ()).unwrap().id
         }
     }
 }
@@ -165,7 +172,7 @@ pub fn start(jobs: &mut Jobs, slot: Option<Slot>, job: impl FnOnce(Channel) -> i
 pub fn outcomes(jobs: &mut Jobs, count: usize) -> HashMap<JobId, Outcome> {
     let (mut told, deadline) = (HashMap::new(), soon());
     loop {
-        for (id, outcome) in jobs.scan().unwrap() {
+        for Finished { id, outcome, .. } in jobs.scan().unwrap() {
             assert!(told.insert(id, outcome).is_none(), "{id:?} was told of twice");
         }
         if told.len() >= count {

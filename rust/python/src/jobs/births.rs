@@ -2,17 +2,17 @@
 //! is told first. Not here: what they run, and what becomes of them.
 
 use super::Jobs;
-use crate::channel::{borrowed, Channel, Message};
 use crate::errors::{to_python, ForkServerGone};
 use crate::forkserver::ForkServer;
 use crate::hooks;
 use crate::job;
 use crate::pool::Pool;
 use crate::setup::Setup;
+use crate::wire::{borrowed, Channel, Message};
 use jobserver_core as core;
-use jobserver_core::channel::{Head, Kind, HANGS};
+use jobserver_core::platform::{exit_at_once, Descriptor, Forked, SignalsHeld};
 use jobserver_core::process::{Lifeline, Signal};
-use jobserver_core::sys::{exit_at_once, Descriptor, Forked, SignalsHeld};
+use jobserver_core::wire::{Head, Kind, HANGS};
 use jobserver_core::{Child, ErrorKind, Launch};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;

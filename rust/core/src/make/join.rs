@@ -1,0 +1,145 @@
+//! Joining the pool in force: the one that MAKEFLAGS names to this program.
+//!
+//! Whoever started this program, make in a recipe or a job of ours, did so on a slot of
+//! theirs: the *implicit* slot, which is this program's to use, and is used first. Below a
+//! job, or `exec`, it is borrowed from that (`slots::lineage`). What make has left to a recipe has no
+//! byte in the pipe, and is never written there. Not here: how MAKEFLAGS is written
+//! (`flags`).
+
+use super::flags::{MakeFlags, PoolName};
+use super::variables::NAMING;
+use crate::error::{Error, ErrorKind};
+use crate::slots::{current_pool_named, usable_cpus, Auth, Pool, WeakPool};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+/// What the environment says of a pool to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InForce {
+    /// Nothing.
+    Nothing,
+    /// There is one, which we cannot join.
+    Closed(NotJoined),
+    /// There is one, with as many slots, as far as is said.
+    Pool(Auth, Option<usize>),
+    /// There is none: make was told to run one job at a time.
+    OneJob,
+}
+
+/// Why the pool that the environment names is not joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotJoined {
+    /// Its descriptors are negative: make says that it is not for this program.
+    Disabled,
+    /// It is named in a way that is not known here.
+    Unknown(OsString),
+    /// It is not there, or is something else by now.
+    Stale(Auth),
+}
+
+impl fmt::Display for NotJoined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotJoined::Disabled => f.write_str(
+                "make has a pool of slots but has not opened it to this program: put `+` before \
+                 the command in the recipe",
+            ),
+            NotJoined::Unknown(name) => {
+                write!(f, "MAKEFLAGS names a pool of slots in an unknown way, {name:?}")
+            }
+            NotJoined::Stale(Auth::Fifo(path)) => write!(
+                f,
+                "MAKEFLAGS names a pool of slots, {}, that is not there (any more): unset it, or \
+                 run this below what made the pool, while that lives",
+                path.display()
+            ),
+            NotJoined::Stale(Auth::Pipe { read, write }) => write!(
+                f,
+                "MAKEFLAGS names a pool of slots, the descriptors {read} and {write}, but they \
+                 are closed, or something else: put `+` before the command in the recipe, and \
+                 let no program in between close them"
+            ),
+        }
+    }
+}
+
+impl InForce {
+    /// By this process's environment.
+    pub fn of_environment() -> InForce {
+        InForce::by(NAMING.iter().filter_map(std::env::var_os))
+    }
+
+    /// By the values of the variables, those that count first being the first.
+    pub fn by(values: impl IntoIterator<Item = impl AsRef<OsStr>>) -> InForce {
+        for value in values {
+            let flags = MakeFlags::parse(value.as_ref());
+            match flags.named {
+                PoolName::Nothing if flags.jobs == Some(1) => return InForce::OneJob,
+                PoolName::Nothing => {}
+                PoolName::Disabled => return InForce::Closed(NotJoined::Disabled),
+                PoolName::Unknown(name) => return InForce::Closed(NotJoined::Unknown(name)),
+                PoolName::Pool(auth) => return InForce::Pool(auth, flags.jobs),
+            }
+        }
+        InForce::Nothing
+    }
+}
+
+/// What came of joining the pool in force.
+#[derive(Debug)]
+pub enum Joined {
+    /// There is none.
+    Nothing,
+    /// It is joined. Whoever joins it again in this process, while somebody has it, has the same.
+    Pool(Pool),
+    /// There is one, which this program cannot join, and why: it may make one of its own.
+    Refused(String),
+    /// There is one, on a slot of which this program was started, but it cannot be used from here, and
+    /// why: the program has that one slot.
+    OutOfReach(String),
+    /// Make was told to run one job at a time: the program has that one slot.
+    OneJob,
+}
+
+/// By their names, for as long as somebody has them: two joins would count the implicit slot twice.
+static JOINED: Mutex<Option<HashMap<OsString, WeakPool>>> = Mutex::new(None);
+
+impl Joined {
+    /// Joins the pool that this process's environment names.
+    pub fn by_environment() -> Joined {
+        Joined::by(InForce::of_environment())
+    }
+
+    /// The same for what a copy of the environment says.
+    pub fn by(in_force: InForce) -> Joined {
+        match in_force {
+            InForce::Nothing => Joined::Nothing,
+            InForce::OneJob => Joined::OneJob,
+            InForce::Closed(why) => Joined::Refused(why.to_string()),
+            InForce::Pool(auth, jobs) => match join_once(&auth, jobs) {
+                Ok(pool) => Joined::Pool(pool),
+                Err(e) if matches!(e.kind(), ErrorKind::Elsewhere | ErrorKind::Protocol) => {
+                    Joined::OutOfReach(e.to_string())
+                }
+                Err(e) => Joined::Refused(format!("{} ({e})", NotJoined::Stale(auth))),
+            },
+        }
+    }
+}
+
+fn join_once(auth: &Auth, jobs: Option<usize>) -> Result<Pool, Error> {
+    if let Some(pool) = current_pool_named(auth) {
+        return Ok(pool);
+    }
+    let mut joined = JOINED.lock().unwrap_or_else(PoisonError::into_inner);
+    let joined = joined.get_or_insert_default();
+    let name = auth.to_os_string();
+    if let Some(pool) = joined.get(&name).and_then(WeakPool::upgrade) {
+        return Ok(pool);
+    }
+    let pool = Pool::join_named(auth, jobs.unwrap_or_else(usable_cpus))?;
+    joined.insert(name, pool.downgrade());
+    Ok(pool)
+}

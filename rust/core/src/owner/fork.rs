@@ -1,0 +1,144 @@
+//! Forking this process for a job, or for a worker of jobs.
+
+use super::shared::Owner;
+use super::{ForkHost, Started};
+use crate::error::{Error, Result};
+use crate::platform::{exit_at_once, Forked, SignalsHeld};
+use crate::process::{Child, Lifeline, Signal};
+use crate::slots::{Pool, Slot};
+use crate::wire::Channel;
+
+/// On which side of a fork the caller finds itself.
+#[derive(Debug)]
+pub enum Birth {
+    /// In the owner; with the job, if the worker was forked for one.
+    Owner(Option<Started>),
+    /// In the new process.
+    Worker(Born),
+}
+
+/// A new process, with what it was born with. To drop this ends the process: one that goes on, by an
+/// error of ours, must not do so in what its owner was about.
+#[derive(Debug)]
+pub struct Born {
+    /// Its end of the channel.
+    pub channel: Channel,
+    /// Its pool.
+    pub pool: Pool,
+    /// Whether its owner wants to hear when it gives its slot away.
+    pub tells: bool,
+    /// What has kept it from becoming a job; None if nothing has.
+    pub failed: Option<Error>,
+    _never_on: NeverOn,
+}
+
+#[derive(Debug)]
+struct NeverOn;
+
+impl Drop for NeverOn {
+    fn drop(&mut self) {
+        exit_at_once(1);
+    }
+}
+
+impl<J> Owner<J> {
+    /// Forks a job, which runs on this slot, if there is one. The owner keeps a `J` for it.
+    pub fn fork_job<H: ForkHost>(
+        &self,
+        host: &H,
+        slot: &mut Option<Slot>,
+        job: impl FnOnce() -> J,
+    ) -> std::result::Result<Birth, H::Error> {
+        let _launching = self.begin_launch()?;
+        Ok(match self.fork_process(host, slot.as_ref())? {
+            Side::Owner(channel, child) => {
+                let started = self.state().jobs.started(channel, child, slot.take(), job)?;
+                Birth::Owner(Some(started))
+            }
+            Side::Worker(born) => Birth::Worker(born),
+        })
+    }
+
+    /// Forks a worker, which is idle until a job is launched on it.
+    pub fn fork_worker<H: ForkHost>(&self, host: &H) -> std::result::Result<Birth, H::Error> {
+        let _launching = self.begin_launch()?;
+        Ok(match self.fork_process(host, None)? {
+            Side::Owner(channel, child) => Birth::Owner(self.hired(channel, child, None)?),
+            Side::Worker(born) => Birth::Worker(born),
+        })
+    }
+
+    fn fork_process<H: ForkHost>(
+        &self,
+        host: &H,
+        slot: Option<&Slot>,
+    ) -> std::result::Result<Side, H::Error> {
+        let pool = self.pool()?;
+        let (owner_end, job_end) = Channel::pair()?;
+        let (lifeline, tells) = (self.lifeline()?, self.hears_of_yields());
+        // The host's hooks may be code in its language, and an error of a signal handler that ran in one
+        // would be dropped, its Ctrl-C lost, and a lock of that code's left locked.
+        // (With several threads another one may take the signal, and this still happen, as
+        // it may around `os.fork`.)
+        // Handlers are run before signals are held too, lest a handler run, and start things, with
+        // all signals blocked; after that, only what came in between is left.
+        // A Ctrl-C that comes still later, while the hooks run, would reach this process alone: the
+        // job is not there yet, and would run on. So we begin anew.
+        let (held, forked) = loop {
+            host.run_signal_handlers()?;
+            let held = SignalsHeld::begin();
+            host.run_signal_handlers()?;
+            if let Some(slot) = slot {
+                slot.launch();
+            }
+            match host.fork(&|| held.holds(Signal::INT)) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                forked => {
+                    break (held, forked.map_err(|e| Error::refused("cannot fork a job", e))?)
+                }
+            }
+        };
+        match forked {
+            Forked::Parent(pid) => Ok(Side::Owner(owner_end, Child::adopt(pid))),
+            Forked::Child => {
+                let _never_on = NeverOn;
+                drop(owner_end);
+                let failed = self.become_job(lifeline, slot, &pool).err();
+                drop(held);
+                Ok(Side::Worker(Born { channel: job_end, pool, tells, failed, _never_on }))
+            }
+        }
+    }
+
+    /// In a forked child: makes it a job, on this slot.
+    fn become_job(
+        &self,
+        lifeline: Option<Lifeline>,
+        slot: Option<&Slot>,
+        pool: &Pool,
+    ) -> Result<()> {
+        if let Some(lifeline) = lifeline {
+            lifeline.hang_on()?;
+        }
+        self.abandon();
+        match pool.adopt_forked(slot)? {
+            true => Ok(()),
+            false => Err(Error::owner_gone()),
+        }
+    }
+
+    /// In a forked child: forgets the owner's jobs. What is kept for them is leaked on purpose: to
+    /// drop that would write to the memory that the fork shares, and may run code.
+    fn abandon(&self) {
+        let mut state = self.state();
+        std::mem::forget(state.jobs.take_kept());
+        std::mem::forget(std::mem::take(&mut state.undelivered));
+        state.jobs.abandon();
+        state.lifeline = None;
+    }
+}
+
+enum Side {
+    Owner(Channel, Child),
+    Worker(Born),
+}

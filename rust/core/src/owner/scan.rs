@@ -1,0 +1,202 @@
+//! The scan of an owner's table: what is ready is received, reaped, and said once for each job.
+
+use super::jobs::{key, Jobs, CHANNEL, EXIT};
+use super::outcome::{Finished, JobId, Outcome};
+use super::process::{Process, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::platform::{Undisturbed, AT_ONCE};
+use crate::process::ExitStatus;
+use crate::slots::Launched;
+use crate::wire::{Head, Received, PACKET};
+use rustix::io::Errno;
+
+impl<J> Jobs<J> {
+    /// Looks, without blocking, at everything that is ready, and says what came of each
+    /// job that has something to say.
+    pub fn scan(&mut self) -> Result<Vec<Finished<J>>> {
+        let _undisturbed = Undisturbed::begin();
+        let mut finished = Vec::new();
+        let (there, yielded) = (self.processes.len(), self.yielded.len());
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; PACKET];
+        }
+        if self.lost {
+            self.renew(&mut finished)?;
+        }
+        while let Some(set) = &mut self.set {
+            let ready = match set.ready() {
+                Err(_) if !finished.is_empty() => break, // the next scan will meet it too
+                Err(_) if !set.is_intact() => {
+                    self.renew(&mut finished)?;
+                    continue;
+                }
+                ready => ready.map_err(Error::system("cannot look at the jobs"))?,
+            };
+            if ready.is_empty() {
+                break;
+            }
+            let these_are_all = ready.len() != AT_ONCE;
+            for key in ready {
+                match key & 1 {
+                    CHANNEL => self.read_channel(key >> 1, &mut finished),
+                    _ => self.check_exit(key >> 1, &mut finished),
+                }
+            }
+            if these_are_all {
+                break;
+            }
+        }
+        for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
+            self.check_exit(number, &mut finished);
+        }
+        // Also when a process was only reaped: somebody may wait for the last to be.
+        // And when one has yielded: those who wait for it may have to do so too.
+        if !finished.is_empty() || self.processes.len() < there || self.yielded.len() > yielded {
+            self.wake();
+        }
+        Ok(finished)
+    }
+
+    /// Takes in all that a process's channel holds.
+    fn read_channel(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
+        loop {
+            let Some(process) = self.processes.get_mut(&number) else { return };
+            let Some(channel) = &process.channel else { return };
+            let received = channel.try_receive(&mut self.buffer);
+            let ours = process.child.is_ours();
+            match received {
+                Ok(Received::NothingYet) => return,
+                Ok(Received::Frame(frame)) => match frame.head {
+                    Head::Exited { status } if !ours => {
+                        return self.ended(number, status, finished);
+                    }
+                    Head::Result { stays: true } if process.state == State::Running => {
+                        process.last_words = None;
+                        process.finish(number, Outcome::from_frame(frame), finished);
+                        if process.stay() {
+                            self.idle.push(number);
+                            self.quick = true;
+                        }
+                        return; // an idle process waits for us
+                    }
+                    Head::Yielded => {
+                        self.yielded.insert(JobId::new(number, process.jobs));
+                        continue;
+                    }
+                    Head::LastWords => {
+                        process.last_words = Some(frame.body);
+                        continue;
+                    }
+                    _ => process.finish(number, Outcome::from_frame(frame), finished),
+                },
+                // With the fork server gone, nobody will ever say how its child ended.
+                Ok(Received::EndOfFile) if !ours => {
+                    return self.ended(number, ExitStatus::Unknown, finished)
+                }
+                Ok(Received::EndOfFile) => {
+                    process.has_gone_silent();
+                    self.idle.retain(|idle| *idle != number);
+                    return self.close_channel(number);
+                }
+                Err(e) if e.kind() == ErrorKind::DescriptorLost => {
+                    return self.lose(number, e, finished)
+                }
+                Err(e) => process.finish(number, Outcome::Lost(e), finished),
+            }
+            // (An idle process has nothing to send, and is to end.) If the process means to stay, it has
+            // to be told otherwise: of what could not be received, that is unknown.
+            process.dismiss();
+            self.idle.retain(|idle| *idle != number);
+            if ours {
+                return self.close_channel(number);
+            }
+        }
+    }
+
+    /// After this program has closed descriptors of the table's: tells of the processes that can
+    /// be heard of no more, and watches the others by a new set. (The old one may be another's, or
+    /// tell for ever of what is gone.)
+    fn renew(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
+        (self.set, self.lost) = (None, true);
+        self.spare_bells.retain(|bell| bell.is_intact());
+        for number in self.processes.keys().copied().collect::<Vec<_>>() {
+            if self.processes.get(&number).is_some_and(Process::is_lost) {
+                let lost = Error::system("cannot hear of a job any more")(Errno::BADF);
+                self.lose(number, lost, finished);
+            }
+            let Some(mut process) = self.processes.remove(&number) else { continue };
+            process.child.look_to_watch();
+            let watched = self.watch(number, &process.child, process.channel.as_ref());
+            self.processes.insert(number, process);
+            watched.map_err(Error::system("cannot watch the jobs"))?;
+        }
+        self.lost = false;
+        Ok(())
+    }
+
+    /// Gives up a process whose channel is closed, or another file. It is ended, as it would be
+    /// with its owner: nobody can hear of it, nor has a Future to do so.
+    fn lose(&mut self, number: u64, error: Error, finished: &mut Vec<Finished<J>>) {
+        let Some(process) = self.processes.get_mut(&number) else { return };
+        process.child.end();
+        process.finish(number, Outcome::Lost(error), finished);
+        process.dismiss();
+        let ours = process.child.is_ours();
+        // Nobody will say when it has ended: that is for all to see.
+        let slot = if ours { None } else { process.slot.take() };
+        slot.iter().for_each(Launched::disown);
+        self.idle.retain(|idle| *idle != number);
+        self.close_channel(number);
+        if !ours {
+            self.ended(number, ExitStatus::Unknown, finished);
+        }
+    }
+
+    /// Reaps a direct child if it has ended.
+    fn check_exit(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
+        let Some(process) = self.processes.get(&number) else { return };
+        let status = match process.child.try_wait() {
+            Ok(None) => return self.watch_by_looking(number),
+            Ok(Some(status)) => status,
+            Err(_) => ExitStatus::Unknown,
+        };
+        self.read_channel(number, finished); // what it had sent before it ended comes first
+        self.ended(number, status, finished);
+    }
+
+    /// Watches no descriptor for a child's end any more, but looks. It may be dead and not
+    /// ours to reap yet: a debugger that has attached to it is told first.
+    fn watch_by_looking(&mut self, number: u64) {
+        let Some(process) = self.processes.get(&number) else { return };
+        if let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) {
+            if self.unwatched.insert(number) {
+                set.remove(exit, key(number, EXIT));
+                self.ring(); // who waits already must look now and then, from now on
+            }
+        }
+    }
+
+    fn ended(&mut self, number: u64, status: ExitStatus, finished: &mut Vec<Finished<J>>) {
+        self.close_channel(number);
+        let Some(mut process) = self.processes.remove(&number) else { return };
+        if let Some(slot) = &process.slot {
+            slot.settle(true);
+        }
+        self.idle.retain(|idle| *idle != number);
+        let last_words = process.last_words.take();
+        process.finish(number, Outcome::Ended(status, last_words), finished);
+        let watched_by_looking = self.unwatched.remove(&number) || !process.child.is_ours();
+        let watch = process.child.watch();
+        if let (Some(set), Some(exit), false) = (&mut self.set, watch, watched_by_looking) {
+            set.remove(exit, key(number, EXIT));
+        }
+    }
+
+    fn close_channel(&mut self, number: u64) {
+        let process = self.processes.get_mut(&number);
+        let Some(channel) = process.and_then(|process| process.channel.take()) else { return };
+        if let Some(set) = &mut self.set {
+            set.remove(channel.socket(), key(number, CHANNEL));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Waits for what an owner's table holds, or for a slot: begun with a lock on the table, slept through
+//! without one.
+
+use super::jobs::Jobs;
+use super::process::Process;
+use super::quiet::Quiet;
+use crate::error::{Error, ErrorKind, Result};
+use crate::slots::{Pool, PoolWait};
+use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a caller has seen of a table: see [`Jobs::begin_wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look(pub(super) u64);
+
+impl Look {
+    /// What is seen after one more change.
+    pub(super) fn next(self) -> Look {
+        Look(self.0 + 1)
+    }
+}
+
+/// A prepared wait of one thread; give it back with [`Jobs::end_wait`].
+#[derive(Debug)]
+pub struct Waiting {
+    wait: Wait,
+    quick: bool,
+    bell: Option<Arc<Bell>>,
+    pool: Option<PoolWait>,
+    /// It has found that this program has closed something that it would have waited for.
+    lost: AtomicBool,
+}
+
+impl Waiting {
+    /// Where that may pay, looks for a moment whether a sleep is needed: whether something is
+    /// ready. Then look for signals, and sleep.
+    pub fn spin(&self) -> bool {
+        self.quick && self.wait.spin_intact()
+    }
+
+    /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
+    /// comes, or `deadline`.
+    pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
+        match self.wait.block(deadline) {
+            Err(e) if e.kind() == ErrorKind::DescriptorLost => {
+                self.lost.store(true, Ordering::Relaxed);
+                // If it is the table's, the next scan sees to it.
+                let pool = self.pool.as_ref().is_none_or(PoolWait::mend);
+                if pool {
+                    Ok(Woken::Ready)
+                } else {
+                    Err(e)
+                }
+            }
+            woken => woken,
+        }
+    }
+}
+
+impl<J> Jobs<J> {
+    /// What the caller sees now: pass it to [`Jobs::begin_wait`].
+    pub fn look(&self) -> Look {
+        Look(self.changes)
+    }
+
+    /// Prepares a wait, to be slept through without a lock on the table.
+    ///
+    /// None, and nothing to wait for, if a scan has changed something since that `look`: what the
+    /// caller wants may have happened. So: call [`Jobs::look`], see whether what you want is there,
+    /// and only then wait. Where another thread's scan finds what you want, that thread must call
+    /// [`Jobs::wake`] once it has put it where you look. (Such a count is known as an eventcount.)
+    ///
+    /// With a `pool`, the wait ends also when a slot of it may be free.
+    pub fn begin_wait(&mut self, look: Look, pool: Option<&Pool>) -> Result<Option<Waiting>> {
+        let Look(changes) = look;
+        if changes != self.changes {
+            return Ok(None);
+        }
+        let heard = self.quiet.as_ref().is_none_or(|quiet| quiet.changes != changes);
+        let look_over = self.look_over();
+        if self.lost {
+            return Ok(None);
+        }
+        // Made now if it has not been: what another thread starts meanwhile must wake us.
+        let set = self.set();
+        let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
+        // At the limit of descriptors we do without, and look now and then instead.
+        let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
+        descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
+        let must_look = bell.is_none() || !self.unwatched.is_empty();
+        let look_after = must_look.then_some(POLL_INTERVAL);
+        let mut look_after = look_after.into_iter().chain(look_over).min();
+        let pool = pool.map(Pool::begin_wait);
+        let mut pipes = Vec::new();
+        if let Some(pool) = &pool {
+            pipes.push(Arc::clone(&pool.pipe));
+            descriptors.extend(pool.descriptors.iter().cloned());
+            look_after = look_after.into_iter().chain(pool.look_after).min();
+        }
+        self.waiting.extend(bell.clone());
+        let wait = Wait::new(descriptors, look_after).or_token(pipes);
+        let wait = if heard && look_over.is_some() { wait.briefly() } else { wait };
+        let lost = AtomicBool::new(false);
+        Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
+    }
+
+    /// In a quiet time, looks once whether anything can still be heard. When to be here again for that.
+    fn look_over(&mut self) -> Option<Duration> {
+        if self.processes.is_empty() {
+            return None;
+        }
+        let quiet = Quiet::go_on(&mut self.quiet, self.changes);
+        let left = quiet.left()?;
+        if !left.is_zero() {
+            return Some(left);
+        }
+        quiet.looked = true;
+        let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
+        self.lost |= self.processes.values().any(lost);
+        None
+    }
+
+    /// Ends a wait.
+    pub fn end_wait(&mut self, waiting: Waiting) {
+        self.lost |= waiting.lost.into_inner();
+        let Some(bell) = waiting.bell else { return };
+        let before = self.waiting.len();
+        self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
+        if self.waiting.len() < before {
+            self.spare_bells.push(bell); // else it has been rung, and would ring again: let it go
+        }
+    }
+
+    /// Waits for something to be ready: a job, a free slot of `pool` if given, `deadline`.
+    /// For a table that no other thread uses.
+    pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
+        let Some(waiting) = self.begin_wait(self.look(), pool)? else { return Ok(Woken::Ready) };
+        let woken = loop {
+            match waiting.block(deadline) {
+                Ok(Woken::Missed) => {}
+                woken => break woken,
+            }
+        };
+        self.end_wait(waiting);
+        woken
+    }
+
+    /// Wakes every wait that has begun, as if a scan had changed something.
+    pub fn wake(&mut self) {
+        self.changes += 1;
+        self.ring();
+    }
+
+    pub(super) fn ring(&mut self) {
+        for bell in self.waiting.drain(..) {
+            bell.ring();
+        }
+    }
+}

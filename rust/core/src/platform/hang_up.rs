@@ -1,0 +1,31 @@
+//! A signal from the kernel when the last writer of a pipe is gone.
+
+use super::{getpid, Descriptor};
+use rustix::fd::AsRawFd;
+use rustix::fs::{open, Mode, OFlags};
+use rustix::process::Signal;
+use std::io;
+
+/// Has the kernel kill this process once the last writer of a pipe is gone, whose read end has
+/// this path; at once if it is gone already. The kernel does so for as long as the descriptor that
+/// is returned stays open.
+pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descriptor> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let own = Descriptor::new(open(read_end, flags, Mode::empty())?)?;
+    let me = getpid().as_raw_nonzero().get();
+    let status = libc::O_ASYNC | libc::O_NONBLOCK;
+    let requests = [(libc::F_SETOWN, me), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, status)];
+    for (request, argument) in requests {
+        // SAFETY: these requests take a number and touch no memory of ours.
+        if unsafe { libc::fcntl(own.as_raw_fd(), request, argument) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    if own.is_readable() {
+        let _ = rustix::process::kill_process(getpid(), Signal::KILL);
+    }
+    Ok(own)
+}
+
+/// Linux's number for it, which libc leaves out for some targets.
+pub(super) const F_SETSIG: libc::c_int = 10;

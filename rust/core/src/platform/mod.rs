@@ -1,0 +1,76 @@
+//! Everything that is `unsafe`, or differs from one Unix to another, and nothing else.
+//!
+//! What a *backend* does in its own way, for Linux and for every Unix, is behind one contract
+//! ([`backend`]); small differences between systems are in `system` and `birth`.
+//!
+//! The rest of the crate goes through rustix, whose calls are safe and whose descriptors are owned.
+//! Here stand the few calls that rustix leaves out or marks `unsafe` (fork above all), one block a call.
+#![allow(unsafe_code)]
+
+mod backend;
+mod birth;
+mod descriptor;
+mod detach;
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+mod epoll;
+mod file_size;
+mod fork;
+#[cfg(target_os = "linux")]
+mod hang_up;
+pub(crate) mod identity;
+#[cfg(target_os = "linux")]
+mod limit;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_limit.rs"]
+mod limit;
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+mod linux;
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+mod mark;
+pub(crate) mod namespace;
+mod pass_on;
+mod pid;
+mod poll;
+mod portable;
+pub(crate) mod private;
+pub(crate) mod proc;
+pub(crate) mod shared;
+mod signals;
+mod standard;
+mod system;
+mod tracker;
+
+pub(crate) use backend::{backend, empty_set, ReadySet, AT_ONCE};
+pub use birth::pipe_without_reader;
+pub(crate) use birth::{close_on_exec, no_sigpipe, pipe, socket_pair, RESET_BEFORE_PACKETS};
+#[cfg(all(test, target_os = "linux", not(jobserver_portable)))]
+pub(crate) use descriptor::put_in_place_of;
+pub use descriptor::{duplicate, Descriptor};
+pub(crate) use descriptor::{is_free_or, open_for_others, open_in_place, AtHand, Undisturbed};
+pub(crate) use detach::detach;
+pub use file_size::within_limit;
+pub use fork::{exit_at_once, fork, Forked};
+pub(crate) use limit::is_marked;
+pub use limit::{end_after, TimeLimit};
+pub use namespace::begin_child;
+pub use pass_on::{pass_on, pass_on_to};
+pub use pid::getpid;
+pub use signals::{
+    alarm_signal, is_ignored, see_children_end, signal_from_raw, time_limit_signal, unblock,
+    SignalIgnored, SignalsHeld,
+};
+pub use standard::fill_standard;
+pub(crate) use standard::{is_inherited, null_device};
+pub use system::put_environment;
+pub(crate) use system::{
+    become_subreaper, enlarge_pipe, make_fifo, occupy, open_anew, rename_new, INLINE_LIMIT,
+};
+pub(crate) use tracker::is_resource_tracker;
+
+/// Whether to use what only Linux has (epoll, pidfd, memfd).
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+fn linux() -> bool {
+    use std::sync::OnceLock;
+    static LINUX: OnceLock<bool> = OnceLock::new();
+    *LINUX.get_or_init(|| std::env::var_os("JOBSERVER_PORTABLE").is_none_or(|v| v != "1"))
+}

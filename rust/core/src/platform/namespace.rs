@@ -1,0 +1,83 @@
+//! The namespaces of Linux in which a process's pid, and the times of its birth, mean something.
+//!
+//! A container, a sandbox or `unshare` may put a program below a job into a pid namespace of its
+//! own, where the pids of all others mean nothing: none of them would seem to live. So a ledger says
+//! in which namespaces its pids are meant (`slots::ledger`), and this tells where this process is.
+
+use super::getpid;
+use super::identity::{self, Marks};
+use rustix::process::Pid;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+/// Where pids, and times of birth, mean the same: the inode numbers of the two namespaces, mixed.
+/// 0 where there is no /proc to tell, and on other Unixes, which have no namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Namespace(pub(crate) u64);
+
+/// What was found last, and in which process. A look costs a new process some 15 us, so that it
+/// does not look if it can only be where its parent is.
+static FOUND: AtomicU64 = AtomicU64::new(0);
+static FOUND_BY: AtomicI32 = AtomicI32::new(0);
+
+impl Namespace {
+    /// That of this process.
+    pub(crate) fn current() -> Namespace {
+        Namespace::of_this(getpid())
+    }
+
+    /// The same, for a caller that knows its pid.
+    pub(crate) fn of_this(pid: Pid) -> Namespace {
+        if FOUND_BY.load(Ordering::Acquire) != pid.as_raw_nonzero().get() {
+            identity::ProcessId::current(); // by which a child knows its parent
+            FOUND.store(look(), Ordering::Relaxed);
+            remember_by(pid);
+        }
+        Namespace(FOUND.load(Ordering::Relaxed))
+    }
+}
+
+fn remember_by(pid: Pid) {
+    FOUND_BY.store(pid.as_raw_nonzero().get(), Ordering::Release);
+}
+
+/// In the child of a fork, before it does anything that has to do with pids: has it named anew. It
+/// is where its parent was if the system says that its parent is that process: a parent in another
+/// pid namespace is shown as 0. Harmless when repeated.
+pub fn begin_child() {
+    super::pid::renew();
+    let Some(parent) = identity::forget_parent() else { return };
+    let known = FOUND_BY.swap(0, Ordering::Relaxed) != 0;
+    if known && rustix::process::getppid() == Some(parent) {
+        remember_by(getpid());
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn look() -> u64 {
+    let inode = |name| std::fs::metadata(name).map(|file| file.ino()).ok();
+    let Some(pids) = inode("/proc/self/ns/pid") else { return 0 };
+    // Where marks are not times, it is no matter what the clock says.
+    let times = match identity::marks() {
+        Marks::Times => inode("/proc/self/ns/time").unwrap_or(0),
+        _ => 0,
+    };
+    pids | times << 32
+}
+
+#[cfg(not(target_os = "linux"))]
+fn look() -> u64 {
+    let _ = std::fs::Metadata::ino;
+    0
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_in_one_namespace() {
+        assert_ne!(Namespace::current().0, 0);
+        assert_eq!(Namespace::current(), Namespace(look()));
+    }
+}

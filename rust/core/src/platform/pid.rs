@@ -1,0 +1,115 @@
+//! This process's pid, mostly without a system call: it is asked for several times for each job,
+//! since any code of the user's may have forked.
+//!
+//! It is kept in a page of memory that the kernel wipes in the child of a fork, whoever forked and
+//! how (MADV_WIPEONFORK, Linux 4.14). Where there is no such page, the system is asked each time.
+
+use rustix::process::Pid;
+
+/// The pid of this process.
+pub fn getpid() -> Pid {
+    kept().unwrap_or_else(rustix::process::getpid)
+}
+
+#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
+fn kept() -> Option<Pid> {
+    None
+}
+
+#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
+pub(super) fn renew() {}
+
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+use page::kept;
+/// In the child of a fork: has it known now. (A page that is written to first costs one fault, and not
+/// one to be read and another to be written.)
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+pub(super) use page::renew;
+
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+mod page {
+    use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
+    use rustix::process::Pid;
+    use std::ptr::{null_mut, NonNull};
+    use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+    /// What the kernel will wipe; null until it is first needed.
+    static PAGE: AtomicPtr<AtomicI32> = AtomicPtr::new(null_mut());
+    /// In its place where there is none: never written to.
+    static NO_PAGE: AtomicI32 = AtomicI32::new(0);
+
+    pub(super) fn kept() -> Option<Pid> {
+        let page = page();
+        if std::ptr::eq(page, &raw const NO_PAGE) {
+            return None;
+        }
+        let known = Pid::from_raw(page.load(Ordering::Relaxed));
+        Some(known.unwrap_or_else(|| {
+            let pid = rustix::process::getpid();
+            page.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
+            pid
+        }))
+    }
+
+    pub(in crate::platform) fn renew() {
+        let page = page();
+        if !std::ptr::eq(page, &raw const NO_PAGE) {
+            page.store(rustix::process::getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+        }
+    }
+
+    fn page() -> &'static AtomicI32 {
+        // Without a lock, which a fork by another thread would leave locked in the child.
+        let page = NonNull::new(PAGE.load(Ordering::Acquire)).unwrap_or_else(made);
+        // SAFETY: `NO_PAGE`, or a page that is never unmapped, aligned and initialised by the
+        // kernel, and accessed as this atomic only.
+        unsafe { page.as_ref() }
+    }
+
+    fn made() -> NonNull<AtomicI32> {
+        let page = map().unwrap_or(NonNull::from(&NO_PAGE));
+        let first =
+            PAGE.compare_exchange(null_mut(), page.as_ptr(), Ordering::AcqRel, Ordering::Acquire);
+        // (Another thread was quicker: then this page stays, unused.)
+        first.err().and_then(NonNull::new).unwrap_or(page)
+    }
+
+    fn map() -> Option<NonNull<AtomicI32>> {
+        if !crate::platform::linux() {
+            return None;
+        }
+        let size = rustix::param::page_size();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let start = unsafe { mmap_anonymous(null_mut(), size, access, MapFlags::PRIVATE) }.ok()?;
+        // SAFETY: the mapping is ours, and nobody refers to it yet.
+        if unsafe { madvise(start, size, Advice::LinuxWipeOnFork) }.is_err() {
+            // SAFETY: likewise. An error would mean that it is not mapped.
+            let _ = unsafe { munmap(start, size) };
+            return None;
+        }
+        NonNull::new(start.cast())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::process::WaitOptions;
+
+    #[test]
+    fn a_child_that_nobody_has_told_of_its_fork_knows_its_pid() {
+        assert_eq!(getpid(), rustix::process::getpid());
+        // SAFETY: the child calls what is async-signal-safe, and leaves.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let known =
+                getpid() == rustix::process::getpid() && getpid() == rustix::process::getpid();
+            // SAFETY: ends the process without running anything.
+            unsafe { libc::_exit(if known { 7 } else { 8 }) };
+        }
+        let status = rustix::process::waitpid(Pid::from_raw(child), WaitOptions::empty());
+        assert_eq!(status.unwrap().unwrap().1.exit_status(), Some(7));
+    }
+}

@@ -1,0 +1,111 @@
+//! Memory that several processes share, and the two system calls that move a byte between
+//! it and a pipe in one step.
+//!
+//! A process can be killed between any two of its instructions, but not within the kernel:
+//! a system call that has begun its work ends it. So a byte that is read straight into
+//! shared memory is either still in the pipe or visible to all who share the memory; and
+//! one that is sent by `splice`, with its file offset in shared memory, is either not in
+//! the pipe or known by all to be there. Not here: what the words mean (`slots::ledger`).
+
+use super::Descriptor;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::{Errno, Result};
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The size of a word, in bytes.
+pub(crate) const WORD: usize = 8;
+
+/// A file mapped into this process, seen as words that change under everybody's eyes.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    file: Descriptor,
+    start: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: all access to the mapping is through atomics or the kernel, from any thread.
+unsafe impl Send for Shared {}
+// SAFETY: likewise.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Maps the first `words` words of `file`, which must be that long already and must
+    /// never be made shorter.
+    pub(crate) fn map(file: Descriptor, words: usize) -> Result<Shared> {
+        use rustix::mm::{mmap, MapFlags, ProtFlags};
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), words * WORD, access, flags, file.as_fd(), 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Shared { file, start, words })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Descriptor {
+        &self.file
+    }
+
+    /// One word; `index` must be within it.
+    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.words, "a word outside the mapping");
+        // SAFETY: within the mapping, as just asserted, which lives as long as `self`.
+        let word = unsafe { self.start.add(index) };
+        // SAFETY: pages are aligned for any word, all bits are valid, and whoever else
+        // writes to this word, here or in the kernel, writes atomically or a single byte.
+        unsafe { word.as_ref() }
+    }
+
+    /// Reads one byte of `pipe` into the first byte of a word. How many were read: 0 or 1.
+    pub(crate) fn read_into(&self, index: usize, pipe: BorrowedFd<'_>) -> Result<usize> {
+        let into = std::ptr::from_ref(self.word(index)).cast_mut();
+        // SAFETY: the kernel writes one byte into a word of the mapping, whose content is
+        // shared and atomic, so that nobody holds a plain reference to it.
+        let read = unsafe { libc::read(pipe.as_raw_fd(), into.cast(), 1) };
+        usize::try_from(read).map_err(|_| last_error())
+    }
+
+    /// Sends one byte of the file to `pipe`, the one whose offset the word holds, and
+    /// advances the word by one. False if there is no room in the pipe, where both stay.
+    ///
+    /// `splice` passes the page on, not a copy: the byte in the file must never change.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn send(&self, offset: usize, pipe: BorrowedFd<'_>) -> Result<bool> {
+        let file = self.file.intact_or_anew()?;
+        let (from, to) = (file.as_fd().as_raw_fd(), pipe.as_raw_fd());
+        let offset = std::ptr::from_ref(self.word(offset)).cast_mut().cast::<libc::loff_t>();
+        let flags = libc::SPLICE_F_NONBLOCK;
+        // SAFETY: reads and writes the offset, a word of the mapping, as above.
+        match unsafe { libc::splice(from, offset, to, std::ptr::null_mut(), 1, flags) } {
+            1 => Ok(true),
+            -1 => match last_error() {
+                Errno::AGAIN => Ok(false),
+                e => Err(e),
+            },
+            _ => Err(Errno::IO),
+        }
+    }
+
+    /// Nothing moves a byte from a file to a pipe in one step here.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn send(&self, _offset: usize, _pipe: BorrowedFd<'_>) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference to a word outlives `self`. An error
+        // would mean that it is not mapped, and there is nobody to tell.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.words * WORD) };
+    }
+}
+
+pub(super) fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// The order of all of the ledger's steps: the protocol is argued one step at a time.
+pub(crate) const IN_ORDER: Ordering = Ordering::SeqCst;

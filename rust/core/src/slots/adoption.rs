@@ -1,0 +1,65 @@
+//! Adoption: how a new job comes to the slot that its owner launched it on, or to none.
+
+use super::assignment::{Assignment, BorrowedFrom};
+use super::own_slot::OwnSlot;
+use super::{Pool, Slot};
+use crate::error::Result;
+use crate::process::getpid;
+use rustix::process::{getppid, Pid};
+use std::sync::atomic::Ordering;
+
+impl Pool {
+    /// In a job: takes over the slot that its owner launched it on, if it did. False if the owner has
+    /// died or given up: then nothing may run.
+    pub fn adopt(&self, assignment: Assignment) -> Result<bool> {
+        match assignment {
+            Assignment::Slot(tenure) => self.adopt_slot(&Slot::of_others(&self.bank, tenure)),
+            Assignment::WithoutSlot(from) => {
+                self.begin_job();
+                self.bank.set_borrowed_from(from);
+                self.own.set(OwnSlot::default());
+                Ok(true)
+            }
+        }
+    }
+
+    /// In a new job that was forked: the same with this slot of its owner's, or without.
+    pub fn adopt_forked(&self, slot: Option<&Slot>) -> Result<bool> {
+        match slot {
+            None => self.adopt(self.without_slot_below(getppid())),
+            Some(slot) => self.adopt_slot(slot),
+        }
+    }
+
+    fn adopt_slot(&self, slot: &Slot) -> Result<bool> {
+        self.begin_job();
+        let Some(slot) = slot.adopt()? else { return Ok(false) };
+        self.own.set(OwnSlot::new(slot));
+        Ok(true)
+    }
+
+    /// In a job: from now on this process runs on a slot of its own, or on none, but not on that
+    /// of a process above it.
+    fn begin_job(&self) {
+        self.bank.job.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    /// Whether this process is a job of this pool.
+    pub fn is_job(&self) -> bool {
+        self.bank.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
+    }
+
+    /// What a job of this process is launched on that is to run without a slot. Jobs of that job can
+    /// borrow what jobs of this process could.
+    pub fn without_slot(&self) -> Assignment {
+        self.without_slot_below(Some(getpid()))
+    }
+
+    fn without_slot_below(&self, process: Option<Pid>) -> Assignment {
+        let job = Pid::from_raw(self.bank.job.load(Ordering::Relaxed));
+        Assignment::WithoutSlot(match job.is_some() && job == process {
+            true => self.bank.borrowed_from(),
+            false => BorrowedFrom::NearestAbove,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! What a job is launched on: a slot of its owner's, or none. It travels as one word.
+
+use super::entry::Tenure;
+use crate::process::ProcessId;
+
+/// What a job is launched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assignment {
+    /// This slot, which the job is to adopt.
+    Slot(Tenure),
+    /// No slot. Jobs of its own can borrow what is borrowed from there.
+    WithoutSlot(BorrowedFrom),
+}
+
+/// From where a job's slot is borrowed, and so where jobs of its own may borrow it once the job has
+/// given it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BorrowedFrom {
+    /// From nowhere.
+    Nobody,
+    /// The nearest process above that has a slot: the job has none, and a program started it.
+    NearestAbove,
+    /// The slot that all below the pool's maker have in common.
+    Common,
+    /// This process above.
+    Process(ProcessId),
+}
+
+const WITHOUT_SLOT: u64 = 1 << 59;
+const NEAREST_ABOVE: u64 = 1 << 58;
+const COMMON: u64 = 1 << 57;
+
+/// How many bits of a process's word are its pid; its mark follows. Together 51.
+const PID_BITS: u32 = 22;
+
+impl Assignment {
+    /// No slot, and none to borrow.
+    pub fn none() -> Assignment {
+        Assignment::WithoutSlot(BorrowedFrom::Nobody)
+    }
+
+    /// As a word, which is not 0.
+    pub fn to_word(self) -> u64 {
+        match self {
+            Assignment::Slot(tenure) => tenure.to_word(),
+            Assignment::WithoutSlot(from) => from.to_word() | WITHOUT_SLOT,
+        }
+    }
+
+    /// What [`Assignment::to_word`] returned. Any other word is no slot.
+    pub fn from_word(word: u64) -> Assignment {
+        match Tenure::from_word(word).filter(|_| word & WITHOUT_SLOT == 0) {
+            Some(tenure) => Assignment::Slot(tenure),
+            None => Assignment::WithoutSlot(BorrowedFrom::from_word(word & !WITHOUT_SLOT)),
+        }
+    }
+}
+
+impl BorrowedFrom {
+    /// As a word of 59 bits; 0 for nobody.
+    pub(crate) fn to_word(self) -> u64 {
+        match self {
+            BorrowedFrom::Nobody => 0,
+            BorrowedFrom::NearestAbove => NEAREST_ABOVE,
+            BorrowedFrom::Common => COMMON,
+            BorrowedFrom::Process(holder) => {
+                u64::from(holder.mark) << PID_BITS | u64::from(holder.pid_bits())
+            }
+        }
+    }
+
+    /// What [`BorrowedFrom::to_word`] returned.
+    pub(crate) fn from_word(word: u64) -> BorrowedFrom {
+        match word {
+            NEAREST_ABOVE => BorrowedFrom::NearestAbove,
+            COMMON => BorrowedFrom::Common,
+            _ => {
+                let pid = word as u32 & ((1 << PID_BITS) - 1);
+                let holder = ProcessId::from_bits(pid, (word >> PID_BITS) as u32);
+                holder.map_or(BorrowedFrom::Nobody, BorrowedFrom::Process)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::entry::GENERATIONS;
+
+    #[test]
+    fn each_assignment_is_read_as_what_it_was_made_from() {
+        let froms = [
+            BorrowedFrom::Nobody,
+            BorrowedFrom::NearestAbove,
+            BorrowedFrom::Common,
+            BorrowedFrom::Process(ProcessId::current()),
+        ];
+        let slot = Assignment::Slot(Tenure { index: u32::MAX, generation: GENERATIONS });
+        for assignment in froms.map(Assignment::WithoutSlot).into_iter().chain([slot]) {
+            assert_eq!(Assignment::from_word(assignment.to_word()), assignment);
+            assert_ne!(assignment.to_word(), 0);
+        }
+    }
+}

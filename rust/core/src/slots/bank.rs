@@ -1,0 +1,247 @@
+//! The bank: a token pipe with its ledger, and what this process knows of both.
+
+use super::assignment::BorrowedFrom;
+use super::auth::Auth;
+use super::entry::Tenure;
+use super::home::{is_in_a_home, Home};
+use super::ledger::{Ledger, Lender};
+use super::lineage::{in_recipe_below, makes_above, Lineage};
+use super::pipe::{TokenPipe, MAX_SLOTS};
+use super::warden;
+use super::watch::Watch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::platform::{duplicate, getpid, make_fifo, within_limit, Descriptor};
+use crate::process::ProcessId;
+use rustix::process::Pid;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+const MAKING: &str = "cannot make a pool of slots";
+pub(super) const JOINING: &str = "cannot join a pool";
+
+/// One token pipe with its ledger.
+#[derive(Debug)]
+pub(crate) struct Bank {
+    pub(super) pipe: TokenPipe,
+    pub(super) ledger: Ledger,
+    /// Of the process whose pid stands beside it; a forked child makes its own.
+    pub(super) watch: Mutex<Option<(Pid, Watch)>>,
+    pub(super) slots: usize,
+    pub(super) auth: Auth,
+    /// What is above the process whose pid stands beside it.
+    pub(super) lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
+    /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
+    pub(super) job: AtomicI32,
+    /// Of that job: see [`BorrowedFrom`], as a word.
+    pub(super) borrowed_from: AtomicU64,
+    /// The implicit slot of this program, where that is nobody else's: see [`Bank::join`].
+    pub(super) implicit: OnceLock<(Pid, Tenure)>,
+    pub(super) home: Arc<Home>,
+}
+
+impl Bank {
+    /// A new one; if one of its slots is `common`, that has no byte in the pipe.
+    pub(super) fn new(slots: usize, common: bool, level: u64) -> Result<Bank> {
+        if !(1..=MAX_SLOTS).contains(&slots) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the number of slots must be between 1 and 16384",
+            ));
+        }
+        let (home, file) = Home::create(MAKING, |home| make_fifo(&home.fifo()))?;
+        let pipe = TokenPipe::open(&home.fifo(), slots).map_err(Error::system(MAKING))?;
+        let bytes = slots - usize::from(common);
+        pipe.fill(bytes).map_err(Error::system("cannot fill a pool of slots"))?;
+        let auth = Auth::Fifo(home.fifo());
+        Bank::with_new_ledger(pipe, auth, slots, home, file, (common, level))
+    }
+
+    pub(super) fn open(home: Home) -> Result<Bank> {
+        let file = home.open_ledger().map_err(Error::system(JOINING))?;
+        let ledger = Ledger::open(file, home.bells())?;
+        let slots = ledger.slots();
+        let named = std::fs::read(home.auth()).ok();
+        let named = named.and_then(|named| Auth::parse(OsStr::from_bytes(&named)));
+        let auth = named.unwrap_or_else(|| Auth::Fifo(home.fifo()));
+        let pipe = TokenPipe::named(&auth, slots)?;
+        Ok(Bank::with(pipe, auth, ledger, slots, home))
+    }
+
+    /// As a program that was started on one of the slots: that of a process above it, or the one
+    /// that all have in common. In a recipe of a make that is below those it has one of its own,
+    /// which make knows of.
+    pub(super) fn join(home: Home) -> Result<Bank> {
+        let bank = Bank::open(home)?;
+        let above = bank.lineage().nearest(&bank.ledger).map(|(above, _)| above);
+        if in_recipe_below(above, bank.ledger.level()) {
+            if let Some(implicit) = bank.ledger.claim_implicit()? {
+                let _ = bank.implicit.set((getpid(), implicit));
+            }
+        }
+        Ok(bank)
+    }
+
+    /// A pool that is not ours, with a ledger for what our own processes hold of it; and, if it is
+    /// to be, with the slot that this program was started on.
+    pub(super) fn of_others(
+        pipe: TokenPipe,
+        auth: Auth,
+        slots: usize,
+        implicit: bool,
+    ) -> Result<Bank> {
+        let name = auth.to_os_string();
+        let (home, file) = Home::create(JOINING, |home| {
+            within_limit(|| std::fs::write(home.auth(), name.as_bytes()))
+        })?;
+        // Where the system has no process left for it, we do without: it is for kills only.
+        let _ = warden::post(&home, &pipe);
+        Bank::with_new_ledger(pipe, auth, slots, home, file, (implicit, makes_above()))
+    }
+
+    fn with_new_ledger(
+        pipe: TokenPipe,
+        auth: Auth,
+        slots: usize,
+        home: Home,
+        file: Descriptor,
+        (common, level): (bool, u64),
+    ) -> Result<Bank> {
+        let ledger = Ledger::create(file, home.bells(), slots, common, level)
+            .map_err(Error::system(MAKING))?;
+        let bank = Bank::with(pipe, auth, ledger, slots, home);
+        // All that a pool ever opens here is open from the start, and not when it first runs
+        // out of slots, which may be when descriptors have become scarce.
+        drop(bank.watch());
+        Ok(bank)
+    }
+
+    fn with(pipe: TokenPipe, auth: Auth, ledger: Ledger, slots: usize, home: Home) -> Bank {
+        let (watch, lineage, job) = (Mutex::default(), Mutex::default(), AtomicI32::new(0));
+        let (implicit, home) = (OnceLock::new(), Arc::new(home));
+        let borrowed_from = AtomicU64::new(0);
+        Bank { pipe, ledger, watch, slots, auth, lineage, job, borrowed_from, implicit, home }
+    }
+
+    /// A slot that this process may borrow now: that of the nearest process above it that has one,
+    /// or else the one that all have in common.
+    pub(super) fn lender(&self, me: Pid) -> Option<Lender> {
+        // A job has a slot of its own. And nothing above the maker of a pool has slots of it.
+        let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
+        if is_job {
+            return self.lender_of_job();
+        }
+        let nearest = match self.home.is_made_by(me) {
+            true => None,
+            false => self.lineage().nearest(&self.ledger),
+        };
+        match nearest {
+            Some((_, open)) => open,
+            None => self.ledger.open_common(),
+        }
+    }
+
+    /// The same for a job, which has a slot of its own beside: that which its program has borrowed for
+    /// it, since nobody else could take it once the job has yielded it. In a recipe of make, the slot
+    /// that all have in common is one that make runs a recipe on.
+    fn lender_of_job(&self) -> Option<Lender> {
+        let open = match self.borrowed_from() {
+            BorrowedFrom::NearestAbove => match self.lineage().nearest(&self.ledger) {
+                Some((_, open)) => return open,
+                None => None,
+            },
+            BorrowedFrom::Common => self.ledger.open_common(),
+            // It may have given its slot away, to what that was lent from.
+            BorrowedFrom::Process(holder) => self.lineage().nearest_from(holder, &self.ledger),
+            BorrowedFrom::Nobody => None,
+        };
+        if open.is_some() {
+            return open;
+        }
+        let open = self.ledger.open_common()?;
+        (!in_recipe_below(None, self.ledger.level())).then_some(open)
+    }
+
+    pub(super) fn borrowed_from(&self) -> BorrowedFrom {
+        BorrowedFrom::from_word(self.borrowed_from.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_borrowed_from(&self, from: BorrowedFrom) {
+        self.borrowed_from.store(from.to_word(), Ordering::Relaxed);
+    }
+
+    /// Whether this process runs on a slot that it could lend: it may have come back just now.
+    pub(super) fn has_own(&self) -> bool {
+        let me = getpid();
+        self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get()
+            && self.ledger.run_by(ProcessId::current_if_known(me, None)).1.is_some()
+    }
+
+    pub(super) fn lineage(&self) -> Arc<Lineage> {
+        let mut known = self.lineage.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = getpid();
+        match &*known {
+            Some((pid, lineage)) if *pid == me => Arc::clone(lineage),
+            _ => {
+                let found = Arc::new(Lineage::of_this_process());
+                *known = Some((me, Arc::clone(&found)));
+                found
+            }
+        }
+    }
+
+    pub(super) fn reclaim(&self) -> bool {
+        let mut watch = self.watch();
+        let Some((_, watch)) = &mut *watch else { return false };
+        watch.reclaim(&self.ledger, &self.pipe)
+    }
+
+    /// The watch of this process; None if the system has no descriptor left for one, or if this is
+    /// no place to look from.
+    pub(super) fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = getpid();
+        if self.ledger.check_namespace(me).is_err() {
+            *watch = None; // whoever lives would seem to be dead
+            return watch;
+        }
+        if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
+            *watch = Watch::new(self.ledger.bells()).ok().map(|watch| (me, watch));
+        }
+        watch
+    }
+}
+
+impl Drop for Bank {
+    fn drop(&mut self) {
+        if let Some((_, implicit)) = self.implicit.get().filter(|(pid, _)| *pid == getpid()) {
+            self.ledger.give_back(*implicit, &self.pipe);
+        }
+    }
+}
+
+/// The home of the pool that is named in this way, if it is one of ours.
+pub(super) fn home_of(auth: &Auth) -> Result<Option<PathBuf>> {
+    let (fifo, open) = match auth {
+        Auth::Fifo(fifo) => (fifo.clone(), None),
+        // Only Linux tells what an open fifo's name is.
+        Auth::Pipe { read, .. } => match std::fs::read_link(format!("/proc/self/fd/{read}")) {
+            Ok(fifo) => (fifo, Some(duplicate(*read).map_err(Error::system(JOINING))?)),
+            Err(_) => return Ok(None),
+        },
+    };
+    let Some(home) = fifo.parent().filter(|_| is_in_a_home(&fifo)) else { return Ok(None) };
+    let there = match &open {
+        Some(open) => Home::at(home).has_fifo(open),
+        None => home.join("ledger").exists(),
+    };
+    match there {
+        true => Ok(Some(home.to_owned())),
+        // Its name means nothing here, or another: whoever joined its pipe could lose slots.
+        false => {
+            Err(Error::new(ErrorKind::Elsewhere, "the home of the pool cannot be seen from here"))
+        }
+    }
+}

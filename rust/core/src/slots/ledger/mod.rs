@@ -1,0 +1,315 @@
+//! The ledger: which live process holds which slot.
+//!
+//! The free slots of a pool are bytes in a pipe, and a process that is killed while it holds
+//! one cannot put it back. So each byte that is taken goes straight from the pipe into an
+//! entry of this table, in memory that all processes of the pool share, and the entry names
+//! its holder. Whoever finds an entry whose holder is dead puts the byte back.
+//!
+//! Every step here is a single atomic change, and the process may be killed after any of
+//! them; ARCHITECTURE.md tells the protocol, and `model/` checks it with all those kills.
+//! Not here: who runs on which slot and why (`slots::pool`, `slots::own`), and who may borrow
+//! whose (`slots::lineage`).
+//!
+//! ```text
+//! file   = magic slots waiters used style namespace marks borrowers common level ... table entry*
+//! table  = the 256 possible bytes of a token, at offset 256; never changed
+//! entry  = holder token sending lender borrower owner since -      (words of 8 bytes)
+//! ```
+
+mod give_back;
+mod layout;
+mod lend;
+mod reclaim;
+mod take;
+
+pub(crate) use lend::Lender;
+pub(crate) use reclaim::Reclaimed;
+
+use super::bell::PoolBell;
+use super::entry::{Borrower, By, Holder, Tenure};
+use super::pipe::MAX_SLOTS;
+use crate::error::{Error, ErrorKind, Result};
+use crate::platform::identity::{marks, ProcessId};
+use crate::platform::namespace::Namespace;
+use crate::platform::shared::{Shared, IN_ORDER, WORD};
+use crate::platform::{getpid, occupy, within_limit, Descriptor};
+use layout::*;
+use rustix::process::Pid;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// An entry in use: who holds it, and as whose job.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tenant {
+    pub(crate) tenure: Tenure,
+    pub(crate) process: ProcessId,
+    /// The process that will hear of the holder's end, as a word; 0 for none.
+    pub(crate) owner: u64,
+}
+
+impl Tenant {
+    /// Whether the entry has had no other holder meanwhile.
+    pub(crate) fn is_same(&self, other: &Tenant) -> bool {
+        self.tenure == other.tenure && self.process == other.process
+    }
+}
+
+/// An entry in use, as `status` tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The holder's process id.
+    pub pid: Pid,
+    /// For how many seconds it has held it.
+    pub seconds: u32,
+    /// Whether it is lent to another process, which is in the list too.
+    pub lent: bool,
+    /// Whether it is a loan, and so stands for no slot of its own.
+    pub loan: bool,
+}
+
+/// The second since boot that this is.
+fn now() -> u64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u64
+}
+
+/// What wakes those who wait.
+#[derive(Debug)]
+pub(crate) struct Bells {
+    /// Rung when an entry with a slot is about to have another holder.
+    pub(crate) change: PoolBell,
+    /// Rung when a slot that was lent can be borrowed again.
+    pub(crate) open: PoolBell,
+}
+
+/// The ledger of one pool.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    memory: Shared,
+    bells: Bells,
+    entries: usize,
+    /// Where to look for a free entry first.
+    hint: AtomicUsize,
+}
+
+impl Ledger {
+    /// Makes an empty file the ledger of a pool of `slots` slots.
+    /// If one of the slots is to be `common`, it has no byte in the pipe. There are `level` makes
+    /// above what the pool is for.
+    pub(crate) fn create(
+        file: Descriptor,
+        bells: Bells,
+        slots: usize,
+        common: bool,
+        level: u64,
+    ) -> rustix::io::Result<Ledger> {
+        let words = words_for(slots);
+        // All of it now: where the file system is full later, a write to a page of the mapping
+        // would kill its writer.
+        within_limit(|| occupy(&file, words * WORD))?;
+        let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
+        rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
+        let memory = Shared::map(file, words)?;
+        let ledger =
+            Ledger { memory, bells, entries: entries_for(slots), hint: AtomicUsize::new(0) };
+        let say = |word, value| ledger.memory.word(word).store(value, IN_ORDER);
+        say(SLOTS, slots as u64);
+        say(NAMESPACE, Namespace::current().0);
+        say(MARKS, marks() as u64);
+        say(LEVEL, level);
+        if common {
+            let tenure = Tenure { index: 0, generation: 1 };
+            let holder = Holder { by: By::Pool, generation: 1, launching: false };
+            ledger.field(0, HOLDER).store(holder.to_word(), IN_ORDER);
+            let open = Borrower::open(1, By::Pool);
+            ledger.field(0, BORROWER).store(open.to_word(), IN_ORDER);
+            say(USED, 1);
+            say(COMMON, tenure.to_word());
+        }
+        say(0, MAGIC);
+        Ok(ledger)
+    }
+
+    /// Opens a ledger that another process has made.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or a damaged one; or this process is where its pids mean nothing.
+    pub(crate) fn open(file: Descriptor, bells: Bells) -> Result<Ledger> {
+        let doing = "cannot open the ledger of a pool";
+        let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
+        let words = usize::try_from(size).unwrap_or(0) / WORD;
+        if words < FIRST_ENTRY {
+            return Err(Error::new(ErrorKind::Protocol, "this is not the ledger of a pool"));
+        }
+        let memory = Shared::map(file, words).map_err(Error::system(doing))?;
+        if memory.word(0).load(IN_ORDER) != MAGIC {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "the pool's ledger is of another version of jobserver",
+            ));
+        }
+        // What it says is believed only as far as it fits: a file may be damaged, or forged.
+        let slots = usize::try_from(memory.word(SLOTS).load(IN_ORDER)).unwrap_or(0);
+        if !(1..=MAX_SLOTS).contains(&slots) || words != words_for(slots) {
+            return Err(Error::new(ErrorKind::Protocol, "the ledger of a pool is damaged"));
+        }
+        let ledger =
+            Ledger { memory, bells, entries: entries_for(slots), hint: AtomicUsize::new(0) };
+        ledger.check_namespace(getpid())?;
+        Ok(ledger)
+    }
+
+    /// Fails where pids of this ledger mean nothing: its holders would all seem to be dead.
+    pub(crate) fn check_namespace(&self, me: Pid) -> Result<()> {
+        let said = |word| self.memory.word(word).load(IN_ORDER);
+        if said(MARKS) != marks() as u64 {
+            return Err(Error::new(
+                ErrorKind::Elsewhere,
+                "the pool of slots tells processes apart in another way than this process can \
+                 (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
+            ));
+        }
+        if said(NAMESPACE) == Namespace::of_this(me).0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Elsewhere,
+            "the pool of slots belongs to another pid or time namespace than this process (which \
+             may be in a container or sandbox, or without /proc): from here, nobody could tell \
+             which of its holders live",
+        ))
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.memory.word(SLOTS).load(IN_ORDER) as usize
+    }
+
+    /// How MAKEFLAGS is to name the pool: see `Style`.
+    pub(crate) fn style(&self) -> &AtomicU64 {
+        self.memory.word(STYLE)
+    }
+
+    /// How many processes are asleep until a slot is free; they want to hear of new holders.
+    /// One that was killed in its sleep counts for ever, which costs others a ring a launch.
+    pub(crate) fn waiters(&self) -> &AtomicU64 {
+        self.memory.word(WAITERS)
+    }
+
+    /// How many makes are above what the pool was made for.
+    pub(crate) fn level(&self) -> u64 {
+        self.memory.word(LEVEL).load(IN_ORDER)
+    }
+
+    /// How many of those who sleep could go on with a slot that is lent to them.
+    pub(crate) fn borrowers(&self) -> &AtomicU64 {
+        self.memory.word(BORROWERS)
+    }
+
+    pub(crate) fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
+    /// Tells all who wait to look again who holds what. Always *before* an entry with a slot
+    /// in it has another holder, who may be killed at once: they must be awake by then.
+    fn ring(&self) {
+        if self.waiters().load(IN_ORDER) > 0 {
+            self.bells.change.ring();
+        }
+    }
+
+    /// Tells those who might borrow a slot that one can be borrowed. After it can: should its
+    /// borrower, or its holder, be killed before this, its death tells them.
+    fn ring_open(&self) {
+        if self.borrowers().load(IN_ORDER) > 0 {
+            self.bells.open.ring();
+        }
+    }
+
+    fn field(&self, index: u32, field: usize) -> &AtomicU64 {
+        self.memory.word(FIRST_ENTRY + index as usize * ENTRY + field)
+    }
+
+    fn offset(&self, index: u32, field: usize) -> usize {
+        FIRST_ENTRY + index as usize * ENTRY + field
+    }
+
+    fn holder(&self, index: u32) -> Holder {
+        Holder::from_word(self.field(index, HOLDER).load(IN_ORDER))
+    }
+
+    /// Changes an entry's holder if it is still this one.
+    fn change_holder(&self, index: u32, from: Holder, to: Holder) -> bool {
+        let (from, to) = (from.to_word(), to.to_word());
+        self.field(index, HOLDER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
+    }
+
+    fn borrower(&self, index: u32) -> Borrower {
+        Borrower::from_word(self.field(index, BORROWER).load(IN_ORDER))
+    }
+
+    /// Changes to whom an entry is lent if that is still so.
+    fn change_borrower(&self, index: u32, from: Borrower, to: Borrower) -> bool {
+        let (from, to) = (from.to_word(), to.to_word());
+        self.field(index, BORROWER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
+    }
+
+    /// The tenure that a word names, if it can be one of this ledger's.
+    fn tenure(&self, word: u64) -> Option<Tenure> {
+        Tenure::from_word(word).filter(|tenure| (tenure.index as usize) < self.entries)
+    }
+
+    /// The slot that is lent to whoever comes first, if there is one.
+    pub(crate) fn common(&self) -> Option<Tenure> {
+        self.tenure(self.memory.word(COMMON).load(IN_ORDER))
+    }
+
+    /// The process that holds this one; None if it is the pool's.
+    pub(crate) fn holder_of(&self, tenure: Tenure) -> Option<ProcessId> {
+        self.holder(tenure.index).named()
+    }
+
+    /// All entries in use, with their holders.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = Tenant> + '_ {
+        (0..self.used()).filter_map(|index| {
+            let owner = self.field(index, OWNER).load(IN_ORDER);
+            let holder = self.holder(index);
+            let tenure = Tenure { index, generation: holder.generation };
+            holder.named().map(|process| Tenant { tenure, process, owner })
+        })
+    }
+
+    /// Whether the entry is about to be another process's: the job's that is being launched.
+    pub(crate) fn is_launching(&self, index: u32) -> bool {
+        self.holder(index).launching
+    }
+
+    /// The processes that hold slots as jobs of this owner.
+    pub(crate) fn jobs_of(&self, owner: ProcessId) -> Vec<ProcessId> {
+        let is_owner = |word| ProcessId::from_word(word).is_some_and(|named| named.may_be(owner));
+        let jobs = self.in_use().filter(|entry| is_owner(entry.owner));
+        jobs.map(|entry| entry.process).filter(|job| !job.may_be(owner)).collect()
+    }
+
+    fn used(&self) -> u32 {
+        self.memory.word(USED).load(IN_ORDER).min(self.entries as u64) as u32
+    }
+
+    /// All slots and loans held now.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        self.in_use().filter_map(|entry| self.held_by(&entry)).collect()
+    }
+
+    fn held_by(&self, entry: &Tenant) -> Option<Held> {
+        let field = |field| self.field(entry.tenure.index, field).load(IN_ORDER);
+        let lender = self.tenure(field(LENDER));
+        if matches!(field(TOKEN), NONE | IMPLICIT) && lender.is_none() {
+            return None;
+        }
+        Some(Held {
+            pid: entry.process.pid,
+            seconds: u32::try_from(now().saturating_sub(field(SINCE))).unwrap_or(u32::MAX),
+            lent: self.borrower(entry.tenure.index).loan().is_some(),
+            // What is borrowed of nobody in particular is a slot like any other.
+            loan: lender.is_some() && lender != self.common(),
+        })
+    }
+}

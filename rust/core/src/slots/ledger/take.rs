@@ -1,0 +1,151 @@
+//! Taking a slot, and handing it to a job that is launched on it.
+
+use super::layout::*;
+use super::*;
+use crate::slots::entry::{By, Holder, GENERATIONS};
+use crate::slots::pipe::TokenPipe;
+use rustix::io::Errno;
+
+impl Ledger {
+    /// Makes a free entry ours.
+    pub(super) fn claim(&self, me: ProcessId) -> Option<Tenure> {
+        let hint = self.hint.load(Ordering::Relaxed);
+        let index = (hint..self.entries).chain(0..hint).find(|index| {
+            let free = self.holder(*index as u32);
+            let generation = (free.generation + 1) & GENERATIONS;
+            free.by == By::Nobody
+                && self.change_holder(*index as u32, free, Holder::process(me, generation))
+        })?;
+        self.hint.store(index + 1, Ordering::Relaxed);
+        self.memory.word(USED).fetch_max(index as u64 + 1, IN_ORDER);
+        let index = index as u32;
+        self.field(index, OWNER).store(me.to_word(), IN_ORDER);
+        self.field(index, SINCE).store(now(), Ordering::Relaxed);
+        Some(Tenure { index, generation: self.holder(index).generation })
+    }
+
+    pub(super) fn set_free(&self, tenure: Tenure) {
+        let Tenure { index, generation } = tenure;
+        let free = Holder { by: By::Nobody, generation, launching: false };
+        self.field(index, OWNER).store(0, IN_ORDER);
+        self.field(index, HOLDER).store(free.to_word(), IN_ORDER);
+        self.hint.fetch_min(index as usize, Ordering::Relaxed);
+    }
+
+    /// Takes a slot if one is free at this moment; never waits.
+    pub(crate) fn take(&self, pipe: &TokenPipe, me: ProcessId) -> Result<Option<Tenure>> {
+        let doing = "cannot take a slot";
+        // First, lest those who wait wake each other for ever by trying in vain.
+        let others_wait = self.waiters().load(IN_ORDER) > 0;
+        if !pipe.may_have_any(others_wait).map_err(Error::system(doing))? {
+            return Ok(None);
+        }
+        self.check_namespace(me.pid)?;
+        let Some(tenure) = self.claim(me) else { return Ok(None) };
+        self.ring();
+        let read = loop {
+            match pipe.take_into(&self.memory, self.offset(tenure.index, TOKEN)) {
+                Err(Errno::INTR) => {}
+                read => break read,
+            }
+        };
+        match read {
+            Ok(0) | Err(Errno::AGAIN) => {
+                self.set_free(tenure);
+                Ok(None)
+            }
+            Err(e) => {
+                self.set_free(tenure);
+                Err(Error::system(doing)(e))
+            }
+            Ok(_) => {
+                self.field(tenure.index, TOKEN).fetch_or(TAKEN, IN_ORDER);
+                Ok(Some(tenure))
+            }
+        }
+    }
+
+    /// The slot that this program was started on by a program that knows no ledger: it is ours,
+    /// to be borrowed by jobs of ours. None if there is no room for more entries.
+    pub(crate) fn claim_implicit(&self) -> Result<Option<Tenure>> {
+        let me = ProcessId::current();
+        self.check_namespace(me.pid)?;
+        let Some(tenure) = self.claim(me) else { return Ok(None) };
+        self.field(tenure.index, TOKEN).store(IMPLICIT, IN_ORDER);
+        self.open_to_borrowers(tenure);
+        Ok(Some(tenure))
+    }
+
+    /// Says that we are launching a job on this slot: see [`Ledger::adopt`]. Harmless when
+    /// repeated, and when the job has the slot already.
+    pub(crate) fn launch(&self, tenure: Tenure) {
+        loop {
+            let ours = self.holder(tenure.index);
+            if ours.launching || ours.generation != tenure.generation {
+                return;
+            }
+            let me = ProcessId::current();
+            if !ours.is(me) {
+                return;
+            }
+            // Not who claimed the entry, if that was handed over to us with its slot.
+            self.field(tenure.index, OWNER).store(me.to_word(), IN_ORDER);
+            if self.change_holder(tenure.index, ours, Holder { launching: true, ..ours }) {
+                return;
+            } // else our owner has just given us our mark: see `born`
+        }
+    }
+
+    /// In a job: takes over the slot that its owner launched it on. False if the owner has
+    /// died or given up, and the slot is no longer for us: then nothing may run.
+    pub(crate) fn adopt(&self, tenure: Tenure) -> Result<bool> {
+        let pid = getpid();
+        self.check_namespace(pid)?;
+        if (tenure.index as usize) >= self.entries {
+            return Ok(false);
+        }
+        loop {
+            let launching = self.holder(tenure.index);
+            if !launching.launching || launching.generation != tenure.generation {
+                return Ok(false);
+            }
+            self.ring();
+            // If we have not been named yet, our owner does so: see `born`.
+            let me = ProcessId::current_if_known(pid, launching.named());
+            if self.change_holder(tenure.index, launching, Holder::process(me, tenure.generation)) {
+                self.field(tenure.index, SINCE).store(now(), Ordering::Relaxed);
+                self.open_to_borrowers(tenure);
+                return Ok(true);
+            } // else the owner may just have said who we are: see `born`
+        }
+    }
+
+    /// Says that the process is born that we launch on this slot: from now on its death frees
+    /// the slot, and not only ours. It `adopts` the slot itself when it begins, or else knows
+    /// nothing of slots.
+    pub(crate) fn born(&self, tenure: Tenure, job: ProcessId, adopts: bool) {
+        loop {
+            let holder = self.holder(tenure.index);
+            let ours = holder.generation == tenure.generation;
+            // It has adopted it already, without knowing its own mark.
+            let nameless = holder.named() == Some(ProcessId { mark: 0, ..job }) && job.mark != 0;
+            if !ours || !holder.launching && !nameless {
+                return;
+            }
+            let launching = holder.launching && adopts;
+            if !adopts {
+                // To programs below it, and as long as the slot is ours: later, the command may be
+                // dead, and this another taking.
+                self.open_below(tenure, job);
+            }
+            let born = Holder { by: By::Process(job), launching, ..holder };
+            self.ring();
+            if self.change_holder(tenure.index, holder, born) {
+                break;
+            } // else it has just adopted it
+        }
+        if !adopts {
+            self.ring_open(); // it can be borrowed only now
+        }
+    }
+}

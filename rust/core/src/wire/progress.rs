@@ -1,0 +1,91 @@
+//! Progress: which of its calls each of several jobs is at, in memory shared with their owner.
+//!
+//! For jobs that make many calls: when one dies, its owner knows which call it was in. A frame
+//! on the channel would tell that too, at the price of a system call for each call; this is one
+//! store. Each job has a *place*, on a cache line of its own, so that jobs that run at
+//! the same time do not slow each other down. Not here: what the calls are.
+
+use super::memory_file;
+use crate::error::{Error, ErrorKind, Result};
+use crate::platform::shared::{Shared, WORD};
+use crate::platform::{within_limit, Descriptor};
+use rustix::fs::{fstat, ftruncate};
+use std::sync::atomic::Ordering;
+
+/// A place's size: that of a cache line, in words.
+const STRIDE: usize = 8;
+
+/// What a place's word says beside the number of calls that have begun.
+const ENDED: u64 = u64::MAX;
+
+/// Places for several jobs. A forked job has its owner's; others open the file.
+#[derive(Debug)]
+pub struct Progress {
+    shared: Shared,
+    places: usize,
+}
+
+impl Progress {
+    /// For so many jobs at a time.
+    pub fn new(places: usize) -> Result<Progress> {
+        let file = memory_file()?;
+        let size = places.saturating_mul(STRIDE * WORD);
+        within_limit(|| ftruncate(&file, size as u64))
+            .map_err(Error::system("cannot make a memory file"))?;
+        Progress::map(file, places)
+    }
+
+    /// In a job: the owner's, by a duplicate of its descriptor.
+    pub fn open(file: Descriptor) -> Result<Progress> {
+        let status = fstat(&file).map_err(Error::system("cannot look at a memory file"))?;
+        let size = usize::try_from(status.st_size).unwrap_or(0);
+        Progress::map(file, size / (STRIDE * WORD))
+    }
+
+    fn map(file: Descriptor, places: usize) -> Result<Progress> {
+        let shared = Shared::map(file, places * STRIDE)
+            .map_err(Error::system("cannot map a memory file"))?;
+        Ok(Progress { shared, places })
+    }
+
+    /// The file, to pass on.
+    pub fn as_descriptor(&self) -> &Descriptor {
+        self.shared.file()
+    }
+
+    /// Before a job is started: it has begun no call.
+    pub fn clear(&self, place: usize) -> Result<()> {
+        self.store(place, 0)
+    }
+
+    /// In the job: begins the call of this number, from 0.
+    pub fn begin(&self, place: usize, call: u64) -> Result<()> {
+        self.store(place, call + 1)
+    }
+
+    /// In the job: all calls have ended.
+    pub fn end(&self, place: usize) -> Result<()> {
+        self.store(place, ENDED)
+    }
+
+    /// The call that the job is in, or was in when it died. None before the first and after
+    /// the last.
+    pub fn running(&self, place: usize) -> Result<Option<u64>> {
+        self.check(place)?;
+        let word = self.shared.word(place * STRIDE).load(Ordering::Acquire);
+        Ok(if word == ENDED { None } else { word.checked_sub(1) })
+    }
+
+    fn store(&self, place: usize, word: u64) -> Result<()> {
+        self.check(place)?;
+        self.shared.word(place * STRIDE).store(word, Ordering::Release);
+        Ok(())
+    }
+
+    fn check(&self, place: usize) -> Result<()> {
+        match place < self.places {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::InvalidInput, "there is no such place")),
+        }
+    }
+}
