@@ -175,13 +175,13 @@ def run_round(js: Jobserver, given: Shape, seed: int, spared: set[int], kills: i
 def wait_for_rest(js: Jobserver, spared: set[int]) -> float:
     """Until nothing runs and all slots are back; in how many seconds that was so. Processes may
     wait for jobs: those that are idle, and those that the fork server has forked ahead."""
-    pool: Any = js._pool
+    pool: Any = js._owner.open_pool()
     begun = time.monotonic()
     while True:
         js.reclaim_resources()
         left = set(descendants(os.getpid())) - spared
-        waiting = js._jobs.idle + (js.slots if helper_of(js) else 0)
-        if len(left) <= waiting and pool.free() == js.slots and not js._jobs.outstanding:
+        waiting = js._owner.here().idle + (js.slots if helper_of(js) else 0)
+        if len(left) <= waiting and pool.free() == js.slots and not js._owner.here().outstanding:
             return time.monotonic() - begun
         if time.monotonic() > begun + SOON + (DEADLINE if left else 0):
             raise AssertionError(f"{pool.free()} of {js.slots} slots are back, {left} run")
@@ -243,13 +243,13 @@ FIRST_WAIT = 5
 def descriptors_at_rest(js: Jobserver) -> int:
     """But for those by which we hold processes that wait for jobs."""
     js.reclaim_resources()
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     helper = getattr(starter, "_helper", None)
-    return descriptors() - 2 * js._jobs.idle - (0 if helper is None else helper.ahead)
+    return descriptors() - 2 * js._owner.here().idle - (0 if helper is None else helper.ahead)
 
 
 def helper_of(js: Jobserver) -> set[int]:
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     helper = getattr(starter, "_helper", None)
     return set() if helper is None else {helper.pid}
 

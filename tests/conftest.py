@@ -131,16 +131,16 @@ def wait_until(what: Callable[[], Any]) -> Any:
 def reap(js: Jobserver) -> None:
     """Returns when all that has ended is reaped: a job's result comes before its end does."""
     deadline = time.monotonic() + DEADLINE
-    while js._jobs.outstanding:
+    while js._owner.here().outstanding:
         assert time.monotonic() < deadline, "a job has not ended"
         js.reclaim_resources()
 
 
 def settle(js: Jobserver) -> None:
     """The same, and no process waits for jobs."""
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     reap(js)
-    js._jobs.dismiss_idle()
+    js._owner.here().dismiss_idle()
     reap(js)
     if hasattr(starter, "_helper"):
         starter._helper.dismiss_ahead()

@@ -35,5 +35,5 @@ def held(end: Any) -> int:
 
 def free(js: Jobserver) -> Any:
     """How many slots are free."""
-    pool: Any = js._pool
+    pool: Any = js._owner.open_pool()
     return pool.free()

@@ -14,7 +14,7 @@ from conftest import reap, wait_until
 from holding import free
 
 from jobserver import Jobserver
-from jobserver._start import launch
+from jobserver._start import introduction
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def pid() -> int:
 
 
 def helper(js: Jobserver) -> int:
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     return int(starter._helper.pid)
 
 
@@ -127,7 +127,7 @@ def test_processes_ahead_end_with_a_killed_owner() -> None:
         "if __name__ == '__main__':\n"
         "    js = Jobserver('forkserver', 2)\n"
         "    pids = [js(os.getpid).result() for _ in range(6)]\n"
-        "    print(js._starter._helper.pid, flush=True)\n"
+        "    print(js._owner.starter._helper.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
@@ -221,8 +221,7 @@ def test_what_the_helper_could_not_prepare_for_each_job_tries_again(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=1)
-    assert js._pool is not None
-    home = Path(js._pool.home)
+    home = Path(js._owner.open_pool().home)
     aside = home.with_name(home.name + "-aside")
     home.rename(aside)
     try:
@@ -239,13 +238,13 @@ def test_a_submission_within_another_that_starts_the_helper_is_not_mistaken_for_
 ) -> None:
     js = make_jobserver(2)
     before = os.getcwd()
-    pickling: Any = vars(launch)["_pickling"]
+    pickling: Any = vars(introduction)["pickling"]
     introduced = pickling.dump_launch
 
     def interrupted(*objects: Any) -> Any:
         # As a signal handler may do just here.
         message = introduced(*objects)
-        if isinstance(objects[0], launch.Preparation):
+        if isinstance(objects[0], introduction.Preparation):
             monkeypatch.undo()
             os.chdir(tmp_path)
             inside.append(js(folder_and_argv).result()[0])

@@ -134,7 +134,7 @@ def test_an_argument_that_cannot_be_loaded_is_an_error_on_its_future(
 ) -> None:
     for kind in (RaisesWhenLoaded, RaisesWhenSet, RaisesInC):
         future = js(ignore, kind(what))
-        if method == "fork" and js._tasks == 1:  # where nothing is loaded
+        if method == "fork" and js._owner.options.max_tasks == 1:  # where nothing is loaded
             assert future.result(DEADLINE) == "called"
             continue
         error = future.exception(DEADLINE)
@@ -159,7 +159,7 @@ def test_an_argument_that_a_process_which_stays_cannot_load_is_told_as_under_oth
     js: Jobserver,
 ) -> None:
     future = js(ignore, NotLoadable())
-    if js._tasks == 1:
+    if js._owner.options.max_tasks == 1:
         assert future.result(DEADLINE) == "called"
         return
     error = future.exception(DEADLINE)

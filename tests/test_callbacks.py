@@ -391,7 +391,7 @@ def test_a_submission_that_tells_of_a_callbacks_error_starts_nothing(
     held.future.when_done(fail)
     held.let_go()
     while not noticed(held.future):
-        js._jobs.scan()
+        js._owner.here().look()
     asked: list[None] = []
     with pytest.raises(CallbackRaised):
         js.submit(nothing, sleep_fn=lambda: asked.append(None))

@@ -81,7 +81,7 @@ if __name__ == "__main__":
         sleeping = js(time.sleep, 99)
         sleeping.kill()
         assert error_of(sleeping)[0] is SubmissionDied
-        assert js._pool.free() == 1
+        assert js._owner.open_pool().free() == 1
 """
 
 

@@ -119,7 +119,7 @@ def test_results_under_way_are_finished_and_no_others_begun(
     results = js.map(held, [(hold.end,)] * 4, chunksize=1)
     closing = Thread(js.close)
     closing.start()
-    wait_until(lambda: js._jobs.closing)
+    wait_until(lambda: js._owner.here().closing)
     hold.let_go(2)
     assert len({next(results), next(results)}) == 2
     assert closing.came_to() is None
@@ -135,7 +135,7 @@ def test_futures_under_way_are_finished_as_they_are_awaited(
     completed = js.as_completed(futures)
     closing = Thread(js.close)
     closing.start()
-    wait_until(lambda: js._jobs.closing)
+    wait_until(lambda: js._owner.here().closing)
     hold.let_go(2)
     assert set(completed) == futures
     assert closing.came_to() is None
@@ -150,7 +150,7 @@ def test_a_job_may_submit_what_it_needs_while_its_owner_closes(js: Jobserver, ho
     future = js(submit_below, js, hold.end, 3)
     closing = Thread(js.close)
     closing.start()
-    wait_until(lambda: js._jobs.closing)
+    wait_until(lambda: js._owner.here().closing)
     hold.let_go(4)
     assert closing.came_to() is None
     assert future.result() == 3
@@ -183,7 +183,7 @@ class ClosesWhilePickled:
 
     def __reduce__(self) -> tuple[Any, ...]:
         threading.Thread(target=self.js.close).start()
-        wait_until(lambda: self.js._jobs.closing)
+        wait_until(lambda: self.js._owner.here().closing)
         return int, ()
 
 

@@ -547,7 +547,7 @@ def test_commands_below_a_job_share_its_slot_and_those_that_are_free(
         assert future.result(DEADLINE) == (0, "")
     ran = Recorded.in_log(log)
     assert (ran.most <= slots, ran.count) == (True, 6)
-    assert js._pool.free() == slots
+    assert js._owner.open_pool().free() == slots
 
 
 def leave_behind(script: str, log: Path) -> None:

@@ -553,7 +553,7 @@ def test_a_helper_that_ends_again_and_again_is_an_error_that_says_how(
         with pytest.raises(RuntimeError, match=f"no job was started: .*{told}") as raised:
             call(int)
         assert type(raised.value) is RuntimeError
-    assert js._pool is not None and js._pool.free() == 2
+    assert js._owner.open_pool().free() == 2
 
 
 @with_a_helper
@@ -685,7 +685,7 @@ def test_a_handle_can_be_an_argument_also_of_the_job_that_finds_the_helper_kille
     js: Jobserver,
 ) -> None:
     assert js(use_handle, js).result() == 7
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     os.kill(starter._helper.pid, signal.SIGKILL)
     os.waitid(os.P_PID, starter._helper.pid, os.WEXITED | os.WNOWAIT)
     assert js(use_handle, js).result() == 7

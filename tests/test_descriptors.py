@@ -352,7 +352,7 @@ if __name__ == "__main__":
     os.closerange(3, 256)
     open(file + ".go", "w").close()
     if how == "closed":
-        helper = getattr(js._starter, "_helper", None)
+        helper = getattr(js._owner.starter, "_helper", None)
         pid = helper and helper.pid
         js.close()
         if pid is None or not os.path.exists(f"/proc/{pid}"):

@@ -92,7 +92,7 @@ def test_a_future_keeps_its_jobserver(method: StartMethod, hold: Hold) -> None:
     hold.let_go()
     assert future.result() == future.pid
     assert called == [1]
-    future._jobserver.close()
+    future._owner.close()
 
 
 def test_a_jobserver_keeps_what_waits_for_its_jobs(method: StartMethod, hold: Hold) -> None:

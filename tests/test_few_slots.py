@@ -72,7 +72,7 @@ def test_trees_of_jobs_that_wait_in_any_ways_end_on_few_slots(method: Any, seed:
     slots = choose.choice([1, 1, 2])
     with Jobserver(method, slots, waiting=waiting, max_tasks_per_child=tasks) as js:
         assert js(level, plan, js).result(DEADLINE) == jobs_of(plan), (plan, waiting, tasks, slots)
-        assert js._pool is not None and js._pool.free() == slots
+        assert js._owner.open_pool().free() == slots
 
 
 PROGRAM = """
@@ -122,8 +122,7 @@ def others_find_a_slot(js: Jobserver) -> int:
 
 
 def free_slots(js: Jobserver) -> int:
-    assert js._pool is not None
-    return js._pool.free()
+    return js._owner.open_pool().free()
 
 
 def fire_and_forget(js: Any, end: Any) -> None:
@@ -175,7 +174,7 @@ def test_a_slot_that_is_lent_when_a_wait_begins_is_of_use_to_others_when_it_come
     with Jobserver(method, 1, waiting=waiting) as js:
         waited = js(wait_while_a_program_has_the_slot, js, str(tmp_path)).result(DEADLINE)
         assert waited == (7, "go on\n")
-        assert js._pool is not None and js._pool.free() == 1
+        assert js._owner.open_pool().free() == 1
 
 
 HAND_ON = """
@@ -221,7 +220,7 @@ def test_a_slot_that_was_handed_on_is_not_borrowed_from_who_had_it(
     log, waits = str(tmp_path / "log"), str(tmp_path / "waits")
     with Jobserver(method, 1, waiting="yield") as js:
         js(hand_on, js, method, log, waits).result(DEADLINE)
-        assert js._pool is not None and js._pool.free() == 1
+        assert js._owner.open_pool().free() == 1
     ran = spans.Recorded.in_log(Path(log))
     assert (ran.most, ran.count) == (1, 2)
 
@@ -245,4 +244,4 @@ def test_trees_of_jobs_of_a_program_below_a_job_end_on_one_slot(method: Any, see
     command = [sys.executable, "-c", CHAIN, os.path.dirname(__file__), method, str(plan)]
     with Jobserver(method, 1) as js:
         assert js(run_below, command).result(DEADLINE) == f"{jobs_of(plan)}\n", plan
-        assert js._pool is not None and js._pool.free() == 1
+        assert js._owner.open_pool().free() == 1

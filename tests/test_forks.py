@@ -366,7 +366,7 @@ if __name__ == "__main__":
             sys.exit(3)  # waits for nothing of its parent's, closes nothing of its parent's
         print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
         os.write(let_go, b"x")
-        print(future.result(), called, js._pool.free())
+        print(future.result(), called, js._owner.open_pool().free())
 """
 
 
@@ -543,7 +543,7 @@ def test_a_callback_that_forks_within_a_submission_lets_each_process_have_a_job_
     first = js(int)
     first.when_done(callback)
     first.when_done(issued.append, os.getpid())
-    wait_until(lambda: js._jobs.scan() and "running" not in repr(first))
+    wait_until(lambda: js._owner.here().look() and "running" not in repr(first))
 
     def body() -> object:
         return *own(js.submit(int, args=(7,))), len(issued)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def nested(js):
 if __name__ == "__main__":
     with Jobserver(sys.argv[1], 2) as js:
         os.chdir("/")
-        print(js(nested, js).result(), js._pool.home)
+        print(js(nested, js).result(), js._owner.open_pool().home)
 """
 
 
@@ -82,7 +83,7 @@ def test_what_a_killed_maker_leaves_is_removed_by_the_next_pool() -> None:
     program = """
 import os
 from jobserver import Jobserver
-print(Jobserver("fork", 1)._pool.home, flush=True)
+print(Jobserver("fork", 1)._owner.open_pool().home, flush=True)
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -98,7 +99,7 @@ os.kill(os.getpid(), 9)
 
 def test_a_home_of_another_namespace_that_is_being_made_is_left_alone(tmp_path: Path) -> None:
     with Jobserver("fork", 1) as js:
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         new = Path(pool.home).with_name(f".jobserver-new-1-{4194303}-1-0")
     new.mkdir()
     try:
@@ -111,7 +112,7 @@ def test_a_home_of_another_namespace_that_is_being_made_is_left_alone(tmp_path: 
 @pytest.mark.parametrize("slots", [0, 2**62, 2**64 - 1, 3, 16385])
 def test_a_ledger_that_does_not_fit_is_not_believed(slots: int) -> None:
     with Jobserver("fork", 2) as js:
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         with open(f"{pool.home}/ledger", "r+b") as ledger:
             ledger.seek(8)
             ledger.write(slots.to_bytes(8, sys.byteorder))
@@ -127,7 +128,7 @@ JOINS = (
 
 def test_a_program_below_a_pool_of_another_version_has_one_slot() -> None:
     with Jobserver("fork", 2) as js:
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         with open(f"{pool.home}/ledger", "r+b") as ledger:
             ledger.write(b"another ")
         flags = f" -j2 --jobserver-auth={pool.auth}"
@@ -146,7 +147,7 @@ def test_a_program_below_a_pool_of_another_version_has_one_slot() -> None:
 def test_forged_entries_of_a_ledger_are_survived(field: int) -> None:
     """Whatever one word of an entry says: no panic, no hang."""
     with Jobserver("fork", 2) as js:
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         for word in (
             2**64 - 1,
             1 << 63 | 1 << 32 | 1,
@@ -164,9 +165,10 @@ def test_forged_entries_of_a_ledger_are_survived(field: int) -> None:
                 other = _native.Pool.open(pool.home)
                 other.reclaim()
                 other.free()
-                other.has_one()
-                slot = other.try_take()
-                if slot is not None:
-                    slot.release()
+                owner = _native.Owner(deque(), other, False, False)
+                owner.could_admit(False)
+                admission = _native.Admission(True, False, 0.0)
+                owner.admit(admission)
+                owner.conclude(admission)
                 ledger.seek(512 + 64 + 8 * field)
                 ledger.write(bytes(8))

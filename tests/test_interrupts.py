@@ -187,7 +187,7 @@ def test_a_signal_handler_may_itself_submit_and_wait(
 def test_ctrl_c_while_the_fork_server_does_not_answer() -> None:
     with Jobserver("forkserver", 1, max_tasks_per_child=1) as js:
         js(int).result()
-        starter: Any = js._starter
+        starter: Any = js._owner.starter
         helper = starter._helper.pid
         os.kill(helper, signal.SIGSTOP)
         try:
@@ -203,7 +203,7 @@ def test_ctrl_c_while_the_fork_server_does_not_end() -> None:
     js = Jobserver("forkserver", 1)
     js(int).result()
     js.reclaim_resources()
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     helper = starter._helper.pid
     settle(js)
     os.kill(helper, signal.SIGSTOP)
@@ -254,7 +254,7 @@ def test_an_interrupted_job_gives_back_the_slots_of_its_jobs(js: Jobserver, hold
         future.result()
     hold.let_go()
     assert [f.result() for f in [js(int, 1), js(int, 2)]] == [1, 2]
-    while js._jobs.outstanding:
+    while js._owner.here().outstanding:
         future.wait()
         js.reclaim_resources()
     assert free(js) == 2
@@ -406,7 +406,7 @@ def interrupted_at_each_line(
     before = children()
     for number in itertools.count(1):
         js = Jobserver(method, 2)
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         interrupted = True
         try:
             with AtLine(number, in_owner=True).tracing():
@@ -464,7 +464,7 @@ def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
             body(js)
         # Where a `finally` begins, a trace function can raise but a signal handler cannot.
         multiprocessing.context.set_spawning_popen(None)
-        assert tasks is None or js._jobs.idle == 0, f"at instruction {number}"
+        assert tasks is None or js._owner.here().idle == 0, f"at instruction {number}"
         settle(js)
         assert free(js) == 2, f"a slot was lost at instruction {number}"
         assert (children(), descriptors()) == before, f"at instruction {number}"
@@ -555,7 +555,7 @@ def test_handlers_that_raise_at_random_moments_lose_nothing(
         except Alarm:
             pass
         signal.setitimer(signal.ITIMER_REAL, 0)
-    pool: Any = js._pool
+    pool: Any = js._owner.open_pool()
     js.close()
     assert pool.free() == 2
 
@@ -586,7 +586,7 @@ def main(method, wait):
         print("interrupted", flush=True)
     print("the job:", type(future.exception()).__name__)
     try:
-        print("then:", js(int, 7).result(), js._pool.free())
+        print("then:", js(int, 7).result(), js._owner.open_pool().free())
     except RuntimeError as e:
         print("then:", e)
     js.close()
@@ -699,7 +699,7 @@ def test_closing_within_ones_own_submission_is_refused_and_does_not_hang(
 ) -> None:
     js = Jobserver("forkserver", 1, max_tasks_per_child=1)
     js(int).result()
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     helper = starter._helper.pid
     on_alarm(js.close)
     os.kill(helper, signal.SIGSTOP)  # so that the submission waits
@@ -755,7 +755,7 @@ if __name__ == "__main__":
     js = Jobserver(sys.argv[1], 2)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(js))
     js(busy), js(busy)
-    os.write(1, js._pool.home.encode() + b"\\n")
+    os.write(1, js._owner.open_pool().home.encode() + b"\\n")
 """
 
 

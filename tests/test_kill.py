@@ -96,7 +96,7 @@ def test_a_job_that_is_killed_dies_by_sigterm_and_its_slot_is_free(
     future.kill()
     assert future.done()
     assert death_of(future).signal == signal.SIGTERM
-    assert js._pool.free() == 1
+    assert js._owner.open_pool().free() == 1
     assert js(int, 7).result() == 7
 
 
@@ -137,7 +137,7 @@ def test_everything_that_a_job_has_started_ends_with_it(
     assert death_of(future).signal == signal.SIGKILL
     wait_until(lambda: not any(map(lives, everyone)))
     js.reclaim_resources()
-    assert js._pool.free() == 3
+    assert js._owner.open_pool().free() == 3
 
 
 def say_when_asked(path: Path, name: str) -> None:

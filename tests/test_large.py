@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, descriptors, settle
 
-from jobserver import Jobserver, SubmissionDied, _pickling
+from jobserver import Jobserver, SubmissionDied
 from jobserver._native import INLINE
+from jobserver._wire import pickling, segments
 
 numpy = pytest.importorskip("numpy")
 
@@ -32,7 +33,7 @@ mapped_only = pytest.mark.skipif(PORTABLE, reason="the portable path copies")
 
 #: Where what travels changes its way: into a memory file, beside the pickle, mapped.
 BORDERS = [
-    size + more for size in (_pickling._LARGE, INLINE, _pickling._VERY_LARGE) for more in (-1, 0, 1)
+    size + more for size in (pickling._LARGE, INLINE, segments._VERY_LARGE) for more in (-1, 0, 1)
 ]
 
 #: Kept to the end of a job's process, so that its owner can see that end.
@@ -309,11 +310,11 @@ def lie(count: int, sizes: list[int]) -> Any:
     """Sends a memory file that says something else of itself than it is."""
 
     def fill(memory: Any, segments: Any) -> None:
-        entries = [_pickling._SEGMENT.pack(size, _pickling._VIEW) for size in sizes]
-        header = b"".join([_pickling._U64.pack(count), *entries])
+        entries = [segments._SEGMENT.pack(size, segments._VIEW) for size in sizes]
+        header = b"".join([segments._U64.pack(count), *entries])
         os.pwrite(memory.fileno(), header + bytes(100), 0)
 
-    _pickling._fill = fill
+    segments._fill = fill
     return ones(3 * MIB)
 
 
@@ -338,18 +339,18 @@ def test_a_memory_file_that_lies_is_an_error_and_harms_nobody(js: Jobserver) -> 
 
 def cut(value: Any) -> Any:
     """Sends a memory file that lacks its last bytes."""
-    fill: Any = _pickling._fill
+    fill: Any = segments._fill
 
     def fill_and_cut(memory: Any, segments: Any) -> None:
         fill(memory, segments)
         os.ftruncate(memory.fileno(), os.fstat(memory.fileno()).st_size - 10)
 
-    _pickling._fill = fill_and_cut
+    segments._fill = fill_and_cut
     return value
 
 
 def test_a_memory_file_that_was_cut_is_an_error(js: Jobserver) -> None:
-    for size in (MIB, 2 * _pickling._HUGE):
+    for size in (MIB, 2 * segments._HUGE):
         for value in (bytes(size), bytearray(size), ones(size), "x" * size):
             error = js(cut, value).exception(DEADLINE)
             assert isinstance(error, pickle.UnpicklingError), (size, type(value))

@@ -280,7 +280,7 @@ def test_a_slot_is_free_when_the_result_is_complete_though_the_owner_looks_at_no
 ) -> None:
     js = made(1)
     future = js(held, hold.end)
-    pool: Any = js._pool
+    pool: Any = js._owner.open_pool()
     assert free(js) == 0
     hold.let_go()
     # The event itself: a byte in the pool's pipe. Nothing of ours is asked meanwhile.

@@ -28,12 +28,12 @@ def descriptors():
 
 def settle(js):
     """Until what has ended is reaped, and no process waits for jobs."""
-    while js._jobs.outstanding or js._jobs.idle:
+    while js._owner.here().outstanding or js._owner.here().idle:
         js.reclaim_resources()
-        if not js._jobs.outstanding:
-            js._jobs.dismiss_idle()
-    if hasattr(js._starter, "_helper"):
-        js._starter._helper.dismiss_ahead()
+        if not js._owner.here().outstanding:
+            js._owner.here().dismiss_idle()
+    if hasattr(js._owner.starter, "_helper"):
+        js._owner.starter._helper.dismiss_ahead()
 
 def warm_up(js):
     """Has everything made that is made once, what waits need included."""
@@ -117,14 +117,14 @@ def main(method, whose):
         if (method, whose) != ("forkserver", "the owner's"):  # where that starts the helper
             warm_up(js)
         if whose == "the fork server's":
-            limited = js._starter._helper.pid
+            limited = js._owner.starter._helper.pid
         _, hard = resource.prlimit(limited, resource.RLIMIT_NPROC)
         resource.prlimit(limited, resource.RLIMIT_NPROC, (0, hard))
         number, text = told(js, int)
         print(number, "RLIMIT_NPROC" in text)
         before = descriptors()  # the pipe of the resource tracker is there now
         assert (number, text) == told(js, int)
-        print(js._pool.free(), descriptors() == before)
+        print(js._owner.open_pool().free(), descriptors() == before)
         resource.prlimit(limited, resource.RLIMIT_NPROC, (hard, hard))
         print(js(int, 7).result())
 """
@@ -158,7 +158,7 @@ def main(method):
             print(number, "memory" in text)
             before = descriptors()
             assert (number, text) == told(js, int)
-            print(js._pool.free(), descriptors() == before, flush=True)
+            print(js._owner.open_pool().free(), descriptors() == before, flush=True)
             os._exit(0)
         os.waitpid(pid, 0)
         print(js(int, 7).result())
@@ -189,7 +189,7 @@ def main(method, size):
                 assert (number, "RLIMIT_NOFILE" in text) == ("EMFILE", True), (spare, text)
             if spare == 0:
                 print(number)
-            assert (js._pool.free(), descriptors()) == (2, before), (spare, outcome)
+            assert (js._owner.open_pool().free(), descriptors()) == (2, before), (spare, outcome)
         print(outcome)
 """
 
@@ -242,7 +242,7 @@ def main():
     end, let_go = Pipe(False)
     with Jobserver("forkserver", 2) as js:
         future = js(held, end)
-        helper = js._starter._helper.pid
+        helper = js._owner.starter._helper.pid
         _, hard = resource.prlimit(helper, resource.RLIMIT_NOFILE)
         numbers = set(map(int, os.listdir(f"/proc/{helper}/fd")))
         first = min(set(range(len(numbers) + 1)) - numbers)
@@ -250,7 +250,7 @@ def main():
         resource.prlimit(helper, resource.RLIMIT_NOFILE, (first, hard))
         number, text = told(js, int)
         print(number, "RLIMIT_NOFILE" in text)
-        print(js._pool.free(), descriptors() == before, future.done())
+        print(js._owner.open_pool().free(), descriptors() == before, future.done())
         resource.prlimit(helper, resource.RLIMIT_NOFILE, (hard, hard))
         print(js(int, 7).result())
         os.write(let_go.fileno(), b"x")
@@ -279,7 +279,7 @@ def main(method):
         number, text = told(lambda: js(len, bytes(1_000_000)).result()) if method != "fork" else (
             number, text)
         print("argument:", number, "/dev/shm" in text)
-        print(js._pool.free(), descriptors() == before)
+        print(js._owner.open_pool().free(), descriptors() == before)
         print(len(js(bytes, 100_000).result()))
 """
 
@@ -302,7 +302,7 @@ def main(method):
         number, text = told(lambda: js(shout, limit, 1_000_000).result())
         print(number)
         settle(js)
-        print(js._pool.free(), descriptors() == before)
+        print(js._owner.open_pool().free(), descriptors() == before)
         print(len(js(shout, limit, 100_000).result()))
 
 def shout(limit, size):
@@ -334,7 +334,7 @@ def main(method):
         except Exception as e:
             print("in the owner:", "MemoryError" in repr(e))
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        print(js(int, 7).result(), js._pool.free())
+        print(js(int, 7).result(), js._owner.open_pool().free())
 """
 
 

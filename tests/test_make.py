@@ -206,10 +206,11 @@ def test_a_recipe_that_ends_while_its_jobs_run_leaves_make_all_its_slots(
 FLAGS = """
 import fcntl, os, sys
 from jobserver import Jobserver
-from jobserver._native import pool_in_force
+from jobserver._native import join_pool
 
 def main():
-    auth, _, _ = pool_in_force([os.environ["MAKEFLAGS"]])
+    pool, _, _ = join_pool([os.environ["MAKEFLAGS"]])
+    auth = pool.auth
     fds = [] if auth.startswith("fifo:") else [int(fd) for fd in auth.split(",")]
     before = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds]
     with Jobserver("fork") as js:
@@ -294,7 +295,7 @@ def test_what_makeflags_say_at_each_submission_is_what_a_job_has_beside_the_pool
 ) -> None:
     """In its own environment and in that of its programs, though it is prepared ahead."""
     js = make_jobserver(slots=1, style="fifo")
-    named = f"--jobserver-auth={js._pool.auth}"
+    named = f"--jobserver-auth={js._owner.open_pool().auth}"
     for own in ("k", "n", None, "k"):
         if own is None:
             monkeypatch.delenv("MAKEFLAGS")
@@ -315,7 +316,7 @@ kept: list[Jobserver] = []
 
 def make_one_and_keep_it(use: bool) -> str:
     kept.append(Jobserver(slots=2))
-    pool: Any = kept[0]._pool
+    pool: Any = kept[0]._owner.open_pool()
     return kept[0](str, pool.home).result() if use else pool.home
 
 
@@ -337,7 +338,7 @@ def test_a_library_deep_in_a_job_joins_the_pool_without_a_handle(
 ) -> None:
     js = make_jobserver(slots=1)
     assert js(join).result() == (1, os.getcwd())
-    assert js._pool.free() == 1
+    assert js._owner.open_pool().free() == 1
 
 
 def join_in_a_fork() -> int:
@@ -363,7 +364,7 @@ def join_in_threads() -> int:
 
     def join() -> None:
         barrier.wait()
-        pools.append(Jobserver("fork")._pool)
+        pools.append(Jobserver("fork")._owner.open_pool())
 
     threads = [threading.Thread(target=join) for _ in range(8)]
     for thread in threads:
@@ -412,7 +413,7 @@ def test_a_program_below_a_job_shares_the_slots_and_uses_the_jobs_own_first(
 ) -> None:
     js = make_jobserver(slots=1)
     assert js(run_program, BELOW).result() == "1 [0, 1, 2]\n"
-    assert js._pool.free() == 1
+    assert js._owner.open_pool().free() == 1
 
 
 def make_all_with(js: Jobserver, make: str, directory: str) -> str:
@@ -438,7 +439,7 @@ def test_any_make_shares_the_slots_of_a_pool_in_pipe_style(
         ran = Recorded.in_log(log)
         assert (ran.most <= 3, ran.count) == (True, 12)
         assert js(run_program_with, js, BELOW).result() == "3 [0, 1, 2]\n"
-        assert js._pool is not None and js._pool.free() == 3
+        assert js._owner.open_pool().free() == 3
 
 
 def run_program_with(js: Jobserver, text: str) -> str:
@@ -480,7 +481,7 @@ def test_no_make_dies_of_the_pool_that_a_job_names_to_it(
         assert complaints.count("\n") == alone
     ran = Recorded.in_log(log)
     assert (ran.most <= 3, ran.count) == (True, 12)
-    assert js._pool.free() == 3
+    assert js._owner.open_pool().free() == 3
 
 
 def test_a_script_around_make_may_be_of_any_make(

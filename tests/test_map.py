@@ -403,7 +403,7 @@ def test_what_is_of_no_use_is_refused_at_once(wrong: Any, error: str) -> None:
         given = {"fn": double, **({} if wrong == {} else {"argses": source}), **wrong}
         with pytest.raises((TypeError, ValueError), match=error):
             js.map(**given)
-        assert js._jobs.outstanding == 0
+        assert js._owner.here().outstanding == 0
     assert source.taken == 0
 
 
@@ -531,7 +531,7 @@ def test_callbacks_are_issued_and_their_errors_lose_nothing(js: Jobserver, hold:
         except CallbackRaised:
             errors += 1
     assert got == [2 * n for n in range(10)]
-    while js._jobs.outstanding or js._finished:
+    while js._owner.here().outstanding or js._owner.finished:
         try:
             js.reclaim_resources()
         except CallbackRaised:
@@ -665,7 +665,7 @@ def test_results_belong_to_the_process_that_called_map() -> None:
 # Ctrl-C.
 
 #: What of the package is map's own, in the owner.
-FILES = ("jobserver/_map.py", "jobserver/_input.py", "jobserver/_chunk.py")
+FILES = tuple(f"jobserver/_map/{name}.py" for name in ("results", "input", "chunk", "sizes"))
 
 
 def with_interrupts(results: Iterator[Any], number: int) -> tuple[list[Any], bool]:
@@ -742,7 +742,7 @@ def test_ctrl_c_in_the_start_of_what_was_prepared_loses_nothing(
     """Though its message is of no use any more: what goes with it has been closed."""
     js = make_jobserver(1, max_tasks_per_child=None)
     results = js.map(double, numbers(5), chunksize=1)
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
 
     def interrupted(jobs: Any, future: Any, slot: Any, prepared: Any) -> None:
         monkeypatch.undo()

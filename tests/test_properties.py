@@ -130,7 +130,7 @@ class Slots(stateful.RuleBasedStateMachine):
     def no_slot_is_lost_and_none_is_new(self) -> None:
         # What a killed job had comes back when somebody looks; its own jobs die a little later.
         deadline = time.monotonic() + DEADLINE
-        pool: Any = self.js._pool
+        pool: Any = self.js._owner.open_pool()
         while free(self.js) != self.free():
             assert time.monotonic() < deadline, f"{pool.free()} slots are free, not {self.free()}"
             self.js.reclaim_resources()

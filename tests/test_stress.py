@@ -145,7 +145,7 @@ def test_a_thousand_jobs_outstanding_at_once(
         before = traces(js)
         try:
             futures = [js.submit(held, args=(hold.end,), consume=0) for _ in range(count)]
-            assert js._jobs.outstanding == count
+            assert js._owner.here().outstanding == count
             assert not any(future.done() for future in futures[::50])
             assert free(js) == 1 and js(int, 7).result() == 7
             hold.let_go(count)

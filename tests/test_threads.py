@@ -148,7 +148,7 @@ def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
     """It began to wait when this process had nothing to watch but the slots."""
     js = make_jobserver(slots=1)
     js.reclaim_resources()  # its starter is this process's from the first use on
-    starter: Any = js._starter
+    starter: Any = js._owner.starter
     start = starter.start
     second: list[int] = []
     waiting = threading.Thread(target=lambda: second.append(js(int, 7).result()), daemon=True)
@@ -235,7 +235,7 @@ def test_closing_while_a_thread_waits_for_a_slot_refuses_its_job_or_runs_it(
     before = children()
     for _ in range(min(20, ROUNDS[method])):
         js = make_jobserver(slots=1)
-        pool: Any = js._pool
+        pool: Any = js._owner.open_pool()
         js(held, hold.end)
         came: list[object] = []
 
@@ -411,7 +411,7 @@ def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None
     for _ in range(10):
         with Jobserver("forkserver", 4) as js:
             js(int, 0).result()
-            starter: Any = js._starter
+            starter: Any = js._owner.starter
             os.kill(starter._helper.pid, signal.SIGKILL)
             results: list[int] = []
             together(*[lambda js=js, r=results: r.append(js(int, 7).result())] * 4)
@@ -461,7 +461,7 @@ def test_closing_wakes_a_thread_that_waits_for_a_slot_which_another_process_has(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:
     js = make_jobserver(slots=1)
-    pool: Any = js._pool
+    pool: Any = js._owner.open_pool()
     slot = pool.try_take()  # as if it had
     came: list[str] = []
 

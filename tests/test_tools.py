@@ -45,7 +45,7 @@ def both_at_once(js: Any, command: list[str], directories: list[Path]) -> None:
     futures = [js(tool, command, str(directory)) for directory in directories]
     for future in futures:
         future.result()
-    assert js._pool.free() == js.slots
+    assert js._owner.open_pool().free() == js.slots
 
 
 @pytest.mark.skipif(NINJA is None, reason="ninja is not installed")
@@ -97,7 +97,7 @@ def test_links_of_gcc_in_jobs_never_run_more_compilers_than_there_are_slots(
         commands = [[*projects.link(GCC, tmp_path / f"out{n}"), *objects] for n in range(2)]
         for future in [js(link, js, command) for command in commands]:
             future.result()
-        assert js._pool is not None and js._pool.free() == 3
+        assert js._owner.open_pool().free() == 3
     ran = Recorded.in_log(log)
     # Of the five parts of each, gcc 12 has make run two commands, gcc 16 one.
     assert (ran.most <= 3, ran.count in (10, 20)) == (True, True)

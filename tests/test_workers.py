@@ -474,7 +474,7 @@ def is_deaf_or_gone(process: int) -> bool:
 
 def interrupt_all_that_wait(js: Jobserver) -> None:
     """As a terminal does, where nothing runs."""
-    helper = getattr(getattr(js._starter, "_helper", None), "pid", None)
+    helper = getattr(getattr(js._owner.starter, "_helper", None), "pid", None)
     waiting = children() if helper is None else children(helper)
     for process in waiting:
         wait_until(functools.partial(is_deaf_or_gone, process))
@@ -486,9 +486,9 @@ def test_ctrl_c_does_not_reach_the_first_job_of_a_process_that_waited(
     make_jobserver: Make,
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
-    js._own()
-    starter: Any = js._starter
-    starter.hire(js._jobs)  # as if Ctrl-C had come after this, and before the launch
+    js._owner.here()
+    starter: Any = js._owner.starter
+    starter.hire(js._owner.here())  # as if Ctrl-C had come after this, and before the launch
     interrupt_all_that_wait(js)
     assert js(pid).result() != os.getpid()
 

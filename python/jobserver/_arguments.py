@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, List, Literal, Mapping, NoReturn, Op
 
 from . import _main, _native
 from ._signals import raised_by_handler
-from ._told import called
+from ._wording import called
 
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]

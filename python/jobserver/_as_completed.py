@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, TypeVar
 from weakref import WeakSet
 
 from ._exceptions import Blocked
-from ._future import Future
+from ._future import Future, done_elsewhere
 from ._native import getpid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ._jobserver import Jobserver
+    from ._owner import Owner
 
 T = TypeVar("T")
 
@@ -27,16 +27,14 @@ T = TypeVar("T")
 class AsCompleted(Iterator["Future[T]"]):
     """The iterator. Blocked and CallbackRaised do not end it: the next `next` goes on."""
 
-    def __init__(
-        self, jobserver: Jobserver, futures: Iterable[Future[T]], deadline: float | None
-    ) -> None:
-        self._jobserver = jobserver
+    def __init__(self, owner: Owner, futures: Iterable[Future[T]], deadline: float | None) -> None:
+        self._owner = owner
         self._deadline = deadline
-        self._owner = getpid()
+        self._pid = getpid()
         self._finished: deque[Future[T]] = deque()
         self._left: dict[Future[T], None] = {}
         self._seen: WeakSet[Future[T]] = WeakSet()
-        self._yields = jobserver._yields
+        self._yields = False
         #: What is still to be read: of a list nothing, so that errors come at once.
         self._input: Iterator[Future[T]] | None = iter(futures)
         if isinstance(futures, (list, tuple, set, frozenset, dict)):
@@ -48,7 +46,7 @@ class AsCompleted(Iterator["Future[T]"]):
         if self._input is None:
             return False
         for future in self._input:
-            check(self._jobserver, future)
+            check(self._owner, future)
             if future not in self._seen:
                 self._seen.add(future)
                 # A job without a slot has none to lend to jobs of its own: they may need ours.
@@ -63,12 +61,12 @@ class AsCompleted(Iterator["Future[T]"]):
         return self
 
     def __next__(self) -> Future[T]:
-        js = self._jobserver
+        owner = self._owner
         while True:
-            handled = js._scan(callbacks=True)
-            if self._owner != getpid():
+            look = owner.look(callbacks=True)
+            if self._pid != getpid():
                 raise RuntimeError(
-                    f"these Futures belong to process {self._owner}, which called as_completed; "
+                    f"these Futures belong to process {self._pid}, which called as_completed; "
                     "this is another process, forked from it"
                 )
             if self._finished:
@@ -82,7 +80,7 @@ class AsCompleted(Iterator["Future[T]"]):
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
-            js._jobs.wait(handled, None, left, js._pool, self._yields)
+            owner.sleep(look, left, yields=self._yields)
 
     def __del__(self) -> None:
         # Else what is still running would keep what is not.
@@ -90,11 +88,11 @@ class AsCompleted(Iterator["Future[T]"]):
             future._unwatch(self._finished)
 
 
-def check(jobserver: Jobserver, future: Any) -> None:
+def check(owner: Owner, future: Any) -> None:
     """Whether this is a Future of this Jobserver and this process."""
     if not isinstance(future, Future):
         raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
-    if future._jobserver is not jobserver:
+    if future._owner is not owner:
         raise ValueError(f"{future!r} is of another Jobserver: each has its own as_completed")
-    if future._owner != getpid():
-        future._wait_elsewhere()
+    if future._owner_pid != getpid():
+        done_elsewhere(future)

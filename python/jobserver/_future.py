@@ -20,17 +20,11 @@ from typing import (
     TypeVar,
 )
 
-from . import _arguments, _native, _result, _told
-from ._exceptions import (
-    Blocked,
-    CallbackRaised,
-    JobTraceback,
-    OwnersOnly,
-    SubmissionDied,
-    TimeLimitExceeded,
-)
+from . import _arguments, _death, _native, _wording
+from ._exceptions import Blocked, CallbackRaised, OwnersOnly
 from ._native import getpid
 from ._signals import raised_by_handler
+from ._wire import result
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -38,13 +32,6 @@ if TYPE_CHECKING:
     _P = ParamSpec("_P")
 
 T = TypeVar("T")
-
-_SIGKILL = 9
-
-_WHO_KILLS = (
-    "; if nobody has killed it, the kernel has, for want of memory: see `dmesg`, or memory.events "
-    "in its control group"
-)
 
 
 class Future(_native.Promise, Generic[T]):
@@ -110,15 +97,13 @@ class Future(_native.Promise, Generic[T]):
         Raises:
             CallbackRaised: a callback that was due has raised.
         """
-        js = self._jobserver
+        owner = self._owner
         number = None if signal is None else _arguments.signal_number(signal)
-        if self._owner != getpid():
-            return self._wait_elsewhere()
+        if self._owner_pid != getpid():
+            return done_elsewhere(self)
         if number is not None:
-            js._scan()
-            if self._outcome is None:
-                js._jobs.signal(self._job, number)
-        return js._wait_for(self, timeout)
+            owner.signal(self, number)
+        return owner.wait_for(self, timeout)
 
     def kill(self, *, grace: float = 5.0) -> None:
         """Ends the job and everything that it has started, programs of its shells included.
@@ -137,20 +122,10 @@ class Future(_native.Promise, Generic[T]):
             CallbackRaised: a callback that was due has raised.
         """
         seconds = _arguments.seconds(grace, "grace")
-        if self._owner != getpid():
-            self._wait_elsewhere()
+        if self._owner_pid != getpid():
+            done_elsewhere(self)
             return
-        self._jobserver._jobs.kill(self._job, seconds)
-        self._jobserver._wait_for(self, None)
-
-    def _wait_elsewhere(self) -> bool:
-        """In a process that was forked from the owner's: what was finished by then stays so."""
-        if self._outcome is None:
-            raise RuntimeError(
-                f"{self!r} belongs to process {self._owner}, which submitted the job; "
-                "this is another process, forked from it"
-            )
-        return True
+        self._owner.kill(self, seconds)
 
     def result(self, timeout: float | None = None) -> T:
         """What the job's function returned, waiting up to `timeout` seconds for it.
@@ -166,7 +141,7 @@ class Future(_native.Promise, Generic[T]):
             within = f" within {timeout} seconds" if timeout and timeout > 0 else ""
             raise Blocked(f"job {self._pid} has not finished{within}")
         value: T
-        value, error = self._load()
+        value, error = load(self)
         if error is None:
             return value
         told: Any = repr(self)  # for who shows the arguments of frames
@@ -180,29 +155,7 @@ class Future(_native.Promise, Generic[T]):
         """What `result` would raise for the job itself, or None; waits like `result`."""
         if not self.wait(timeout):
             raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
-        return self._load()[1]
-
-    def _load(self) -> tuple[Any, BaseException | None]:
-        outcome = self._outcome  # before the look at what is loaded, which takes its place
-        loaded: tuple[Any, BaseException | None] | None = self._loaded
-        return self._keep(self._decode(outcome)) if loaded is None else loaded
-
-    def _decode(self, outcome: Any) -> tuple[Any, BaseException | None]:
-        if isinstance(outcome, _native.Death):
-            of = f"of {self._name} " if self._name else ""
-            if outcome.time_limit is not None and outcome.signal is not None:
-                limited = TimeLimitExceeded(self._pid, outcome.signal, outcome.time_limit, of)
-                return None, limited
-            text = of + outcome.text
-            if outcome.signal == _SIGKILL:
-                text += _WHO_KILLS
-            died = SubmissionDied(self._pid, outcome.exitcode, outcome.signal, text)
-            if outcome.last_words is not None:
-                died.__cause__ = JobTraceback(outcome.last_words)
-            return None, died
-        if isinstance(outcome, BaseException):
-            return None, outcome
-        return _result.load(outcome)
+        return load(self)[1]
 
     def when_done(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> int:
         """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
@@ -226,21 +179,46 @@ class Future(_native.Promise, Generic[T]):
             RuntimeError: the job is another process's, and has not finished.
         """
         _arguments.function(fn)
-        if self._owner != getpid():
-            self._wait_elsewhere()
+        if self._owner_pid != getpid():
+            done_elsewhere(self)
         callbacks: _Callbacks = self._callbacks or self._callbacks_or(_Callbacks())
         callbacks.forget_parents()
         seqno = callbacks.add(functools.partial(fn, *args, **kwargs))
         if self._outcome is not None:
-            self._jobserver._own()
-            self._jobserver._finished.append(self)
-            self._jobserver._issue_callbacks()
+            self._owner.issue_callbacks_of(self)
         return seqno
 
-    def _issue_callbacks(self) -> None:
-        """Runs the callbacks that wait, unless another call is already doing so."""
-        if self._callbacks is not None:
-            self._callbacks.issue(self)
+
+def load(future: Future[Any]) -> tuple[Any, BaseException | None]:
+    """What the job of a finished Future returned, and None; or None, and its error."""
+    outcome = future._outcome  # before the look at what is loaded, which takes its place
+    loaded: tuple[Any, BaseException | None] | None = future._loaded
+    return future._keep(_decode(future, outcome)) if loaded is None else loaded
+
+
+def _decode(future: Future[Any], outcome: Any) -> tuple[Any, BaseException | None]:
+    if isinstance(outcome, _native.Death):
+        return None, _death.error_of(outcome, future._pid, future._name)
+    if isinstance(outcome, BaseException):
+        return None, outcome
+    return result.load(outcome)
+
+
+def done_elsewhere(future: Future[Any]) -> bool:
+    """In a process that was forked from the owner's: what was finished by then stays so; of what
+    was not, nobody will say more."""
+    if future._outcome is None:
+        raise RuntimeError(
+            f"{future!r} belongs to process {future._owner_pid}, which submitted the job; "
+            "this is another process, forked from it"
+        )
+    return True
+
+
+def issue_callbacks(future: Future[Any]) -> None:
+    """Runs the callbacks that wait, unless another call is already doing so."""
+    if future._callbacks is not None:
+        future._callbacks.issue(future)
 
 
 class _Callbacks:
@@ -299,5 +277,5 @@ class _Callbacks:
         except Exception as e:
             if raised_by_handler(e):
                 raise
-            text = f"callback {callback.seqno} of {future!r} raised {_told.called(repr, e)}"
+            text = f"callback {callback.seqno} of {future!r} raised {_wording.called(repr, e)}"
             raise CallbackRaised(callback.seqno, future, text) from e

@@ -23,11 +23,12 @@ from types import BuiltinFunctionType
 from typing import Any, Callable
 
 from . import _multiprocessing as mp
-from . import _native, _result, _told
+from . import _native, _own_jobs, _wording
 from ._arguments import Changes
-from ._pickling import Sent
-from ._result import dump_value  # noqa: F401 - the binding looks for all that it calls here
 from ._signals import raised_by_handler
+from ._wire import result
+from ._wire.result import dump_value  # noqa: F401 - the binding looks for all that it calls here
+from ._wire.segments import Payload
 
 #: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
 #: atexit, and forget what their parent had.
@@ -52,13 +53,6 @@ _EXIT: Any = os._exit if isinstance(os._exit, BuiltinFunctionType) else None
 
 #: The share of memory that processes which idle leave to others.
 _SPARE = 0.1
-
-#: The pid of the process in which a Jobserver was last set up or used; see `_jobserver`.
-owner: set[int] = set()
-
-
-def wait_for_own_jobs() -> None:
-    """Waits for the jobs of this process; `_jobserver`, which knows them, puts its own here."""
 
 
 class _Process(BaseProcess):
@@ -132,7 +126,7 @@ class Identity:
             stdin is not None,
             (vars(self.parent), "_sentinel"),
             {
-                "owner": owner,
+                "owner": _own_jobs.users,
                 "threads": threading._active,  # type: ignore[attr-defined]
                 "finalizers": util._finalizer_registry,
                 "after_fork": util._afterfork_registry.data,
@@ -186,12 +180,12 @@ def call_prepared(
     wrapper = preexec_fn()
     if not (hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__")):
         return fn(*args, **(kwargs or {}))
-    result = raised = None
+    returned = raised = None
     undone = True
     try:
         with wrapper:
             try:
-                result = fn(*args, **(kwargs or {}))
+                returned = fn(*args, **(kwargs or {}))
             except BaseException as e:
                 raised = e
                 raise
@@ -202,7 +196,7 @@ def call_prepared(
         raised = None  # or the traceback would refer to itself through this frame
         if isinstance(preexec_fn, Undoable):
             preexec_fn.undone = undone
-    return result  # None, if the context manager has suppressed an exception
+    return returned  # None, if the context manager has suppressed an exception
 
 
 class Undoable:
@@ -218,14 +212,14 @@ class Undoable:
         return self._preexec_fn()
 
 
-def dump_failure(error: BaseException) -> Sent | tuple[int, bytes]:
+def dump_failure(error: BaseException) -> Payload | tuple[int, bytes]:
     """A message that says what the job's function raised; or, if it was to end the process,
     the exit code, and the traceback."""
     error = _without_our_frames(error)
     if isinstance(error, SystemExit):
-        told = _told.traceback_of(error).encode(errors="replace")
+        told = _wording.traceback_of(error).encode(errors="replace")
         return _exit_code(error), told[-_native.INLINE :]
-    return _result.dump_exception(error)
+    return result.dump_exception(error)
 
 
 def report(error: BaseException) -> None:
@@ -300,7 +294,7 @@ def _code_of(stop: SystemExit) -> int:
 def _without_our_frames(error: BaseException) -> BaseException:
     """Drops this file's frames from the top of a traceback: they tell the user nothing."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename == _told.file_of(wind_down):
+    while tb is not None and tb.tb_frame.f_code.co_filename == _wording.file_of(wind_down):
         tb = tb.tb_next
     return error.with_traceback(tb)
 
@@ -314,7 +308,7 @@ def wind_down() -> None:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
     finally:
-        if os.getpid() in owner:
+        if os.getpid() in _own_jobs.users:
             _see_own_jobs_out()
     # Before CPython 3.13, what is registered with atexit comes last.
     if runs_atexit and _CHILDREN_RUN_ATEXIT:
@@ -333,7 +327,7 @@ def _see_own_jobs_out() -> None:
     raised: BaseException | None = None
     while True:
         try:
-            wait_for_own_jobs()
+            _own_jobs.wait()
             break
         except BaseException as e:
             if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno is not None):

@@ -1,19 +1,8 @@
-"""The Jobserver: admission, slots, and the one scan that every call makes.
-
-All that is shared between threads lives in the binding or is atomic in Python, so there is
-no lock here that a fork could catch. Everything that belongs to one process (its table of
-jobs, above all) is made by `_own` at the handle's first use there, also after a fork.
-"""
+"""The Jobserver: the handle that users have. Its jobs are the owner's (`_owner.py`)."""
 
 from __future__ import annotations
 
-import atexit
-import itertools
 import os
-import pickle
-import time
-import warnings
-from collections import deque
 from multiprocessing.context import BaseContext
 from typing import (
     TYPE_CHECKING,
@@ -24,18 +13,18 @@ from typing import (
     Mapping,
     TypeVar,
 )
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
-from . import _arguments, _job, _native, _pools, _result
+from . import _arguments, _native, _own_jobs, _pools
 from . import _multiprocessing as mp
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
-from ._exceptions import Blocked, CallbackRaised
+from ._exceptions import CallbackRaised
 from ._future import Future
 from ._map import Results, results
 from ._native import getpid
+from ._owner import Options, Owner
 from ._signals import raised_by_handler
-from ._start import starter
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -94,10 +83,7 @@ class Jobserver:
     their results, and callbacks that wait for them are lost.
     """
 
-    # Of the process that uses the handle; see `_own`.
-    _finished: deque[Future[Any]]
-    _unread: WeakSet[Future[Any]]
-    _jobs: _native.Jobs
+    _owner: Owner
 
     def __init__(
         self,
@@ -123,91 +109,25 @@ class Jobserver:
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
-        _end_well(getpid())  # for it has a home to remove
-        self._set_up(chosen, pool, os.urandom(16).hex(), None, tasks, modules, yields, stay)
-
-    def _set_up(
-        self,
-        context: BaseContext,
-        pool: _native.Pool,
-        key: str,
-        helper: int | None,
-        tasks: int | None,
-        preload: tuple[str, ...],
-        yields: bool,
-        orphans_stay: bool,
-    ) -> None:
-        _result.get_ready()
-        self._yields = yields
-        self._orphans_stay = orphans_stay
-        self._context = context
-        self._pool: _native.Pool | None = pool  # None once closed
-        self._slots = pool.slots
-        self._key = key
-        self._tasks = tasks
-        self._preload = preload
-        method = context.get_start_method()
-        self._starter = starter(method, self._slots, tasks, preload, helper)
-        self._pid = 0  # of the process that it is ready for
-        self._made: dict[int, dict[str, Any]] = {}
-        _everyone[key] = self
-
-    def _own(self) -> None:
-        """Makes the handle this process's own at its first use there, also after a fork.
-
-        Not when the handle is made: a child of multiprocessing unpickles its arguments
-        before it forgets what its parent wanted done at its end (`Finalize`, in `_end_well`).
-
-        Several threads may come here at once, and signal handlers in between. A lock could be
-        held by the very thread that waits for it; so all make a state, all take the one that
-        came first, and putting it into place twice does no harm.
-        """
-        pid = getpid()
-        if self._pid == pid:
-            return
-        state = self._made.setdefault(pid, self._anew(pid))
-        _end_well(pid)
-        for other in [*self._made]:
-            if other != pid:
-                self._made.pop(other, None)  # closes, with the update, what was the parent's
-        vars(self).update(state)
-
-    def _anew(self, pid: int) -> dict[str, Any]:
-        finished: deque[Future[Any]] = deque()
-        return {
-            "_finished": finished,
-            "_unread": WeakSet(),
-            "_jobs": _native.Jobs(finished, self._pool, self._orphans_stay, not self._yields),
-            "_starter": self._starter.renewed(),
-            "_pid": pid,
-        }
+        _own_jobs.users.add(getpid())  # for it has a home to remove
+        key = os.urandom(16).hex()
+        options = Options(chosen, key, tasks, modules, yields, stay)
+        self._owner = Owner(options, pool, None)
+        _handles[key] = self
 
     if not TYPE_CHECKING:
         shutdown = _arguments.Foreign()
         apply_async = _arguments.Foreign()
 
-    def __del__(self) -> None:
-        state = vars(self)
-        jobs = state.get("_jobs")
-        if jobs is None or state.get("_pid") != getpid() or jobs.closing:
-            return
-        left = jobs.unfinished
-        if left:
-            warnings.warn(
-                f"{self!r} was dropped while {left} of its jobs ran: close it, or use `with`",
-                ResourceWarning,
-                stacklevel=2,
-            )
-
     @property
     def slots(self) -> int:
         """How many jobs may run at once."""
-        return self._slots
+        return self._owner.slots
 
     @property
     def context(self) -> BaseContext:
         """The multiprocessing context: its locks and queues suit this Jobserver's jobs."""
-        return self._context
+        return self._owner.options.context
 
     @property
     def pass_fds(self) -> tuple[int, ...]:
@@ -217,10 +137,7 @@ class Jobserver:
         return (own and own.pass_fds) or ()
 
     def __repr__(self) -> str:
-        method = self._context.get_start_method()
-        state = ", closed" if self._pool is None else ""
-        slots = f"{self.slots} slot{'s' if self.slots > 1 else ''}"
-        return f"<Jobserver: {slots}, {method}{state}>"
+        return repr(self._owner)
 
     def __copy__(self) -> Self:
         return self
@@ -231,19 +148,12 @@ class Jobserver:
     def __reduce__(self) -> tuple[Any, ...]:
         if mp.context.get_spawning_popen() is None:
             raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
-        pool = self._open_pool()
-        method = self._context.get_start_method()
-        helper = self._starter.descriptor(pool.home)
-        return _rebuild, (
-            self._key,
-            method,
-            pool.home,
-            None if helper is None else mp.reduction.DupFd(helper),
-            self._tasks,
-            self._preload,
-            self._yields,
-            self._orphans_stay,
-        )
+        owner = self._owner
+        home = owner.open_pool().home
+        helper = owner.starter.descriptor(owner.native)
+        context, *options = owner.options
+        passed = None if helper is None else mp.reduction.DupFd(helper)
+        return _rebuild, (home, passed, context.get_start_method(), *options)
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
         """Submits ``fn(*args, **kwargs)``, waiting for a slot: see :meth:`submit`."""
@@ -296,7 +206,7 @@ class Jobserver:
         """
         if misplaced:
             raise _arguments.misplaced(fn, misplaced)
-        # What was not given is not looked at: see `_native.Jobs.until` for why that counts.
+        # What was not given is not looked at: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
         if type(consume) is not int or consume != 1:
             consume = _arguments.consume(consume)
@@ -311,66 +221,12 @@ class Jobserver:
             args if type(args) is tuple else _arguments.positional(args),
             None if kwargs == {} else _arguments.keywords(kwargs),
         )
-        if self._pool is None or self._pid != getpid() or self._jobs.closing:
-            self._open_pool()
+        owner = self._owner
+        if owner.pid != getpid() or owner.native.closing:
+            owner.check_open()
         name = getattr(fn, "__qualname__", None)
-        future: Future[T] = Future(self, work.time_limit, consume, name)
-        return self._start(future, work, gate, callbacks, deadline)
-
-    def _start(
-        self,
-        future: Future[Any],
-        work: _native.Work | None,
-        gate: Callable[[], Any] | None,
-        callbacks: bool,
-        deadline: float | None,
-        prepared: Any = None,
-    ) -> Future[Any]:
-        """Starts the job of `future`, waiting for a slot: to do this work, or what the starter has
-        `prepared`, which is of use once more only if this raises Blocked. Whether it has been
-        started, though a signal handler raises, can be told by the Future's pid.
-
-        Returns the Future: another one if a callback, the gate, or the pickling has forked, and
-        this is the child, whose job is its own."""
-        consume = future._consume
-        if work is not None:
-            if deadline is not None and consume and deadline <= time.monotonic():
-                self._refuse_early(callbacks)
-            try:
-                prepared = self._starter.prepare(work, self._jobs)
-            except pickle.PicklingError:
-                self._open_pool()  # if it was closed meanwhile, then that is why
-                raise
-            if self._pid != getpid():
-                self._own()
-        slot = None
-        try:
-            if gate is not None:
-                slot = self._admit_gated(gate, consume, callbacks, deadline)
-            elif consume:
-                slot = self._admit(callbacks, deadline)
-            else:
-                self._open_pool()
-                self._scan(callbacks)
-            if future._owner != self._pid:
-                future = self._future_here(future, work)
-            self._starter.start(self._jobs, future, slot, prepared)
-            return future
-        finally:
-            # A job that was started has these now. Otherwise they must not stay with us for
-            # as long as somebody keeps the traceback.
-            prepared = None
-            del work
-            if slot is not None:
-                slot.release()
-                if slot.own:
-                    self._jobs.resume(self._pool)
-
-    def _future_here(self, parents: Future[Any], work: _native.Work | None) -> Future[Any]:
-        """In a process that was forked while its parent submitted: what is to be its own Future."""
-        if work is None:
-            parents._wait_elsewhere()  # of map, whose results are its parent's
-        return Future(self, work and work.time_limit, parents._consume, parents._name)
+        future: Future[T] = Future(owner, work.time_limit, consume, name)
+        return owner.submit(future, work, gate, callbacks, deadline)
 
     def map(
         self,
@@ -433,7 +289,7 @@ class Jobserver:
         if others:
             raise _arguments.unknown("map", others)
         return results(
-            self,
+            self._owner,
             fn,
             argses,
             kwargses,
@@ -466,131 +322,9 @@ class Jobserver:
             CallbackRaised: by `next`: a callback that was due has raised.
         """
         deadline = _arguments.deadline(timeout)
-        self._own()
-        self._scan()
-        return AsCompleted(self, futures, deadline)
-
-    def _open_pool(self) -> _native.Pool:
-        """The pool, for this process to use; RuntimeError if it is closed.
-
-        Not to be kept in a local variable: a traceback that somebody keeps would keep the
-        pool's descriptors open.
-        """
-        self._own()
-        if self._pool is None or self._jobs.closing:
-            raise RuntimeError("this Jobserver is closed")
-        return self._pool
-
-    def _refuse_early(self, callbacks: bool) -> None:
-        """Spares a submission that does not wait the pickling, if there is no slot for it."""
-        if self._open_pool().has_one():
-            return
-        self._scan(callbacks)
-        self._open_pool().reclaim()
-        if not self._open_pool().has_one():
-            raise Blocked("no slot is free")
-
-    def _admit(self, callbacks: bool, deadline: float | None) -> _native.Slot:
-        """Waits until there is a slot, and takes it."""
-        left: float | None = None
-        while True:
-            if deadline is not None:
-                left = deadline - time.monotonic()
-            slot = self._jobs.admit(self._pool, left, callbacks, self._yields)
-            if slot is not None:
-                return slot
-            if callbacks and self._finished:
-                self._issue_callbacks()
-            elif left is not None and left <= 0:
-                # Once more: the callbacks that kept us may have been issued elsewhere since.
-                slot = self._open_pool().try_take()
-                if slot is not None:
-                    return slot
-                raise Blocked("no slot was free in time")
-
-    def _admit_gated(
-        self, gate: Callable[[], Any], consume: int, callbacks: bool, deadline: float | None
-    ) -> _native.Slot | None:
-        """Waits until the gate lets a job go, and takes a slot for it. Gates come first."""
-        while True:
-            self._open_pool()
-            handled = self._scan(callbacks)
-            if consume and not self._open_pool().has_one():
-                # Not asked before one is: its answer would be stale by then.
-                left = _left(deadline, "no slot was free in time")
-                if not self._open_pool().runs:
-                    self._jobs.wait(handled, self._pool, left, None, False)
-                    continue
-                # A job's own slot will do.
-            delay = _arguments.delay(gate())
-            if self._pid != getpid():
-                self._own()
-            if delay is not None:
-                self._pause(delay, callbacks, deadline)
-                continue
-            if not consume:
-                return None
-            slot = self._open_pool().try_take()
-            if slot is None and (deadline is None or time.monotonic() < deadline):
-                slot = self._open_pool().own_slot(self._yields)
-            if slot is not None:
-                return slot
-
-    def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
-        """Lets `delay` seconds pass, looking after finished jobs meanwhile."""
-        until = time.monotonic() + delay
-        while True:
-            self._open_pool()
-            handled = self._scan(callbacks)
-            left = until - time.monotonic()
-            if left <= 0 and (deadline is None or until < deadline):
-                return
-            remaining = _left(deadline, "sleep_fn did not let the job go in time")
-            left = left if remaining is None else min(left, remaining)
-            self._jobs.wait(handled, None, left, self._pool, self._yields)
-
-    def _scan(self, callbacks: bool = False) -> int:
-        """Looks at all that has finished. Returns what `_native.Jobs.wait` wants to know."""
-        handled = self._jobs.scan()
-        if callbacks:
-            self._issue_callbacks()
-        return handled
-
-    def _issue_callbacks(self) -> None:
-        taken: list[Future[Any]] = []
-        try:
-            while self._finished:
-                # Moved within one C call, where no signal handler can run, lest Ctrl-C lose it.
-                taken.extend(itertools.starmap(self._finished.popleft, ((),)))
-                if isinstance(taken[0]._outcome, _native.MemoryFile):
-                    self._unread.add(taken[0])
-                taken[0]._issue_callbacks()
-                if self._pid != getpid():
-                    self._own()  # a callback has forked; what is finished is its parent's
-                taken.clear()
-        except IndexError:
-            pass  # another thread was faster
-        except BaseException:
-            self._finished.extendleft(taken)  # the next call goes on with the rest
-            raise
-
-    def _wait_for(self, future: Future[Any], timeout: float | None) -> bool:
-        """Whether a job has finished within `timeout` seconds; callbacks come first."""
-        left = timeout
-        deadline = None if timeout is None else _arguments.deadline(timeout)
-        # A job without a slot has none to lend to jobs of its own: they may need ours.
-        yields = self._yields or not future._consume
-        while not self._jobs.wait_for(future, left, self._pool, yields):
-            if self._finished:
-                self._issue_callbacks()
-                if future._owner != self._pid:
-                    return future._wait_elsewhere()
-            elif left is not None and left <= 0:
-                # Not simply False: other callbacks may have kept us, and be issued since.
-                return future._outcome is not None
-            if deadline is not None:
-                left = deadline - time.monotonic()
-        return True
+        self._owner.here()
+        self._owner.look()
+        return AsCompleted(self._owner, futures, deadline)
 
     def reclaim_resources(self) -> None:
         """Looks once at everything that has finished, and issues the callbacks due.
@@ -598,10 +332,8 @@ class Jobserver:
         Raises:
             CallbackRaised: a callback has raised; call again to go on with the rest.
         """
-        self._own()
-        if self._pool is not None:
-            self._pool.reclaim()
-        self._scan(callbacks=True)
+        self._owner.here().reclaim()
+        self._owner.look(callbacks=True)
 
     def close(self) -> None:
         """Waits for everything that is running, then gives up all processes and descriptors of its
@@ -616,38 +348,10 @@ class Jobserver:
             CallbackRaised: a callback has raised. Everything has been closed all the same;
                 call again to go on with the callbacks that remain.
         """
-        self._own()
-        self._jobs.begin_close()
-        raised = self._drain(callbacks=True)
-        self._pool = None
-        self._starter.stop()
-        for future in (*self._unread, *self._finished):
-            if isinstance(future._outcome, _native.MemoryFile):
-                future._load()
-        if raised is not None:
-            raise raised
-
-    def _drain(self, callbacks: bool) -> CallbackRaised | None:
-        """Waits until nothing runs, and gives everything up. Issues callbacks up to the first
-        that raises."""
-        raised: CallbackRaised | None = None
-        while True:
-            handled = self._jobs.scan()
-            try:
-                if callbacks and raised is None:
-                    self._issue_callbacks()
-            except CallbackRaised as e:
-                raised = e
-                continue
-            if not self._jobs.close():
-                # As whoever waits for a job without a slot: see `_wait_for`.
-                yields = self._yields or self._jobs.any_without_slot
-                self._jobs.wait(handled, None, None, self._pool, yields)
-            elif raised is not None or not callbacks or not self._finished:
-                return raised  # else another thread has just taken in the last
+        self._owner.close()
 
     def __enter__(self) -> Self:
-        self._open_pool()
+        self._owner.check_open()
         return self
 
     def __exit__(
@@ -676,87 +380,25 @@ class Jobserver:
             del leaves, error  # or the traceback would refer to itself through this frame
 
 
-def _left(deadline: float | None, complaint: str) -> float | None:
-    """The seconds left until a deadline; Blocked if there are none."""
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise Blocked(complaint)
-    return left
-
-
-def _rebuild(
-    key: str,
-    method: str,
-    home: str,
-    helper: Any | None,
-    tasks: int | None,
-    preload: tuple[str, ...],
-    *ways: bool,
-) -> Jobserver:
+def _rebuild(home: str, helper: Any | None, method: str, key: str, *options: Any) -> Jobserver:
     """In a job: the handle that was pickled; the same one however often it was."""
     fd = None if helper is None else helper.detach()
     try:
-        known = _everyone.get(key)
+        known = _handles.get(key)
         if known is not None:
             return known
         made = Jobserver.__new__(Jobserver)
-        made._set_up(
-            _arguments.context(method), _pools.opened(home), key, fd, tasks, preload, *ways
-        )
+        owner = _own_jobs.known.get(key)
+        if owner is None:
+            chosen = Options(_arguments.context(method), key, *options)
+            owner = Owner(chosen, _pools.opened(home), fd)
+        made._owner = owner
+        _handles[key] = made
         return made
     finally:
         if fd is not None:
             os.close(fd)
 
 
-#: Every Jobserver of this process, by a key that is the same in all processes.
-_everyone: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()
-
-
-os.register_at_fork(after_in_child=_native.forget_lifeline)
-
-
-def _wait_for_own_jobs() -> None:
-    """At the end of a process: waits for what it has running, so that nothing outlives it. Daemon
-    threads start nothing more meanwhile."""
-    pid = getpid()
-    # (A thread that makes another one meanwhile would disturb an iteration over it.)
-    known = [js for js in (ref() for ref in _everyone.valuerefs()) if js is not None]
-    ours = [js for js in known if js._pid == pid and js._pool is not None]
-    for js in ours:
-        js._jobs.begin_close()
-    for js in ours:
-        js._drain(callbacks=False)
-        js._starter.stop()
-    _native.wait_for_left()
-    _native.remove_homes()
-
-
-# Called after what is registered next, whatever Ctrl-C makes of that; and no signal handler comes
-# into it. (Jobs and fork servers end with a process that does not wait for them.)
-atexit.register(_native.remove_homes)
-
-
-@atexit.register
-def _end() -> None:
-    try:
-        if getpid() in _job.owner:  # and not in a sub-interpreter, which could not wait
-            _wait_for_own_jobs()
-    finally:
-        _native.remove_homes()  # a child of multiprocessing calls nothing else
-
-
-def _end_well(pid: int) -> None:
-    """Has this process do that at its end."""
-    # At no moment without it: a signal handler may raise between any two lines.
-    _job.owner.add(pid)
-    _job.owner.intersection_update((pid,))  # and without those that this was forked from
-    if mp.process._parent_process is not None and not _job.is_this_process():
-        # A child of multiprocessing ends without what has been registered with atexit. (A job
-        # sees to its own, and should not look like having begun something of multiprocessing's.)
-        mp.util.Finalize(None, _end, exitpriority=100)
-
-
-_job.wait_for_own_jobs = _wait_for_own_jobs
+#: Every handle of this process, by its owner's key.
+_handles: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()

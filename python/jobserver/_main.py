@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any, Iterator, NoReturn
 
-from . import _told
+from . import _wording
 
 #: What refers to the main module by name has this in its pickle.
 MARK = b"__main__"
@@ -181,7 +181,7 @@ def not_imported(error: BaseException) -> str | None:
     from . import _multiprocessing as mp
 
     check = getattr(mp.spawn._check_not_importing_main, "__code__", None)
-    steps = [*_told.steps(error)]
+    steps = [*_wording.steps(error)]
     place = _place(steps)
     if steps and steps[-1].tb_frame.f_code is check:
         what = f"{place} starts a job, and so each job would start another"
@@ -197,7 +197,7 @@ def not_imported(error: BaseException) -> str | None:
 
 def advice(error: BaseException) -> str:
     """What may help a job that cannot load what it is to run."""
-    if isinstance(error, AttributeError) and "__main__" in _told.called(str, error):
+    if isinstance(error, AttributeError) and "__main__" in _wording.called(str, error):
         return (
             ": a job imports the main module, and finds what that defines by name; put it into a "
             "module, or install nestable-jobserver[cloudpickle], with which much travels by value"

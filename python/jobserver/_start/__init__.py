@@ -8,6 +8,33 @@
 | spawn      | a new interpreter                            | as a message, pickled     |
 """
 
-from ._starter import Starter, starter
+from __future__ import annotations
+
+from .. import _native
+from ._starter import Starter
 
 __all__ = ["Starter", "starter"]
+
+
+def starter(
+    method: str,
+    pool: _native.Pool,
+    max_tasks: int | None,
+    preload: tuple[str, ...],
+    helper: int | None,
+) -> Starter:
+    """The starter for a start method, for jobs in this pool, with so many jobs a worker at most;
+    for a fork server, what it imports, and another process's `descriptor` if that has started
+    it."""
+    # Imported when wanted: a program rarely uses more than one.
+    if method == "fork":
+        from .fork import Fork, ForkedWorkers
+
+        return Fork() if max_tasks == 1 else ForkedWorkers(max_tasks)
+    if method == "forkserver":
+        from .forkserver import ForkServer
+
+        return ForkServer(max_tasks, preload, pool.slots, pool.home, helper)
+    from .spawn import Spawn
+
+    return Spawn(max_tasks, pool.home)

@@ -1,48 +1,44 @@
-"""What the three start methods have in common, and the choice between them."""
+"""What the three start methods have in common."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Tuple
 
 from .. import _native
 
 if TYPE_CHECKING:
     from .._future import Future
-    from .._pickling import Sent
     from .._tracker import Holder
+    from .._wire.segments import Payload
     from .launch import Launch
 
-#: The job that a process is born for: its Future, its slot, and what launches it.
-First = Tuple["Future[Any]", Optional[_native.Slot], "Sent", _native.Descriptors]
+#: The job that a worker is hired for: its Future, its admission, and what launches it.
+First = Tuple["Future[Any]", _native.Admission, "Payload", _native.Descriptors]
 
 
 class Starter:
-    """Starts jobs by one method, for one Jobserver in one process."""
+    """Starts jobs by one method, for one owner in one process."""
 
     #: Whether what jobs are to do travels to them, rather than being there already.
     sends = True
 
     _tracker: Holder | None = None
 
-    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
+    def pack(self, work: _native.Work) -> Any:
         """Does all that can be done, and fail, before a slot is taken."""
         raise NotImplementedError
 
-    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
-        """Raises what `prepare` would, and leaves nothing behind."""
+    def check(self, work: _native.Work) -> None:
+        """Raises what `pack` would, and leaves nothing behind."""
 
     def start(
-        self,
-        jobs: _native.Jobs,
-        future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: Any,
-    ) -> None:
-        """Starts a job on what `prepare` returned, and on this slot. In the job itself,
-        never returns."""
+        self, owner: _native.Owner, future: Future[Any], admission: _native.Admission, packed: Any
+    ) -> int:
+        """Admits a job, and starts it: does what `pack` returned. 0 if it has, otherwise
+        `_native.DUE` or `_native.TIMED_OUT`. In the job itself, never returns."""
         raise NotImplementedError
 
-    def descriptor(self, home: str) -> int | None:
+    def descriptor(self, owner: _native.Owner) -> int | None:
         """What another process needs to start jobs by the same helper, if there is one."""
         return None
 
@@ -67,58 +63,42 @@ class Starter:
 
 
 class HiringStarter(Starter):
-    """Starts jobs in processes that are born first, and then told what to run: one job each, or
+    """Starts jobs in workers that are born first, and then told what to run: one job each, or
     several in turn."""
 
-    def __init__(self, tasks: int | None) -> None:
-        """With so many jobs a process, at most; None: no bound."""
-        self._tasks = tasks
+    def __init__(self, max_tasks: int | None) -> None:
+        """With so many jobs a worker, at most; None: no bound."""
+        self._max_tasks = max_tasks
 
-    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
-        self.prepare(work, jobs)[1].clear()
+    def check(self, work: _native.Work) -> None:
+        self.pack(work)[1].clear()
 
-    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
-        """Has another process born, for this job if there is one."""
+    def hire(self, owner: _native.Owner, first: First | None = None) -> int:
+        """Has another worker born; if there is a first job, for that, which is admitted first."""
         raise NotImplementedError
 
     def start(
         self,
-        jobs: _native.Jobs,
+        owner: _native.Owner,
         future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: Launch,
-    ) -> None:
-        message, descriptors = prepared
+        admission: _native.Admission,
+        packed: Launch,
+    ) -> int:
+        message, descriptors = packed
         try:
-            if self._tasks == 1:
-                # Nobody is idle, nor ever is: a process is born and launched in one call.
-                self.hire(jobs, (future, slot, message, descriptors))
+            if self._max_tasks == 1:
+                # Nobody is idle, nor ever is: a worker is born and launched in one call.
+                state = self.hire(owner, (future, admission, message, descriptors))
             else:
-                while not jobs.launch(future, slot, message, descriptors):
-                    self.hire(jobs)
-        finally:
+                state = owner.launch(future, admission, message, descriptors)
+                while state == _native.NO_WORKER:
+                    self.hire(owner)
+                    state = owner.launch(future, admission, message, descriptors)
+        except BaseException:
             descriptors.clear()
-            del prepared, descriptors  # a traceback that is kept must keep no descriptor
-
-
-def starter(
-    method: str,
-    slots: int,
-    tasks: int | None,
-    preload: tuple[str, ...],
-    helper: int | None,
-) -> Starter:
-    """The starter for a start method, with so many jobs a process at most; for a fork server, what
-    it imports, and another process's `descriptor` if that has started it."""
-    # Imported when wanted: a program rarely uses more than one.
-    if method == "fork":
-        from .fork import Fork, ForkedWorkers
-
-        return Fork() if tasks == 1 else ForkedWorkers(tasks)
-    if method == "forkserver":
-        from .forkserver import ForkServer
-
-        return ForkServer(tasks, preload, slots, helper)
-    from .spawn import Spawn
-
-    return Spawn(tasks)
+            raise
+        finally:
+            del packed  # a traceback that is kept must keep no descriptor
+        if not state:
+            descriptors.clear()
+        return state

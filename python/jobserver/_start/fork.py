@@ -15,9 +15,10 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native, _told
+from .. import _job, _native, _wording
 from . import launch
 from ._starter import HiringStarter, Starter
+from .loading import JobLoader
 
 if TYPE_CHECKING:
     from .._future import Future
@@ -30,73 +31,76 @@ class Fork(Starter):
     sends = False
 
     def __init__(self) -> None:
-        self._identity, self._setup = _prepared()
+        self._identity, self._setup = _set_up()
 
     def renewed(self) -> Fork:
         return Fork()
 
-    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> _native.Work:
+    def pack(self, work: _native.Work) -> _native.Work:
         return work
 
     def start(
         self,
-        jobs: _native.Jobs,
+        owner: _native.Owner,
         future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: _native.Work,
-    ) -> None:
+        admission: _native.Admission,
+        packed: _native.Work,
+    ) -> int:
+        state = owner.admit(admission)
+        if state:
+            return state
         self._identity.process.number += 1
         self.share_tracker()
         _announce()
-        jobs.fork(future, slot, self._setup, prepared)
+        return owner.fork(future, admission, self._setup, packed)
 
 
 class ForkedWorkers(HiringStarter):
     """Processes that run several jobs in turn, sent to them as messages. What cannot be sent has a
     fresh process, to which nothing need be sent."""
 
-    def __init__(self, tasks: int | None) -> None:
-        super().__init__(tasks)
+    def __init__(self, max_tasks: int | None) -> None:
+        super().__init__(max_tasks)
         self._fresh = Fork()
-        self._identity, self._setup = _prepared()
+        self._identity, self._setup = _set_up()
 
     def renewed(self) -> ForkedWorkers:
-        return ForkedWorkers(self._tasks)
+        return ForkedWorkers(self._max_tasks)
 
-    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> Any:
+    def pack(self, work: _native.Work) -> Any:
         with contextlib.suppress(pickle.PicklingError):
             self._identity.process.number += 1
             return launch.dump(f"Job-{self._identity.process.number}", work, forked=True)
         return work
 
-    def check(self, work: _native.Work, jobs: _native.Jobs) -> None:
+    def check(self, work: _native.Work) -> None:
         pass  # a fresh process takes anything
 
     def start(
         self,
-        jobs: _native.Jobs,
+        owner: _native.Owner,
         future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: Any,
-    ) -> None:
-        if isinstance(prepared, _native.Work):
-            self._fresh.start(jobs, future, slot, prepared)
-        else:
-            super().start(jobs, future, slot, prepared)
+        admission: _native.Admission,
+        packed: Any,
+    ) -> int:
+        if isinstance(packed, _native.Work):
+            return self._fresh.start(owner, future, admission, packed)
+        return super().start(owner, future, admission, packed)
 
-    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+    def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a fresh process is forked with its job
         self.share_tracker()
         _announce()
-        worker = launch.Worker(jobs.pool, self._identity, self._setup, self._tasks)
-        jobs.hire_fork(self._setup, worker)
+        loader = JobLoader(owner.pool, self._identity, self._setup, self._max_tasks)
+        owner.fork_worker(self._setup, loader)
+        return 0
 
     def stop(self) -> None:
         self._fresh.stop()
         super().stop()
 
 
-def _prepared() -> tuple[_job.Identity, _native.Setup]:
+def _set_up() -> tuple[_job.Identity, _native.Setup]:
     identity = _job.Identity("fork")
     return identity, identity.setup(_unread_stdin())
 
@@ -113,7 +117,7 @@ def _announce() -> None:
             f"this process (pid {os.getpid()}) has threads: a job forked from it may "
             'deadlock; Jobserver(context="forkserver") is safe',
             DeprecationWarning,
-            skip_file_prefixes=(_told.PACKAGE,),
+            skip_file_prefixes=(_wording.PACKAGE,),
         )
 
 

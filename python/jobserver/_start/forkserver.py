@@ -17,9 +17,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _native, _result
-from . import launch
+from .. import _native
+from .._wire import result
+from . import loading
 from ._starter import HiringStarter
+from .introduction import Introductions
+from .launch import Launch, dump
 from .program import program
 
 if TYPE_CHECKING:
@@ -37,12 +40,19 @@ _HELPERS = 5
 
 class ForkServer(HiringStarter):
     def __init__(
-        self, tasks: int | None, preload: tuple[str, ...], slots: int, helper: int | None
+        self,
+        max_tasks: int | None,
+        preload: tuple[str, ...],
+        slots: int,
+        home: str,
+        helper: int | None,
     ) -> None:
-        super().__init__(tasks)
+        """For a pool with so many slots and this home, by the helper with this request socket."""
+        super().__init__(max_tasks)
         self._preload = preload
         self._slots = slots
-        self._introductions = launch.Introductions("forkserver")
+        self._home = home
+        self._introductions = Introductions("forkserver")
         self._count = 0
         self._helper = _native.ForkServer(helper)
 
@@ -51,59 +61,64 @@ class ForkServer(HiringStarter):
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
             helper = self._helper.fileno()
-        return ForkServer(self._tasks, self._preload, self._slots, helper)
+        return ForkServer(self._max_tasks, self._preload, self._slots, self._home, helper)
 
-    def descriptor(self, home: str) -> int:
+    def descriptor(self, owner: _native.Owner) -> int:
         for _ in range(_HELPERS):
-            self._start_helper(home)
+            self._start_helper(owner)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
                 return self._helper.fileno()
         raise _gone_again("the fork server has gone away")
 
-    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
+    def pack(self, work: _native.Work) -> Launch:
         self._count += 1
-        return launch.dump(f"Job-{self._count}", work)
+        return dump(f"Job-{self._count}", work)
 
     def start(
         self,
-        jobs: _native.Jobs,
+        owner: _native.Owner,
         future: Future[Any],
-        slot: _native.Slot | None,
-        prepared: launch.Launch,
-    ) -> None:
-        if self._tasks != 1 and self._helper.gone:
-            jobs.dismiss_idle()  # nobody would tell how they end
-        super().start(jobs, future, slot, prepared)
-        if self._tasks == 1:
-            # As many as there are slots, but not for who submits a job or two.
-            with contextlib.suppress(OSError, RuntimeError):
-                jobs.ask_ahead(self._helper, min(self._slots, _MOST_AHEAD, self._count // 2))
+        admission: _native.Admission,
+        packed: Launch,
+    ) -> int:
+        if self._max_tasks != 1 and self._helper.gone:
+            owner.dismiss_idle()  # nobody would tell how they end
+        return super().start(owner, future, admission, packed)
 
-    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
-        home = jobs.pool.home
+    def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         for left in reversed(range(_HELPERS)):
             # If somebody kills it, that costs its jobs nothing. A new one takes its place.
             try:
-                return self._hire(jobs, home, first)
+                return self._hire(owner, first)
             except _native.ForkServerGone as e:
                 if not left:
                     raise _gone_again(str(e)) from None
+        raise AssertionError("not reached")
 
-    def _hire(self, jobs: _native.Jobs, home: str, first: First | None) -> None:
-        self._start_helper(home)
-        introduction, descriptors = self._introductions.to_job(home, self._tasks, jobs.hears)
+    def _hire(self, owner: _native.Owner, first: First | None) -> int:
+        if first is not None and not self._helper.running:
+            state = owner.admit(first[1])
+            if state:
+                return state  # a helper that nobody needs is not started
+        self._start_helper(owner)
+        introduction, descriptors = self._introductions.to_job(
+            self._home, self._max_tasks, owner.hears_of_yields
+        )
+        # As many ahead as there are slots, but not for an owner that submits a job or two.
+        ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0
         try:
-            jobs.hire_request(self._helper, introduction, descriptors, first)
+            return owner.hire_forked(self._helper, introduction, descriptors, first, ahead)
         finally:
             descriptors.clear()
 
-    def _start_helper(self, home: str) -> None:
+    def _start_helper(self, owner: _native.Owner) -> None:
         self.share_tracker()
         if not self._helper.running:
             introductions = self._introductions
-            preparation, (message, descriptors) = introductions.to_helper(home, self._preload)
+            preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
+            command = program(__name__, is_helper=True)
             try:
-                if self._helper.start(program(__name__, is_helper=True), message, descriptors):
+                if owner.start_fork_server(self._helper, command, message, descriptors):
                     introductions.was_sent(preparation)
             finally:
                 descriptors.clear()
@@ -131,11 +146,11 @@ def main(interruptible: bool) -> NoReturn:
     del requests
     # Were this ignored, as it may be in the owner, nobody could say how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _result.get_ready()
+    result.get_ready()
     if _nobody_minds_forks():
-        for _ in range(launch.REHEARSALS):
+        for _ in range(loading.REHEARSALS):
             _native.rehearse_fork()
-    known = None if introduction is None else launch.prepare_ahead(*introduction)
+    known = None if introduction is None else loading.preload(*introduction)
     gc.collect()
     gc.freeze()
     channel = server.serve()
@@ -143,7 +158,7 @@ def main(interruptible: bool) -> NoReturn:
         _native.exit_at_once()
     if child_ended is not signal.SIG_DFL:
         signal.signal(signal.SIGCHLD, child_ended)
-    launch.run(channel, interruptible, known)
+    loading.run(channel, interruptible, known)
     _native.exit_at_once()
 
 

@@ -6,8 +6,10 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import _job, _native
-from . import launch
+from . import loading
 from ._starter import HiringStarter
+from .introduction import Introductions
+from .launch import Launch, dump
 from .program import program
 
 if TYPE_CHECKING:
@@ -15,25 +17,31 @@ if TYPE_CHECKING:
 
 
 class Spawn(HiringStarter):
-    def __init__(self, tasks: int | None) -> None:
-        super().__init__(tasks)
-        self._introductions = launch.Introductions("spawn")
+    def __init__(self, max_tasks: int | None, home: str) -> None:
+        """For a pool with this home."""
+        super().__init__(max_tasks)
+        self._home = home
+        self._introductions = Introductions("spawn")
         self._count = 0
 
     def renewed(self) -> Spawn:
-        return Spawn(self._tasks)
+        return Spawn(self._max_tasks, self._home)
 
-    def prepare(self, work: _native.Work, jobs: _native.Jobs) -> launch.Launch:
+    def pack(self, work: _native.Work) -> Launch:
         self._count += 1
-        return launch.dump(f"Job-{self._count}", work)
+        return dump(f"Job-{self._count}", work)
 
-    def hire(self, jobs: _native.Jobs, first: First | None = None) -> None:
+    def hire(self, owner: _native.Owner, first: First | None = None) -> int:
+        if first is not None:
+            state = owner.admit(first[1])
+            if state:
+                return state
         self.share_tracker()
         introduction, descriptors = self._introductions.to_job(
-            jobs.pool.home, self._tasks, jobs.hears
+            self._home, self._max_tasks, owner.hears_of_yields
         )
         try:
-            jobs.hire_spawn(program(__name__), introduction, descriptors, first)
+            return owner.hire_program(program(__name__), introduction, descriptors, first)
         finally:
             descriptors.clear()
 
@@ -43,5 +51,5 @@ def main(interruptible: bool) -> NoReturn:
     channel = _native.Channel(0)
     _native.fill_standard()
     _job.become_program()
-    launch.run(channel, interruptible)
+    loading.run(channel, interruptible)
     sys.exit(0)

@@ -6,7 +6,6 @@ mod common;
 
 use common::{child, death, drain, ended, outcomes, pipe, soon, start, Alone};
 use jobserver_core::process::Pid;
-use jobserver_core::slots::{Adopted, OwnSlot};
 use jobserver_core::{ExitStatus, Jobs, Pool, Slot, Woken};
 use rustix::fd::OwnedFd;
 use rustix::process::{kill_process, Signal};
@@ -32,15 +31,17 @@ impl Event {
 }
 
 /// Runs a job on a slot of `pool`, which it opens for itself: how it ends.
-fn job(pool: &Pool, body: impl FnOnce(&Pool, Slot) -> i32) -> ExitStatus {
+fn job(pool: &Pool, body: impl FnOnce(&Pool) -> i32) -> ExitStatus {
     let mut jobs = Jobs::new();
     let slot = pool.try_take().unwrap().unwrap();
     slot.launch();
-    let (word, home) = (slot.to_word(), pool.home().to_owned());
+    let (assignment, home) = (slot.assignment(), pool.home().to_owned());
     let job = start(&mut jobs, Some(slot), |_channel| {
         let pool = Pool::open(&home).unwrap();
-        let Adopted::Slot(slot) = pool.adopt(word).unwrap() else { return 9 };
-        body(&pool, slot)
+        match pool.adopt(assignment).unwrap() {
+            true => body(&pool),
+            false => 9,
+        }
     });
     let how = death(&outcomes(&mut jobs, 1)[&job]);
     drain(&mut jobs);
@@ -67,7 +68,7 @@ fn take(pool: &Pool) -> Slot {
 fn a_program_below_a_job_has_the_slot_of_that_on_a_full_pool() {
     let _alone = Alone::new();
     let pool = Pool::new(1).unwrap();
-    let above = job(&pool, |pool, _slot| {
+    let above = job(&pool, |pool| {
         let below = program(pool.home(), |pool| {
             let slot = take(&pool);
             i32::from(pool.try_take().unwrap().is_some() || slot.is_lent())
@@ -85,7 +86,7 @@ fn programs_below_a_job_have_its_slot_one_after_the_other() {
     let pool = Pool::new(1).unwrap();
     let running = pipe();
     rustix::io::ioctl_fionbio(&running.0, true).unwrap();
-    let above = job(&pool, |pool, _slot| {
+    let above = job(&pool, |pool| {
         let below: Vec<_> = (0..8)
             .map(|_| {
                 program(pool.home(), |pool| {
@@ -117,7 +118,7 @@ fn a_program_that_outlasts_the_job_above_it_gives_the_slot_back_at_its_end() {
     let _alone = Alone::new();
     let (pool, taken, end) = (Pool::new(1).unwrap(), Event::new(), Event::new());
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let above = job(&pool, |pool, slot| {
+    let above = job(&pool, |pool| {
         program(pool.home(), |pool| {
             let slot = take(&pool);
             taken.set();
@@ -126,8 +127,7 @@ fn a_program_that_outlasts_the_job_above_it_gives_the_slot_back_at_its_end() {
             0
         });
         taken.wait();
-        drop(slot);
-        0
+        i32::from(!pool.release())
     });
     assert_eq!(above, ENDED_WELL);
     assert!(pool.try_take().unwrap().is_none());
@@ -142,7 +142,7 @@ fn a_program_that_outlasts_the_job_above_it_gives_the_slot_back_at_its_end() {
 fn a_program_that_is_killed_with_the_slot_of_the_job_above_leaves_it_to_the_next() {
     let _alone = Alone::new();
     let (pool, taken) = (Pool::new(1).unwrap(), Event::new());
-    let above = job(&pool, |pool, _slot| {
+    let above = job(&pool, |pool| {
         let below = program(pool.home(), |pool| {
             let _slot = take(&pool);
             taken.set();
@@ -166,15 +166,14 @@ fn a_program_that_is_killed_with_the_slot_of_the_job_above_leaves_it_to_the_next
 fn a_slot_that_is_handed_over_is_not_lent_meanwhile() {
     let _alone = Alone::new();
     let pool = Pool::new(1).unwrap();
-    let above = job(&pool, |pool, slot| {
-        let mut own = OwnSlot::new(slot);
-        let handed = own.hand_over().unwrap();
+    let above = job(&pool, |pool| {
+        let handed = pool.own_slot(true).unwrap();
         let home = pool.home();
         let below = program(home, |pool| i32::from(pool.try_take().unwrap().is_some()));
         let none = ended(below) == ENDED_WELL;
         drop(handed);
         // And while it is lent, it is not handed over.
-        let mut own = OwnSlot::new(take(pool));
+        assert!(pool.resume().unwrap());
         let (taken, end) = (Event::new(), Event::new());
         let below = program(home, |pool| {
             let _slot = take(&pool);
@@ -183,10 +182,10 @@ fn a_slot_that_is_handed_over_is_not_lent_meanwhile() {
             0
         });
         taken.wait();
-        let kept = own.hand_over().is_none() && !own.runs();
+        let kept = pool.own_slot(true).is_none() && !pool.runs();
         end.set();
         let well = ended(below) == ENDED_WELL;
-        i32::from(!(none && kept && well && own.hand_over().is_some()))
+        i32::from(!(none && kept && well && pool.own_slot(true).is_some()))
     });
     assert_eq!(above, ENDED_WELL);
     pool.reclaim();

@@ -94,7 +94,7 @@ fn sent(file: &OwnedFd) -> (Descriptor, Option<MemoryMap>) {
     let (owner, job) = Channel::pair().unwrap();
     job.send_memory(RESULT, file.as_fd(), 0, &[]).unwrap();
     let Body::Memory(received, _) = received(&owner).body else { panic!("not in memory") };
-    let map = MemoryMap::of(&received);
+    let map = MemoryMap::of_sealed(&received);
     (received, map)
 }
 
@@ -120,7 +120,7 @@ fn a_memory_file_that_was_sent_is_mapped_whole() {
 fn what_is_written_to_a_map_is_seen_there_alone() {
     let _alone = Alone::new();
     let (file, Some(mut map)) = sent(&memory(b"body")) else { return assert!(!maps()) };
-    let other = MemoryMap::of(&file).unwrap();
+    let other = MemoryMap::of_sealed(&file).unwrap();
     map.as_mut_slice().copy_from_slice(b"ours");
     assert_eq!((map.as_slice(), other.as_slice()), (&b"ours"[..], &b"body"[..]));
     assert_eq!(Body::Memory(file, 4).into_bytes().unwrap(), b"body");
@@ -150,18 +150,25 @@ fn a_file_that_could_do_harm_is_not_mapped() {
         fcntl_add_seals(&file, seals).unwrap();
         file
     };
-    assert_eq!(MemoryMap::of(made(4, all)).is_some(), maps(), "the test makes the wrong thing");
+    assert_eq!(
+        MemoryMap::of_sealed(made(4, all)).is_some(),
+        maps(),
+        "the test makes the wrong thing"
+    );
     for missing in [SealFlags::SHRINK, SealFlags::WRITE, all] {
-        assert!(MemoryMap::of(made(4, all - missing)).is_none(), "without {missing:?}");
+        assert!(MemoryMap::of_sealed(made(4, all - missing)).is_none(), "without {missing:?}");
     }
-    assert!(MemoryMap::of(made(0, all)).is_none(), "an empty one");
+    assert!(MemoryMap::of_sealed(made(0, all)).is_none(), "an empty one");
     let holes = memfd_create("holes", MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&holes, 1 << 40).unwrap();
     fcntl_add_seals(&holes, all).unwrap();
-    assert!(MemoryMap::of(&holes).is_none(), "one that is not there");
+    assert!(MemoryMap::of_sealed(&holes).is_none(), "one that is not there");
     let (reader, _writer) = pipe();
-    assert!(MemoryMap::of(&reader).is_none(), "no file at all");
-    assert!(MemoryMap::of(File::open("/proc/self/exe").unwrap()).is_none(), "a file on a disk");
+    assert!(MemoryMap::of_sealed(&reader).is_none(), "no file at all");
+    assert!(
+        MemoryMap::of_sealed(File::open("/proc/self/exe").unwrap()).is_none(),
+        "a file on a disk"
+    );
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Channel (the job's end), MemoryFile and MemoryMap.
 
 use crate::errors::to_python;
+use crate::host::Interpreter;
 use crate::pool::duplicate;
-use crate::worker;
 use jobserver_core as core;
 use jobserver_core::platform::Descriptor;
-use jobserver_core::process::Lifeline;
-use jobserver_core::wire::{memory_file, Frame, Head, HANGS};
+use jobserver_core::wire::{self, memory_file, Frame};
+use jobserver_core::worker::Worker;
 use jobserver_core::Body;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -47,7 +47,7 @@ fn intact(descriptor: &Descriptor) -> core::Result<BorrowedFd<'_>> {
 /// the memory is, and who makes a buffer of that keeps this.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct MemoryMap {
-    map: core::wire::MemoryMap,
+    map: wire::MemoryMap,
 }
 
 #[pymethods]
@@ -80,24 +80,22 @@ impl MemoryMap {
 /// What travels in a frame: bytes, or a memory file. Which bytes of the file count is told
 /// by what is in it (see `_pickling.py`), so its size is not needed here.
 #[derive(FromPyObject)]
-pub(crate) enum Message<'py> {
+pub(crate) enum Payload<'py> {
     Inline(Bound<'py, PyBytes>),
     Memory(Bound<'py, MemoryFile>),
 }
 
-impl Message<'_> {
-    pub(crate) fn send(
-        &self,
-        channel: &core::Channel,
-        head: impl Into<Head>,
-        fds: &[BorrowedFd<'_>],
-    ) -> core::Result<()> {
+impl Payload<'_> {
+    pub(crate) fn as_core(&self) -> wire::Payload<'_> {
         match self {
-            Message::Inline(bytes) => channel.send(head, bytes.as_bytes(), fds),
-            Message::Memory(memory) => {
-                channel.send_memory(head, intact(&memory.get().file)?, 0, fds)
-            }
+            Payload::Inline(bytes) => wire::Payload::Inline(bytes.as_bytes()),
+            Payload::Memory(memory) => wire::Payload::Memory(&memory.get().file),
         }
+    }
+
+    /// Alone, as a message.
+    pub(crate) fn as_message(&self) -> wire::Message<'_> {
+        wire::Message { payload: self.as_core(), descriptors: &[] }
     }
 }
 
@@ -151,14 +149,10 @@ impl Descriptors {
     }
 }
 
-pub(crate) fn borrowed(held: &[Arc<Descriptor>]) -> core::Result<Vec<BorrowedFd<'_>>> {
-    held.iter().map(|fd| intact(fd)).collect()
-}
-
 pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> {
     Ok(match body {
         Body::Inline(bytes) => PyBytes::new(py, &bytes).into_any().unbind(),
-        Body::Memory(file, _) => match core::wire::MemoryMap::of(&file) {
+        Body::Memory(file, _) => match wire::MemoryMap::of_sealed(&file) {
             Some(map) => Bound::new(py, MemoryMap { map })?.into_any().unbind(),
             None => Bound::new(py, MemoryFile { file })?.into_any().unbind(),
         },
@@ -185,6 +179,18 @@ impl From<core::Channel> for Channel {
     }
 }
 
+impl Channel {
+    /// This process as the worker at this end.
+    pub(crate) fn worker(&self) -> Worker {
+        Worker::new(self.channel.share())
+    }
+
+    /// The same end.
+    pub(crate) fn share(&self) -> Channel {
+        Channel { channel: self.channel.share() }
+    }
+}
+
 #[pymethods]
 impl Channel {
     /// The channel on this inherited descriptor, which stays the caller's to close.
@@ -200,13 +206,8 @@ impl Channel {
     /// Waits for the introduction, and from then on ends with the owner if that wants it so.
     /// None if the owner is gone, or gave up, or none has come for long.
     fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
-        let Some(mut frame) = worker::first_frame(py, &self.channel, true)? else {
-            return Ok(None);
-        };
-        if frame.word == HANGS && !frame.descriptors.is_empty() {
-            let lifeline = frame.descriptors.remove(0);
-            Lifeline::hang_on_to(&lifeline).map_err(to_python)?;
-        }
+        let introduction = self.worker().introduction(&Interpreter(py))?;
+        let Some(frame) = introduction else { return Ok(None) };
         frame_to_python(py, frame).map(Some)
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn fork_unless(_py: Python<'_>, not_now: impl Fn() -> bool) -> io::Re
         true => Err(io::ErrorKind::Interrupted.into()),
         // SAFETY: CPython's hooks stand on both sides, and nothing of ours runs in the child
         // before PyOS_AfterFork_Child has made the interpreter's state consistent.
-        false => unsafe { sys::fork() },
+        false => unsafe { platform::fork() },
     };
     match forked {
         // SAFETY: called once, in the child, by the thread that called PyOS_BeforeFork.
@@ -49,5 +49,5 @@ pub(crate) fn rehearse_fork(_py: Python<'_>) {
 pub(crate) fn put_environment(_py: Python<'_>, assignment: CString) -> io::Result<()> {
     // SAFETY: the GIL is held, and a job that is only being set up has no thread yet that
     // would do without it.
-    unsafe { sys::put_environment(assignment) }
+    unsafe { platform::put_environment(assignment) }
 }

@@ -4,14 +4,17 @@
 //! cold in each of them: the interpreter finds nothing in its caches, and each page that it
 //! writes to then is copied first. What is not common is Python's: see `_job.py`.
 
+use crate::channel::{Channel, Payload};
 use crate::errors::to_python;
-use crate::pool::Pool;
+use crate::host::Raised;
 use crate::setup::Setup;
-use crate::wire::{Channel, Message};
+use crate::upcalls;
 use jobserver_core as core;
+use jobserver_core::owner::{Born, NeverOn};
 use jobserver_core::platform::{self, TimeLimit};
-use jobserver_core::process::getpid;
-use jobserver_core::wire::{Head, Kind, STAYS};
+use jobserver_core::slots::release_own_slot;
+use jobserver_core::wire::{self, Message};
+use jobserver_core::worker::{Next, Worker};
 use pyo3::exceptions::{
     PyAttributeError, PyKeyboardInterrupt, PyOSError, PyRecursionError, PyValueError,
 };
@@ -57,14 +60,14 @@ impl Work {
     /// Applies the submission's `env`.
     pub(crate) fn apply_environment(&self, py: Python<'_>) -> PyResult<()> {
         let Some(changes) = &self.env else { return Ok(()) };
-        helper(py, "apply_environment")?.call1((changes,)).map(drop)
+        upcalls::apply_environment(py, changes)
     }
 
     /// Limits this process's time from now on, if the submission did.
     fn limit_time(&self) -> PyResult<Option<TimeLimit>> {
         let refused = |e| to_python(core::Error::refused("cannot limit a job's time", e));
         match self.time_limit.map(Duration::try_from_secs_f64) {
-            Some(Ok(limit)) => sys::end_after(limit).map(Some).map_err(refused),
+            Some(Ok(limit)) => platform::end_after(limit).map(Some).map_err(refused),
             _ => Ok(None), // or one too long for the clock
         }
     }
@@ -74,25 +77,55 @@ impl Work {
         match &self.preexec_fn {
             None => self.function.bind(py).call(self.args.bind(py), kwargs),
             Some(preexec_fn) => {
-                helper(py, "call_prepared")?.call1((preexec_fn, &self.function, &self.args, kwargs))
+                upcalls::call_prepared(py, preexec_fn, (&self.function, &self.args, kwargs))
             }
         }
     }
+}
+
+/// In a new process that was forked for a job: sets it up, and runs the job to the end.
+pub(crate) fn run_forked(
+    py: Python<'_>,
+    born: Box<Born>,
+    work: Bound<'_, Work>,
+    setup: Bound<'_, Setup>,
+) -> ! {
+    let (channel, set_up, _never_on) = set_up(py, born, &setup);
+    let ready = set_up.and_then(|()| work.get().apply_environment(py)).map(|()| (work, setup));
+    run(py, channel, ready)
+}
+
+/// In a forked process: makes it a job's. Its channel; whether it could be set up; and what ends the
+/// process once it is dropped.
+pub(crate) fn set_up(
+    py: Python<'_>,
+    born: Box<Born>,
+    setup: &Bound<'_, Setup>,
+) -> (Channel, PyResult<()>, NeverOn) {
+    let Born { channel, pool, tells, failed, held, never_on } = *born;
+    let channel = Channel::from(channel);
+    let set_up = match failed {
+        Some(error) => Err(to_python(error)),
+        None => setup.get().assume(py, &pool, &channel, tells),
+    };
+    drop(held);
+    (channel, set_up, never_on)
 }
 
 /// Runs a job that has been set up so, or that could not be: does its work, sends the result,
 /// and ends the process.
 pub(crate) fn run(
     py: Python<'_>,
-    channel: &Bound<'_, Channel>,
+    channel: Channel,
     ready: PyResult<(Bound<'_, Work>, Bound<'_, Setup>)>,
 ) -> ! {
     let setup = ready.as_ref().ok().map(|(_, setup)| setup.clone());
     let work = ready.map(|(work, _)| work.unbind());
-    let (sender, known) = (channel.clone().unbind(), setup.clone().map(Bound::unbind));
-    live(py, channel, setup.as_ref(), move |py| {
-        let sent = send(py, sender.get(), work.map(|work| work.into_bound(py)), |_| Ok(false));
-        end(py, known.as_ref().map(|setup| setup.bind(py)), sent)
+    let (mut worker, known) = (channel.worker(), setup.clone().map(Bound::unbind));
+    live(py, &channel, setup.as_ref(), move |py| {
+        let work = work.map(|work| work.into_bound(py));
+        let after = send(py, &mut worker, work, || Ok(false));
+        end(py, known.as_ref().map(|setup| setup.bind(py)), after)
     })
 }
 
@@ -100,28 +133,28 @@ pub(crate) fn run(
 /// exit code. (coverage.py, for one, replaces multiprocessing's `_bootstrap`, or `os._exit`.)
 pub(crate) fn live(
     py: Python<'_>,
-    channel: &Bound<'_, Channel>,
+    channel: &Channel,
     setup: Option<&Bound<'_, Setup>>,
     body: impl FnOnce(Python<'_>) -> i32 + Send + 'static,
 ) -> ! {
-    let Some(setup) = setup else { sys::exit_at_once(body(py)) };
+    let Some(setup) = setup else { platform::exit_at_once(body(py)) };
     let lived = match setup.get().bootstrap_is_replaced() {
         true => live_bootstrapped(py, channel, body),
         false => Ok(body(py)),
     };
     let code = lived.unwrap_or_else(|error| {
-        report(py, error);
+        upcalls::report(py, error);
         1
     });
     if let Err(error) = setup.get().call_replaced_exit(py, code) {
-        report(py, error);
+        upcalls::report(py, error);
     }
-    sys::exit_at_once(code)
+    platform::exit_at_once(code)
 }
 
 fn live_bootstrapped(
     py: Python<'_>,
-    channel: &Bound<'_, Channel>,
+    channel: &Channel,
     body: impl FnOnce(Python<'_>) -> i32 + Send + 'static,
 ) -> PyResult<i32> {
     let body = Mutex::new(Some(body));
@@ -130,11 +163,11 @@ fn live_bootstrapped(
         body.map(|body| body(args.py())) // None: it has been called before
     };
     let body = PyCFunction::new_closure(py, None, None, call)?;
-    helper(py, "live_bootstrapped")?.call1((channel.get().fileno(), body))?.extract()
+    upcalls::live_bootstrapped(py, channel.fileno(), body.into_any())
 }
 
-/// What came of a job's sending its result.
-pub(crate) enum Sent {
+/// What follows a job.
+pub(crate) enum After {
     /// The process is to end, with this exit code.
     Ends(i32),
     /// It stays for another job.
@@ -142,32 +175,26 @@ pub(crate) enum Sent {
 }
 
 /// What a process does after its last job. Its exit code.
-pub(crate) fn end(py: Python<'_>, setup: Option<&Bound<'_, Setup>>, sent: PyResult<Sent>) -> i32 {
+pub(crate) fn end(py: Python<'_>, setup: Option<&Bound<'_, Setup>>, after: PyResult<After>) -> i32 {
     let wound_down = wind_down(py, setup);
-    let code = match sent {
-        Ok(Sent::Ends(code)) => code,
-        Ok(Sent::Stays) => 0,
+    let code = match after {
+        Ok(After::Ends(code)) => code,
+        Ok(After::Stays) => 0,
         Err(_) => 1,
     };
-    for error in [sent.err(), wound_down.err()].into_iter().flatten() {
-        report(py, error);
+    for error in [after.err(), wound_down.err()].into_iter().flatten() {
+        upcalls::report(py, error);
     }
     code
 }
 
-/// Tells of an error that nobody else is told of.
-fn report(py: Python<'_>, error: PyErr) {
-    let _ = helper(py, "report").and_then(|report| report.call1((error.into_value(py),)));
-}
-
-/// Does the work and sends what came of it; the process stays if `stays` says so then.
+/// Does the work and sends what came of it; the process may stay if it `is_clean` then.
 pub(crate) fn send(
     py: Python<'_>,
-    channel: &Channel,
+    worker: &mut Worker,
     ready: PyResult<Bound<'_, Work>>,
-    stays: impl FnOnce(Python<'_>) -> PyResult<bool>,
-) -> PyResult<Sent> {
-    let me = getpid();
+    is_clean: impl FnOnce() -> PyResult<bool>,
+) -> PyResult<After> {
     let limited = ready.and_then(|work| Ok((work.get().limit_time()?, work)));
     let (limit, called) = match limited {
         Ok((limit, work)) => (limit, work.get().call(py)),
@@ -176,7 +203,7 @@ pub(crate) fn send(
     // Most functions return None, so that needs no pickling on either side.
     let dumped = called.and_then(|value| match value.is_none() {
         true => Ok(None),
-        false => helper(py, "dump_value")?.call1((value,)).map(Some),
+        false => upcalls::dump_value(&value).map(Some),
     });
     let interrupted =
         dumped.as_ref().is_err_and(|error| error.is_instance_of::<PyKeyboardInterrupt>(py));
@@ -184,51 +211,38 @@ pub(crate) fn send(
         Ok(outcome) => outcome,
         Err(error) => Some(dump_failure(py, error)?),
     };
-    // First what was printed, and the slot: who has the result can count on them.
+    // First what was printed: whoever has the result can count on it.
     flush(py)?;
-    let outcome = match &outcome {
+    let payload = match &outcome {
         None => None,
-        Some(outcome) => match outcome.extract::<Message<'_>>() {
-            Ok(message) => Some(message),
+        Some(outcome) => match outcome.extract::<Payload<'_>>() {
+            Ok(payload) => Some(payload),
             Err(_) => {
                 let (code, last_words): (i32, Vec<u8>) = outcome.extract()?;
-                // The owner may be gone, and the exit code says most of it. And what the job's
-                // function has forked says nothing of the job.
-                if getpid() == me {
-                    let _ = channel.channel.send(Kind::LastWords, &last_words, &[]);
-                }
-                return Ok(Sent::Ends(code));
+                worker.send_last_words(&last_words);
+                return Ok(After::Ends(code));
             }
         },
     };
-    let released = Pool::release_own();
-    // A process that is to end is limited to its end.
-    let stays = released && !interrupted && stays(py)? && limit.is_none_or(TimeLimit::lift);
-    let head = match stays {
-        true => Head { kind: Kind::Result, word: STAYS },
-        false => Kind::Result.into(),
-    };
-    let sent = match &outcome {
-        None => channel.channel.send(head, &[], &[]),
-        Some(message) => message.send(&channel.channel, head, &[]),
-    };
-    match sent {
-        Err(e) if !e.is_hang_up() => Err(to_python(e)),
-        Ok(()) if stays => Ok(Sent::Stays),
-        _ => Ok(Sent::Ends(0)), // or nobody is left to hear it
-    }
+    let nothing = Message { payload: wire::Payload::Inline(&[]), descriptors: &[] };
+    let message = payload.as_ref().map_or(nothing, Payload::as_message);
+    let is_clean = || Ok::<bool, Raised>(!interrupted && is_clean()?);
+    Ok(match worker.send_result(message, limit, is_clean)? {
+        Next::Ends => After::Ends(0),
+        Next::Stays => After::Stays,
+    })
 }
 
 /// A message that says what the job's function raised; or the exit code, and what to say of it, if
 /// that was to end the process. A job that was forked deep in calls of its owner's may have no room to make one.
 fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
-    let error = error.into_value(py);
-    match helper(py, "dump_failure")?.call1((error.clone_ref(py),)) {
+    let error = error.into_value(py).into_any();
+    match upcalls::dump_failure(py, error.clone_ref(py)) {
         Err(e) if e.is_instance_of::<PyRecursionError>(py) => {
             let sys = py.import("sys")?;
             let limit = sys.call_method0("getrecursionlimit")?;
             sys.call_method1("setrecursionlimit", (limit.add(ROOM)?,))?;
-            let dumped = helper(py, "dump_failure")?.call1((error,));
+            let dumped = upcalls::dump_failure(py, error);
             sys.call_method1("setrecursionlimit", (limit,))?;
             dumped
         }
@@ -242,10 +256,10 @@ const ROOM: usize = 500;
 /// Ends what the job began, and flushes what that printed. What it has not begun is not even
 /// looked for.
 fn wind_down(py: Python<'_>, setup: Option<&Bound<'_, Setup>>) -> PyResult<()> {
-    Pool::release_own(); // where nothing could be sent
+    release_own_slot(core::owner::has_owner()); // where nothing could be sent
     match setup {
         Some(setup) if setup.get().nothing_to_end(py)? => Ok(()),
-        _ => helper(py, "wind_down")?.call0().map(drop),
+        _ => upcalls::wind_down(py),
     }
 }
 
@@ -259,7 +273,7 @@ pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
         let Some(stream) = names.bind(py).get_item(name)?.filter(|stream| !stream.is_none()) else {
             continue;
         };
-        match stream.call_method0(intern!(py, "flush")) {
+        match upcalls::flush(&stream) {
             Err(e)
                 if !e.is_instance_of::<PyAttributeError>(py)
                     && !e.is_instance_of::<PyValueError>(py)
@@ -271,8 +285,4 @@ pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
         }
     }
     Ok(())
-}
-
-pub(crate) fn helper<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    py.import("jobserver._job")?.getattr(name)
 }

@@ -8,19 +8,24 @@
 //! borrowed across a wait, so a fork by another thread cannot catch one half changed. Nor is a
 //! reference to a Python object dropped without it: see .cargo/config.toml.
 
-mod calls;
+mod admission;
 mod channel;
+mod death;
 mod errors;
 mod forkserver;
 mod hooks;
+mod host;
 mod job;
-mod jobs;
+mod map;
+mod outcome;
+mod owner;
+mod owner_host;
 mod pool;
 mod program;
 mod promise;
-mod rows;
 mod setup;
 mod tracker;
+mod upcalls;
 mod worker;
 
 use pyo3::prelude::*;
@@ -105,7 +110,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fill_standard, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
-    module.add_function(wrap_pyfunction!(rows::take_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(map::rows::take_rows, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
@@ -115,26 +120,32 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(remove_homes, module)?)?;
     module.add_function(wrap_pyfunction!(tell_unraisable, module)?)?;
-    module.add_function(wrap_pyfunction!(pool::pool_in_force, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::join_pool, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;
-    module.add_class::<pool::Slot>()?;
+    module.add_class::<admission::Admission>()?;
     module.add_class::<setup::Setup>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::MemoryFile>()?;
     module.add_class::<channel::MemoryMap>()?;
     module.add_class::<channel::Descriptors>()?;
-    module.add_class::<jobs::Jobs>()?;
-    module.add_class::<jobs::Death>()?;
+    module.add_class::<owner::Owner>()?;
+    module.add_class::<owner::PyLook>()?;
+    module.add_class::<death::Death>()?;
     module.add_class::<job::Work>()?;
     module.add_class::<promise::Promise>()?;
-    module.add_class::<calls::Progress>()?;
-    module.add_class::<calls::Ready>()?;
+    module.add_class::<map::calls::Progress>()?;
+    module.add_class::<map::results::Results>()?;
     module.add_class::<tracker::TrackerPipe>()?;
     module.add_class::<forkserver::ForkServer>()?;
     module.add_class::<forkserver::Server>()?;
     module.add("ForkServerGone", module.py().get_type::<errors::ForkServerGone>())?;
     module.add("Elsewhere", module.py().get_type::<errors::Elsewhere>())?;
+    module.add("DUE", admission::DUE)?;
+    module.add("TIMED_OUT", admission::TIMED_OUT)?;
+    module.add("NO_WORKER", admission::NO_WORKER)?;
+    let naming = jobserver_core::make::variables::NAMING;
+    module.add("NAMING", pyo3::types::PyTuple::new(module.py(), naming)?)?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("INLINE", jobserver_core::wire::INLINE)?;
     module.add("MAX_SLOTS", jobserver_core::slots::MAX_SLOTS)?;

@@ -5,18 +5,17 @@
 //! comes between two forks, writes to few pages (see `setup.rs`). Not here: what the state
 //! means to a user (`_future.py`).
 
-use crate::jobs::Death;
-use crate::wire::MemoryFile;
-use jobserver_core::platform::{alarm_signal, time_limit_signal};
+use crate::channel::MemoryFile;
+use crate::death::Death;
+use crate::upcalls;
 use jobserver_core::process::{getpid, Pid};
 use jobserver_core::{ExitStatus, JobId};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One Python object, or none yet. Locked for a moment only, in which no Python code runs.
 #[derive(Default)]
@@ -42,12 +41,14 @@ impl Cell {
 
 #[pyclass(frozen, subclass, module = "jobserver._native")]
 pub(crate) struct Promise {
-    jobserver: Cell,
+    /// The package's owner, by which it was submitted.
+    owner: Cell,
     time_limit: Option<f64>,
     consume: u32,
     /// The function's, if it has one.
     name: Option<Py<PyString>>,
-    owner: Pid,
+    /// The process that submitted it.
+    owner_pid: Pid,
     pid: AtomicI32,
     job: AtomicU64,
     /// Since when the job runs, if it has a time limit.
@@ -64,9 +65,9 @@ pub(crate) struct Promise {
 #[pymethods]
 impl Promise {
     #[new]
-    #[pyo3(signature = (jobserver, time_limit, consume, name))]
+    #[pyo3(signature = (owner, time_limit, consume, name))]
     fn new(
-        jobserver: Py<PyAny>,
+        owner: Py<PyAny>,
         time_limit: Option<f64>,
         consume: u32,
         name: Option<&Bound<'_, PyAny>>,
@@ -74,11 +75,11 @@ impl Promise {
         // (It may be anything, if the function is an object of the user's.)
         let name = name.and_then(|name| name.cast::<PyString>().ok()).cloned();
         Promise {
-            jobserver: Cell(Mutex::new(Some(jobserver))),
+            owner: Cell(Mutex::new(Some(owner))),
             time_limit,
             consume,
             name: name.map(Bound::unbind),
-            owner: getpid(),
+            owner_pid: getpid(),
             pid: AtomicI32::new(0),
             job: AtomicU64::new(0),
             since: OnceLock::new(),
@@ -90,8 +91,8 @@ impl Promise {
     }
 
     #[getter]
-    fn _jobserver(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.jobserver.get(py)
+    fn _owner(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.owner.get(py)
     }
 
     #[getter]
@@ -106,8 +107,8 @@ impl Promise {
 
     /// The process that submitted the job.
     #[getter]
-    fn _owner(&self) -> i32 {
-        self.owner.as_raw_nonzero().get()
+    fn _owner_pid(&self) -> i32 {
+        self.owner_pid.as_raw_nonzero().get()
     }
 
     #[getter]
@@ -177,14 +178,14 @@ impl Promise {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for cell in [&self.jobserver, &self.outcome, &self.loaded, &self.callbacks] {
+        for cell in [&self.owner, &self.outcome, &self.loaded, &self.callbacks] {
             visit.call(&*cell.lock())?;
         }
         self.watchers().iter().try_for_each(|queue| visit.call(queue))
     }
 
     fn __clear__(&self) {
-        for cell in [&self.jobserver, &self.outcome, &self.loaded, &self.callbacks] {
+        for cell in [&self.owner, &self.outcome, &self.loaded, &self.callbacks] {
             let cleared = cell.lock().take();
             drop(cleared); // not while it is locked: this may run code
         }
@@ -205,13 +206,10 @@ impl Promise {
 
     /// The job's time limit, if it has just ended so because of that.
     pub(crate) fn exceeded_limit(&self, status: ExitStatus) -> Option<f64> {
-        let late = |limit| self.since.get().is_some_and(|s| s.elapsed().as_secs_f64() >= limit);
-        self.time_limit.filter(|limit| match status {
-            ExitStatus::Overdue(_) => true,
-            ExitStatus::Signal(signal) if signal == time_limit_signal() => true,
-            // An exec leaves no other trace; before the limit it is an alarm of the job's own.
-            ExitStatus::Signal(signal) if signal == alarm_signal() => late(*limit),
-            _ => false,
+        let ran = self.since.get().map_or(Duration::ZERO, Instant::elapsed);
+        self.time_limit.filter(|seconds| {
+            let limit = Duration::try_from_secs_f64(*seconds).unwrap_or(Duration::MAX);
+            status.is_by_limit(limit, ran)
         })
     }
 
@@ -239,5 +237,5 @@ impl Promise {
 
 /// Appends a Future to a deque.
 pub(crate) fn append(queue: &Bound<'_, PyAny>, future: &Bound<'_, Promise>) -> PyResult<()> {
-    queue.call_method1(intern!(future.py(), "append"), (future,)).map(drop)
+    upcalls::append(queue, future)
 }

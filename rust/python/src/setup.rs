@@ -5,14 +5,17 @@
 //! more than everything else a job does; so the job computes, makes and frees nothing here
 //! that its owner can have ready. Not here: which objects these are (`_job.py`).
 
+use crate::channel::Channel;
 use crate::errors::to_python;
 use crate::hooks;
-use crate::job::helper;
-use crate::pool::Pool;
-use crate::wire::Channel;
+use crate::pool::Pool as PyPool;
+use crate::upcalls;
+use jobserver_core::make::variables::CHANGED;
 use jobserver_core::platform::fill_standard;
 use jobserver_core::process::{getpid, Family};
 use jobserver_core::slots::{Ends, Place};
+use jobserver_core::worker::telling_by;
+use jobserver_core::Pool;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
@@ -21,15 +24,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The variables that name a pool to a job and to the programs below it. cargo's own comes
-/// before make's, so it is changed where there is one.
-const VARIABLES: [&str; 2] = ["MAKEFLAGS", "CARGO_MAKEFLAGS"];
-
 /// What a namespace is to have by which name.
 type Assignment = (Py<PyDict>, Py<PyString>, Py<PyAny>);
 
 /// The values of the variables, where they are set.
-type Values<'py> = [Option<Bound<'py, PyBytes>>; VARIABLES.len()];
+type Values<'py> = [Option<Bound<'py, PyBytes>>; CHANGED.len()];
 
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Setup {
@@ -44,7 +43,7 @@ pub(crate) struct Setup {
     /// When that was looked for last.
     bootstrap_is_replaced: AtomicBool,
     /// The names of the variables, as `environ` has them.
-    names: [Py<PyBytes>; VARIABLES.len()],
+    names: [Py<PyBytes>; CHANGED.len()],
     prepared: Mutex<Option<Arc<Variables>>>,
 }
 
@@ -80,7 +79,7 @@ struct Hooks {
 
 /// The variables for a job, and what they were made from.
 struct Variables {
-    before: [Option<Vec<u8>>; VARIABLES.len()],
+    before: [Option<Vec<u8>>; CHANGED.len()],
     /// Where the job is to have the ends of the pipe that they name, if they do.
     place: Option<Place>,
     changed: Vec<Variable>,
@@ -119,7 +118,7 @@ impl Setup {
             registries,
             hooks,
             bootstrap_is_replaced: AtomicBool::new(false),
-            names: VARIABLES.map(|name| PyBytes::new(py, name.as_bytes()).unbind()),
+            names: CHANGED.map(|name| PyBytes::new(py, name.as_bytes()).unbind()),
             prepared: Mutex::default(),
         }
     }
@@ -138,22 +137,6 @@ impl Setup {
         Ok(())
     }
 
-    /// Before each fork: makes ready what may have changed since the last.
-    pub(crate) fn prepare(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
-        let py = pool.py();
-        self.look_for_hooks(py)?;
-        let known = self.prepared().clone();
-        let before = self.values(py)?;
-        if known.is_none_or(|known| !known.are_made_from(&before)) {
-            let place = pool.get().pool.place_for_ends();
-            let ends = place.as_ref().map(|place| place.ends());
-            let made = Variables { place, ..Variables::naming(py, pool.get(), ends, before)? };
-            let replaced = self.prepared().replace(Arc::new(made));
-            drop(replaced); // Python objects, so not while that is locked
-        }
-        Ok(())
-    }
-
     /// Looks whether somebody has replaced multiprocessing's way of bringing a process up. Before a
     /// fork, and when something of the user's has been imported, since each look writes to memory.
     fn look_for_hooks(&self, py: Python<'_>) -> PyResult<()> {
@@ -163,16 +146,22 @@ impl Setup {
         Ok(())
     }
 
-    /// In a job of `pool` that was not forked from its owner: prepares, and makes it all so. Whether
-    /// it `tells` its owner when it gives its slot away.
+    /// In a process that jobs will be forked from: makes ready what each would otherwise.
+    fn get_ready(&self, py: Python<'_>, pool: &Bound<'_, PyPool>) -> PyResult<()> {
+        self.refresh(py, &pool.get().0)
+    }
+
+    /// In a job of `pool` that was not forked from its owner: makes it all so. Whether it `tells` its
+    /// owner when it gives its slot away.
     fn apply(
         &self,
-        pool: &Bound<'_, Pool>,
+        py: Python<'_>,
+        pool: &Bound<'_, PyPool>,
         channel: &Bound<'_, Channel>,
         tells: bool,
     ) -> PyResult<()> {
-        self.prepare(pool)?;
-        self.assume(pool, channel.get(), tells)
+        self.refresh(py, &pool.get().0)?;
+        self.assume(py, &pool.get().0, channel.get(), tells)
     }
 }
 
@@ -181,43 +170,57 @@ impl Setup {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Before each fork: makes ready what may have changed since the last.
+    pub(crate) fn refresh(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
+        self.look_for_hooks(py)?;
+        let known = self.prepared().clone();
+        let before = self.values(py)?;
+        if known.is_none_or(|known| !known.are_made_from(&before)) {
+            let place = pool.place_for_ends();
+            let ends = place.as_ref().map(|place| place.ends());
+            let made = Variables { place, ..Variables::naming(py, pool, ends, before)? };
+            let replaced = self.prepared().replace(Arc::new(made));
+            drop(replaced); // Python objects, so not while that is locked
+        }
+        Ok(())
+    }
+
     /// In the job: makes it all so.
     pub(crate) fn assume(
         &self,
-        pool: &Bound<'_, Pool>,
+        py: Python<'_>,
+        pool: &Pool,
         channel: &Channel,
         tells: bool,
     ) -> PyResult<()> {
-        let py = pool.py();
-        pool.get().tells_by(tells.then(|| channel.channel.share()));
-        Family::gather().map_err(to_python)?; // for Future.kill to find what we shall start
+        pool.set_on_yield(tells.then(|| telling_by(&channel.channel)));
+        Family::collect_orphans().map_err(to_python)?; // for Future.kill to find what we shall start
         fill_standard(self.null_stdin).map_err(to_python)?;
         self.assign(py)?;
         // Readable once the owner has gone, or has heard all that it wants to hear.
         let (parent, name) = &self.sentinel;
         parent.bind(py).set_item(name, channel.fileno())?;
-        self.name_pool(pool)?;
+        self.name_pool(py, pool)?;
         if self.registries.something_inherited(py)? {
-            helper(py, "disinherit")?.call0()?;
+            upcalls::disinherit(py)?;
         }
         Ok(())
     }
 
     /// Has MAKEFLAGS name the pool.
-    fn name_pool(&self, pool: &Bound<'_, Pool>) -> PyResult<()> {
-        let py = pool.py();
+    fn name_pool(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
         let prepared = self.prepared().clone();
         let (ends, variables) = match prepared {
             Some(prepared) => match &prepared.place {
                 None => (None, prepared),
-                Some(place) => match pool.get().pool.open_ends_at(place) {
-                    None => self.named_anew(pool)?,
+                Some(place) => match pool.open_ends_at(place) {
+                    None => self.named_anew(py, pool)?,
                     ends => (ends, prepared),
                 },
             },
-            None => self.named_anew(pool)?,
+            None => self.named_anew(py, pool)?,
         };
-        Pool::becomes_own(pool, ends);
+        pool.become_current(ends);
         for variable in &variables.changed {
             self.environ.bind(py).set_item(&variable.name, &variable.value)?;
             hooks::put_environment(py, variable.assignment.clone())?;
@@ -226,9 +229,9 @@ impl Setup {
     }
 
     /// In the job: opens the ends, if there are to be any, wherever there is room.
-    fn named_anew(&self, pool: &Bound<'_, Pool>) -> PyResult<(Option<Ends>, Arc<Variables>)> {
-        let ends = pool.get().pool.open_ends().map_err(to_python)?;
-        let variables = Variables::naming(pool.py(), pool.get(), ends, self.values(pool.py())?)?;
+    fn named_anew(&self, py: Python<'_>, pool: &Pool) -> PyResult<(Option<Ends>, Arc<Variables>)> {
+        let ends = pool.open_ends().map_err(to_python)?;
+        let variables = Variables::naming(py, pool, ends, self.values(py)?)?;
         Ok((ends, Arc::new(variables)))
     }
 
@@ -296,17 +299,15 @@ impl Variables {
         before: Values<'_>,
     ) -> PyResult<Variables> {
         let before = before.map(|value| value.map(|value| value.as_bytes().to_vec()));
+        let existing = before.each_ref().map(|value| value.as_deref().map(OsStr::from_bytes));
         let mut changed = Vec::new();
-        for (name, value) in VARIABLES.into_iter().zip(&before) {
-            let value = value.as_deref().map(OsStr::from_bytes);
-            if name == "MAKEFLAGS" || value.is_some() {
-                let value = pool.pool.makeflags(value, fds);
-                changed.push(Variable {
-                    name: PyBytes::new(py, name.as_bytes()).unbind(),
-                    value: PyBytes::new(py, value.as_bytes()).unbind(),
-                    assignment: CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?,
-                });
-            }
+        for (name, value) in CHANGED.iter().zip(pool.variables(existing, fds)) {
+            let Some(value) = value else { continue };
+            changed.push(Variable {
+                name: PyBytes::new(py, name.as_bytes()).unbind(),
+                value: PyBytes::new(py, value.as_bytes()).unbind(),
+                assignment: CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?,
+            });
         }
         Ok(Variables { before, place: None, changed })
     }

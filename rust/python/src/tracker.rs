@@ -27,7 +27,7 @@ impl TrackerPipe {
     fn new(of: Option<RawFd>, made: bool) -> PyResult<TrackerPipe> {
         let end = match of {
             Some(fd) => duplicate(fd)?,
-            None => sys::pipe_without_reader()
+            None => platform::pipe_without_reader()
                 .map_err(|e| to_python(core::Error::refused("cannot start a job", e)))?,
         };
         let (inode, maker) = (end.inode().unwrap_or(0), made.then(getpid));

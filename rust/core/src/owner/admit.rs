@@ -1,6 +1,7 @@
 //! Admission: how a submission comes to a slot.
 
 use super::shared::Owner;
+use super::waits::Until;
 use super::OwnerHost;
 use crate::error::Result;
 use crate::slots::Slot;
@@ -14,17 +15,6 @@ pub struct Admitted {
     pub own: bool,
 }
 
-/// What came of a wait for admission.
-#[derive(Debug)]
-pub enum Admission {
-    /// There is a slot.
-    Admitted(Admitted),
-    /// The host has something to do first: see [`OwnerHost::is_due`].
-    Due,
-    /// No slot came in time.
-    TimedOut,
-}
-
 impl<J> Owner<J> {
     /// Scans, and waits if need be, until a slot can be taken, or `timeout` seconds are over; or, if
     /// `callbacks`, until the host has something to do.
@@ -35,16 +25,11 @@ impl<J> Owner<J> {
         host: &H,
         timeout: Option<f64>,
         callbacks: bool,
-    ) -> std::result::Result<Admission, H::Error> {
+    ) -> std::result::Result<Until<Admitted>, H::Error> {
         let pool = self.open_pool()?; // before any callbacks
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
         let look = || self.admit_at_once(may_wait);
-        let found = self.until(host, timeout, Some(&pool), callbacks, look)?;
-        Ok(match found {
-            Some(admitted) => Admission::Admitted(admitted),
-            None if callbacks && host.is_due()? => Admission::Due,
-            None => Admission::TimedOut,
-        })
+        self.until(host, timeout, Some(&pool), callbacks, look)
     }
 
     /// Takes a slot if one is free at this moment; or, if a job `may_lend`, its own.

@@ -14,11 +14,10 @@ pub enum Birth {
     /// In the owner; with the job, if the worker was forked for one.
     Owner(Option<Started>),
     /// In the new process.
-    Worker(Born),
+    Worker(Box<Born>),
 }
 
-/// A new process, with what it was born with. To drop this ends the process: one that goes on, by an
-/// error of ours, must not do so in what its owner was about.
+/// A new process, with what it was born with.
 #[derive(Debug)]
 pub struct Born {
     /// Its end of the channel.
@@ -29,11 +28,15 @@ pub struct Born {
     pub tells: bool,
     /// What has kept it from becoming a job; None if nothing has.
     pub failed: Option<Error>,
-    _never_on: NeverOn,
+    /// Its signals, held back until this is dropped.
+    pub held: SignalsHeld,
+    /// Ends the process when it is dropped.
+    pub never_on: NeverOn,
 }
 
+/// Ends a forked process that would go on, by an error of ours, in what its owner was about.
 #[derive(Debug)]
-struct NeverOn;
+pub struct NeverOn;
 
 impl Drop for NeverOn {
     fn drop(&mut self) {
@@ -101,11 +104,12 @@ impl<J> Owner<J> {
         match forked {
             Forked::Parent(pid) => Ok(Side::Owner(owner_end, Child::adopt(pid))),
             Forked::Child => {
-                let _never_on = NeverOn;
+                let never_on = NeverOn;
                 drop(owner_end);
                 let failed = self.become_job(lifeline, slot, &pool).err();
-                drop(held);
-                Ok(Side::Worker(Born { channel: job_end, pool, tells, failed, _never_on }))
+                let channel = job_end;
+                let born = Born { channel, pool, tells, failed, held, never_on };
+                Ok(Side::Worker(Box::new(born)))
             }
         }
     }
@@ -140,5 +144,5 @@ impl<J> Owner<J> {
 
 enum Side {
     Owner(Channel, Child),
-    Worker(Born),
+    Worker(Box<Born>),
 }

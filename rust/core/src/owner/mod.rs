@@ -24,11 +24,12 @@ mod wait;
 mod waits;
 
 pub use crate::host::Host;
-pub use admit::{Admission, Admitted};
-pub use fork::{Birth, Born};
+pub use admit::Admitted;
+pub use fork::{Birth, Born, NeverOn};
 pub use hire::First;
 pub use host::{ForkHost, OwnerHost};
 pub use jobs::Jobs;
 pub use outcome::{Finished, JobId, Outcome, Started};
 pub use shared::{has_owner, Options, Owner};
 pub use wait::{Look, Waiting};
+pub use waits::Until;

@@ -114,6 +114,14 @@ impl<J> Owner<J> {
         }
     }
 
+    /// Fails once nothing is started any more.
+    pub fn check_open(&self) -> Result<()> {
+        match self.is_closing() {
+            true => Err(Error::closed()),
+            false => Ok(()),
+        }
+    }
+
     /// Whether nothing is started any more.
     pub fn is_closing(&self) -> bool {
         !matches!(self.state().phase, Phase::Open(_))

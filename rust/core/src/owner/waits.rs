@@ -9,6 +9,17 @@ use crate::slots::Pool;
 use crate::wait::Woken;
 use std::time::{Duration, Instant};
 
+/// How a wait has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until<T> {
+    /// What was waited for is there.
+    Found(T),
+    /// The host has something to do first: see [`OwnerHost::is_due`].
+    Due,
+    /// The time is up.
+    TimedOut,
+}
+
 impl<J> Owner<J> {
     /// Scans and sleeps by turns until `look` finds something, the time is up, or, if `callbacks`, the
     /// host has something to do.
@@ -19,7 +30,7 @@ impl<J> Owner<J> {
         pool: Option<&Pool>,
         callbacks: bool,
         look: impl FnMut() -> Result<Option<T>>,
-    ) -> std::result::Result<Option<T>, H::Error> {
+    ) -> std::result::Result<Until<T>, H::Error> {
         self.until_releasing(host, timeout, pool, callbacks, &mut || (), look)
     }
 
@@ -32,19 +43,19 @@ impl<J> Owner<J> {
         callbacks: bool,
         release: &mut dyn FnMut(),
         mut find: impl FnMut() -> Result<Option<T>>,
-    ) -> std::result::Result<Option<T>, H::Error> {
+    ) -> std::result::Result<Until<T>, H::Error> {
         let deadline = deadline(timeout);
         let mut more_time = true;
         loop {
             let look = self.scan(host)?;
             if callbacks && host.is_due()? {
-                return Ok(None);
+                return Ok(Until::Due);
             }
             if let Some(found) = find()? {
-                return Ok(Some(found));
+                return Ok(Until::Found(found));
             }
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
-                return Ok(None);
+                return Ok(Until::TimedOut);
             }
             release();
             // What wakes us may do so for ever, without being what we wait for.
@@ -53,8 +64,8 @@ impl<J> Owner<J> {
         }
     }
 
-    /// Scans, and waits if need be, until a job is `done`: whether it is. False when `timeout` seconds
-    /// are over, or when the host has something to do. A job gives its slot to the pool while it waits
+    /// Scans, and waits if need be, until a job is `done`, `timeout` seconds are over, or the host has
+    /// something to do. A job gives its slot to the pool while it waits
     /// if it `yields`, or must.
     pub fn wait_for<H: OwnerHost<J>>(
         &self,
@@ -62,11 +73,10 @@ impl<J> Owner<J> {
         done: impl Fn() -> bool,
         timeout: Option<f64>,
         yields: bool,
-    ) -> std::result::Result<bool, H::Error> {
+    ) -> std::result::Result<Until<()>, H::Error> {
         self.yielding(host, yields, |release| {
             let find = || Ok(done().then_some(()));
-            let found = self.until_releasing(host, timeout, None, true, release, find)?;
-            Ok(found.is_some())
+            self.until_releasing(host, timeout, None, true, release, find)
         })
     }
 

@@ -4,7 +4,7 @@
 //! uses poll, waitid and temporary files, and so works on every Unix; Linux takes it too if the
 //! environment has `JOBSERVER_PORTABLE=1`, or if the build leaves the other out (`--cfg
 //! jobserver_portable`). A third one (kqueue, say) implements [`Backend`], beside them, and is chosen in
-//! [`backend`]; nothing outside this folder changes.
+//! `choice.rs`; nothing outside this folder changes.
 //!
 //! Not here: small differences between systems that no backend decides (`system`, `birth`).
 
@@ -67,7 +67,7 @@ pub(crate) trait Backend: Sync {
 }
 
 /// Descriptors that are watched for input, each under a key.
-pub(crate) trait ReadySet: std::fmt::Debug + Send {
+pub(crate) trait ReadySet: std::fmt::Debug + Send + Sync {
     /// Watches a descriptor. Its key is told for as long as there is input.
     fn add(&mut self, fd: &Arc<Descriptor>, key: u64) -> Result<()>;
 
@@ -94,66 +94,3 @@ pub(crate) trait ReadySet: std::fmt::Debug + Send {
 /// How many ready descriptors one call of [`ReadySet::ready`] tells of at most, if the kernel keeps
 /// the set; the rest come with the next call.
 pub(crate) const AT_ONCE: usize = 64;
-
-/// The backend of this process.
-#[cfg(all(target_os = "linux", not(jobserver_portable)))]
-pub(crate) fn backend() -> &'static dyn Backend {
-    match super::linux() {
-        true => &super::linux::Linux,
-        false => &super::portable::Portable,
-    }
-}
-
-/// The backend of this process.
-#[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
-pub(crate) fn backend() -> &'static dyn Backend {
-    &super::portable::Portable
-}
-
-/// A set that holds nothing, and costs nothing.
-pub(crate) fn empty_set() -> Box<dyn ReadySet> {
-    Box::new(super::poll::Set::default())
-}
-
-/// What all backends' sets have in common.
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn sets() -> Vec<Box<dyn ReadySet>> {
-        vec![
-            #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-            Box::new(crate::platform::epoll::Set::new().unwrap()),
-            Box::new(crate::platform::poll::Set::default()),
-        ]
-    }
-
-    #[test]
-    fn only_what_is_ready_is_told_and_until_it_is_removed() {
-        for mut set in sets() {
-            let (quiet, _keep) = crate::platform::pipe().unwrap();
-            let (loud, write) = crate::platform::pipe().unwrap();
-            let (quiet, loud) = (Arc::new(quiet), Arc::new(loud));
-            set.add(&quiet, 1).unwrap();
-            set.add(&loud, 2).unwrap();
-            assert!(set.ready().unwrap().is_empty());
-            rustix::io::write(&write, b"x").unwrap();
-            assert_eq!(set.ready().unwrap(), [2]);
-            assert_eq!(set.ready().unwrap(), [2]);
-            set.remove(&loud, 2);
-            assert!(set.ready().unwrap().is_empty());
-        }
-    }
-
-    #[test]
-    fn the_end_of_a_writer_is_readiness() {
-        for mut set in sets() {
-            let (read, write) = crate::platform::pipe().unwrap();
-            let read = Arc::new(read);
-            set.add(&read, 7).unwrap();
-            drop(write);
-            assert_eq!(set.ready().unwrap(), [7]);
-        }
-    }
-}

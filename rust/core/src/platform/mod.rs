@@ -9,13 +9,14 @@
 
 mod backend;
 mod birth;
+mod choice;
 mod descriptor;
 mod detach;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod epoll;
 mod file_size;
 mod fork;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod hang_up;
 pub(crate) mod identity;
 #[cfg(target_os = "linux")]
@@ -25,6 +26,7 @@ mod limit;
 mod limit;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod linux;
+pub(crate) mod liveness;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod mark;
 pub(crate) mod namespace;
@@ -40,9 +42,10 @@ mod standard;
 mod system;
 mod tracker;
 
-pub(crate) use backend::{backend, empty_set, ReadySet, AT_ONCE};
+pub(crate) use backend::{ReadySet, AT_ONCE};
 pub use birth::pipe_without_reader;
 pub(crate) use birth::{close_on_exec, no_sigpipe, pipe, socket_pair, RESET_BEFORE_PACKETS};
+pub(crate) use choice::{backend, empty_set};
 #[cfg(all(test, target_os = "linux", not(jobserver_portable)))]
 pub(crate) use descriptor::put_in_place_of;
 pub use descriptor::{duplicate, Descriptor};
@@ -66,11 +69,3 @@ pub(crate) use system::{
     become_subreaper, enlarge_pipe, make_fifo, occupy, open_anew, rename_new, INLINE_LIMIT,
 };
 pub(crate) use tracker::is_resource_tracker;
-
-/// Whether to use what only Linux has (epoll, pidfd, memfd).
-#[cfg(all(target_os = "linux", not(jobserver_portable)))]
-fn linux() -> bool {
-    use std::sync::OnceLock;
-    static LINUX: OnceLock<bool> = OnceLock::new();
-    *LINUX.get_or_init(|| std::env::var_os("JOBSERVER_PORTABLE").is_none_or(|v| v != "1"))
-}

@@ -5,7 +5,8 @@
 //! in which namespaces its pids are meant (`slots::ledger`), and this tells where this process is.
 
 use super::getpid;
-use super::identity::{self, Marks};
+use super::identity::{Marks, ProcessId};
+use super::liveness::{forget_parent, marks};
 use rustix::process::Pid;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -29,7 +30,7 @@ impl Namespace {
     /// The same, for a caller that knows its pid.
     pub(crate) fn of_this(pid: Pid) -> Namespace {
         if FOUND_BY.load(Ordering::Acquire) != pid.as_raw_nonzero().get() {
-            identity::ProcessId::current(); // by which a child knows its parent
+            ProcessId::current(); // by which a child knows its parent
             FOUND.store(look(), Ordering::Relaxed);
             remember_by(pid);
         }
@@ -46,7 +47,7 @@ fn remember_by(pid: Pid) {
 /// pid namespace is shown as 0. Harmless when repeated.
 pub fn begin_child() {
     super::pid::renew();
-    let Some(parent) = identity::forget_parent() else { return };
+    let Some(parent) = forget_parent() else { return };
     let known = FOUND_BY.swap(0, Ordering::Relaxed) != 0;
     if known && rustix::process::getppid() == Some(parent) {
         remember_by(getpid());
@@ -58,7 +59,7 @@ fn look() -> u64 {
     let inode = |name| std::fs::metadata(name).map(|file| file.ino()).ok();
     let Some(pids) = inode("/proc/self/ns/pid") else { return 0 };
     // Where marks are not times, it is no matter what the clock says.
-    let times = match identity::marks() {
+    let times = match marks() {
         Marks::Times => inode("/proc/self/ns/time").unwrap_or(0),
         _ => 0,
     };

@@ -75,7 +75,7 @@ mod page {
     }
 
     fn map() -> Option<NonNull<AtomicI32>> {
-        if !crate::platform::linux() {
+        if !crate::platform::choice::linux() {
             return None;
         }
         let size = rustix::param::page_size();

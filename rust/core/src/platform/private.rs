@@ -6,7 +6,7 @@
 //! so what a file's seals say once holds for as long as it is mapped. Not here: which files are
 //! sealed, and what becomes of those that are not (`channel::memory`).
 
-use super::backend::backend;
+use super::choice::backend;
 use rustix::fd::BorrowedFd;
 use std::ptr::NonNull;
 

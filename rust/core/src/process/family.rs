@@ -8,7 +8,8 @@
 use super::child::signal_process;
 use super::outliving::outlives_jobs;
 use crate::error::{Error, Result};
-use crate::platform::identity::{look, Life, ProcessId};
+use crate::platform::identity::{Life, ProcessId};
+use crate::platform::liveness::look;
 use crate::platform::proc::parent;
 use crate::platform::{become_subreaper, getpid, Descriptor};
 use crate::process::lifeline::{lifeline_held_by, lifelines_of};
@@ -195,7 +196,7 @@ impl Family {
     }
 
     /// In a job: what its descendants leave behind becomes its own child, to be found here.
-    pub fn gather() -> Result<()> {
+    pub fn collect_orphans() -> Result<()> {
         become_subreaper().map_err(Error::system("cannot become the reaper of a job's orphans"))
     }
 }

@@ -13,7 +13,8 @@ mod leftovers;
 mod lifeline;
 mod outliving;
 
-pub use crate::platform::identity::{is_this, ProcessId};
+pub use crate::platform::identity::ProcessId;
+pub use crate::platform::liveness::is_this;
 pub use crate::platform::{begin_child, getpid};
 pub use child::Child;
 pub use death::ExitStatus;

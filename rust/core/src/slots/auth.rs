@@ -20,6 +20,9 @@ pub enum Auth {
     },
 }
 
+/// The two ends of a pool's pipe, as MAKEFLAGS names them: (read, write).
+pub type Ends = (RawFd, RawFd);
+
 /// What a value of the option is.
 pub(crate) enum AuthValue {
     Pool(Auth),

@@ -1,15 +1,14 @@
 //! The two ends of a pool's pipe, where MAKEFLAGS names a pool by descriptors.
 
-use super::{Auth, Pool, Style};
+use super::auth::{Auth, Ends};
+use super::pool::Pool;
+use super::style::Style;
 use crate::error::{Error, Result};
 use crate::platform::{is_free_or, open_for_others, open_in_place};
 use rustix::fs::OFlags;
 use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
-
-/// The two ends of a pool's pipe, as MAKEFLAGS names them: (read, write).
-pub type Ends = (RawFd, RawFd);
 
 /// Where new processes are to have the ends that MAKEFLAGS names: each opens them for itself, so that
 /// what a program does to one touches nobody else.

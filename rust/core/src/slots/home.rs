@@ -21,7 +21,8 @@
 use super::bell::PoolBell;
 use super::ledger::Bells;
 use crate::error::{Error, Result};
-use crate::platform::identity::{is_alive, ProcessId};
+use crate::platform::identity::ProcessId;
+use crate::platform::liveness::is_alive;
 use crate::platform::namespace::Namespace;
 use crate::platform::{self, getpid, Descriptor};
 use rustix::fd::AsFd;

@@ -29,12 +29,12 @@ mod warden;
 mod watch;
 
 pub use assignment::{Assignment, BorrowedFrom};
-pub use auth::Auth;
 pub(crate) use auth::AuthValue;
+pub use auth::{Auth, Ends};
 pub use cpus::usable_cpus;
 pub(crate) use current::current_pool_named;
 pub use current::{current_pool, release_own_slot};
-pub use ends::{Ends, Place};
+pub use ends::Place;
 pub use entry::Tenure;
 pub use home::{homes, remove_homes};
 pub use ledger::Held;

@@ -1,9 +1,8 @@
 //! The pool: N slots that any process of the user can reach, none of which is ever lost.
 
-use super::auth::Auth;
+use super::auth::{Auth, Ends};
 use super::bank::home_of;
 use super::bank::{Bank, JOINING};
-use super::ends::Ends;
 use super::home::Home;
 use super::ledger::Held;
 use super::lineage::makes_above;

@@ -12,7 +12,8 @@
 use super::bell::PoolBell;
 use super::ledger::{Bells, Ledger, Reclaimed, Tenant};
 use super::pipe::TokenPipe;
-use crate::platform::identity::{look, Life, ProcessId};
+use crate::platform::identity::{Life, ProcessId};
+use crate::platform::liveness::look;
 use crate::platform::Descriptor;
 use crate::platform::{backend, ReadySet};
 use crate::wait::POLL_INTERVAL;

@@ -51,7 +51,7 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// All of this memory file; it needs no descriptor any more. None if the file is to be
     /// copied instead: it is empty, or it could still change, or there is no room to map it.
-    pub fn new(file: impl AsFd) -> Option<MemoryMap> {
+    pub fn of_sealed(file: impl AsFd) -> Option<MemoryMap> {
         Private::of_sealed(file.as_fd()).map(|mapping| MemoryMap { mapping })
     }
 

@@ -5,6 +5,10 @@
 //! more of it; where a job has left something behind (processes, much memory, whatever the host
 //! knows of); or when it has been idle for long, or memory is short. Not here: what a job is.
 
+mod clock;
+
+pub use clock::Clock;
+
 use crate::host::Host;
 use crate::owner::has_owner;
 use crate::platform::{SignalIgnored, TimeLimit};

@@ -2,7 +2,7 @@
 
 use super::layout::*;
 use super::*;
-use crate::platform::identity;
+use crate::platform::liveness;
 use crate::slots::entry::{Borrower, By, Holder};
 use crate::slots::pipe::TokenPipe;
 
@@ -31,7 +31,7 @@ impl Ledger {
         let holder = self.holder(index);
         match holder.by {
             By::Pool => Reclaimed::Lent,
-            By::Process(named) if identity::is_alive(named) => Reclaimed::ByAnother,
+            By::Process(named) if liveness::is_alive(named) => Reclaimed::ByAnother,
             By::Process(_) => self.take_over(index, holder, pipe, left),
             By::Nobody => Reclaimed::Done,
         }
@@ -85,7 +85,7 @@ impl Ledger {
             }
             let holder = self.holder(loan.index);
             let there = holder.generation == loan.generation;
-            if there && holder.named().is_some_and(identity::is_alive) {
+            if there && holder.named().is_some_and(liveness::is_alive) {
                 return Reclaimed::Lent;
             }
             let reclaimed = self.reclaim_chain(loan.index, pipe, left - 1);

@@ -5,6 +5,7 @@
 //! iterator that uses its tuple again and again (`zip`) can do so. Not here: what a chunk is,
 //! and what becomes of what an input raises (`_input.py`).
 
+use crate::upcalls;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
@@ -112,5 +113,5 @@ fn read<'py>(row: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
 /// What stands for a row that has raised this, for its call to raise; unless it is nothing of the
 /// row's.
 fn unreadable(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
-    py.import("jobserver._arguments")?.call_method1("unreadable", (error.into_value(py),))
+    upcalls::unreadable(py, error)
 }

@@ -9,10 +9,11 @@ from __future__ import annotations
 import pickle
 from typing import Any, Tuple, cast
 
-from . import _native, _pickling, _told
-from ._exceptions import JobTraceback
-from ._pickling import Message, Sent
-from ._signals import raised_by_handler
+from .. import _native, _wording
+from .._exceptions import JobTraceback
+from .._signals import raised_by_handler
+from . import pickling
+from .segments import Payload, Received
 
 #: An exception pickled, in a line, and its traceback. A plain tuple: a class of its own would be
 #: pickled by name each time, and to make a named one takes 2 ms of the import of this package.
@@ -32,20 +33,20 @@ class NotLoaded(pickle.UnpicklingError):
 class Dumped:
     """What a function of ours returns in a job whose message it has made itself."""
 
-    def __init__(self, message: Sent) -> None:
+    def __init__(self, message: Payload) -> None:
         self.message = message
 
 
-def dump_value(value: Any) -> Sent:
+def dump_value(value: Any) -> Payload:
     """A message that says what the job's function returned."""
-    if type(value) in _pickling.SIMPLE:
+    if type(value) in pickling.SIMPLE:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
             return stream
     if type(value) is Dumped:
         return value.message
     try:
-        return _pickling.dump((_pickling.apart(value), None))
+        return pickling.dump((pickling.apart(value), None))
     except pickle.PicklingError as e:
         return dump_exception(unpicklable(value, e))
 
@@ -65,38 +66,38 @@ def get_ready() -> None:
     import traceback  # noqa: F401
 
 
-def dump_exception(error: BaseException) -> Sent:
+def dump_exception(error: BaseException) -> Payload:
     """A message that says what the job's function raised."""
-    return _pickling.dump((None, failure(error)))
+    return pickling.dump((None, failure(error)))
 
 
 def failure(error: BaseException) -> Failure:
     """What can be told of an exception."""
-    text = error.told if isinstance(error, NotLoaded) else _told.traceback_of(error)
-    summary = _told.in_words(error)
+    text = error.told if isinstance(error, NotLoaded) else _wording.traceback_of(error)
+    summary = _wording.in_words(error)
     try:
         pickled = _pickled(error)
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        why = f"the job raised {summary}, which cannot be pickled: {_told.in_words(e)}"
+        why = f"the job raised {summary}, which cannot be pickled: {_wording.in_words(e)}"
         pickled = _pickled(pickle.PicklingError(why))
     return pickled, summary, text
 
 
 def _pickled(error: BaseException) -> bytes:
     """In one piece, and only if it can be read back, which is where exceptions fail most."""
-    data = _pickling.dump_whole(error)
+    data = pickling.dump_whole(error)
     pickle.loads(data)
     return data
 
 
-def load(message: Message) -> tuple[Any, BaseException | None]:
+def load(message: Received) -> tuple[Any, BaseException | None]:
     """What a job returned, and None; or None, and what it raised."""
     if message == b"":
         return None, None  # as it is most often: see rust/python/src/job.rs
     try:
-        value, failure = _pickling.load(message)
+        value, failure = pickling.load(message)
     except BaseException as e:
         if raised_by_handler(e):
             raise
@@ -107,7 +108,7 @@ def load(message: Message) -> tuple[Any, BaseException | None]:
 def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
     # Not in `load`: a frame of its cause's would refer to the error, and it to that.
     error = pickle.UnpicklingError(
-        f"what the job returned cannot be unpickled here: {_told.in_words(cause)}"
+        f"what the job returned cannot be unpickled here: {_wording.in_words(cause)}"
     )
     error.__cause__ = cause
     return error
@@ -122,10 +123,10 @@ def load_failure(failure: Failure) -> BaseException:
         if raised_by_handler(e):
             raise
         error = pickle.UnpicklingError(
-            f"the job raised {summary}, which cannot be unpickled here: {_told.in_words(e)}"
+            f"the job raised {summary}, which cannot be unpickled here: {_wording.in_words(e)}"
         )
     if not isinstance(error, BaseException):
-        what = _told.called(repr, error)
+        what = _wording.called(repr, error)
         error = pickle.UnpicklingError(
             f"the job raised {summary}, which pickles as something else: {what}"
         )

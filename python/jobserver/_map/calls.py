@@ -1,8 +1,8 @@
 """Calls: what a chunk of `map` is made of, on its way to a job, in the job, and on the way back.
 
 Arguments travel by columns and results as one list, since what one pickle holds costs far less
-than many pickles. The loop over the calls is the binding's (rust/python/src/calls.rs). Not here:
-what is made of chunks, and what becomes of them when a job dies (`_map.py`).
+than many pickles. The loop over the calls is the binding's (rust/python/src/map/calls.rs). Not
+here: what is made of chunks, and what becomes of them when a job dies (`results.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import pickle
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple, cast
 
-from . import _multiprocessing as mp
-from . import _native, _pickling, _result
-from ._pickling import Sent
+from .. import _multiprocessing as mp
+from .. import _native
+from .._wire import pickling, result
+from .._wire.segments import Payload
 
 #: What is raised instead of which value.
 Errors = List[Tuple[int, BaseException]]
@@ -22,7 +23,7 @@ class Made(NamedTuple):
     """What a chunk's job sends. Fewer values than there were calls: it ended early."""
 
     values: list[Any]
-    failures: list[tuple[int, _result.Failure]]
+    failures: list[tuple[int, result.Failure]]
     seconds: float
 
 
@@ -35,7 +36,7 @@ class Progress(_native.Progress):
 
 
 def _opened(index: int) -> _native.Progress:
-    return _native.Progress.open(_pickling.received, index)
+    return _native.Progress.open(pickling.received, index)
 
 
 class Calls(NamedTuple):
@@ -80,27 +81,27 @@ def run(
     progress: _native.Progress,
     place: int,
     limit: float,
-) -> _result.Dumped:
+) -> result.Dumped:
     """In the job: makes the calls, as many as fit into so many seconds, but one at least."""
     count = calls.end - calls.first
     values, raised, seconds = progress.run(place, fn, *calls.iterators(), count, limit)
-    failures = [(call, _result.failure(error)) for call, error in raised]
-    return _result.Dumped(_dump(Made(values, failures, seconds)))
+    failures = [(call, result.failure(error)) for call, error in raised]
+    return result.Dumped(_dump(Made(values, failures, seconds)))
 
 
 #: What needs none of multiprocessing's reducers, and so can take the quickest way; and for how
 #: many values it pays to look whether they are all so (20 ns each; that way saves 2 us).
-_SIMPLE = _pickling.SIMPLE | {bytes}
+_SIMPLE = pickling.SIMPLE | {bytes}
 _FEW = 50
 
 
-def _dump(made: Made) -> Sent:
+def _dump(made: Made) -> Payload:
     if len(made.values) <= _FEW and _SIMPLE.issuperset(map(type, made.values)):
-        return _pickling.dump_plain((tuple(made), None))
+        return pickling.dump_plain((tuple(made), None))
     try:
-        return _pickling.dump((tuple(made), None))
+        return pickling.dump((tuple(made), None))
     except pickle.PicklingError:
-        return _pickling.dump((tuple(_without_unpicklable(made)), None))
+        return pickling.dump((tuple(_without_unpicklable(made)), None))
 
 
 def _without_unpicklable(made: Made) -> Made:
@@ -108,8 +109,8 @@ def _without_unpicklable(made: Made) -> Made:
     failures = dict(made.failures)
     for call, value in enumerate(made.values):
         try:
-            _pickling.dump(value)
+            pickling.dump(value)
         except pickle.PicklingError as e:
-            failures[call] = _result.failure(_result.unpicklable(value, e))
+            failures[call] = result.failure(result.unpicklable(value, e))
             made.values[call] = None
     return made._replace(failures=sorted(failures.items()))

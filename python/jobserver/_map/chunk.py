@@ -1,29 +1,29 @@
 """A chunk of `map`: some calls, the job that is to make them, and what came of it.
 
-Not here: in which order chunks are cut, started and told (`_map.py`), and how their calls travel
-(`_calls.py`).
+Not here: in which order chunks are cut, started and told (`results.py`), and how their calls travel
+(`calls.py`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._calls import Calls, Errors
+from .calls import Calls, Errors
 
 if TYPE_CHECKING:
-    from ._future import Future
+    from .._future import Future
 
 
 class Chunk:
-    __slots__ = ("calls", "future", "place", "prepared", "outcome")
+    __slots__ = ("calls", "future", "place", "packed", "outcome")
 
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
         self.future: Future[Any] | None = None
-        #: Of the job in `Progress`, from when it is prepared.
+        #: Of the job in `Progress`, from when it is packed.
         self.place = 0
         #: What the starter has made of it, until the job starts.
-        self.prepared: Any = None
+        self.packed: Any = None
         #: Values, and what is raised instead of which, once they are known.
         self.outcome: tuple[list[Any], Errors] | None = None
 

@@ -11,11 +11,6 @@ is copied once, by its sender into the file. Elsewhere it arrives as the file, a
 multiprocessing's own reducers apply, so that its connections, locks and queues can be
 arguments. What pickle refuses goes to cloudpickle if that is installed; not at once,
 because pickle is several times faster and refers to functions by name.
-
-    memory file = header segment*        (each segment begins at a multiple of 64; what is to
-                                          be a view, of 4096)
-    header      = count u64, then for each segment its size u64 and its form u64
-    segment     = first the pickles, then one buffer each
 """
 
 from __future__ import annotations
@@ -23,40 +18,20 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
-import itertools
-import os
 import pickle
-import struct
 import sys
 import types
 from collections import Counter
-from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Sequence, Union
+from typing import Any, Callable, List, Mapping, Sequence
 
-from . import _main, _native, _told
-from . import _multiprocessing as mp
-from ._exceptions import OwnersOnly, advised
-from ._signals import raised_by_handler
+from .. import _main, _native, _wording
+from .. import _multiprocessing as mp
+from .._exceptions import OwnersOnly
+from .._signals import raised_by_handler
+from .segments import Payload, Received, segments_of, to_memory
 
 #: Buffers smaller than this are cheaper inside the pickle.
 _LARGE = 16 * 1024
-#: Buffers smaller than this are cheaper copied than mapped, and keep no file's memory.
-_VERY_LARGE = 1024 * 1024
-#: What becomes an object of Python's own and is smaller than this is quicker to read than to
-#: copy from a view: that saves a pass over the memory, and costs the import of ctypes (2.5 ms).
-_HUGE = 16 * 1024 * 1024
-_ALIGN = 64
-_PAGE = 4096
-_U64 = struct.Struct("=Q")
-_SEGMENT = struct.Struct("=QQ")
-
-#: What a channel is given to carry, and what it brings.
-Sent = Union[bytes, _native.MemoryFile]
-Message = Union[Sent, _native.MemoryMap]
-
-#: What a segment is loaded as.
-_VIEW, _BYTES, _BYTEARRAY = range(3)
-Loaded = Union[bytes, bytearray, memoryview]
-
 Buffers = List[pickle.PickleBuffer]
 
 
@@ -121,23 +96,23 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
     return {**mp.reduction.ForkingPickler._extra_reducers, **_of_locks}
 
 
-def dump(value: Any) -> Sent:
+def dump(value: Any) -> Payload:
     """One object as a message. PicklingError, with advice, where it cannot be done."""
     return dump_each([value])
 
 
-def dump_plain(value: Any) -> Sent:
+def dump_plain(value: Any) -> Payload:
     """One object that needs none of multiprocessing's reducers, the quickest way."""
     stream = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return stream if len(stream) <= _native.INLINE else _to_memory([memoryview(stream)])
+    return stream if len(stream) <= _native.INLINE else to_memory([memoryview(stream)])
 
 
-def dump_each(objects: Sequence[Any]) -> Sent:
+def dump_each(objects: Sequence[Any]) -> Payload:
     """Several objects as one message, with multiprocessing's reducers."""
     stream, buffers = _pickle_somehow(objects, apart=True)
     if not buffers and len(stream) <= _native.INLINE:
         return bytes(stream)
-    return _to_memory([stream, *(buffer.raw() for buffer in buffers)])
+    return to_memory([stream, *(buffer.raw() for buffer in buffers)])
 
 
 def apart(value: Any) -> Any:
@@ -218,7 +193,7 @@ def _pickler(stream: io.BytesIO, inside: Any) -> Any:
     return made
 
 
-def dump_launch(*objects: Any, forked: bool = False) -> tuple[Sent, _native.Descriptors]:
+def dump_launch(*objects: Any, forked: bool = False) -> tuple[Payload, _native.Descriptors]:
     """A message to a new process, and the descriptors to pass with it."""
     descriptors = Descriptors(forked)
     spawning = mp.context._tls
@@ -317,7 +292,7 @@ _HELP = (
 
 def _is_of_code(error: BaseException) -> bool:
     """Whether pickle has failed at something that cloudpickle can: a function, class or module."""
-    text = _told.called(str, error)
+    text = _wording.called(str, error)
     if isinstance(error, TypeError):
         return "'module'" in text
     return isinstance(error, (pickle.PicklingError, AttributeError)) and any(
@@ -329,142 +304,18 @@ def _unpicklable(error: BaseException, advice: str = "") -> pickle.PicklingError
     what = "the function or an argument cannot be pickled: " if _submission() else ""
     if _submission() and not isinstance(error, OwnersOnly):
         advice += '; under context="fork" nothing has to travel to a job'
-    return pickle.PicklingError(f"{what}{_told.in_words(error)}{advice}")
+    return pickle.PicklingError(f"{what}{_wording.in_words(error)}{advice}")
 
 
 def _submission() -> bool:
     return isinstance(mp.context.get_spawning_popen(), Descriptors)
 
 
-def _to_memory(segments: Sequence[memoryview]) -> _native.MemoryFile:
-    memory = _native.MemoryFile()
-    try:
-        _fill(memory, segments)
-    except OSError as e:
-        raise advised(e, "cannot write a memory file") from None
-    return memory
-
-
-def _fill(memory: _native.MemoryFile, segments: Sequence[memoryview]) -> None:
-    table = [_Segment(segment.nbytes, _form(segment)) for segment in segments]
-    if table[0].size < _HUGE:
-        table[0] = table[0]._replace(form=_BYTES)  # the pickles
-    header = b"".join([_U64.pack(len(table)), *(_SEGMENT.pack(*entry) for entry in table)])
-    _write(memory, memoryview(header), 0)
-    for segment, offset in zip(segments, _offsets(table)):
-        _write(memory, segment, offset)
-
-
-class _Segment(NamedTuple):
-    size: int
-    form: int
-
-
-def _form(segment: memoryview) -> int:
-    if isinstance(segment.obj, bytes):
-        return _BYTES
-    very_large = segment.nbytes >= _VERY_LARGE and not isinstance(segment.obj, bytearray)
-    return _VIEW if very_large else _BYTEARRAY
-
-
-def _offsets(table: Sequence[_Segment]) -> Iterator[int]:
-    """Where these segments begin."""
-    end = _U64.size + _SEGMENT.size * len(table)
-    for size, form in table:
-        align = _PAGE if form == _VIEW else _ALIGN
-        start = -(-end // align) * align
-        yield start
-        end = start + size
-
-
-def _write(memory: _native.MemoryFile, data: memoryview, offset: int) -> None:
-    while data.nbytes:
-        written = os.pwrite(memory.fileno(), data, offset)
-        data, offset = data[written:], offset + written
-
-
-class _File:
-    """Reads a memory file."""
-
-    def __init__(self, file: _native.MemoryFile) -> None:
-        self._file = file
-
-    def read(self, size: int, offset: int) -> bytearray:
-        # Looked at before memory is asked for: a job may say anything.
-        if offset + size > os.fstat(self._file.fileno()).st_size:
-            raise _too_short()
-        data = bytearray(size)
-        view = memoryview(data)
-        while view.nbytes:
-            read = os.preadv(self._file.fileno(), [view], offset)
-            if not read:
-                raise _too_short()
-            view, offset = view[read:], offset + read
-        return data
-
-    def load(self, segment: _Segment, offset: int) -> Loaded:
-        data = self.read(segment.size, offset)
-        return bytes(data) if segment.form == _BYTES else data
-
-
-class _Map:
-    """Reads a mapped memory file."""
-
-    def __init__(self, memory: _native.MemoryMap) -> None:
-        self._memory = memory
-        self._view: memoryview | None = None
-
-    def read(self, size: int, offset: int) -> bytes:
-        data = self._memory.read(size, offset)
-        if len(data) != size:
-            raise _too_short()
-        return data
-
-    def load(self, segment: _Segment, offset: int) -> Loaded:
-        if segment.form != _VIEW and segment.size < _HUGE:
-            data = self.read(segment.size, offset)
-            return data if segment.form == _BYTES else bytearray(data)
-        if self._view is None:
-            self._view = _view(self._memory)
-        view = self._view[offset : offset + segment.size]
-        if view.nbytes != segment.size:
-            raise _too_short()
-        if segment.form == _VIEW:
-            return view
-        return bytes(view) if segment.form == _BYTES else bytearray(view)
-
-
-def _view(memory: _native.MemoryMap) -> memoryview:
-    """A writable view of all of it, that keeps it for as long as anything refers to the view."""
-    try:
-        import ctypes  # late, since few need it
-    except ImportError:  # a Python that was built without it
-        return memoryview(bytearray(memory.read(len(memory), 0)))
-    array = (ctypes.c_char * len(memory)).from_address(memory.address)
-    array.memory = memory  # type: ignore[attr-defined]
-    return memoryview(array).cast("B")
-
-
-def _too_short() -> EOFError:
-    return EOFError("a memory file is shorter than its header says")
-
-
-def _segments(message: Message) -> list[Loaded]:
-    """The pickles, and then the buffers that belong to them."""
-    if isinstance(message, bytes):
-        return [message]
-    source = _Map(message) if isinstance(message, _native.MemoryMap) else _File(message)
-    (count,) = _U64.unpack(source.read(_U64.size, 0))
-    entries = _SEGMENT.iter_unpack(source.read(_SEGMENT.size * count, _U64.size))
-    table = list(itertools.starmap(_Segment, entries))
-    return [source.load(segment, offset) for segment, offset in zip(table, _offsets(table))]
-
-
-class Loader:
+class MessageReader:
     """Loads the objects of a message, one after the other."""
 
-    def __init__(self, message: Message) -> None:
-        self._pickles, *buffers = _segments(message)
+    def __init__(self, message: Received) -> None:
+        self._pickles, *buffers = segments_of(message)
         self._stream = io.BytesIO(self._pickles)
         self._buffers = iter(buffers)
 
@@ -472,14 +323,14 @@ class Loader:
         return pickle.Unpickler(self._stream, buffers=self._buffers).load()
 
 
-def loads_after(known: bytes, message: Message) -> Callable[[], Any] | None:
+def loads_after(known: bytes, message: Received) -> Callable[[], Any] | None:
     """What loads the last object of a short message that begins with this; None if it does not."""
     if type(message) is bytes and message.startswith(known):
         return functools.partial(pickle.loads, message[len(known) :])
     return None
 
 
-def load(message: Message) -> Any:
+def load(message: Received) -> Any:
     """The one object of a message."""
-    pickles, *buffers = _segments(message)
+    pickles, *buffers = segments_of(message)
     return pickle.loads(pickles, buffers=buffers)

@@ -14,13 +14,12 @@ chunks smaller, and the work ends.
 
 All that is done here happens in `next` and can be interrupted between any two lines: each state
 is changed in one step, and what is interrupted is done again. Not here: what is read of the
-input (`_input.py`), and the life of a chunk within its job (`_calls.py`).
+input (`_input.py`), and the life of a chunk within its job (`calls.py`).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 import pickle
 import time
@@ -35,42 +34,29 @@ from typing import (
     TypeVar,
 )
 
-from . import _arguments, _calls, _native, _result
-from ._arguments import Changes
-from ._calls import Calls
-from ._chunk import Chunk
-from ._exceptions import Blocked
-from ._future import Future
-from ._input import Input
-from ._native import getpid
-from ._signals import raised_by_handler
+from .. import _arguments, _native
+from .._arguments import Changes
+from .._exceptions import Blocked
+from .._future import Future, load
+from .._native import getpid
+from .._signals import raised_by_handler
+from .._wire import result
+from . import calls
+from .calls import Calls
+from .chunk import Chunk
+from .input import Input
+from .sizes import Sizes
 
 if TYPE_CHECKING:
-    from ._jobserver import Jobserver
+    from .._owner import Owner
 
 T = TypeVar("T")
-
-#: How long the calls of a chunk are to take, in seconds, if we choose its size: many times
-#: what a fork costs, and yet no long wait for the last.
-_AIM = 0.010
-
-#: The most by which chunks grow at a time, since the next calls may be slower than the last.
-_GROWTH = 128
-
-#: The most calls of one, where calls are so short that to take and to send their arguments counts:
-#: while one chunk is under way its owner prepares the next. If each is a fork, that counts more.
-#: (So few ints also need no memory file.)
-_MOST = 8 * 1024
-_MOST_FRESH = 64 * 1024
-
-#: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
-_TOO_LONG = 5 * _AIM
 
 #: How many chunks for each slot may be ahead of the caller, if it does not say.
 _AHEAD = 4
 
 
-class Results(_native.Ready, Generic[T]):
+class Results(_native.Results, Generic[T]):
     """What :meth:`Jobserver.map` returns: an iterator over the calls' results, in their order.
 
     What `next` raises does not end it, be it a call's own error, Blocked or KeyboardInterrupt:
@@ -84,7 +70,7 @@ class Results(_native.Ready, Generic[T]):
 
     def __init__(
         self,
-        jobserver: Jobserver,
+        owner: Owner,
         fn: Callable[..., T],
         argses: Any,
         kwargses: Any,
@@ -96,7 +82,7 @@ class Results(_native.Ready, Generic[T]):
         preexec_fn: Callable[[], Any] | None,
         sleep_fn: Callable[[], Any] | None,
     ) -> None:
-        self._jobserver = jobserver
+        self._owner = owner
         self._fn = fn
         self._name = getattr(fn, "__qualname__", None)
         #: Chunks up to the last that has been cut from the input, in order. The first may be
@@ -105,26 +91,16 @@ class Results(_native.Ready, Generic[T]):
         #: The chunks of jobs under way. A job's Future is here before it starts.
         self._running: dict[Future[Any], Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
-        #: How many calls are left, as far as is known.
-        self._left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
-        self._fixed = chunksize
-        #: How many calls the next chunk is to have; and, when the last calls are shared out
-        #: among the slots, at most.
-        self._size = 1
-        self._share = math.inf
-        self._most = _MOST_FRESH if jobserver._tasks == 1 else _MOST
-        self._limit = _TOO_LONG if chunksize is None else math.inf
-        #: Whether the next chunks will not be much larger than the last.
-        self._settled = chunksize is not None
+        left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
+        self._sizes = Sizes(chunksize, left, owner.slots, owner.is_fresh)
         in_memory = type(argses) in (list, tuple) and kwargses is None and argses
-        if in_memory and not jobserver._starter.sends:
+        if in_memory and not owner.starter.sends:
             # After a fork, who touches an object pays for a copy of its page: we would when we
             # take it and when we let go of it. So jobs read them where they are.
             self._chunks.append(Chunk(Calls([], argses, None, 0, len(argses))))
             self._input = Input((), None)
-            if chunksize is None:
-                # And as nothing is sent, a job may be given more than it will do.
-                self._size = len(argses)
+            # And as nothing is sent, a job may be given more than it will do.
+            self._sizes.begin_with(len(argses))
         else:
             self._input = Input(argses, kwargses)
         self._deadline = deadline
@@ -133,7 +109,7 @@ class Results(_native.Ready, Generic[T]):
         self._sleep_fn = sleep_fn
         #: Until when `sleep_fn` does not want to be asked again.
         self._asleep = 0.0
-        self._owner = getpid()
+        self._pid = getpid()
         #: While there is something to be done.
         self._progress: _native.Progress | None = None
 
@@ -150,14 +126,14 @@ class Results(_native.Ready, Generic[T]):
 
     def _more(self) -> bool:
         """Has the next chunk's results served, waiting for them: whether there are any."""
-        self._check_owner()
+        self._check_process()
         if self._chunks and self._chunks[0] is self._served:
             self._chunks.pop(0)
-        js = self._jobserver
+        owner = self._owner
         while True:
-            handled = js._scan(callbacks=True)
-            self._check_owner()
-            closing = js._jobs.closing
+            look = owner.look(callbacks=True)
+            self._check_process()
+            closing = owner.native.closing
             if self._finished and not closing:
                 self._feed()  # first, as to load what has been returned takes time
             self._collect()
@@ -172,18 +148,18 @@ class Results(_native.Ready, Generic[T]):
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
-            if not closing and self._prepare_next():
+            if not closing and self._pack_next():
                 continue  # that took time
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
-            self._sleep(handled, left, waiting is not None)
+            self._sleep(look, left, waiting is not None)
 
-    def _check_owner(self) -> None:
+    def _check_process(self) -> None:
         """Asked after what may have forked: iterators, callbacks and the like are the user's."""
-        if self._owner != getpid():
+        if self._pid != getpid():
             raise RuntimeError(
-                f"these results belong to process {self._owner}, which called map; "
+                f"these results belong to process {self._pid}, which called map; "
                 "this is another process, forked from it"
             )
 
@@ -192,7 +168,7 @@ class Results(_native.Ready, Generic[T]):
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # what the caller drops is not to be kept here,
         chunk.future = None  # nor there
-        if not self._jobserver._jobs.closing:
+        if not self._owner.native.closing:
             self._feed()  # if this raises, what has just been served is still to come
         return True
 
@@ -207,22 +183,20 @@ class Results(_native.Ready, Generic[T]):
         """Whether a chunk that found no slot must have one. If nothing of ours runs, for nobody
         else may end; that job may then have our own. With "yield" in any case, as the caller
         needs none until a result is there."""
-        js = self._jobserver
-        yields = js._yields or js._jobs.any_has_yielded
-        return not self._under_way() or (yields and js._open_pool().runs)
+        return not self._under_way() or self._owner.gives_slot_away()
 
     def _under_way(self) -> int:
         """How many jobs run."""
         return sum(1 for each in self._running if each._pid and each._outcome is None)
 
-    def _sleep(self, handled: int, left: float | None, wants_slot: bool) -> None:
-        js = self._jobserver
+    def _sleep(self, look: _native.Look, left: float | None, wants_slot: bool) -> None:
         asleep = self._asleep_for() if wants_slot else 0.0
         if asleep > 0:
             wants_slot = False
             left = asleep if left is None else min(left, asleep)
-        pool = js._open_pool() if wants_slot else None
-        js._jobs.wait(handled, pool, left, js._pool, js._yields)
+        if wants_slot:
+            self._owner.check_open()
+        self._owner.sleep(look, left, for_slot=wants_slot)
 
     # From the input to jobs.
 
@@ -230,8 +204,8 @@ class Results(_native.Ready, Generic[T]):
         """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
         # No more than there are slots. A job that has just ended has something to tell first, if
         # what is to follow it has not been prepared.
-        while self._under_way() < self._jobserver.slots:
-            chunk = next(self._prepared(), None) if self._finished else self._next_chunk()
+        while self._under_way() < self._owner.slots:
+            chunk = next(self._packed(), None) if self._finished else self._next_chunk()
             if chunk is None or self._asleep_for() > 0:
                 return chunk
             try:
@@ -240,105 +214,95 @@ class Results(_native.Ready, Generic[T]):
                 return chunk
         return None
 
-    def _prepared(self) -> Iterator[Chunk]:
-        return (chunk for chunk in self._chunks if chunk.prepared is not None)
+    def _packed(self) -> Iterator[Chunk]:
+        return (chunk for chunk in self._chunks if chunk.packed is not None)
 
-    def _prepare_next(self) -> bool:
+    def _pack_next(self) -> bool:
         """While jobs run, prepares a chunk to follow them, one for each slot: whether it did."""
-        if not self._settled or len([*self._prepared()]) >= self._jobserver.slots:
+        if not self._sizes.settled or len([*self._packed()]) >= self._owner.slots:
             return False
-        chunk = self._next_chunk(prepared=False)
+        chunk = self._next_chunk(packed=False)
         if chunk is not None:
-            self._prepare(chunk)
+            self._pack(chunk)
         return chunk is not None
 
-    def _next_chunk(self, prepared: bool = True) -> Chunk | None:
+    def _next_chunk(self, packed: bool = True) -> Chunk | None:
         """What is to be started next; or if not `prepared`, what is to be prepared."""
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
             if not chunk.to_start:
                 continue
-            if chunk.prepared is None:
+            if chunk.packed is None:
                 return self._cut(place, chunk)
-            if prepared:
+            if packed:
                 return chunk
         if not self._input.ended and len(self._chunks) < self._buffersize:
-            self._input.take(self._next_size(), self._chunks)
-            self._check_owner()
+            self._input.take(self._sizes.next(), self._chunks)
+            self._check_process()
             if self._chunks and self._chunks[-1].to_start:
                 return self._chunks[-1]
         return None
 
     def _cut(self, place: int, chunk: Chunk) -> Chunk:
         """Makes two of a chunk that is too large: the first of them."""
-        size = self._next_size()
+        size = self._sizes.next()
         if chunk.size <= size:
             return chunk
         self._chunks[place : place + 1] = chunk.part(0, size) + chunk.part(size, chunk.size)
         return self._chunks[place]
 
-    def _next_size(self) -> int:
-        """How many calls the next chunk is to have."""
-        if self._fixed is not None:
-            return self._fixed
-        slots = self._jobserver.slots
-        if self._share is math.inf and 0 < self._left <= self._size * slots:
-            self._share = -(-self._left // slots)
-        return int(min(self._size, self._share))
-
     def _start(self, chunk: Chunk, deadline: float | None) -> None:
         """Starts a chunk's job. Blocked if there is no slot for it in time."""
-        js = self._jobserver
-        js._open_pool()
+        owner = self._owner
+        owner.check_open()
         future = chunk.future
         if future is None:
-            future = Future(js, None, 1, self._name)
+            future = Future(owner, None, 1, self._name)
             future._watch(self._finished)
             chunk.future = future
-        if chunk.prepared is None:
+        if chunk.packed is None:
             if deadline == 0.0:
-                js._refuse_early(callbacks=False)
-            if not self._prepare(chunk):
+                owner.refuse_early(callbacks=False)
+            if not self._pack(chunk):
                 return
         self._running[future] = chunk
         # Not to be used again after a start that was interrupted.
-        prepared, chunk.prepared = chunk.prepared, None
+        packed, chunk.packed = chunk.packed, None
         try:
             gate = None if self._sleep_fn is None else self._ask
-            js._start(future, None, gate, deadline != 0, deadline, prepared)
-            self._left -= chunk.size
+            owner.submit(future, None, gate, deadline != 0, deadline, packed)
+            self._sizes.left -= chunk.size
         except Blocked:
-            chunk.prepared = prepared
+            chunk.packed = packed
             raise
         finally:
-            del prepared  # its descriptors are not for who keeps a traceback
+            del packed  # its descriptors are not for who keeps a traceback
             if not future._pid:
                 self._running.pop(future, None)
 
-    def _prepare(self, chunk: Chunk) -> bool:
+    def _pack(self, chunk: Chunk) -> bool:
         """Does for a chunk all that can be done, and fail, before it has a slot. If it cannot be
         sent, that is its outcome, or that of its parts, and this returns False."""
-        js = self._jobserver
         chunk.place = self._free_place()
         try:
-            chunk.prepared = js._starter.prepare(self._work(chunk), js._jobs)
+            chunk.packed = self._owner.pack(self._work(chunk))
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
             self._fail(chunk, None, (None, _without_frames(e)))
-        self._check_owner()
-        return chunk.prepared is not None
+        self._check_process()
+        return chunk.packed is not None
 
     def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
             # For what runs, on a slot that is lent too, and for what is prepared.
-            self._progress = _calls.Progress(2 * self._jobserver.slots + 1)
+            self._progress = calls.Progress(2 * self._owner.slots + 1)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
-        args = self._fn, chunk.calls, self._progress, chunk.place, self._limit
-        return _native.Work(env, None, preexec_fn, _calls.run, args, None)
+        args = self._fn, chunk.calls, self._progress, chunk.place, self._sizes.limit
+        return _native.Work(env, None, preexec_fn, calls.run, args, None)
 
     def _free_place(self) -> int:
-        taken = {chunk.place for chunk in (*self._running.values(), *self._prepared())}
+        taken = {chunk.place for chunk in (*self._running.values(), *self._packed())}
         return next(place for place in itertools.count() if place not in taken)
 
     def _asleep_for(self) -> float:
@@ -347,7 +311,7 @@ class Results(_native.Ready, Generic[T]):
 
     def _ask(self) -> Any:
         delay = self._sleep_fn and self._sleep_fn()
-        self._check_owner()
+        self._check_process()
         self._asleep = time.monotonic() + (_arguments.delay(delay) or 0.0)
         return delay
 
@@ -364,19 +328,19 @@ class Results(_native.Ready, Generic[T]):
             self._finished.popleft()
 
     def _take_in(self, chunk: Chunk, future: Future[Any]) -> None:
-        value, error = future._load()
+        value, error = load(future)
         if value is None:
             call = None if self._progress is None else self._progress.running(chunk.place)
             self._fail(chunk, call, (value, error))
             return
         values, failures, seconds = value
-        errors = [(call, _result.load_failure(failure)) for call, failure in failures]
+        errors = [(call, result.load_failure(failure)) for call, failure in failures]
         made = len(values)
-        self._measure(made, seconds)
+        self._sizes.measure(made, seconds)
         if made == chunk.size:
             chunk.outcome = values, errors
         else:
-            self._left += chunk.size - made
+            self._sizes.left += chunk.size - made
             rest = chunk.part(made, chunk.size)
             self._replace(chunk, chunk.part(0, made, (values, errors)) + rest)
 
@@ -400,13 +364,6 @@ class Results(_native.Ready, Generic[T]):
             place = self._chunks.index(chunk)
             self._chunks[place : place + 1] = parts
 
-    def _measure(self, calls: int, seconds: float) -> None:
-        """Chooses the size of chunks by what these calls have taken."""
-        most = max(self._size, min(self._most, calls * _GROWTH))
-        fitting = min(self._most, int(_AIM * calls / max(seconds, 1e-6)))
-        self._size = max(1, min(most, fitting))
-        self._settled = self._settled or fitting <= most
-
 
 def _without_frames(error: BaseException) -> BaseException:
     """Drops tracebacks whose frames would keep what was to be sent."""
@@ -418,7 +375,7 @@ def _without_frames(error: BaseException) -> BaseException:
 
 
 def results(
-    jobserver: Jobserver,
+    owner: Owner,
     fn: Callable[..., T],
     argses: Iterable[Any] | None,
     kwargses: Iterable[Any] | None,
@@ -434,20 +391,20 @@ def results(
     if argses is None and kwargses is None:
         raise TypeError("map needs argses, kwargses or both: without them it makes no call")
     made = Results(
-        jobserver,
+        owner,
         _arguments.function(fn),
         None if argses is None else _arguments.many(argses, "argses"),
         None if kwargses is None else _arguments.many(kwargses, "kwargses"),
         deadline=_arguments.deadline(timeout),
         chunksize=_arguments.chunksize(chunksize),
-        buffersize=_arguments.buffersize(buffersize, _AHEAD * jobserver.slots),
+        buffersize=_arguments.buffersize(buffersize, _AHEAD * owner.slots),
         env=_arguments.environment(env) if env != () else None,
         preexec_fn=_arguments.optional_function(preexec_fn, "preexec_fn"),
         sleep_fn=_arguments.optional_function(sleep_fn, "sleep_fn"),
     )
-    jobserver._open_pool()
-    jobserver._starter.check(_native.Work(None, None, preexec_fn, fn, (), None), jobserver._jobs)
-    jobserver._scan()
+    owner.check_open()
+    owner.check(_native.Work(None, None, preexec_fn, fn, (), None))
+    owner.look()
     try:
         made._feed()
     except BaseException:

@@ -2,7 +2,7 @@
 
 Ctrl-C may come between any two lines, and any `next` of the user's iterators may raise: what has
 been taken from them stays in `Input`, until one step in C makes it a chunk of the list. Not here:
-how many calls a chunk is to have (`_map.py`).
+how many calls a chunk is to have (`sizes.py`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 from typing import Any, Iterator, NamedTuple
 
-from . import _native
-from ._calls import Calls
-from ._chunk import Chunk
-from ._signals import raised_by_handler
+from .. import _native
+from .._signals import raised_by_handler
+from .calls import Calls
+from .chunk import Chunk
 
 
 class _Taken(NamedTuple):

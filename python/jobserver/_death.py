@@ -1,0 +1,31 @@
+"""Deaths: which exception tells of a job that has ended without a result, and in which words.
+
+How its process ended, and whether its time limit was why, is the core's to say
+(rust/core/src/process/death.rs).
+"""
+
+from __future__ import annotations
+
+from . import _native
+from ._exceptions import JobTraceback, SubmissionDied, TimeLimitExceeded
+
+_SIGKILL = 9
+
+_WHO_KILLS = (
+    "; if nobody has killed it, the kernel has, for want of memory: see `dmesg`, or memory.events "
+    "in its control group"
+)
+
+
+def error_of(death: _native.Death, pid: int, name: str | None) -> SubmissionDied:
+    """The exception for the death of a job, of the function with this name."""
+    of = f"of {name} " if name else ""
+    if death.time_limit is not None and death.signal is not None:
+        return TimeLimitExceeded(pid, death.signal, death.time_limit, of)
+    text = of + death.text
+    if death.signal == _SIGKILL:
+        text += _WHO_KILLS
+    died = SubmissionDied(pid, death.exitcode, death.signal, text)
+    if death.last_words is not None:
+        died.__cause__ = JobTraceback(death.last_words)
+    return died

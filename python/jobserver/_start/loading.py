@@ -1,0 +1,269 @@
+"""Loading: how a process that does not share its owner's memory comes to its jobs.
+
+It is set up as its introduction says (`introduction.py`), and loads the job of each launch
+(`launch.py`), until the binding says that it is to end (rust/python/src/worker.rs).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+from typing import Any, Callable, Tuple, Union
+
+from .. import _job, _main, _native, _pools, _tracker, _wording
+from .. import _multiprocessing as mp
+from .._arguments import Changes
+from .._signals import raised_by_handler
+from .._wire import pickling, result
+from .._wire.segments import Received
+from . import launch
+from .introduction import Preparation, Terms, terms
+from .launch import NO_DESCRIPTORS, UNCHANGED
+
+#: More than CPython needs before it specialises a function's bytecode.
+REHEARSALS = 20
+
+
+class JobInterpreter:
+    """What a preparation means for a process."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation = preparation
+        self._data: dict[str, Any] | None = preparation.data
+        self.pool = _pools.opened(preparation.home)
+        self.identity = _job.Identity(preparation.method)
+        self.setup = self.identity.setup()
+        _tracker.inherit(preparation.tracker.descriptor.detach())
+
+    def apply(self) -> None:
+        if self._data is not None:
+            with _main.ends_told():
+                mp.spawn.prepare(self._data)
+            self._data = None
+            self.setup.look_for_hooks()
+
+    def rehearse(self) -> None:
+        """In a fork server: does all that is the same for each job, and runs one that does nothing
+        again and again, so that the interpreter knows the way by heart and no job finds it cold."""
+        self.setup.get_ready(self.pool)
+        self.setup.assign()
+        introduction = pickling.dump_launch(None, terms(1))[0]
+        nothing = launch.dump("", _NOTHING)[0]
+        for _ in range(REHEARSALS):
+            _native.rehearse_job(NewProcessLoader((introduction, NO_DESCRIPTORS), self), nothing)
+
+
+def _nothing() -> None:
+    """For a fork server to rehearse with."""
+
+
+_NOTHING = _native.Work(None, None, None, _nothing, (), None)
+
+
+class JobLoader:
+    """Loads the jobs of this process, each when it is told to: see rust/python/src/worker.rs."""
+
+    def __init__(
+        self,
+        pool: _native.Pool,
+        identity: _job.Identity,
+        setup: _native.Setup,
+        tasks: int | None,
+    ) -> None:
+        """For a process that may have so many jobs."""
+        self._pool = pool
+        self._process: Any = identity.process
+        self._setup = setup
+        self._left = tasks
+        self._undo: Changes = []
+        self._preexec_fn: _job.Undoable | None = None
+
+    def load(
+        self, message: Received, descriptors: _native.Descriptors, slot: int
+    ) -> tuple[_native.Work, _native.Setup]:
+        """A job that is launched on this slot."""
+        pickling.received = descriptors
+        me = _native.getpid()
+        if not self._pool.adopt(slot):
+            _native.exit_at_once()  # the owner is gone, and the slot with it
+        try:
+            load = pickling.loads_after(UNCHANGED, message)
+            if load is None:
+                load = pickling.MessageReader(message).load
+                env: Changes | None = load()
+                if env:
+                    self._undo = _job.apply_environment(env)
+            work = self._load_work(load)
+        except BaseException as e:
+            _main.end_if_forked(me, e)
+            if raised_by_handler(e):
+                raise
+            raise _not_loaded(e) from None
+        if self._left is not None:
+            self._left -= 1
+        return work, self._setup
+
+    def _load_work(self, load: Callable[[], Any]) -> _native.Work:
+        self._process._name, time_limit, preexec_fn, *call = load()
+        if preexec_fn is not None:
+            preexec_fn = self._preexec_fn = _job.Undoable(preexec_fn)
+        return _native.Work(None, time_limit, preexec_fn, *call)
+
+    def unload(self) -> bool:
+        """After a job: undoes what was done for it. Whether another may follow it here."""
+        if self._undo:
+            _job.apply_environment(self._undo)
+            self._undo = []
+        pickling.received.clear()
+        undone = self._preexec_fn is None or self._preexec_fn.undone
+        self._preexec_fn = None
+        return undone and self._left != 0
+
+
+class _IntroducedLoader(JobLoader):
+    """The worker of a process that was not forked from its owner, by a preparation."""
+
+    def __init__(self, interpreter: JobInterpreter, tasks: int | None) -> None:
+        super().__init__(interpreter.pool, interpreter.identity, interpreter.setup, tasks)
+        self._interpreter = interpreter
+
+    def _load_work(self, load: Callable[[], Any]) -> _native.Work:
+        # While this is set, multiprocessing refuses to start processes, with a message that
+        # explains the missing `if __name__ == "__main__"` that is the usual cause.
+        self._process._inheriting = True
+        try:
+            self._interpreter.apply()
+            return super()._load_work(load)
+        finally:
+            del self._process._inheriting
+
+
+class NewProcessLoader:
+    """A new process, which is set up when it has a job, whose Future is told if that fails."""
+
+    def __init__(
+        self,
+        introduction: Introduction,
+        known: Known,
+        channel: _native.Channel | None = None,
+        interruptible: bool = False,
+    ) -> None:
+        """With what it has been sent. Without a channel it only rehearses, and is not to become
+        a job."""
+        self._introduction = introduction
+        self._known = known
+        self._channel = channel
+        self._interruptible = interruptible
+        self._loader: JobLoader | None = None
+
+    def load(
+        self, message: Received, descriptors: _native.Descriptors, slot: int
+    ) -> tuple[_native.Work, _native.Setup]:
+        if self._loader is not None:
+            return self._loader.load(message, descriptors, slot)
+        try:
+            self._loader = self._set_up(*self._introduction)
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            raise _not_loaded(e) from None
+        loaded = self._loader.load(message, descriptors, slot)
+        if self._interruptible:
+            _native.unblock_interrupts()
+        return loaded
+
+    def _set_up(self, message: Received, descriptors: _native.Descriptors) -> JobLoader:
+        interpreter, said = _introduced(message, descriptors, self._known)
+        owner, tasks, _, tells = said
+        interpreter.identity.belongs_to(owner)
+        if self._channel is not None:
+            interpreter.setup.apply(interpreter.pool, self._channel, tells)
+        return _IntroducedLoader(interpreter, tasks)
+
+    def unload(self) -> bool:
+        return self._loader is not None and self._loader.unload()
+
+
+def _not_loaded(error: BaseException) -> result.NotLoaded:
+    """What is to be told of what a job has met before its function ran."""
+    mended = _main.not_imported(error)
+    if mended is not None:
+        return result.NotLoaded(mended)
+    what = f"the job could not load what it was to run: {_wording.in_words(error)}"
+    made = result.NotLoaded(what + _main.advice(error))
+    shorn = _wording.shorn(error, _is_machinery)
+    if shorn.__traceback__ is not None or shorn.__cause__ or shorn.__context__:
+        made.told = _wording.traceback_of(shorn)
+    return made
+
+
+#: This package, and what imports modules.
+_MACHINERY = (
+    _wording.PACKAGE,
+    "<frozen ",
+    _wording.file_of(importlib.import_module),
+    _wording.file_of(runpy.run_path),
+    os.path.dirname(_wording.file_of(mp.process.BaseProcess.run)),
+)
+
+
+def _is_machinery(file: str) -> bool:
+    return file.startswith(_MACHINERY)
+
+
+#: A message with the descriptors that came with it.
+Introduction = Tuple[Received, _native.Descriptors]
+
+#: What a process is prepared for before it is introduced; or what it was sent to be prepared by, if
+#: that has failed. None: nothing.
+Known = Union[JobInterpreter, Introduction, None]
+
+
+def _introduced(
+    message: Received, descriptors: _native.Descriptors, known: Known
+) -> tuple[JobInterpreter, Terms]:
+    """What an introduction says to a process that knows this already."""
+    pickling.received = descriptors
+    loader = pickling.MessageReader(message)
+    preparation: Preparation | None = loader.load()
+    said: Terms = loader.load()
+    if preparation is not None:
+        if not isinstance(known, JobInterpreter) or known.preparation != preparation:
+            known = JobInterpreter(preparation)
+        descriptors.clear()
+    elif isinstance(known, tuple):
+        known, _ = _introduced(*known, None)
+    if known is None:
+        raise RuntimeError("the introduction does not say what to prepare for")
+    return known, said
+
+
+def preload(message: Received, descriptors: _native.Descriptors) -> Known:
+    """In a fork server, prepares for what it has been sent, and imports what it is to. What
+    fails here is left to the jobs, whose Futures can be told."""
+    try:
+        interpreter, said = _introduced(message, descriptors, None)
+    except BaseException:
+        return message, descriptors  # each job tries again
+    try:
+        interpreter.rehearse()
+    except BaseException:
+        return interpreter  # each job tries to apply it again
+    me = os.getpid()
+    for module in said[2]:
+        try:
+            importlib.import_module(module)
+        except BaseException as e:
+            _main.end_if_forked(me, e)
+            _job.report(e)  # jobs can do without, or will meet it themselves
+    return interpreter
+
+
+def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> None:
+    """In a new process: waits for its jobs, runs them, and ends. Returns if it is given none, since
+    the owner gave up, or is gone. SIGINT is blocked until the first, and after that too unless it
+    is `interruptible`."""
+    introduction = channel.receive_introduction()
+    if introduction is not None:
+        _native.run_jobs(channel, NewProcessLoader(introduction, known, channel, interruptible))

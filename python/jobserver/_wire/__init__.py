@@ -1,0 +1,1 @@
+"""What travels between owner and job: pickles, and what a job returned or raised."""

@@ -1,0 +1,31 @@
+//! Death: how a job ended that sent no result.
+
+use jobserver_core::ExitStatus;
+use pyo3::prelude::*;
+
+/// What is known of a death. Which exception tells of it, is Python's to say: `_death.py`.
+#[pyclass(frozen, get_all, module = "jobserver._native")]
+pub(crate) struct Death {
+    exitcode: Option<i32>,
+    signal: Option<i32>,
+    text: String,
+    /// The limit, in seconds, if the job ended because it ran for longer.
+    time_limit: Option<f64>,
+    /// What the job had said of its end.
+    last_words: Option<String>,
+}
+
+impl Death {
+    pub(crate) fn new(
+        status: ExitStatus,
+        time_limit: Option<f64>,
+        last_words: Option<String>,
+    ) -> Death {
+        let (exitcode, signal) = match status {
+            ExitStatus::Code(code) => (Some(code), None),
+            ExitStatus::Signal(signal) | ExitStatus::Overdue(signal) => (None, Some(signal)),
+            ExitStatus::Unknown => (None, None),
+        };
+        Death { exitcode, signal, text: status.to_string(), time_limit, last_words }
+    }
+}

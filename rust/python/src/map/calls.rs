@@ -1,0 +1,126 @@
+//! What `map` does in the job for each call, and so must cost little: it makes the call, and says so
+//! (Progress).
+
+use crate::channel::{number, Descriptors};
+use crate::errors::to_python;
+use crate::upcalls;
+use jobserver_core as core;
+use jobserver_core::worker::Clock;
+use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
+use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+/// Which of its calls each chunk in flight is at.
+#[pyclass(frozen, subclass, module = "jobserver._native")]
+pub(crate) struct Progress(core::wire::Progress);
+
+/// What calls have returned, None where they have raised; what they have raised, and which
+/// they were; how many seconds they took together.
+type Made<'py> = (Bound<'py, PyList>, Vec<(usize, Py<PyAny>)>, f64);
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new(places: usize) -> PyResult<Progress> {
+        core::wire::Progress::new(places).map(Progress).map_err(to_python)
+    }
+
+    /// In a job: the owner's, by the descriptor at this place among those that have come.
+    #[staticmethod]
+    fn open(came: &Bound<'_, Descriptors>, place: usize) -> PyResult<Progress> {
+        core::wire::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
+    }
+
+    fn fileno(&self) -> PyResult<RawFd> {
+        number(self.0.as_descriptor())
+    }
+
+    /// Before a job is started that is to have this place.
+    fn clear(&self, place: usize) -> PyResult<()> {
+        self.0.clear(place).map_err(to_python)
+    }
+
+    /// The call that a job is in, or died in; None if it is in none.
+    fn running(&self, place: usize) -> PyResult<Option<u64>> {
+        self.0.running(place).map_err(to_python)
+    }
+
+    /// Makes so many calls, one after the other. Ends early when they have taken more than `limit`
+    /// seconds, and after one that has raised what is no Exception (KeyboardInterrupt, above
+    /// all); SystemExit is to end the process.
+    #[pyo3(signature = (place, function, argses, kwargses, count, limit))]
+    fn run<'py>(
+        &self,
+        place: usize,
+        function: &Bound<'py, PyAny>,
+        argses: &Bound<'py, PyAny>,
+        kwargses: Option<&Bound<'py, PyAny>>,
+        count: usize,
+        limit: f64,
+    ) -> PyResult<Made<'py>> {
+        let py = function.py();
+        let (mut values, mut raised) = (Vec::with_capacity(count), Vec::new());
+        let mut kwargses = kwargses.map(|kwargses| kwargses.try_iter()).transpose()?;
+        let begun = Instant::now();
+        let mut clock = Clock::default();
+        let mut argses = argses.try_iter()?;
+        for call in 0..count {
+            self.0.begin(place, call as u64).map_err(to_python)?;
+            let is_to_be_read = clock.is_to_be_read();
+            // Between calls of a function that is written in C, nobody else would.
+            let heard = if is_to_be_read { py.check_signals() } else { Ok(()) };
+            match heard.and_then(|()| make(function, &mut argses, kwargses.as_mut())) {
+                Ok(value) => values.push(value),
+                Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
+                Err(e) => {
+                    let ends = !e.is_instance_of::<PyException>(py);
+                    values.push(py.None().into_bound(py));
+                    raised.push((call, e.into_value(py).into_any()));
+                    if ends {
+                        break;
+                    }
+                }
+            }
+            if is_to_be_read && clock.read(begun) > limit {
+                break;
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.0.end(place).map_err(to_python)?;
+        Ok((PyList::new(py, values)?, raised, seconds))
+    }
+}
+
+/// Makes one call.
+fn make<'py>(
+    function: &Bound<'py, PyAny>,
+    argses: &mut Bound<'py, PyIterator>,
+    kwargses: Option<&mut Bound<'py, PyIterator>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let args: Bound<'py, PyTuple> = row(argses.next(), "positional")?;
+    match kwargses {
+        None => function.call1(args),
+        Some(kwargses) => function.call(args, Some(&row::<PyDict>(kwargses.next(), "keywords")?)),
+    }
+}
+
+/// One call's arguments, as they are or made so by this function of the package's.
+fn row<'py, T: PyTypeInfo>(
+    next: Option<PyResult<Bound<'py, PyAny>>>,
+    converter: &str,
+) -> PyResult<Bound<'py, T>> {
+    let next = next.unwrap_or_else(|| {
+        Err(PyRuntimeError::new_err("the list of arguments became shorter while map read it"))
+    })?;
+    // What columns give is just that, which is quicker to see.
+    match next.cast_into_exact::<T>().or_else(|other| other.into_inner().cast_into::<T>()) {
+        Ok(row) => Ok(row),
+        Err(other) => {
+            let other = other.into_inner();
+            Ok(upcalls::converted_arguments(other, converter)?.cast_into::<T>()?)
+        }
+    }
+}
