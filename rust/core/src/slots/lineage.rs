@@ -68,7 +68,7 @@ fn number(value: &OsStr) -> u64 {
 }
 
 /// Make counts in it how many makes are above a program.
-pub const MAKELEVEL: &str = "MAKEMAKELEVEL";
+pub const MAKELEVEL: &str = "MAKELEVEL";
 
 /// What a variable was when a process was started, or last became another program.
 fn started_with(pid: Pid, name: &str) -> Option<OsString> {
