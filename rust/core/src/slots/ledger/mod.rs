@@ -166,8 +166,8 @@ impl Ledger {
         if said(MARKS) != marks() as u64 {
             return Err(Error::new(
                 ErrorKind::Elsewhere,
-                "the pool of slots tells processes apart in another way than this process can \
-                 (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
+                "the pool of slots identifies processes by marks that this process cannot read \
+                 (it may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
             ));
         }
         if said(NAMESPACE) == Namespace::of_this(me).0 {
@@ -176,7 +176,7 @@ impl Ledger {
         Err(Error::new(
             ErrorKind::Elsewhere,
             "the pool of slots belongs to another pid or time namespace than this process (which \
-             may be in a container or sandbox, or without /proc): from here, nobody could tell \
+             may be in a container or sandbox, or without /proc), and this process could not tell \
              which of its holders live",
         ))
     }
