@@ -100,7 +100,7 @@ impl Error {
         Error::saying(ErrorKind::InvalidInput, format!("there is no signal {number}"))
     }
 
-    /// A job's channel brought a frame that a job does not send.
+    /// A job's channel carried a frame that a job does not send.
     pub(crate) fn not_a_result() -> Error {
         Error::new(ErrorKind::Protocol, "a job sent a frame that is not a result")
     }

@@ -1,7 +1,7 @@
 //! Everything that is `unsafe`, or differs from one Unix to another, and nothing else.
 //!
 //! Linux and the other Unixes differ most in the work of a *backend*, which is behind one contract
-//! ([`backend`]). Small differences between systems are in `system` and `birth`.
+//! (`backend`). Small differences between systems are in `system` and `birth`.
 //!
 //! The rest of the crate uses rustix, whose calls are safe and whose descriptors are owned. This
 //! folder has the few calls that rustix leaves out or marks `unsafe` (fork above all), one block

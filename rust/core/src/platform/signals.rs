@@ -72,7 +72,7 @@ impl SignalIgnored {
     /// Ignores this signal from now on.
     pub fn begin(signal: Signal) -> io::Result<SignalIgnored> {
         let mut before = MaybeUninit::uninit();
-        // SAFETY: `before` is to be written.
+        // SAFETY: `before` is written by this call.
         unsafe { ignore(signal, before.as_mut_ptr()) }?;
         // SAFETY: that has succeeded, and so has written it.
         Ok(SignalIgnored { signal, before: unsafe { before.assume_init() } })
@@ -81,10 +81,11 @@ impl SignalIgnored {
 
 impl Drop for SignalIgnored {
     fn drop(&mut self) {
-        // Once more, since one that is blocked is not ignored, but forgotten by this.
-        // SAFETY: nothing is to be written.
+        // A second time: a blocked signal stays pending although it is ignored, and this call
+        // discards it.
+        // SAFETY: a null pointer asks for no old action.
         let _ = unsafe { ignore(self.signal, std::ptr::null_mut()) };
-        // SAFETY: reads `before`, which the kernel wrote; whatever it names was in force.
+        // SAFETY: reads `before`, which the kernel wrote; the action that it names was in force.
         unsafe { libc::sigaction(self.signal.as_raw(), &self.before, std::ptr::null_mut()) };
     }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::sync::Arc;
 
-/// A process whose end is to be noticed.
+/// A process whose end its owner must notice.
 #[derive(Debug)]
 pub struct Child {
     pub(super) pid: Pid,

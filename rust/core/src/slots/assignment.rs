@@ -6,7 +6,7 @@ use crate::process::ProcessId;
 /// What a job is launched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Assignment {
-    /// This slot, which the job is to adopt.
+    /// This slot, which the job must adopt.
     Slot(Tenure),
     /// No slot. Jobs of this job can borrow from there.
     WithoutSlot(BorrowedFrom),

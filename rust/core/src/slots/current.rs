@@ -38,9 +38,9 @@ pub(crate) fn current_pool_named(auth: &Auth) -> Option<Pool> {
 }
 
 /// Gives back the slot that this process runs on, if it is a job with one. `waits` says that the
-/// process will wait for jobs of its own; its owner may have asked to be told that. Returns false
-/// if the process cannot give the slot back because it has closed its way to the pool: then it must
-/// end.
+/// process will wait for jobs of its own; then this also tells the owner, if the owner asked for
+/// that. Returns false if the process cannot give the slot back because it has closed its way to
+/// the pool: then it must end.
 pub fn release_own_slot(waits: bool) -> bool {
     current().as_ref().is_none_or(|current| {
         let own = &current.pool.own;

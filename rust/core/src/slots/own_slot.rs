@@ -97,7 +97,7 @@ pub type OnYield = Box<dyn Fn() + Send + Sync>;
 /// that it gives that slot away. An owner that holds a slot of its own while it waits asks for
 /// that: see ARCHITECTURE.md, "Lending and yielding".
 ///
-/// No lock is held while a process is forked or code of others runs.
+/// No lock is held while a process is forked or while other code runs.
 #[derive(Default)]
 pub(crate) struct Own {
     slot: Mutex<OwnSlot>,

@@ -1,8 +1,8 @@
 //! The token pipe: a byte for each free slot, as in GNU Make's protocol.
 //!
 //! Reads never block: a process must not hang on an empty pool while its own jobs end. So it waits
-//! with poll on the pipe *and* its jobs (see `scan`), then tries. But O_NONBLOCK belongs to the
-//! open description: setting it on one that other processes share (make above all) breaks those
+//! with poll on the pipe *and* its jobs (see `owner::scan`), then tries. But O_NONBLOCK belongs to
+//! the open description: setting it on one that other processes share (make above all) breaks those
 //! processes. Each process opens a fifo for itself. For an inherited pipe, Linux gives a
 //! description of our own through /proc. Elsewhere this process polls first, and accepts that a
 //! sibling may take the byte before it; then the read waits for the next byte.

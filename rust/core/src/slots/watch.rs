@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a waiter ignores the bell after a look. Measured with 64 waiters while jobs of 1 ms run
-/// on two slots: the jobs took half as much time with 10 ms, and no less with 20 ms.
+/// on two slots: 10 ms halves the time that they cost, and 20 ms saves no more.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// How this process notices a holder's death.

@@ -102,8 +102,8 @@ impl Channel {
         Wait::on(&self.socket).block(None).map(|_| ())
     }
 
-    /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
-    /// [`memory_file`] and [`Channel::send_memory`].
+    /// Sends a frame. `body` must be at most [`INLINE`] bytes. For a larger one see
+    /// [`memory_file`](super::memory_file) and [`Channel::send_memory`].
     pub fn send(&self, head: Head, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         if body.len() > INLINE {
             return Err(Error::new(ErrorKind::InvalidInput, "a frame's body is too large"));

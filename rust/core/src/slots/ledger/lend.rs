@@ -24,9 +24,9 @@ impl Ledger {
 
     /// Claims an entry, the loan, for a job that runs on the slot of `lender`. The lender is this
     /// process itself, or a process that this program is below and that waits for it. Returns None
-    /// if the slot is lent already or cannot be borrowed, or if there is no free entry. With
-    /// `below`, a program below the lender's holder borrows the slot, and not the holder itself:
-    /// jobs of that program's jobs may borrow it again.
+    /// if the slot is lent already or cannot be borrowed, or if there is no free entry. `below`
+    /// says that this process is below the lender's holder and does not lend its own slot: then
+    /// jobs of it may borrow the slot again.
     pub(crate) fn lend(
         &self,
         lender: Lender,

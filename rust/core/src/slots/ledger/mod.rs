@@ -92,9 +92,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Makes an empty file the ledger of a pool of `slots` slots. If one of the slots is to be
-    /// `common`, it has no byte in the pipe. `level` is the number of makes above the programs of
-    /// the pool.
+    /// Makes an empty file the ledger of a pool of `slots` slots. With `common`, one of the slots
+    /// has no byte in the pipe: the pool itself lends it. `level` is the number of makes above the
+    /// programs of the pool.
     pub(crate) fn create(
         file: Descriptor,
         bells: Bells,
