@@ -1,11 +1,12 @@
-//! The floor: what the system calls below every process pool cost, without Python.
+//! The floor: the cost of the system calls that every process pool needs, without Python.
 //!
 //! `cargo bench --bench floor` prints it. With arguments it is one more contender of
-//! `benchmarks/bench.py`: it sets up, says so, and for each line that it then reads runs once and
-//! answers with the seconds for one operation. Not here: what this crate does with these calls.
+//! `benchmarks/bench.py`: it sets up and reports that it is ready; for each line that it then
+//! reads, it runs once and answers with the seconds for one operation. Not here: how this crate
+//! uses these calls.
 //!
-//! A harness of a few lines, since what counts is that these figures come from the same rounds
-//! as those of the pools, interleaved with them.
+//! It has its own small harness, because these figures must come from the same rounds as those of
+//! the pools, interleaved with them.
 
 // For the one fork: see `fork`.
 #![allow(unsafe_code)]
@@ -23,16 +24,16 @@ Usage: floor                        prints every figure
        floor fork COUNT MIB         answers each line of standard input with the
        floor ping-pong COUNT        seconds for one operation, measured over COUNT";
 
-/// As many as the pools have slots.
+/// The number of processes at a time: as many as the pools have slots.
 const IN_FLIGHT: usize = 2;
 
-/// Something that can be measured again and again, set up once.
+/// An operation that is set up once and measured repeatedly.
 trait Work {
     fn run(&mut self, count: usize) -> io::Result<()>;
 }
 
 fn main() -> ExitCode {
-    // `cargo bench` says --bench to whatever it runs.
+    // `cargo bench` passes --bench to every program that it runs.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match (words.as_slice(), count(&words)) {
@@ -75,7 +76,7 @@ fn report(name: &str, work: &mut impl Work, count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves `benchmarks/bench.py`, whose words these are; see `benchmarks/contender.py`.
+/// Serves `benchmarks/bench.py`, by the protocol in `benchmarks/contender.py`.
 fn answer(work: &mut impl Work, count: usize) -> io::Result<()> {
     work.run(count)?;
     println!("{{\"ready\": true}}");
@@ -92,7 +93,7 @@ fn seconds(work: &mut impl Work, count: usize) -> io::Result<f64> {
     Ok(begun.elapsed().as_secs_f64() / count as f64)
 }
 
-/// Children that exit at once, forked from a process that holds so much memory.
+/// Forks children that exit at once, from a process that holds this much memory.
 struct Forks {
     held: Vec<u8>,
 }
@@ -124,7 +125,7 @@ impl Work for Forks {
     }
 }
 
-/// A byte to another process and back: what asking a process for anything costs at least.
+/// Sends a byte to another process and back: the least cost of a request to a process.
 struct PingPong {
     there: File,
     back: File,
@@ -135,7 +136,7 @@ impl PingPong {
         let (mut asked, there) = pipe()?;
         let (back, mut answers) = pipe()?;
         if let Forked::Child = fork()? {
-            drop((there, back)); // so that it sees the end of the one who asks
+            drop((there, back)); // so the child sees the end of file when the parent ends
             let mut byte = [0];
             while asked.read_exact(&mut byte).and_then(|()| answers.write_all(&byte)).is_ok() {}
             platform::exit_at_once(0);
@@ -155,7 +156,7 @@ impl Work for PingPong {
     }
 }
 
-/// The end to read from, and that to write to.
+/// Makes a pipe: (read end, write end).
 fn pipe() -> io::Result<(File, File)> {
     let (reading, writing) = rustix::pipe::pipe()?;
     Ok((reading.into(), writing.into()))

@@ -1,16 +1,16 @@
-//! A build tool that shares slots: started by make, by a job or by `jobserver run` it takes
-//! part in their pool, and otherwise makes one of its own.
+//! A build tool that shares slots. Started by make, by a job or by `jobserver run`, it uses their
+//! pool; otherwise it makes one of its own.
 //!
-//! It "builds" the targets named on the command line by sleeping, which is all that a real
-//! tool would do differently. Try it in a recipe, `+build_tool a b c`, under `make -j2`.
+//! It "builds" the targets named on the command line by sleeping; a real tool differs only in that.
+//! Try it in a recipe, `+build_tool a b c`, under `make -j2`.
 
 use jobserver_core::make::Joined;
 use jobserver_core::owner::Finished;
 use jobserver_core::{usable_cpus, ExitStatus, Jobs, Outcome, Pool, Result};
 use std::process::{Command, ExitCode};
 
-/// The pool to take slots from. In a program that make started, one slot is there from the
-/// start: the one that make has given to the recipe.
+/// Returns the pool to take slots from. In a program that make started, one slot is available from
+/// the start: the one that make has given to the recipe.
 fn pool() -> Result<Pool> {
     match Joined::by_environment() {
         Joined::Pool(pool) => Ok(pool),
@@ -32,7 +32,7 @@ fn build(targets: &[String]) -> Result<bool> {
     let mut waiting = targets.iter().rev().collect::<Vec<_>>();
     let mut well = true;
     loop {
-        // Whatever has ended has given its slot back by the time that we hear of it.
+        // A job that is reported here has given its slot back already.
         for Finished { outcome, .. } in jobs.scan()? {
             well &= matches!(outcome, Outcome::Ended(ExitStatus::Code(0), _));
         }
@@ -47,8 +47,8 @@ fn build(targets: &[String]) -> Result<bool> {
                 continue;
             }
         }
-        // One sleep on everything that may come: a slot, the end of a job, the death of
-        // whoever else holds a slot.
+        // One sleep until the first event: a free slot, the end of a job, or the death of another
+        // holder of a slot.
         jobs.wait((!waiting.is_empty()).then_some(&pool), None)?;
     }
 }

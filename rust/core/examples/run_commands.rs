@@ -1,8 +1,8 @@
-//! Runs shell commands, so many at a time, and tells how each of them ended.
+//! Runs shell commands, several at a time, and reports how each of them ended.
 //!
-//! The whole crate in one screen: a pool of slots, a table of jobs, and one loop that scans,
-//! starts what it has a slot for, and otherwise waits, once, for whatever comes first. For a
-//! tool to use every day, with retries and remote machines, see GNU Parallel.
+//! It shows the whole crate in one file: a pool of slots, a table of jobs, and one loop. The loop
+//! scans, starts a command when it has a slot, and otherwise waits for the first event. For a tool
+//! to use every day, with retries and remote machines, see GNU Parallel.
 
 use jobserver_core::owner::Finished;
 use jobserver_core::slots::MAX_SLOTS;
@@ -29,7 +29,7 @@ on the command line.
 
 Example: run_commands -j 2 'make -C one' 'make -C two' 'make -C three'";
 
-/// What the command line asks for.
+/// The request of the command line.
 struct Plan {
     slots: usize,
     commands: Vec<String>,
@@ -56,12 +56,12 @@ fn give_up(complaint: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// One line to standard output. A reader who has seen enough is no failure of ours.
+/// Writes one line to standard output. A reader that closes the pipe is no failure.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Reads the command line; None if it asks for help.
+/// Reads the command line. Returns None if it asks for help.
 fn plan(mut words: impl Iterator<Item = String>) -> std::result::Result<Option<Plan>, String> {
     let (mut slots, mut commands) = (usable_cpus(), Vec::new());
     while let Some(word) = words.next() {
@@ -96,14 +96,14 @@ fn read_commands() -> std::result::Result<Vec<String>, String> {
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// A command that runs.
+/// A running command.
 struct Running<'a> {
     number: usize,
     line: &'a str,
     since: Instant,
 }
 
-/// Runs all, and returns how many did not exit with 0.
+/// Runs all commands, and returns how many did not exit with 0.
 fn run(plan: &Plan) -> Result<usize> {
     let pool = Pool::new(plan.slots)?;
     let (mut jobs, mut running) = (Jobs::new(), HashMap::new());
@@ -138,11 +138,11 @@ fn run(plan: &Plan) -> Result<usize> {
 }
 
 fn start(jobs: &mut Jobs, slot: Slot, line: &str) -> Result<JobId> {
-    // Not our standard input: what one command read of it would be missing to the others.
+    // Commands do not share this program's standard input: each would miss what another one read.
     jobs.spawn(Command::new("sh").args(["-c", line]).stdin(Stdio::null()), Some(slot))
 }
 
-/// Tells how a command ended, and returns whether that was well.
+/// Reports how a command ended, and returns whether it succeeded.
 fn tell(command: &Running<'_>, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Ended(ExitStatus::Code(0), _) => {

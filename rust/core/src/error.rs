@@ -1,36 +1,38 @@
-//! The one error type: what was being done, what the system said, and what to do about it.
+//! The error type: what was being done, what the system said, and what to do about it.
 //!
-//! Not for deaths of jobs: those are outcomes, not errors.
+//! Deaths of jobs are outcomes and not errors.
 
 use rustix::process::Pid;
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What this crate's functions return.
+/// The result type of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Which kind of failure an [`Error`] is, for callers that act on it.
+/// The kind of failure of an [`Error`], for callers that act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The caller passed something that cannot be; nothing was started.
+    /// The caller passed an invalid value; nothing was started.
     InvalidInput,
-    /// The system refused; [`Error::raw_os_error`] says how.
+    /// The system refused; [`Error::raw_os_error`] gives its error number.
     System,
-    /// This program has closed a descriptor of this crate's, or has put another file in its place.
+    /// Code in this program has closed a descriptor of this crate's, or has put another file in its
+    /// place. The fault is that code's.
     DescriptorLost,
-    /// The fork server has gone away; starting a new one is the remedy.
+    /// The fork server has ended; a new one can be started.
     ForkServerGone,
-    /// This process is in another pid or time namespace than what it was to use, and so cannot
-    /// tell which of the processes that are named there live.
+    /// This process is in another pid or time namespace than the pool, and so cannot tell which of
+    /// the pool's holders live.
     Elsewhere,
-    /// The bytes on a channel do not follow the format: a bug, or a stranger's writing.
+    /// The bytes on a channel do not follow the format: a bug, or another program has written them.
+    /// Also a ledger that is damaged or of another version.
     Protocol,
-    /// The owner is closed, or is closing: nothing is started any more.
+    /// The owner is closed or closing: it starts nothing any more.
     Closed,
-    /// The caller is where it cannot be served: in a process that was forked in the midst of a call, or
-    /// within a launch that it would wait for.
+    /// The call is not possible here: the process was forked in the middle of a call, or the thread
+    /// is within a launch that the call would wait for, or the owner of this new job has died.
     WrongPlace,
 }
 
@@ -42,7 +44,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     doing: Cow<'static, str>,
-    /// In which folder, if that matters.
+    /// The folder, if it matters.
     place: Option<PathBuf>,
     source: Option<io::Error>,
 }
@@ -61,12 +63,12 @@ impl Error {
         Error { place: Some(place.to_owned()), ..Error::refused(doing, source) }
     }
 
-    /// The owner starts nothing any more.
+    /// The owner is closed.
     pub(crate) fn closed() -> Error {
         Error::new(ErrorKind::Closed, "this Jobserver is closed")
     }
 
-    /// The owner cannot be closed by a thread that it would wait for.
+    /// The owner cannot be closed by a thread that the close would wait for.
     pub(crate) fn closed_within_launch() -> Error {
         Error::new(
             ErrorKind::WrongPlace,
@@ -75,13 +77,13 @@ impl Error {
         )
     }
 
-    /// This process was forked from the owner's in the midst of a call.
+    /// This process was forked from the owner's in the middle of a call.
     pub(crate) fn forked_within_call(owner: Pid) -> Error {
         Error::saying(
             ErrorKind::WrongPlace,
             format!(
                 "this process was forked from process {} while that was in a call of its Jobserver, \
-                 whose jobs are not this process's: it can make calls of its own",
+                 whose jobs are not this process's; this process can make calls of its own",
                 owner.as_raw_nonzero()
             ),
         )
@@ -93,17 +95,17 @@ impl Error {
         Error::new(ErrorKind::WrongPlace, gone)
     }
 
-    /// The caller passed a number that is no signal's.
+    /// The caller passed a number that is no signal.
     pub(crate) fn no_signal(number: i32) -> Error {
         Error::saying(ErrorKind::InvalidInput, format!("there is no signal {number}"))
     }
 
-    /// A job's channel brought a frame that a job does not send.
+    /// A job's channel carried a frame that a job does not send.
     pub(crate) fn not_a_result() -> Error {
-        Error::new(ErrorKind::Protocol, "a job sent something that is not a result")
+        Error::new(ErrorKind::Protocol, "a job sent a frame that is not a result")
     }
 
-    /// The fork server has ended, in this way.
+    /// The fork server has ended; `how` says in which way.
     pub(crate) fn fork_server_ended(how: impl std::fmt::Display) -> Error {
         Error::saying(ErrorKind::ForkServerGone, format!("the fork server {how}"))
     }
@@ -112,7 +114,7 @@ impl Error {
     pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
         move |source| {
             let mut error = Error::refused(doing, source.into());
-            // The number is of our making, and was good.
+            // The number came from this crate, and was valid.
             if error.raw_os_error() == Some(libc::EBADF) {
                 error.kind = ErrorKind::DescriptorLost;
             }
@@ -120,7 +122,7 @@ impl Error {
         }
     }
 
-    /// For `map_err`: a descriptor of this crate's is not what it was.
+    /// For `map_err`: a descriptor of this crate's no longer refers to its file.
     pub fn lost<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
         Error::system(doing)
     }
@@ -131,17 +133,17 @@ impl Error {
         Error { kind: ErrorKind::System, doing: doing.into(), place: None, source: Some(source) }
     }
 
-    /// Which kind of failure this is.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The system's error number, when the system refused.
+    /// Returns the system's error number, if the system refused.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.source.as_ref()?.raw_os_error()
     }
 
-    /// Whether it says that the other side of a channel is gone.
+    /// Returns whether it means that the other side of a channel is gone.
     pub fn is_hang_up(&self) -> bool {
         matches!(self.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
     }
@@ -150,29 +152,30 @@ impl Error {
         if self.kind == ErrorKind::DescriptorLost {
             return Some(
                 "this program has closed descriptors of jobserver's, or opened other files in \
-                 their place: let it close only what it has opened itself",
+                 their place: a program may close only descriptors that it has opened itself",
             );
         }
         advice(self.raw_os_error()?)
     }
 }
 
-/// The system's words without Rust's "(os error 24)": who wants the number asks for it, and
-/// Python says it by itself.
+/// Returns the system's words without Rust's "(os error 24)". A caller that wants the number asks
+/// for it, and Python shows it by itself.
 fn words(error: &io::Error) -> String {
     let mut words = error.to_string();
     words.truncate(words.find(" (os error").unwrap_or(words.len()));
     words
 }
 
-/// Which limit an error number of the system means for this crate, and how to raise it.
+/// Returns which limit an error number of the system means for this crate, and how to raise it;
+/// None for other numbers.
 pub fn advice(errno: i32) -> Option<&'static str> {
     Some(match errno {
             libc::EMFILE | libc::ETOOMANYREFS => {
-                "this process has as many descriptors open as it may: raise `ulimit -n` (RLIMIT_NOFILE), or keep fewer jobs outstanding"
+                "this process has reached its limit of open descriptors: raise `ulimit -n` (RLIMIT_NOFILE), or keep fewer jobs outstanding"
             }
             libc::ENFILE => {
-                "the whole system has as many files open as it may: raise the sysctl fs.file-max"
+                "the whole system has reached its limit of open files: raise the sysctl fs.file-max"
             }
             libc::EAGAIN => {
                 "the number of processes is limited: raise `ulimit -u` (RLIMIT_NPROC), the cgroup's pids.max or the sysctl kernel.pid_max"
@@ -187,7 +190,7 @@ pub fn advice(errno: i32) -> Option<&'static str> {
                 "the disk quota for memory files is used up: free space in /dev/shm or $TMPDIR, or raise the quota"
             }
             libc::EFBIG => {
-                "a file of this process may not be so large: raise `ulimit -f` (RLIMIT_FSIZE)"
+                "a file of this process would exceed its size limit: raise `ulimit -f` (RLIMIT_FSIZE)"
             }
             _ => return None,
         })

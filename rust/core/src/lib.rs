@@ -1,21 +1,21 @@
 //! Slots, processes and exact deaths: the core of a nestable jobserver, without Python.
 //!
-//! A program that runs many jobs at once needs four things, and this crate is those four:
+//! A program that runs many jobs at once needs four things, which this crate provides:
 //!
-//! * **slots** ([`slots`]): a [`Pool`] of N tokens in a pipe, which any process below can
-//!   take from and give back to, so that a tree of processes, however deep, never runs more
-//!   than N jobs. It speaks GNU Make's protocol, so make, cargo, ninja and gcc share it; and
-//!   a ledger beside it sees to it that no slot is lost, whichever process is killed;
-//! * **processes** ([`process`]): how one is born, how its end is noticed, and what
-//!   exactly that end was;
-//! * **channels** ([`wire`]): how a job sends back one result, of any size, without
-//!   ever waiting for its owner to read it;
-//! * **the scan** ([`owner`], [`Jobs`]): one look, without blocking, at everything that
-//!   has finished, at a cost that grows with what is ready; and one wait, in one system
-//!   call, for whatever comes first.
+//! * **slots** ([`slots`]): a [`Pool`] of N tokens in a pipe. Any process below can take a token
+//!   and give it back, so a tree of processes of any depth never runs more than N jobs. The pool
+//!   uses GNU Make's protocol, so make, cargo, ninja and gcc share it. A ledger beside the pipe
+//!   ensures that no slot is lost, whichever process is killed;
+//! * **processes** ([`process`]): how a process is started, how its end is noticed, and how exactly
+//!   it ended;
+//! * **channels** ([`wire`]): how a job sends one result of any size, without ever waiting for its
+//!   owner to read it;
+//! * **the scan** ([`owner`], [`Jobs`]): one look, without blocking, at everything that has
+//!   finished, at a cost that grows with what is ready; and one wait, in one system call, for the
+//!   first event.
 //!
-//! [`forkserver`] adds a small helper process that forks jobs on behalf of an owner that
-//! is too large, or has too many threads, to be forked itself.
+//! [`forkserver`] adds a small helper process. It forks jobs for an owner that is too large, or has
+//! too many threads, to be forked itself.
 //!
 //! # Example: commands, two at a time
 //!
@@ -53,21 +53,21 @@
 //!
 //! # Caveats
 //!
-//! * Tokens that programs which do not use this crate have taken are theirs to give back: if
-//!   such a program is killed, they are lost. `jobserver run` tells of it.
-//! * A pool of more than 256 slots (fs.pipe-max-size in pages), and any pool on other Unixes
-//!   than Linux, gives slots back in two steps: a kill in the few instructions between them
-//!   loses a slot.
-//! * `make::flags` reads and writes MAKEFLAGS; nothing here changes this process's
-//!   environment. Set it on each [`std::process::Command`] whose program is to find the pool.
-//! * Where the kernel has no pidfds (Linux before 5.3, other Unixes) a death that no
-//!   channel tells of is noticed by looking every 20 ms while a wait lasts.
-//! * If something else in the process reaps our children (`waitpid(-1)`, an ignored
-//!   `SIGCHLD`), their end is noticed but how they ended is [`ExitStatus::Unknown`].
+//! * Only a program that has taken a token can give it back. If a program that does not use this
+//!   crate is killed with tokens, they are lost. `jobserver run` reports that.
+//! * A pool of more than 256 slots (fs.pipe-max-size in pages), and any pool on other Unixes than
+//!   Linux, gives slots back in two steps. A kill in the few instructions between them loses a
+//!   slot.
+//! * `make::flags` reads and writes MAKEFLAGS; this crate does not change this process's
+//!   environment. Set it on each [`std::process::Command`] whose program must find the pool.
+//! * Where the kernel has no pidfds (Linux before 5.3, other Unixes), a death that no channel shows
+//!   is noticed by a look every 20 ms while a wait lasts.
+//! * If other code in the process reaps our children (`waitpid(-1)`, an ignored `SIGCHLD`), their
+//!   ends are noticed, but how they ended is [`ExitStatus::Unknown`].
 //! * Windows has neither fork nor descriptors to pass: this crate does not build there.
 //!
-//! The environment variable `JOBSERVER_PORTABLE=1` makes Linux take the path of the other
-//! Unixes, which is how that path is tested.
+//! The environment variable `JOBSERVER_PORTABLE=1` makes Linux use the backend of the other Unixes.
+//! The tests use it to test that backend.
 
 #[cfg(not(unix))]
 compile_error!(

@@ -1,8 +1,9 @@
-//! Waiting: one system call on everything that could end the wait.
+//! Waiting: one system call on everything that can end the wait.
 //!
-//! A [`Wait`] holds what it waits for, so that the waiting thread needs no lock while it
-//! sleeps. Another thread that handles what we wait for (and so makes the set silent
-//! again) rings our bell. A signal ends the wait early: its handlers are the caller's.
+//! A [`Wait`] holds references to the descriptors that it waits for, so the waiting thread needs no
+//! lock while it sleeps. If another thread handles a ready descriptor, the set becomes silent
+//! again, so that thread rings the bell of the waiting one. A signal ends the wait early; the
+//! caller runs its handlers.
 
 use crate::error::{Error, Result};
 use crate::platform::Descriptor;
@@ -12,75 +13,77 @@ use rustix::io::{ioctl_fionread, Errno};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a sleep may last while something can only be seen by looking: a death that no
-/// descriptor tells of, for one.
+/// The longest sleep while some change shows on no descriptor and must be found by a look: a death
+/// without a pidfd, for example.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// Something may be ready: scan.
+    /// A descriptor may be ready: the caller must scan.
     Ready,
-    /// The time is up.
+    /// The deadline has passed.
     TimedOut,
-    /// A signal was delivered to this thread: run its handlers, then wait again.
+    /// A signal was delivered to this thread: the caller must run its handlers, then wait again.
     Interrupted,
-    /// A slot was free, but another process has taken it: look for signals, then wait again.
+    /// A slot was free, but another process has taken it: the caller must check for signals, then
+    /// wait again.
     Missed,
 }
 
-/// For how long to look before a sleep, where an answer is expected soon. Measured: at 20 us most
-/// answers of idle processes come too late, at 50 us none does, and more gains nothing.
+/// How long to look before a sleep, where an answer is expected soon. Measured: at 20 us most
+/// answers of idle workers come too late, at 50 us none does, and more gains nothing.
 const SPIN_TIME: Duration = Duration::from_micros(50);
 
 const WAITING: &str = "cannot wait for jobs";
 
-/// One wait, prepared; it borrows nothing.
+/// One prepared wait. It shares the ownership of its descriptors.
 #[derive(Debug)]
 pub struct Wait {
     descriptors: Vec<Arc<Descriptor>>,
-    /// The read ends of token pipes, whose bytes may be gone by the time that we wake.
+    /// The read ends of token pipes, whose bytes may be gone when the thread wakes.
     pipes: Vec<Arc<Descriptor>>,
-    /// When something must be looked at in any case.
+    /// The time at which the wait must end for a look.
     look_at: Option<Instant>,
-    /// Whether this process has just heard by what it waits for, or spoken: see [`Wait::briefly`].
+    /// Whether the descriptors count as intact without a check: see [`Wait::briefly`].
     trusted: bool,
 }
 
 impl Wait {
-    /// A wait for one of these to become readable, or for a look after so long a time.
+    /// Makes a wait for one of these to become readable, or for a look after this time.
     pub(crate) fn new(descriptors: Vec<Arc<Descriptor>>, look_after: Option<Duration>) -> Wait {
         let look_at = look_after.map(|after| Instant::now() + after);
         Wait { descriptors, pipes: Vec::new(), look_at, trusted: false }
     }
 
-    /// A wait for one descriptor to become readable.
+    /// Makes a wait for one descriptor to become readable.
     pub(crate) fn on(descriptor: &Arc<Descriptor>) -> Wait {
         Wait::new(vec![Arc::clone(descriptor)], None)
     }
 
-    /// The same wait, and for a token in one of these pipes.
+    /// Makes the same wait, and for a token in one of these pipes.
     pub(crate) fn or_token(self, pipes: Vec<Arc<Descriptor>>) -> Wait {
         Wait { pipes, ..self }
     }
 
-    /// The same wait, which takes its descriptors for intact, to spare the calls that ask. For one
-    /// that has an end soon, after which the next asks, by a caller who has just used them.
+    /// Makes the same wait without the check that its descriptors are intact, to save the system
+    /// calls. The wait must have an early end, after which the next one checks, and the caller must
+    /// have just used the descriptors.
     pub(crate) fn briefly(self) -> Wait {
         Wait { trusted: true, ..self }
     }
 
-    /// Looks, for a moment, whether something is ready, and leaves the CPU to whoever else wants
-    /// it meanwhile. Where an answer is a few microseconds away, to sleep and to be woken takes
-    /// longer than the answer: on a virtual machine, 40 us for each of two processes.
+    /// Looks for a short time whether a descriptor is ready, and yields the CPU to other threads
+    /// meanwhile. If an answer is a few microseconds away, to sleep and to be woken takes longer
+    /// than the answer: on a virtual machine, 40 us for each of two processes.
     ///
-    /// Signals are the caller's to look for, before a sleep.
+    /// The caller must check for signals before it sleeps.
     pub fn spin(&self) -> bool {
         self.spin_until_ready().is_some()
     }
 
-    /// The same; false too if what is ready is a descriptor that this program has closed, of which
-    /// the sleep tells.
+    /// Does the same, but returns false if a ready descriptor is one that this program has closed:
+    /// the sleep reports that as an error.
     pub(crate) fn spin_intact(&self) -> bool {
         let ready =
             |fd: &Descriptor, polled: &PollFd<'_>| polled.revents().is_empty() || fd.is_intact();
@@ -96,7 +99,7 @@ impl Wait {
                 Ok(0) if Instant::now() < until => std::thread::yield_now(),
                 Ok(0) => return None,
                 Ok(_) => return Some(fds),
-                Err(_) => return None, // the sleep will meet it too
+                Err(_) => return None, // the sleep will fail too
             }
         }
     }
@@ -109,12 +112,12 @@ impl Wait {
         self.all().map(|fd| PollFd::new(fd, PollFlags::IN))
     }
 
-    /// Sleeps until something is ready, a signal comes, or `deadline`.
+    /// Sleeps until a descriptor is ready, a signal comes, or `deadline`.
     ///
     /// # Errors
     ///
-    /// The system refuses; or one of the descriptors is closed, or another file's, which would be
-    /// ready for ever, or never.
+    /// The system refuses; or one of the descriptors is closed, or another file has its number.
+    /// Such a descriptor would be ready for ever, or never.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
         if !self.trusted && !self.all().all(|fd| fd.is_intact()) {
             return Err(Error::system(WAITING)(Errno::BADF));
@@ -133,8 +136,8 @@ impl Wait {
         }
     }
 
-    /// Whether all that woke us were tokens, which are gone. Where many wait for few slots that is
-    /// mostly so, and this is quicker found out than by a scan.
+    /// Returns whether only tokens woke this thread, and they are gone. Where many processes wait
+    /// for few slots, that is the usual case, and this check is faster than a scan.
     fn is_missed(&self, polled: &[PollFd<'_>]) -> bool {
         let (descriptors, pipes) = polled.split_at(self.descriptors.len());
         descriptors.iter().all(|polled| polled.revents().is_empty())
@@ -143,7 +146,7 @@ impl Wait {
     }
 }
 
-/// What a thread rings to wake another from its [`Wait`]: a pipe, one byte a ring.
+/// A pipe by which a thread wakes another from its [`Wait`]: one byte a ring.
 #[derive(Debug)]
 pub(crate) struct Bell {
     pub(crate) read: Arc<Descriptor>,
@@ -157,8 +160,8 @@ impl Bell {
     }
 
     pub(crate) fn ring(&self) {
-        // Rung at most once a wait, so the pipe is never full; we hold its read end. If somebody has
-        // closed this end, all that wait for it are awake.
+        // It is rung at most once a wait, so the pipe is never full; this value has its read end.
+        // If other code has closed this end, all threads that wait for it are awake.
         if let Ok(write) = self.write.intact() {
             let _ = rustix::io::retry_on_intr(|| rustix::io::write(write, b"!"));
         }

@@ -1,4 +1,4 @@
-//! Programs below a job: they borrow its slot, one at a time, and none is lost or taken twice.
+//! Programs below a job: they borrow its slot, one at a time, and no slot is lost or taken twice.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,7 +12,7 @@ use rustix::process::{kill_process, Signal};
 
 const ENDED_WELL: ExitStatus = ExitStatus::Code(0);
 
-/// Says in another process that something has come to pass.
+/// Tells another process that an event has happened.
 struct Event(OwnedFd, OwnedFd);
 
 impl Event {
@@ -30,7 +30,7 @@ impl Event {
     }
 }
 
-/// Runs a job on a slot of `pool`, which it opens for itself: how it ends.
+/// Runs a job on a slot of `pool`, which the job opens for itself. Returns how it ends.
 fn job(pool: &Pool, body: impl FnOnce(&Pool) -> i32) -> ExitStatus {
     let mut jobs = Jobs::new();
     let slot = pool.try_take().unwrap().unwrap();
@@ -94,7 +94,7 @@ fn programs_below_a_job_have_its_slot_one_after_the_other() {
                         let slot = take(&pool);
                         rustix::io::write(&running.1, b"!").unwrap();
                         std::thread::yield_now();
-                        // Nobody else may be between its writing and its reading.
+                        // No other program may be between its write and its read.
                         let others = rustix::io::ioctl_fionread(&running.0).unwrap() != 1;
                         rustix::io::read(&running.0, &mut [0; 1]).unwrap();
                         drop(slot);
@@ -172,7 +172,7 @@ fn a_slot_that_is_handed_over_is_not_lent_meanwhile() {
         let below = program(home, |pool| i32::from(pool.try_take().unwrap().is_some()));
         let none = ended(below) == ENDED_WELL;
         drop(handed);
-        // And while it is lent, it is not handed over.
+        // While it is lent, it is not handed over either.
         assert!(pool.resume().unwrap());
         let (taken, end) = (Event::new(), Event::new());
         let below = program(home, |pool| {

@@ -1,4 +1,5 @@
-//! Channels: a frame arrives whole or not at all, whoever is killed, and sending never waits.
+//! Channels: a frame arrives whole or not at all, whichever process is killed, and a send never
+//! waits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -19,7 +20,7 @@ fn received(channel: &Channel) -> Frame {
     channel.receive().unwrap().expect("a frame, not the end of file")
 }
 
-/// Makes a send that would have to wait an error instead.
+/// Makes a send fail if it would have to wait.
 fn never_wait(channel: &Channel) {
     let fd = channel.as_descriptor();
     fcntl_setfl(fd, fcntl_getfl(fd).unwrap() | OFlags::NONBLOCK).unwrap();
@@ -89,7 +90,7 @@ fn only_the_front_of_a_memory_file_counts() {
     assert_eq!(received(&owner).body.into_bytes().unwrap(), b"body");
 }
 
-/// What a frame's memory file is mapped as, once it has been sent; the file as it was received.
+/// Sends a frame's memory file. Returns the file as it was received, and its mapping.
 fn sent(file: &OwnedFd) -> (Descriptor, Option<MemoryMap>) {
     let (owner, job) = Channel::pair().unwrap();
     job.send_memory(RESULT, file.as_fd(), 0, &[]).unwrap();
@@ -98,7 +99,7 @@ fn sent(file: &OwnedFd) -> (Descriptor, Option<MemoryMap>) {
     (received, map)
 }
 
-/// Whether files are mapped at all.
+/// Returns whether files are mapped at all.
 fn maps() -> bool {
     cfg!(target_os = "linux") && !portable()
 }
@@ -181,7 +182,7 @@ fn a_memory_file_has_no_name() {
 fn a_memory_file_shorter_than_its_frame_says_is_an_error() {
     let _alone = Alone::new();
     for size in [5, 1 << 40, u64::MAX] {
-        // In a process of its own: memory of such a size may be refused by ending it.
+        // In a process of its own: the system may kill a process that asks for so much memory.
         let reader = child(|| {
             let (owner, job) = Channel::pair().unwrap();
             job.send_memory(RESULT, memory(b"four").as_fd(), size, &[]).unwrap();
@@ -200,7 +201,7 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
 }
 
-/// Writes through each of the descriptors that came, and reads it where it must arrive.
+/// Writes through each of the descriptors that came, and reads at the other end.
 fn assert_connected(read_ends: &[OwnedFd], came: &[Descriptor]) {
     assert_eq!(read_ends.len(), came.len());
     for (i, (read, write)) in read_ends.iter().zip(came).enumerate() {
@@ -378,7 +379,7 @@ fn frames_of_many_senders_stay_whole() {
     }
 }
 
-/// A packet of these bytes, as a stranger may write it.
+/// Sends a packet of these bytes, as a foreign program may, and receives it.
 fn packet(bytes: &[u8]) -> jobserver_core::Result<Option<Frame>> {
     let (owner, job) = Channel::pair().unwrap();
     send(job.as_descriptor(), bytes, SendFlags::empty()).unwrap();

@@ -1,8 +1,8 @@
-//! The fork server: a helper forks jobs for many clients, and whoever dies when, every client
-//! is told the truth, and the helper goes on for the others.
+//! The fork server: a helper forks jobs for many clients. Whichever process dies at whatever time,
+//! every client gets the correct outcome, and the helper goes on for the others.
 //!
-//! The helper is this test binary once more (see `helper`); what its jobs do is the text that
-//! is sent to them (see `job`).
+//! The helper is this test binary, started again (see `helper`). The text that is sent to a job
+//! says what it does (see `job`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -36,7 +36,7 @@ fn helper() {
     if let Ok(files) = mode.parse() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).unwrap();
     }
-    let inherited = descriptors() - 1; // without the requests, which only the helper needs
+    let inherited = descriptors() - 1; // without the request socket, only the helper's
     let mut server = Server::new(requests).unwrap();
     let served = server.serve(|| match mode.as_str() {
         "refuse" => Err(Errno::AGAIN.into()),
@@ -69,7 +69,7 @@ fn job(channel: &Channel, inherited: usize) -> i32 {
         }
         "descriptors" => send_result(channel, &[(descriptors() - inherited) as u8]),
         "orphan" => {
-            child(|| hang()); // and holds on to the channel meanwhile
+            child(|| hang()); // it keeps the channel open
             return number();
         }
         "flood" => while send(channel.as_descriptor(), &[0; 4096], SendFlags::DONTWAIT).is_ok() {},
@@ -99,7 +99,7 @@ fn stop(server: &ForkServer) {
     while !server.wait_stopped().unwrap() {}
 }
 
-/// Has a process forked; it waits for its launch.
+/// Requests a forked process, which waits for its launch.
 fn born(server: &ForkServer) -> Result<(Channel, Child), Error> {
     let (owner_end, job_end) = Channel::pair()?;
     server.request(&job_end, None)?;
@@ -118,12 +118,12 @@ fn start_job(server: &ForkServer, jobs: &mut Jobs, launch: &str) -> Result<JobId
     Ok(id)
 }
 
-/// The only outcome that the table has to tell, of the job `id`.
+/// Returns the only outcome that the table reports, of the job `id`.
 fn outcome(jobs: &mut Jobs, id: JobId) -> Outcome {
     outcomes(jobs, 1).remove(&id).unwrap()
 }
 
-/// A pipe that stays open for as long as some process has its write end.
+/// Makes a pipe whose reader sees the end of file once no process has the write end.
 fn witness() -> (File, OwnedFd) {
     let (read, write) = pipe();
     (File::from(read), write)
@@ -223,7 +223,7 @@ fn an_owner_that_gives_up_before_the_launch_ends_its_job() {
     for _ in 0..20 {
         drop(born(&server).unwrap());
     }
-    stop(&server); // which waits for the helper's children
+    stop(&server); // this waits for the helper's children
 }
 
 #[test]
@@ -309,8 +309,8 @@ fn a_helper_ends_with_the_last_of_its_clients() {
         kill_process(getpid(), Signal::KILL).map_or(1, |()| hang())
     });
     assert_eq!(ended(client), ExitStatus::Signal(libc::SIGKILL));
-    // The closure, and `stderr` with it, has been dropped here: what is left of the write
-    // end is the helper's and its job's.
+    // The closure has been dropped here, and `stderr` with it. Only the helper and its job can
+    // still have the write end.
     assert_eq!(witness.read(&mut [0]).unwrap(), 0);
 }
 
@@ -368,7 +368,7 @@ fn kill_helper(server: &ForkServer) {
 #[test]
 fn processes_are_not_asked_for_ahead_where_that_would_mean_to_wait() {
     let _alone = Alone::new();
-    // In a process of its own, which an alarm ends if that waits.
+    // In a process of its own, which an alarm ends if the call waits.
     let owner = child(|| {
         let (server, mut ahead) = (serve(""), Ahead::default());
         let helper = server.pid().unwrap();
@@ -377,7 +377,7 @@ fn processes_are_not_asked_for_ahead_where_that_would_mean_to_wait() {
         ahead.top_up(1, &server, None).unwrap();
         assert!(ahead.take().is_none());
         kill_process(helper, Signal::CONT).unwrap();
-        drop(born(&server).unwrap()); // and whoever needs a process waits
+        drop(born(&server).unwrap()); // a caller that needs a process waits
         stop(&server);
         0
     });
@@ -403,7 +403,7 @@ fn a_helper_killed_with_a_request_unread_is_gone() {
 #[test]
 fn a_helper_killed_between_fork_and_answer_does_not_leave_its_client_waiting() {
     let _alone = Alone::new();
-    // In a process of its own, which an alarm ends if the answer is waited for in vain.
+    // In a process of its own, which an alarm ends if it waits for an answer that never comes.
     let owner = child(|| {
         let (server, mut jobs) = (serve("die"), Jobs::new());
         match start_job(&server, &mut jobs, "echo born") {
@@ -445,8 +445,8 @@ fn a_helper_at_its_limit_of_descriptors_says_so_and_recovers() {
     assert!(error.to_string().contains("ulimit -n"), "{error}");
 }
 
-/// The other process of the next test: a client whose user has more descriptors under way
-/// in sockets than the helper's limit of open ones, which the kernel then takes as its limit.
+/// The other process of the next test: a client whose user has more descriptors in flight in
+/// sockets than the helper may have open. The kernel uses the helper's limit as the limit of those.
 #[test]
 #[cfg(target_os = "linux")]
 fn client_with_much_under_way() {
@@ -472,7 +472,7 @@ fn a_job_whose_pidfd_cannot_be_sent_is_started_without() {
     let client = child(|| {
         let mut command = another_process("client_with_much_under_way");
         if rustix::process::geteuid().is_root() {
-            command.uid(65534); // the limit is not for root
+            command.uid(65534); // the limit does not apply to root
         }
         Err::<(), _>(command.exec()).map_or(102, |()| 0)
     });
@@ -499,7 +499,7 @@ fn a_job_that_floods_its_channel_does_not_stall_the_helper() {
     assert_eq!(ended(owner), ExitStatus::Code(0));
 }
 
-// Processes ahead of need.
+// Processes that are forked ahead.
 
 /// Takes the next process that is ahead.
 fn taken(server: &ForkServer, ahead: &mut Ahead) -> (Channel, Child) {
@@ -543,7 +543,7 @@ fn dismissed_processes_ahead_end_though_somebody_has_copies_of_their_channels() 
     ahead.top_up(3, &server, None).unwrap();
     let holder = child(|| hang());
     ahead.dismiss();
-    stop(&server); // which waits for the helper's children
+    stop(&server); // this waits for the helper's children
     kill_process(holder, Signal::KILL).unwrap();
     ended(holder);
 }
@@ -552,7 +552,7 @@ fn dismissed_processes_ahead_end_though_somebody_has_copies_of_their_channels() 
 #[cfg(target_os = "linux")]
 fn processes_ahead_end_with_a_killed_owner_though_a_child_of_its_lives_on() {
     if portable() {
-        return; // nothing ends with its owner there
+        return; // processes do not end with their owner there
     }
     let _alone = Alone::new();
     let server = serve("");
@@ -577,6 +577,6 @@ fn processes_ahead_end_with_a_killed_owner_though_a_child_of_its_lives_on() {
     told.read_exact(&mut pids).unwrap();
     let [_ahead, child] = [&pids[..4], &pids[4..]]
         .map(|pid| Pid::from_raw(i32::from_ne_bytes(pid.try_into().unwrap())).unwrap());
-    stop(&server); // which waits for the process ahead
+    stop(&server); // this waits for the process that is ahead
     kill_process(child, Signal::KILL).unwrap();
 }

@@ -1,4 +1,4 @@
-//! The owner's table: every end is told, once and exactly, and no wait misses one.
+//! The owner's table: every end is reported once and exactly, and no wait misses one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -28,7 +28,7 @@ fn shell(line: &str) -> Command {
     command
 }
 
-/// A pipe by which a test lets jobs go on: each waits for its end of file.
+/// Makes a pipe by which a test lets jobs go on: each waits for its end of file.
 fn gate() -> (File, File) {
     let (read, write) = pipe();
     (File::from(read), File::from(write))
@@ -40,7 +40,7 @@ fn pass(mut gate: &File, open: &mut Option<File>) {
     gate.read_to_end(&mut Vec::new()).unwrap();
 }
 
-// What came of a job.
+// Outcomes of jobs.
 
 #[test]
 fn a_result_is_told_once_and_then_the_process_is_reaped() {
@@ -199,7 +199,7 @@ fn what_a_job_sent_before_it_was_killed_is_its_result() {
             })
             .collect();
         drop(open);
-        // Without a pause, so that some send and die in the middle of a scan.
+        // There is no pause, so some jobs send and die in the middle of a scan.
         let (mut told, deadline) = (HashMap::new(), soon());
         while told.len() < all.len() {
             assert!(Instant::now() < deadline);
@@ -309,7 +309,7 @@ fn a_child_that_somebody_else_reaped_has_ended_unknown() {
     assert_eq!(jobs.outstanding(), 0);
 }
 
-/// Where we may, has the system give a forked process this pid. None if it did not.
+/// Forks a process with this pid, where the system allows that. Returns None if it did not succeed.
 #[cfg(target_os = "linux")]
 fn child_with_pid(
     pid: rustix::process::Pid,
@@ -322,7 +322,7 @@ fn child_with_pid(
         if born == pid {
             return Some(born);
         }
-        kill_process(born, Signal::KILL).unwrap(); // somebody else was faster
+        kill_process(born, Signal::KILL).unwrap(); // another process was forked in between
         ended(born);
     }
     None
@@ -333,7 +333,7 @@ fn child_with_pid(
 fn a_child_that_got_the_pid_of_another_is_not_taken_for_it() {
     let _alone = Alone::new();
     if portable() {
-        return; // without pidfds nobody could tell
+        return; // without pidfds the two cannot be told apart
     }
     // In a process of its own, which an alarm ends if the scan does not return.
     let owner = child(|| {
@@ -555,7 +555,7 @@ fn a_wait_ends_when_another_thread_takes_the_news() {
     jobs.spawn(&mut Command::new("true"), None).unwrap();
     let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     outcomes(&mut jobs, 1);
-    // The set is silent by now: only the bell can end this wait.
+    // The set is silent by now, so only the bell can end this wait.
     assert_eq!(waiting.block(Some(soon())).unwrap(), Woken::Ready);
     jobs.end_wait(waiting);
 }
@@ -595,7 +595,7 @@ fn a_wait_for_the_last_process_ends_when_another_thread_reaps_it() {
         0
     });
     outcomes(&mut jobs, 1);
-    // One thread waits until nothing is outstanding; another scans, and reaps.
+    // One thread waits until no job is outstanding; another scans, and reaps.
     let waiting = jobs.begin_wait(jobs.look(), None).unwrap().unwrap();
     drop(open);
     drain(&mut jobs);
@@ -604,7 +604,8 @@ fn a_wait_for_the_last_process_ends_when_another_thread_reaps_it() {
     assert_eq!(woken, Woken::Ready);
 }
 
-/// What threads share: the table, and the outcomes that one has seen and another wants.
+/// The state that the threads share: the table, and the outcomes that one thread has seen and
+/// another waits for.
 #[derive(Default)]
 struct Shared {
     jobs: Jobs,
@@ -720,7 +721,7 @@ fn an_abandoned_table_leaves_nothing_in_the_child_and_all_in_the_parent() {
     });
     assert_eq!(ended(forked), ExitStatus::Code(0));
     drop(may_go);
-    // Told of by their channels alone: they do not end yet.
+    // Only their channels report them: the jobs do not end yet.
     let mut told = outcomes(&mut jobs, 3);
     for (id, body) in ids {
         assert_eq!(result(told.remove(&id).unwrap()), body);
@@ -739,7 +740,7 @@ fn a_fork_that_abandons_late_or_never_does_not_disturb_its_parent() {
         send(&channel, b"sent");
         0
     });
-    // It holds copies of the channel, the pidfd and the set for as long as it lives.
+    // The fork holds copies of the channel, the pidfd and the set for as long as it lives.
     let forked = child(|| hang());
     jobs.channel(id).unwrap().send(LAUNCH, b"", &[]).unwrap();
     assert_eq!(result(outcomes(&mut jobs, 1).remove(&id).unwrap()), b"sent");

@@ -1,4 +1,4 @@
-//! MAKEFLAGS: read as make reads it, and written so that make and we read what was meant.
+//! MAKEFLAGS: it is read as make reads it, and written so that make and this crate read the same.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use jobserver_core::make::flags::{export, MakeFlags, PoolName};
@@ -163,7 +163,7 @@ fn a_backslash_and_a_second_dollar_sign_quote() {
         (r"/a\\ b", r"/a\"),
         ("/a$$b", "/a$b"),
         (r"/a\$$b", "/a$b"),
-        // Make itself writes this, when it passes on what it was told with two of them.
+        // Make itself writes this when it passes on a value that had two of them.
         ("/a$b", "/a$b"),
         ("/a\nb", "/a\nb"),
         ("", ""),
@@ -226,7 +226,7 @@ fn the_exported_pool_replaces_another_and_the_rest_survives() {
     }
 }
 
-/// The version of this machine's make, if it is GNU's.
+/// Returns the version of this machine's make, if it is GNU's.
 fn version_of_make() -> Option<(u32, u32)> {
     let Output { stdout, .. } = Command::new("make").arg("--version").output().ok()?;
     let said = String::from_utf8_lossy(&stdout).into_owned();
@@ -237,7 +237,7 @@ fn version_of_make() -> Option<(u32, u32)> {
 
 #[test]
 fn the_real_make_takes_what_is_exported() {
-    // Two tokens in a pipe that make inherits as 3 and 4 and that also has a name.
+    // The pipe has two tokens; make inherits it as 3 and 4, and it also has a name.
     const POOL: &str =
         r#"mkfifo "$1" && exec 3<>"$1" 4>&3 && printf ++ >&3 && MAKEFLAGS=$2 make -f -"#;
     const MAKEFILE: &str = r#"all:; +@printf %s "$$MAKEFLAGS""#;
@@ -257,7 +257,7 @@ fn the_real_make_takes_what_is_exported() {
             .output()
             .unwrap();
         std::fs::remove_file(&path).unwrap();
-        // A make that cannot use the pool says so.
+        // A make that cannot use the pool prints a warning.
         assert_eq!(String::from_utf8_lossy(&made.stderr), "");
         let passed_on = OsString::from_vec(made.stdout);
         let expected = MakeFlags { named: PoolName::Pool(auth), jobs: Some(3), dry_run: false };
@@ -270,7 +270,7 @@ fn the_real_make_takes_what_is_exported() {
     std::fs::remove_dir(&directory).unwrap();
 }
 
-/// Values of pieces that mean something and of noise.
+/// Values made of pieces, some with a meaning and some without.
 fn values() -> impl Strategy<Value = OsString> {
     let pieces = select(vec![
         "n",
@@ -335,7 +335,7 @@ proptest! {
         let dry_run = MakeFlags::parse(&existing).dry_run;
         let expected = MakeFlags { named: PoolName::Pool(auth.clone()), jobs: Some(slots), dry_run };
         prop_assert_eq!(MakeFlags::parse(&flags), expected);
-        // There is nothing left to replace.
+        // A second export replaces nothing.
         prop_assert_eq!(&export(Some(&flags), &auth, None, slots), &flags);
     }
 
@@ -360,7 +360,7 @@ proptest! {
         value.push(" -- ");
         value.push(&definitions);
         prop_assert_eq!(MakeFlags::parse(&value), without);
-        // Nor is a byte of it lost.
+        // No byte of the definitions is lost either.
         let flags = export(Some(&value), &fifo("/p"), None, 2);
         prop_assert!(flags.as_bytes().ends_with(&[b"-- ", definitions.as_bytes()].concat()));
     }

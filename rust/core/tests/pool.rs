@@ -1,4 +1,4 @@
-//! The pool: a token is never lost and never duplicated, whoever takes, drops and forks.
+//! The pool: a token is never lost and never duplicated, whichever process takes, drops and forks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -15,7 +15,7 @@ use std::process::Stdio;
 
 const ENDED_WELL: ExitStatus = ExitStatus::Code(0);
 
-/// A pool whose tokens can be told apart, and the read end of its pipe, still blocking.
+/// Makes a pool whose tokens differ, and returns the read end of its pipe too, still blocking.
 fn pool_of_distinct_tokens(slots: u8) -> (Pool, OwnedFd) {
     let (read, write) = pipe();
     rustix::io::write(&write, &(0..slots).collect::<Vec<u8>>()).unwrap();
@@ -23,7 +23,7 @@ fn pool_of_distinct_tokens(slots: u8) -> (Pool, OwnedFd) {
     (Pool::join(read, write, usize::from(slots)).unwrap(), keep)
 }
 
-/// All tokens that are in the pipe, in ascending order.
+/// Reads all tokens in the pipe, in ascending order.
 fn tokens(read: &OwnedFd) -> Vec<u8> {
     let mut tokens = [0; 256];
     let count = rustix::io::read(read, &mut tokens).unwrap();
@@ -57,8 +57,8 @@ fn the_largest_pool_never_blocks_its_users() {
     let _alone = Alone::new();
     let pool = Pool::new(MAX_SLOTS).unwrap();
     assert_eq!(pool.free().unwrap(), MAX_SLOTS);
-    // One at a time moves the contents through the pipe's pages: no page boundary may make
-    // the pipe seem full to the giver.
+    // Taking one slot at a time moves the contents through the pipe's pages. At no page boundary
+    // may the pipe seem full to the giver.
     for _ in 0..2 * MAX_SLOTS {
         drop(pool.try_take().unwrap().unwrap());
     }
@@ -98,8 +98,8 @@ fn a_slot_copied_by_a_fork_is_inert() {
 enum Step {
     Take,
     Drop(prop::sample::Index),
-    /// A forked process drops its copies of all that we hold, takes up to `take` slots of
-    /// its own, and drops those.
+    /// A forked process drops its copies of all held slots, takes up to `take` slots of its own,
+    /// and drops those.
     Fork {
         take: usize,
     },
@@ -188,8 +188,8 @@ fn threads_that_contend_for_slots_leave_every_token() {
     assert_eq!(tokens(&keep), [0, 1, 2]);
 }
 
-/// The other process of the next test: joins, takes a slot, says so, and gives it back when
-/// told to.
+/// The other process of the next test: joins, takes a slot, reports that, and gives the slot back
+/// on request.
 #[test]
 fn joiner() {
     if !has_role("joiner") {
@@ -268,7 +268,7 @@ fn a_pool_whose_ends_are_exchanged_is_refused() {
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
-/// The other process of the next test. Pipes shrink for a user who has too many.
+/// The other process of the next test. The kernel makes pipes smaller for a user that has too many.
 #[test]
 #[cfg(target_os = "linux")]
 fn user_of_many_pipes() {
@@ -300,7 +300,7 @@ fn a_pool_too_large_for_a_small_pipe_is_refused_and_does_not_block() {
     let _alone = Alone::new();
     let mut command = another_process("user_of_many_pipes");
     if rustix::process::geteuid().is_root() {
-        command.uid(65534); // the limit is not for root
+        command.uid(65534); // the limit does not apply to root
     }
     assert!(command.status().unwrap().success());
 }

@@ -1,7 +1,7 @@
-//! Which path is taken: Linux's own, or, when asked for, that of the other Unixes.
+//! Which backend is used: Linux's own, or, on request, the portable one.
 //!
-//! Everything else is tested on both by running the tests twice; here stands the proof that
-//! the second run is what it says.
+//! All other tests run twice, once with each backend. This file proves that the second run uses the
+//! portable one.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,8 +13,8 @@ use jobserver_core::Jobs;
 use rustix::process::Signal;
 use std::fs::{read_dir, read_link};
 
-/// The other process: has a job running and a memory file open, and says by its exit code
-/// which of what only Linux has it uses.
+/// The other process: runs a job and opens a memory file. It ends with exit code 0 if it uses
+/// Linux's own descriptors exactly when it should.
 #[test]
 fn user_of_everything() {
     if !has_role("user_of_everything") {

@@ -1,4 +1,4 @@
-//! Progress: the owner sees which call a job is in, and nothing of other places.
+//! Progress: the owner sees which call a job is in, and other places stay unaffected.
 
 use jobserver_core::wire::Progress;
 use jobserver_core::ErrorKind;

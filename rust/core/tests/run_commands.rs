@@ -1,4 +1,4 @@
-//! The example `run_commands`, as its user meets it.
+//! The example `run_commands`, run as a user runs it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -57,7 +57,7 @@ fn commands_come_from_standard_input_one_a_line() {
 
 #[test]
 fn no_more_commands_run_at_once_than_there_are_slots() {
-    // Each command would find the folder of another that runs beside it.
+    // Otherwise each command would see the folder of a command that runs at the same time.
     let folder = std::env::temp_dir().join(format!("run_commands-{}", std::process::id()));
     let line = format!("mkdir '{0}' && rmdir '{0}'", folder.display());
     let (code, out, err) = run(&["-j", "1"], &format!("{line}\n").repeat(20));

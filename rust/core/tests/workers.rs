@@ -1,4 +1,5 @@
-//! Processes that run job after job: which of them gets a launch, and what is told of whom.
+//! Workers that run several jobs: which worker gets a launch, and which job each outcome belongs
+//! to.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -13,7 +14,7 @@ use jobserver_core::{
 use rustix::process::{getpid, Pid, Signal};
 use std::time::{Duration, Instant};
 
-/// Hires a process that does what each launch says, and stays after "echo".
+/// Hires a worker that does what each launch says, and stays after "echo".
 fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
     let (owner_end, job_end) = Channel::pair().unwrap();
     match fork().unwrap() {
@@ -61,7 +62,7 @@ fn launch(jobs: &mut Jobs, slot: Option<Slot>, verb: &str) -> Option<JobId> {
     launched.map(|started| started.id)
 }
 
-/// Which process ran the only job that there is.
+/// Returns which worker ran the only job.
 fn runner(jobs: &mut Jobs, id: JobId) -> Pid {
     let bytes = result(outcomes(jobs, 1).remove(&id).unwrap());
     Pid::from_raw(i32::from_ne_bytes(bytes.try_into().unwrap())).unwrap()
@@ -134,7 +135,7 @@ fn the_death_of_an_idle_process_is_nobodys_and_another_takes_its_place() {
     let pids = [hire(&mut jobs, &pool), hire(&mut jobs, &pool)];
     let id = launch(&mut jobs, None, "echo").unwrap();
     assert_eq!(runner(&mut jobs, id), pids[1]);
-    // The one that would be next: the last to have worked.
+    // This is the worker that would be next: the last that has worked.
     rustix::process::kill_process(pids[1], Signal::KILL).unwrap();
     assert_eq!(ended_but_not_reaped(pids[1]), ());
     let id = launch(&mut jobs, pool.try_take().unwrap(), "echo").unwrap();
@@ -184,7 +185,7 @@ fn a_process_whose_job_was_signalled_has_no_other_job() {
     let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
     hire(&mut jobs, &pool);
     let id = launch(&mut jobs, None, "echo").unwrap();
-    jobs.signal(id, Signal::CONT).unwrap(); // does it no harm, but who knows when it arrives
+    jobs.signal(id, Signal::CONT).unwrap(); // harmless, but it may arrive at any time
     runner(&mut jobs, id);
     assert_eq!(launch(&mut jobs, None, "echo"), None);
     drain(&mut jobs);

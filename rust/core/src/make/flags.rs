@@ -1,9 +1,11 @@
-//! MAKEFLAGS: how a pool is named to programs that we start, and by those that started us.
+//! MAKEFLAGS: how a pool is named to programs that this process starts, and by those that started
+//! it.
 //!
-//! The one place that reads and writes this variable, by the GNU Make manual's chapter
-//! "Integrating GNU make" (<https://www.gnu.org/software/make/manual/html_node/Job-Slots.html>)
-//! and by what make 4.3 and 4.4 were seen to write and accept. Not here: whether a pool so
-//! named is there and may be used. Nothing here looks at the environment or at a file.
+//! This is the only module that reads and writes this variable. It follows the GNU Make manual's
+//! chapter "Integrating GNU make"
+//! (<https://www.gnu.org/software/make/manual/html_node/Job-Slots.html>) and the values that make
+//! 4.3 and 4.4 were seen to write and accept. Not here: whether a pool so named exists and may be
+//! used. This module reads neither the environment nor a file.
 //!
 //! ```text
 //! kn -j4 -Oline --jobserver-auth=fifo:/tmp/a\ b --no-print-directory -- CFLAGS=-O2\ -g
@@ -13,22 +15,24 @@
 //! single-letter options without their dash, in the first word only: `n` is a dry run
 //! ```
 //!
-//! Blanks and tabs part words, unless a backslash stands before them; it makes any character
-//! stand for itself. A dollar sign is written twice, since make expands the value like any
-//! other variable's before it looks at words.
+//! Blanks and tabs separate words, unless a backslash stands before them. A backslash makes any
+//! character stand for itself. A dollar sign is written twice, because make expands the value, like
+//! that of any other variable, before it separates words.
 //!
 //! # Which style to export
 //!
-//! Make 4.4 and later take both styles; make 4.3 dies of a fifo ("invalid --jobserver-auth string")
-//! if that is the last name, but takes a pipe, if it inherits the descriptors, and else goes on with
-//! one job. Makes before 4.2 know a pipe by its older name, which we write too, but take any `-jN` as
-//! an order to start a pool of their own, and say so in a warning. We write it nevertheless: it is
-//! what newer makes write, and the only place where a joined pool's size is found.
+//! Make 4.4 and later take both styles. Make 4.3 dies of a fifo ("invalid --jobserver-auth string")
+//! if that is the last name. It takes a pipe if it inherits the descriptors, and otherwise goes on
+//! with one job. Makes before 4.2 know a pipe by its older name, which this module writes too. But
+//! they take any `-jN` as an order to start a pool of their own, and say so in a warning. This
+//! module writes `-jN` nevertheless: newer makes write it, and it is the only place where the size
+//! of a joined pool is found.
 //!
-//! One value can suit an old make and everybody else: a fifo, and then a pipe by an abbreviation of
-//! the older name, `--jobserver-f=3,4`. Makes read their options by getopt_long, which takes that; for
-//! them the last name counts. ninja, cargo, gcc and we look for whole words, and find the fifo.
-//! (Seen with make 4.3 and 4.4.1, ninja 1.13 and cargo 1.95. A new make then takes the pipe too.)
+//! One value can suit both an old make and all other programs: a fifo, and then a pipe by an
+//! abbreviation of the older name, `--jobserver-f=3,4`. Makes read their options by getopt_long,
+//! which accepts the abbreviation, and for them the last name counts. ninja, cargo, gcc and this
+//! crate compare whole words, and find the fifo. (Seen with make 4.3 and 4.4.1, ninja 1.13 and
+//! cargo 1.95. A new make then takes the pipe too.)
 
 use crate::slots::{Auth, AuthValue};
 use std::borrow::Cow;
@@ -36,29 +40,29 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// What MAKEFLAGS says of a pool.
+/// The pool that MAKEFLAGS names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PoolName {
     /// There is no pool.
     #[default]
     Nothing,
-    /// There is one, but not for us: its last name has negative descriptors.
+    /// There is one, but not for this program: its last name has negative descriptors.
     Disabled,
-    /// There is one, but its last name has a form that we don't know: do not connect.
+    /// There is one, but its last name has an unknown form: the program must not use it.
     Unknown(OsString),
-    /// This one.
+    /// It names this pool.
     Pool(Auth),
 }
 
-/// What MAKEFLAGS says, as far as it concerns us.
+/// The parts of MAKEFLAGS that this crate uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MakeFlags {
-    /// Which pool.
+    /// The pool that it names.
     pub named: PoolName,
     /// How many jobs may run at once: the number of the last `-jN` or `--jobs=N`. `None` where
-    /// there is neither, or where the last one has no number (or none that make would take).
+    /// there is neither, or where the last one has no number that make would accept.
     pub jobs: Option<usize>,
-    /// Whether make was only asked what it would do (`-n`).
+    /// Whether make was only asked to print its commands (`-n`).
     pub dry_run: bool,
 }
 
@@ -69,9 +73,9 @@ impl MakeFlags {
     }
 }
 
-/// MAKEFLAGS for a job that shares our pool of `slots` slots (at least 1): `existing` with our
-/// pool in the place of any that it names. Its other options and its definitions survive.
-/// Make alone is told of a pipe's (read, write) `for_make`, if there is one.
+/// Returns MAKEFLAGS for a job that shares our pool of `slots` slots (at least 1): `existing`, with
+/// our pool in the place of any that it names. Its other options and its definitions stay.
+/// `for_make` is a pipe's (read, write), if there is one that only make must use.
 pub fn export(
     existing: Option<&OsStr>,
     auth: &Auth,
@@ -79,9 +83,10 @@ pub fn export(
     slots: usize,
 ) -> OsString {
     let parts = Parts::of(existing.unwrap_or_default().as_bytes());
-    // As in make's own values, there is a blank even where there are no letters: makefiles that
-    // look for a letter in the first word of `-$(MAKEFLAGS)` would else see those of our options.
-    // Ours come first, where no option or backslash at the end of `existing` can swallow them.
+    // As in make's own values, there is a blank even where there are no letters. Makefiles that
+    // look for a letter in the first word of `-$(MAKEFLAGS)` would otherwise see the letters of our
+    // options. Our options come first, where no option or backslash at the end of `existing` can
+    // swallow them.
     let mut flags = quoted(&parts.letters);
     flags.extend_from_slice(format!(" -j{slots}").as_bytes());
     match auth {
@@ -90,7 +95,7 @@ pub fn export(
             flags.extend(quoted(path.as_os_str().as_bytes()));
         }
         Auth::Pipe { read, write } => {
-            // The newer name is the last, for those who know both.
+            // The newer name is the last, for programs that know both.
             let both = format!(" --jobserver-fds={read},{write} --jobserver-auth={read},{write}");
             flags.extend_from_slice(both.as_bytes());
         }
@@ -109,16 +114,16 @@ pub fn export(
     OsString::from_vec(flags)
 }
 
-/// What make alone reads as a pool's name: see above.
+/// The option that only make reads as a pool's name: see the module.
 const FOR_MAKE: &str = "--jobserver-f";
 
-/// A value taken apart into what it says to us and what `export` keeps of it.
+/// A value, split into what it means to this crate and what `export` keeps of it.
 #[derive(Default)]
 struct Parts<'a> {
     says: MakeFlags,
     /// The first word's single letters without those about jobs, decoded.
     letters: Vec<u8>,
-    /// The other words but those about jobs or a pool, as written.
+    /// The other words, without those about jobs or a pool, as written.
     others: Vec<Cow<'a, [u8]>>,
     /// From the word `--` to the end, as written.
     definitions: &'a [u8],
@@ -136,7 +141,7 @@ impl<'a> Parts<'a> {
             }
             let letters = letters(&word.text, first);
             let asked = Asked::for_word(&word.text, letters);
-            // Make never writes a value as a word of its own, but takes it so.
+            // Make never writes a value as a word of its own, but accepts it so.
             let mut value = |attached: &[u8], fits: fn(&[u8]) -> bool| match attached {
                 [] => words.next_if(|next| fits(&next.text)).map_or(vec![], |next| next.text),
                 _ => attached.to_vec(),
@@ -155,7 +160,7 @@ impl<'a> Parts<'a> {
         parts
     }
 
-    /// Keeps a word; of one that asked for jobs or a pool, only the letters before that.
+    /// Keeps a word. If the word asked for jobs or a pool, keeps only the letters before that.
     fn keep(&mut self, word: &Word<'a>, letters: Option<&[u8]>, asked: bool) {
         match letters {
             Some(letters) if !letters.starts_with(b"-") => {
@@ -168,7 +173,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What an option asks for, with the value that is attached to it (or nothing).
+/// The request of an option, with the value that is attached to it (or nothing).
 #[derive(Clone, Copy)]
 enum Asked<'t> {
     Jobs(&'t [u8]),
@@ -195,7 +200,7 @@ impl<'t> Asked<'t> {
 }
 
 impl PoolName {
-    /// What the value of a jobserver option names.
+    /// Reads the value of a jobserver option.
     fn from_value(value: Vec<u8>) -> PoolName {
         match AuthValue::read(&value) {
             AuthValue::Pool(auth) => PoolName::Pool(auth),
@@ -205,7 +210,7 @@ impl PoolName {
     }
 }
 
-/// A number of jobs that make would take.
+/// Parses a number of jobs that make would accept.
 fn number(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.parse().ok().filter(|&jobs| jobs > 0)
 }
@@ -218,9 +223,10 @@ fn is_no_option(word: &[u8]) -> bool {
     !word.starts_with(b"-")
 }
 
-/// The single-letter options at the start of a word (and their dash, if they have one), up to
-/// the first that takes a value, for then the rest of the word is this value. `None` for a word
-/// of another kind. Only the first word may do without a dash; older makes write others too.
+/// Returns the single-letter options at the start of a word (and their dash, if they have one), up
+/// to the first that takes a value: the rest of the word is this value. `None` for a word of
+/// another kind. Only the first word may have no dash; older makes write other words with single
+/// letters too.
 fn letters(word: &[u8], first: bool) -> Option<&[u8]> {
     let plain = first && !word.starts_with(b"-") && !word.contains(&b'=');
     let dashed = word.starts_with(b"-") && !word.starts_with(b"--");
@@ -230,7 +236,7 @@ fn letters(word: &[u8], first: bool) -> Option<&[u8]> {
 
 /// A word of the value.
 struct Word<'a> {
-    /// As meant.
+    /// Decoded.
     text: Vec<u8>,
     /// As written.
     raw: &'a [u8],
@@ -262,7 +268,7 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
-/// A word as it must be written to be read as `text`.
+/// Returns a word as it must be written to be read as `text`.
 fn quoted(text: &[u8]) -> Vec<u8> {
     let mut raw = Vec::with_capacity(text.len());
     for &c in text {
@@ -277,7 +283,7 @@ fn quoted(text: &[u8]) -> Vec<u8> {
     raw
 }
 
-/// Make parts words at these only; a line's end is part of a word.
+/// Make separates words at these only; an end of line is part of a word.
 fn is_blank(c: u8) -> bool {
     matches!(c, b' ' | b'\t')
 }

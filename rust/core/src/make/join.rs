@@ -1,10 +1,9 @@
 //! Joining the pool in force: the one that MAKEFLAGS names to this program.
 //!
-//! Whoever started this program, make in a recipe or a job of ours, did so on a slot of
-//! theirs: the *implicit* slot, which is this program's to use, and is used first. Below a
-//! job, or `exec`, it is borrowed from that (`slots::lineage`). What make has left to a recipe has no
-//! byte in the pipe, and is never written there. Not here: how MAKEFLAGS is written
-//! (`flags`).
+//! Make in a recipe, or a job of ours, started this program on one of its slots: the *implicit*
+//! slot. This program uses that slot first. Below a job, or `jobserver exec`, the program borrows
+//! it (`slots::lineage`). The slot that make has left to a recipe has no byte in the pipe, and is
+//! never written there. Not here: how MAKEFLAGS is written (`flags`).
 
 use super::flags::{MakeFlags, PoolName};
 use super::variables::NAMING;
@@ -15,14 +14,14 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// What the environment says of a pool to join.
+/// The pool that the environment names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InForce {
-    /// Nothing.
+    /// It names none.
     Nothing,
-    /// There is one, which we cannot join.
+    /// It names a pool that this program cannot join.
     Closed(NotJoined),
-    /// There is one, with as many slots, as far as is said.
+    /// It names a pool, with this number of slots if it says so.
     Pool(Auth, Option<usize>),
     /// There is none: make was told to run one job at a time.
     OneJob,
@@ -31,11 +30,11 @@ pub enum InForce {
 /// Why the pool that the environment names is not joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotJoined {
-    /// Its descriptors are negative: make says that it is not for this program.
+    /// Its descriptors are negative: make says that the pool is not for this program.
     Disabled,
-    /// It is named in a way that is not known here.
+    /// Its name has an unknown form.
     Unknown(OsString),
-    /// It is not there, or is something else by now.
+    /// It does not exist, or its name belongs to another file by now.
     Stale(Auth),
 }
 
@@ -66,12 +65,12 @@ impl fmt::Display for NotJoined {
 }
 
 impl InForce {
-    /// By this process's environment.
+    /// Reads this process's environment.
     pub fn of_environment() -> InForce {
         InForce::by(NAMING.iter().filter_map(std::env::var_os))
     }
 
-    /// By the values of the variables, those that count first being the first.
+    /// Reads the values of the variables. The earlier ones count first.
     pub fn by(values: impl IntoIterator<Item = impl AsRef<OsStr>>) -> InForce {
         for value in values {
             let flags = MakeFlags::parse(value.as_ref());
@@ -87,23 +86,26 @@ impl InForce {
     }
 }
 
-/// What came of joining the pool in force.
+/// The result of joining the pool in force.
 #[derive(Debug)]
 pub enum Joined {
-    /// There is none.
+    /// There is no pool.
     Nothing,
-    /// It is joined. Whoever joins it again in this process, while somebody has it, has the same.
+    /// The pool is joined. A second join in this process, while the first pool exists, returns the
+    /// same.
     Pool(Pool),
-    /// There is one, which this program cannot join, and why: it may make one of its own.
+    /// There is a pool that this program cannot join, for this reason: the program may make one of
+    /// its own.
     Refused(String),
-    /// There is one, on a slot of which this program was started, but it cannot be used from here, and
-    /// why: the program has that one slot.
+    /// There is a pool, and this program was started on one of its slots, but the program cannot
+    /// use it from here, for this reason: it has that one slot.
     OutOfReach(String),
-    /// Make was told to run one job at a time: the program has that one slot.
+    /// Make was told to run one job at a time: this program has that one slot.
     OneJob,
 }
 
-/// By their names, for as long as somebody has them: two joins would count the implicit slot twice.
+/// The joined pools by their names, as long as they exist: two joins would count the implicit slot
+/// twice.
 static JOINED: Mutex<Option<HashMap<OsString, WeakPool>>> = Mutex::new(None);
 
 impl Joined {
@@ -112,7 +114,7 @@ impl Joined {
         Joined::by(InForce::of_environment())
     }
 
-    /// The same for what a copy of the environment says.
+    /// Does the same for a copy of the environment.
     pub fn by(in_force: InForce) -> Joined {
         match in_force {
             InForce::Nothing => Joined::Nothing,

@@ -1,8 +1,8 @@
 //! GNU Make's protocol: how a pool is named to programs, in which variables, and how it is joined.
 //!
-//! A program below finds its pool in MAKEFLAGS ([`flags`]) or one of its kin ([`variables`]).
-//! [`Joined`] joins the pool that this program finds; [`Pool::name_to`](crate::Pool::name_to) names one
-//! to a command. Not here: the tokens (`slots::pipe`), and who has which slot.
+//! A program below finds its pool in MAKEFLAGS ([`flags`]) or a similar variable ([`variables`]).
+//! [`Joined`] joins the pool that this program finds; [`Pool::name_to`](crate::Pool::name_to) names
+//! a pool to a command. Not here: the tokens (`slots::pipe`), and which process has which slot.
 
 mod command;
 pub mod flags;

@@ -1,10 +1,10 @@
-//! What the make that this process would run understands.
+//! Which style the make that this process would run understands.
 //!
-//! Make before 4.4 dies of a fifo, so where that is the make on PATH, a pool is named to it by
-//! descriptors (see `flags`). Whether a make knows fifos is looked up in its program, which has the
-//! word if it does: to run it would take a hundred times as long. Measured: 4.3 has no such word, 4.4.1
-//! has. What is no program (a script around make, say) is taken for an old one, since a new one takes
-//! descriptors too.
+//! Make before 4.4 dies of a fifo. So if the make on PATH is so old, a pool is named to it by
+//! descriptors (see `flags`). A make that knows fifos has the word `fifo:` in its program file, so
+//! this module searches the file: to run make would take a hundred times as long. Measured: 4.3 has
+//! no such word, 4.4.1 has it. A file that is no program (a script around make, for example) counts
+//! as an old make, because a new one takes descriptors too.
 
 use crate::slots::Style;
 use std::fs::Metadata;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 impl Style {
-    /// What the make that this process would run does not die of.
+    /// Returns a style that the make that this process would run accepts.
     pub fn for_make() -> Style {
         match make_on_path().is_none_or(|(make, status)| knows_fifos(&make, &status)) {
             true => Style::Fifo,
@@ -32,15 +32,15 @@ fn make_on_path() -> Option<(PathBuf, Metadata)> {
     })
 }
 
-/// What was found last: of the file with this device, inode and time of change.
+/// The last result, for the file with this device, inode and time of change.
 static FOUND: Mutex<Option<([i64; 3], bool)>> = Mutex::new(None);
 
-/// No make is as large.
+/// The largest file that is searched, in bytes. Every make is smaller.
 const LARGEST: u64 = 64 << 20;
 
 fn knows_fifos(make: &Path, status: &Metadata) -> bool {
     let file = [status.dev() as i64, status.ino() as i64, status.mtime()];
-    // A fork by another thread may leave it locked in the child for good.
+    // `try_lock`, because a fork by another thread may leave it locked in the child for good.
     let found = FOUND.try_lock().ok().and_then(|found| *found);
     if let Some((_, knows)) = found.filter(|(known, _)| *known == file) {
         return knows;
@@ -54,7 +54,7 @@ fn knows_fifos(make: &Path, status: &Metadata) -> bool {
     knows
 }
 
-/// Of Linux and the BSDs, or of Apple.
+/// Returns whether a file is a program of Linux and the BSDs, or of Apple.
 fn is_program(file: &[u8]) -> bool {
     let apples =
         [0xfeed_facf_u32, 0xcafe_babe].map(|magic| [magic.to_ne_bytes(), magic.to_be_bytes()]);

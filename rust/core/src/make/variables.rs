@@ -1,24 +1,25 @@
-//! The variables by which a program finds a pool, all of them; and what they are set to for one below.
+//! All variables by which a program finds a pool, and their values for programs below.
 
 use super::flags::export;
 use crate::slots::{Auth, Ends, Pool, Style};
 use std::ffi::{OsStr, OsString};
 
-/// The variables that may name a pool. The first that does counts: cargo has one of its own for build
+/// The variables that may name a pool. The first that names one counts: cargo has its own for build
 /// scripts.
 pub const NAMING: [&str; 3] = ["CARGO_MAKEFLAGS", MAKEFLAGS, "MFLAGS"];
 
-/// Those that are changed for a program below. cargo's own comes before make's, so it is changed where
-/// there is one.
+/// The variables that are changed for a program below. cargo's own counts before make's, so it is
+/// changed if it is set.
 pub const CHANGED: [&str; 2] = [MAKEFLAGS, "CARGO_MAKEFLAGS"];
 
 const MAKEFLAGS: &str = "MAKEFLAGS";
 
-/// Make counts in it how many makes are above a program.
+/// The variable in which make counts how many makes are above a program.
 pub use crate::slots::MAKELEVEL;
 
 impl Pool {
-    /// MAKEFLAGS for programs below that inherit these ends, if any; `existing` is what it is so far.
+    /// Returns MAKEFLAGS for programs below that inherit these ends, if any. `existing` is its
+    /// value so far.
     pub fn makeflags(&self, existing: Option<&OsStr>, ends: Option<Ends>) -> OsString {
         let by_ends = ends.map(|(read, write)| Auth::Pipe { read, write });
         let (auth, for_make) = match (self.style(), &by_ends) {
@@ -29,8 +30,8 @@ impl Pool {
         export(existing, auth, for_make, self.slots())
     }
 
-    /// What each of [`CHANGED`] is to be for programs below that inherit these ends, if any, where it
-    /// is `existing` so far. None: it stays unset.
+    /// Returns the value of each of [`CHANGED`] for programs below that inherit these ends, if any.
+    /// `existing` are the values so far. None: the variable stays unset.
     pub fn variables(
         &self,
         existing: [Option<&OsStr>; CHANGED.len()],

@@ -1,10 +1,10 @@
-//! The contract of a backend: what each kind of Unix does in a way of its own.
+//! The contract of a backend: the work that each kind of Unix does in its own way.
 //!
-//! Two backends stand side by side. [`super::linux`] uses epoll, pidfds and memfds. [`super::portable`]
-//! uses poll, waitid and temporary files, and so works on every Unix; Linux takes it too if the
+//! There are two backends. [`super::linux`] uses epoll, pidfds and memfds. [`super::portable`] uses
+//! poll, waitid and temporary files, and so works on every Unix. Linux uses it too if the
 //! environment has `JOBSERVER_PORTABLE=1`, or if the build leaves the other out (`--cfg
-//! jobserver_portable`). A third one (kqueue, say) implements [`Backend`], beside them, and is chosen in
-//! `choice.rs`; nothing outside this folder changes.
+//! jobserver_portable`). A third one (kqueue, for example) implements [`Backend`] in this folder
+//! and is chosen in `choice.rs`; nothing outside this folder changes.
 //!
 //! Not here: small differences between systems that no backend decides (`system`, `birth`).
 
@@ -16,81 +16,88 @@ use rustix::process::{Pid, Signal, WaitIdOptions, WaitIdStatus};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What a backend supplies. A method that returns `None` leaves the work to the caller's general way.
+/// The methods of a backend. Where a method returns `None`, the caller does the work in a general
+/// way.
 pub(crate) trait Backend: Sync {
-    /// An empty set of descriptors to be watched for input.
+    /// Returns an empty set of descriptors to be watched for input.
     fn ready_set(&self) -> Result<Box<dyn ReadySet>>;
 
-    /// A descriptor that polls as readable once the process has ended, and never means another process.
-    /// None where there is no such descriptor, or where none is left: the process is looked at then.
+    /// Returns a descriptor that polls as readable once the process has ended, and never means
+    /// another process. None where there is no such descriptor, or where no descriptor is left:
+    /// then the caller looks at the process from time to time.
     fn watch_process(&self, pid: Pid) -> Option<Descriptor>;
 
-    /// As `waitid`, by the descriptor that [`Backend::watch_process`] returned. None: by the pid.
+    /// Does waitid by the descriptor that [`Backend::watch_process`] returned. None: the caller
+    /// uses the pid.
     fn wait_process(
         &self,
         watch: &Descriptor,
         options: WaitIdOptions,
     ) -> Option<Result<Option<WaitIdStatus>>>;
 
-    /// Signals the process that this descriptor watches. None: by the pid.
+    /// Signals the process that this descriptor watches. None: the caller uses the pid.
     fn signal_process(&self, watch: &Descriptor, signal: Signal) -> Option<Result<()>>;
 
-    /// What tells a process from a later one that has its pid.
+    /// Returns the kind of marks, which tell a process from a later one with the same pid.
     fn marks(&self) -> Marks;
 
-    /// The mark of a process that is alive, or has not been reaped.
+    /// Returns the mark of a process that is alive, or has not been reaped.
     fn mark_of(&self, pid: Pid) -> Option<u32>;
 
-    /// The mark of the process that this descriptor watches, if the descriptor tells.
+    /// Returns the mark of the process that this descriptor watches, if the descriptor has it.
     fn mark_of_watched(&self, watch: &Descriptor) -> Option<u32>;
 
-    /// Whether a process lives. A zombie does not.
+    /// Looks whether a process lives. A zombie does not.
     fn look(&self, process: ProcessId) -> Life;
 
-    /// A new file that has no name and is made of memory. None: a temporary file.
+    /// Makes a file that has no name and is made of memory. None: the caller makes a temporary
+    /// file.
     fn memory_file(&self) -> Option<Result<Descriptor>>;
 
-    /// Sees to it that nobody changes a memory file any more, if that can be had.
+    /// Seals a memory file, so that no process can change it any more, where the system has seals.
     fn seal(&self, file: BorrowedFd<'_>);
 
-    /// The size of a file that nobody can change any more and whose pages are all there. None if
-    /// the file is not known to be so, or is empty.
+    /// Returns the size of a file that no process can change any more and whose pages all exist.
+    /// None if the file is not known to be so, or is empty.
     fn unchanging_size(&self, file: BorrowedFd<'_>) -> Option<usize>;
 
-    /// Whether bytes can be put into a pipe by `splice`, as many as there are slots.
+    /// Makes a pipe large enough to take `slots` bytes by `splice`. Returns whether that succeeded.
     fn splices(&self, pipe: &Descriptor, slots: usize) -> bool;
 
-    /// Has the kernel kill this process once the last writer of a pipe is gone, whose read end has
-    /// this path. The kernel does so for as long as the descriptor that is returned stays open. None
-    /// where it does not.
+    /// Asks the kernel to kill this process once the last writer of a pipe is gone; `read_end` is
+    /// the path of the pipe's read end. The kernel does so for as long as the returned descriptor
+    /// stays open. None where the system cannot do so.
     fn kill_at_hang_up(&self, read_end: &Path) -> std::io::Result<Option<Descriptor>>;
 }
 
 /// Descriptors that are watched for input, each under a key.
 pub(crate) trait ReadySet: std::fmt::Debug + Send + Sync {
-    /// Watches a descriptor. Its key is told for as long as there is input.
+    /// Watches a descriptor. The set reports its key for as long as there is input
+    /// (level-triggered).
     fn add(&mut self, fd: &Arc<Descriptor>, key: u64) -> Result<()>;
 
-    /// Watches a descriptor. Its key is told whenever more input comes, whether or not the last was
-    /// read. False where that cannot be had.
+    /// Watches a descriptor. The set reports its key whenever more input comes, even if the last
+    /// input was not read (edge-triggered). Returns false where the system cannot do so.
     fn add_edge(&mut self, fd: &Arc<Descriptor>, key: u64) -> bool;
 
-    /// Watches a descriptor no more.
+    /// Stops watching a descriptor.
     fn remove(&mut self, fd: &Arc<Descriptor>, key: u64);
 
-    /// The keys of some descriptors that are ready now; none when no descriptor is.
+    /// Returns the keys of some descriptors that are ready now; none only if no descriptor is
+    /// ready.
     fn ready(&mut self) -> Result<Vec<u64>>;
 
-    /// Whether the set still hears of what it watches, as far as its own descriptors tell.
+    /// Returns whether the set's own descriptors are intact.
     fn is_intact(&self) -> bool;
 
-    /// Descriptors of which one is readable when something in the set is.
+    /// Returns descriptors of which one is readable when a descriptor of the set is ready.
     fn watched(&self) -> Vec<Arc<Descriptor>>;
 
-    /// Whether a wait on [`ReadySet::watched`] that has begun hears of what is added later.
+    /// Returns whether a wait on [`ReadySet::watched`] that has begun also wakes for a descriptor
+    /// that is added later.
     fn grows_while_waited_for(&self) -> bool;
 }
 
-/// How many ready descriptors one call of [`ReadySet::ready`] tells of at most, if the kernel keeps
-/// the set; the rest come with the next call.
+/// How many ready descriptors one call of [`ReadySet::ready`] reports at most, if the kernel keeps
+/// the set. The next call reports the rest.
 pub(crate) const AT_ONCE: usize = 64;

@@ -1,5 +1,6 @@
-//! Pipes and sockets, close-on-exec from birth where the system can do that. Apple's systems
-//! cannot: there, a gap of two calls is left, in which another thread's exec may pass them on.
+//! Pipes and sockets, close-on-exec from the start where the system can do that. Apple's systems
+//! cannot: there are two calls, and an exec in another thread between them passes the descriptors
+//! on.
 
 use super::Descriptor;
 use rustix::fd::OwnedFd;
@@ -7,17 +8,17 @@ use std::io;
 
 pub(crate) use system::{close_on_exec, no_sigpipe, RESET_BEFORE_PACKETS};
 
-/// A pipe: (read end, write end).
+/// Makes a pipe: (read end, write end).
 pub(crate) fn pipe() -> rustix::io::Result<(Descriptor, Descriptor)> {
     both(system::pipe()?)
 }
 
-/// The writing end of a pipe that nobody reads yet: whoever is to do so opens it anew.
+/// Makes a pipe and returns its write end only. The reader opens the pipe again later.
 pub fn pipe_without_reader() -> io::Result<Descriptor> {
     Ok(pipe()?.1)
 }
 
-/// A connected pair of sockets that keep messages whole and in order, for many writers.
+/// Makes a connected pair of sockets that keep messages whole and in order, for many writers.
 pub(crate) fn socket_pair() -> rustix::io::Result<(Descriptor, Descriptor)> {
     both(system::socket_pair()?)
 }
@@ -32,15 +33,15 @@ mod system {
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
     use rustix::pipe::PipeFlags;
 
-    /// Whether a peer that ended with packets of ours unread is told of before the packets that it
-    /// had sent.
+    /// Whether recvmsg reports ECONNRESET, for a peer that ended with packets of ours unread,
+    /// before the packets that the peer had sent.
     pub(crate) const RESET_BEFORE_PACKETS: bool = true;
 
     pub(super) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
     }
 
-    /// SEQPACKET, because its reader sees an end of file when the last writer is gone.
+    /// SEQPACKET: its reader sees an end of file when the last writer is gone.
     pub(super) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)
@@ -62,7 +63,7 @@ mod system {
     use rustix::io::{fcntl_setfd, FdFlags};
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-    /// As on other systems; here the packets come first.
+    /// The same as on other systems; here recvmsg returns the packets first.
     pub(crate) const RESET_BEFORE_PACKETS: bool = false;
 
     fn set_close_on_exec(ends: (OwnedFd, OwnedFd)) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
@@ -75,7 +76,7 @@ mod system {
         set_close_on_exec(rustix::pipe::pipe()?)
     }
 
-    /// Apple has only datagrams, whose reader gets ECONNRESET when the last writer is gone.
+    /// Apple has only datagrams. Their reader gets ECONNRESET when the last writer is gone.
     pub(super) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
         let (kind, none) = (SocketType::DGRAM, SocketFlags::empty());
         set_close_on_exec(rustix::net::socketpair(AddressFamily::UNIX, kind, none, None)?)

@@ -3,7 +3,7 @@
 use super::backend::{Backend, ReadySet};
 use super::poll;
 
-/// Whether to use what only Linux has (epoll, pidfd, memfd).
+/// Returns whether to use what only Linux has (epoll, pidfd, memfd).
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 pub(super) fn linux() -> bool {
     use std::sync::OnceLock;
@@ -26,12 +26,12 @@ pub(crate) fn backend() -> &'static dyn Backend {
     &super::portable::Portable
 }
 
-/// A set that holds nothing, and costs nothing.
+/// Returns a set that watches no descriptor and needs no system call.
 pub(crate) fn empty_set() -> Box<dyn ReadySet> {
     Box::new(poll::Set::default())
 }
 
-/// What all backends' sets have in common.
+/// Properties that the sets of all backends have.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

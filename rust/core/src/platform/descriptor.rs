@@ -1,15 +1,17 @@
-//! Descriptors of ours: never 0, 1 or 2, and known by more than their numbers.
+//! The descriptors of this crate: they are never 0, 1 or 2, and know their file and not only their
+//! number.
 //!
-//! A number is no identity once code of others has run. That code may close what it has not
-//! opened (`os.closerange(3, 256)`, as daemons do), and then a file of its own has the number. And
-//! a program that was started without a standard stream hands number 0, 1 or 2 to whoever opens
-//! something next, where a library's warning goes into it. So a [`Descriptor`] is moved above 2 at
-//! its birth, and remembers which file it is: what is written to it, read from it or sent on it asks
-//! first ([`Descriptor::intact`]), and its drop closes the number only if it is that file still.
+//! A number does not identify a file once other code has run. That code may close descriptors that
+//! it has not opened (`os.closerange(3, 256)`, as daemons do), and then another file may get the
+//! number. And in a program that was started without a standard stream, the next file to be opened
+//! gets number 0, 1 or 2, and a library's warning is written into it. So a [`Descriptor`] is moved
+//! above 2 when it is made, and remembers which file it refers to. Each read, write or send asks
+//! first whether the number still refers to that file ([`Descriptor::intact`]), and the drop closes
+//! the number only if it does.
 //!
-//! The file is named by its device and inode. All epoll sets share an inode; so each has a mark of
-//! its own. Not covered: a pidfd before Linux 6.9, which shares that inode; and another thread that
-//! closes a descriptor between the question and the use.
+//! The file is identified by its device and inode. All epoll sets share an inode, so each has a
+//! mark of its own. Not covered: a pidfd before Linux 6.9, which shares that inode; and another
+//! thread that closes a descriptor between the check and the use.
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -29,19 +31,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Descriptor {
     fd: ManuallyDrop<OwnedFd>,
     identity: FileIdentity,
-    /// By which it was opened, and how; for who must have it again.
+    /// The path and the flags by which it was opened, for a caller that must open it again.
     name: Option<(PathBuf, OFlags)>,
-    /// In which [`Undisturbed`] time it was last found intact.
+    /// The number of the [`Undisturbed`] in which it was last found intact; 0 for none.
     found: AtomicU64,
 }
 
-/// For as long as this lives, nothing runs in this thread that is not ours: so what has been found
-/// intact is not asked again, which is a system call.
+/// While this lives, no code runs in this thread that is not this crate's. So a descriptor that has
+/// been found intact is not checked again: a check is a system call.
 #[derive(Debug)]
 pub(crate) struct Undisturbed(PhantomData<*const ()>);
 
 thread_local! {
-    /// Its number; 0 if there is none.
+    /// The number of the current [`Undisturbed`]; 0 if there is none.
     static UNDISTURBED: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -59,7 +61,7 @@ impl Drop for Undisturbed {
     }
 }
 
-/// What tells a file from others.
+/// The identity of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileIdentity {
     File {
@@ -79,10 +81,10 @@ impl FileIdentity {
     }
 }
 
-/// What a process has been given as its standard streams.
+/// The numbers of the standard streams.
 pub(super) const STANDARD: std::ops::RangeInclusive<RawFd> = 0..=2;
 
-/// The same file by a number above those.
+/// Returns the same file under a number above the standard streams.
 pub(super) fn raised(fd: OwnedFd) -> Result<OwnedFd> {
     match STANDARD.contains(&fd.as_raw_fd()) {
         true => fcntl_dupfd_cloexec(&fd, STANDARD.end() + 1),
@@ -91,15 +93,15 @@ pub(super) fn raised(fd: OwnedFd) -> Result<OwnedFd> {
 }
 
 impl Descriptor {
-    /// What was just opened. It must be close-on-exec.
+    /// Wraps a descriptor that was just opened. It must be close-on-exec.
     pub fn new(fd: OwnedFd) -> Result<Descriptor> {
         let fd = raised(fd)?;
         let identity = FileIdentity::of(&fd)?;
         Ok(Descriptor::known(fd, identity))
     }
 
-    /// The same for what has an inode in common with others, and an open description that nobody
-    /// else uses.
+    /// Does the same for a descriptor whose inode other files share (an epoll set). No other
+    /// process may use its open description.
     #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     pub(crate) fn anonymous(fd: OwnedFd) -> Result<Descriptor> {
         let fd = raised(fd)?;
@@ -112,7 +114,7 @@ impl Descriptor {
         Descriptor { fd, identity, name: None, found }
     }
 
-    /// The inode of its file, if that is what it is known by.
+    /// Returns the inode of its file, if the inode identifies it.
     pub fn inode(&self) -> Option<u64> {
         match self.identity {
             FileIdentity::File { inode, .. } => Some(inode),
@@ -121,7 +123,7 @@ impl Descriptor {
         }
     }
 
-    /// Opens a file by a name that it keeps for as long as it is of use.
+    /// Opens a file, and keeps its path: see `intact_or_anew`.
     pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<Descriptor> {
         let flags = flags | OFlags::CLOEXEC;
         let mut opened = Descriptor::new(rustix::fs::open(path, flags, mode)?)?;
@@ -129,7 +131,7 @@ impl Descriptor {
         Ok(opened)
     }
 
-    /// Whether its number still is that of its file.
+    /// Returns whether its number still refers to its file.
     pub fn is_intact(&self) -> bool {
         let time = UNDISTURBED.get();
         if time != 0 && self.found.load(Ordering::Relaxed) == time {
@@ -150,11 +152,11 @@ impl Descriptor {
         }
     }
 
-    /// The descriptor, for a use that must not meet another file.
+    /// Returns the descriptor, for a use that must not affect another file.
     ///
     /// # Errors
     ///
-    /// BADF: somebody has closed it, and may have opened another file in its place.
+    /// BADF: other code has closed it, and may have opened another file in its place.
     pub fn intact(&self) -> Result<BorrowedFd<'_>> {
         match self.is_intact() {
             true => Ok(self.fd.as_fd()),
@@ -162,8 +164,8 @@ impl Descriptor {
         }
     }
 
-    /// The same; or, where somebody has closed it, its file opened anew by its name, if that is
-    /// this file still.
+    /// Does the same. If other code has closed the descriptor, opens its path again and returns
+    /// that, if it is the same file.
     pub(crate) fn intact_or_anew(&self) -> Result<AtHand<'_>> {
         if let Ok(intact) = self.intact() {
             return Ok(AtHand::Intact(intact));
@@ -176,14 +178,14 @@ impl Descriptor {
         }
     }
 
-    /// Whether there is something to read, or an end of what there was; or nobody has it any more.
-    /// Not asked first whether it is intact: that is for whoever gets yes for an answer.
+    /// Returns whether there is input or an end of file; true also if the number is closed. It does
+    /// not check whether the descriptor is intact: a caller that gets true does that.
     pub(crate) fn is_readable(&self) -> bool {
         let mut fds = [PollFd::new(self, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Another descriptor of the same.
+    /// Duplicates the descriptor.
     pub fn duplicate(&self) -> Result<Descriptor> {
         Descriptor::new(fcntl_dupfd_cloexec(self.intact()?, 3)?)
     }
@@ -196,7 +198,7 @@ impl Descriptor {
     }
 }
 
-/// A descriptor that may be used now.
+/// A descriptor that is known to be intact.
 #[derive(Debug)]
 pub(crate) enum AtHand<'a> {
     Intact(BorrowedFd<'a>),
@@ -212,7 +214,7 @@ impl AsFd for AtHand<'_> {
     }
 }
 
-/// Without a look whether it is intact: for who has looked, or has just made it.
+/// No check whether it is intact: the caller has checked, or has just made it.
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -225,7 +227,7 @@ impl AsRawFd for Descriptor {
     }
 }
 
-/// To be somebody else's, who sees to its end.
+/// The new owner of the descriptor closes it.
 impl From<Descriptor> for OwnedFd {
     fn from(descriptor: Descriptor) -> OwnedFd {
         descriptor.into_owned()
@@ -241,34 +243,34 @@ impl From<Descriptor> for File {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         if self.is_intact() {
-            // SAFETY: nobody uses it after this.
+            // SAFETY: it is not used after this.
             unsafe { ManuallyDrop::drop(&mut self.fd) };
-        } // else the number is another file's, or nobody's
+        } // else the number is closed, or another file has it
     }
 }
 
-/// A new duplicate of the descriptor numbered `raw`.
+/// Duplicates the descriptor numbered `raw`.
 ///
-/// This is how a bare number from outside becomes an owned type: the kernel says whether
-/// the number means anything (EBADF otherwise).
+/// This is how a bare number from outside becomes an owned type. The kernel says whether the number
+/// is open (EBADF otherwise).
 pub fn duplicate(raw: RawFd) -> io::Result<Descriptor> {
     // SAFETY: fcntl(F_DUPFD_CLOEXEC) reads and writes no memory of ours, whatever `raw` is.
     let new = match unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) } {
         -1 => return Err(io::Error::last_os_error()),
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        // SAFETY: the kernel has just made this descriptor for this call; it has no other owner.
         new => unsafe { OwnedFd::from_raw_fd(new) },
     };
     Ok(Descriptor::new(new)?)
 }
 
-/// Opens a file for the programs below this one, which are told its number.
+/// Opens a file for the programs below this one, and returns its number, which is named to them.
 pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
     let opened = raised(rustix::fs::open(path, flags, Mode::empty())?)?;
     fcntl_setfd(&opened, FdFlags::empty())?;
     Ok(opened.into_raw_fd())
 }
 
-/// Whether a number is nobody's, or the same file's.
+/// Returns whether a number is closed, or refers to `file`.
 pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
     // SAFETY: it is only looked at, by a call that says whether it is open at all.
     let there = unsafe { BorrowedFd::borrow_raw(number) };
@@ -278,8 +280,8 @@ pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
     }
 }
 
-/// Opens a file at a number for the programs below this one, in a process without threads. False if
-/// another file has the number.
+/// Opens a file at a number for the programs below this one, in a process without threads. Returns
+/// false if another file has the number.
 pub(crate) fn open_in_place(number: RawFd, path: &CStr, flags: OFlags) -> Result<bool> {
     let opened = raised(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)?;
     if opened.as_raw_fd() == number {
@@ -293,18 +295,19 @@ pub(crate) fn open_in_place(number: RawFd, path: &CStr, flags: OFlags) -> Result
     if !free && FileIdentity::of(there)? != FileIdentity::of(&opened)? {
         return Ok(false);
     }
-    // SAFETY: the number is nobody's, or that of this very file, which goes on to be open there.
+    // SAFETY: the number is closed, or refers to this very file, which stays open there.
     match unsafe { libc::dup2(opened.as_raw_fd(), number) } {
         -1 => Err(super::shared::last_error()),
         _ => Ok(true),
     }
 }
 
-/// What a program does to us: puts another file in place of a descriptor. What is there now.
+/// Puts another file in the place of a descriptor, as other code in the program may do. Returns the
+/// descriptor that has the number now.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) fn put_in_place_of(ours: &Descriptor, other: impl AsFd) -> Descriptor {
-    // SAFETY: it is what is to be tested that others do this.
+    // SAFETY: the test needs exactly this change by other code.
     let number = unsafe { libc::dup2(other.as_fd().as_raw_fd(), ours.as_raw_fd()) };
     assert_eq!(number, ours.as_raw_fd());
     // SAFETY: the number is open, and `ours` will not close it.

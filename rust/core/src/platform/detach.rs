@@ -1,4 +1,5 @@
-//! A process that outlives this one: nobody's child, in a session of its own, with a name of its own.
+//! A process that outlives this one. It is not this process's child, and it has its own session and
+//! name.
 
 use super::fork::{exit_at_once, fork, Forked};
 use super::system::set_thread_name;
@@ -8,20 +9,21 @@ use rustix::process::WaitOptions;
 use std::ffi::CStr;
 use std::io;
 
-/// Runs `task` in a process of this name that is nobody's child and is in a session of its own, so that
-/// neither a signal to this process's group nor one to its terminal's reaches it. Of the
-/// descriptors it has only those to `keep`, so that nobody waits in vain for the end of one.
+/// Runs `task` in a process with this name, which is not this process's child. It is in a session
+/// of its own, so neither a signal to this process's group nor one to its terminal's reaches it. It
+/// has only the descriptors in `keep`: with others, it would keep pipes open whose readers wait for
+/// an end of file.
 ///
-/// The task must not need anything that another thread of this process may hold at this
-/// moment. (The C library makes its own locks free in a fork.)
+/// The task must not need anything that another thread of this process may hold at this moment.
+/// (The C library makes its own locks free in a fork.)
 pub(crate) fn detach(name: &CStr, keep: &[RawFd], task: impl FnOnce()) -> io::Result<()> {
     let held = SignalsHeld::begin();
-    // SAFETY: the child runs `detached` only, which keeps to what is said above.
+    // SAFETY: the child runs only `detached`, which follows the rule above.
     match unsafe { fork() }? {
         Forked::Child => detached(name, keep, task),
         Forked::Parent(between) => {
             drop(held);
-            // It ends at once; and it is no matter if this program reaps whatever ends.
+            // It ends at once. If other code of this program reaps it first, that does no harm.
             let wait = || rustix::process::waitpid(Some(between), WaitOptions::empty());
             let _ = rustix::io::retry_on_intr(wait);
             Ok(())
@@ -41,7 +43,7 @@ fn detached(name: &CStr, keep: &[RawFd], task: impl FnOnce()) -> ! {
         };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     }
-    exit_at_once(0) // nothing of the program that it was forked from is to run
+    exit_at_once(0) // no code of the program that it was forked from must run
 }
 
 fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
@@ -50,7 +52,7 @@ fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     let open: Vec<RawFd> =
         listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for number in open.into_iter().filter(|number| !keep.contains(number)) {
-        // SAFETY: nothing of the program whose descriptor it was runs in this process.
+        // SAFETY: no code of the program that owned the descriptor runs in this process.
         unsafe { libc::close(number) };
     }
     Ok(())

@@ -1,8 +1,9 @@
-//! The set of ready descriptors that Linux keeps: a look costs what is ready.
+//! The set of watched descriptors that the Linux kernel keeps: the cost of a look grows with what
+//! is ready.
 //!
-//! The set is level-triggered, so that nothing is lost if a ready descriptor is left for the next
-//! look. Removal is explicit: a descriptor's registration otherwise lives on in every process
-//! that inherited its description by a fork.
+//! The set is level-triggered: a ready descriptor that is left for the next look is reported again.
+//! Removal is explicit: otherwise a registration lives on while any process has the description by
+//! a fork.
 
 use super::backend::{ReadySet, AT_ONCE};
 use super::Descriptor;
@@ -38,8 +39,8 @@ impl ReadySet for Set {
     }
 
     fn remove(&mut self, fd: &Arc<Descriptor>, _key: u64) {
-        // The kernel looks the descriptor up by its number. If this program has closed it, the number
-        // may be another file's, which is to stay in the set.
+        // The kernel finds the descriptor by its number. If this program has closed it, another
+        // file may have the number, and that file must stay in the set.
         if fd.is_intact() {
             let _ = epoll::delete(&self.epoll, fd);
         }

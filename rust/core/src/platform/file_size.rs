@@ -1,19 +1,20 @@
-//! Files that may not be as large as we need them: the limit (RLIMIT_FSIZE, `ulimit -f`) is an
-//! error for whoever made the file, and not the end of the program.
+//! Files larger than the limit of this process (RLIMIT_FSIZE, `ulimit -f`): the call that grows the
+//! file fails, and the program goes on.
 //!
-//! The kernel says it twice, by EFBIG and by SIGXFSZ, which kills who has not ignored it. (CPython
-//! has, other programs have not.) Blocked, and taken before it is let through again, it reaches no
-//! handler of the program's, and no other thread notices; to ignore it meanwhile would concern all.
+//! The kernel reports the limit by EFBIG and by SIGXFSZ, which kills a process that does not ignore
+//! it. (CPython ignores it; other programs do not.) This module blocks the signal in this thread,
+//! and takes it before it is unblocked. So no handler of the program runs, and no other thread is
+//! affected; to ignore the signal meanwhile would affect all threads.
 
 use std::mem::MaybeUninit;
 
-/// Does what may make a file larger than it may be.
+/// Runs `work`, which may make a file larger than the limit.
 pub fn within_limit<T>(work: impl FnOnce() -> T) -> T {
     let _held = Held::begin();
     work()
 }
 
-/// This thread's SIGXFSZ, held back until it is dropped, when it is forgotten.
+/// Blocks this thread's SIGXFSZ. The drop discards a pending one and unblocks it.
 struct Held {
     signal: libc::sigset_t,
     before: libc::sigset_t,
@@ -35,7 +36,7 @@ impl Held {
         Held { signal, before: unsafe { before.assume_init() } }
     }
 
-    /// Whether the signal is in a set.
+    /// Returns whether the signal is in a set.
     fn is_in(set: &libc::sigset_t) -> bool {
         // SAFETY: reads a set that is initialised.
         unsafe { libc::sigismember(set, libc::SIGXFSZ) == 1 }
@@ -50,7 +51,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // What the program itself holds back is for the program.
+        // If the program itself has blocked the signal, the signal stays pending for the program.
         if !Held::is_in(&self.before) && self.has_come() {
             let mut number = 0;
             // SAFETY: reads the set and writes the number; it is pending, so this does not wait.

@@ -1,10 +1,10 @@
-//! Forks of this process, and its end without ceremony.
+//! Forks of this process, and its immediate exit.
 
 use super::namespace::begin_child;
 use rustix::process::Pid;
 use std::io;
 
-/// On which side of a fork the caller finds itself.
+/// The side of a fork on which the caller is.
 #[derive(Debug)]
 pub enum Forked {
     /// In the process that forked; its child has this pid.
@@ -33,7 +33,7 @@ pub unsafe fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Ends this process as it is: nothing is flushed, freed or told of it.
+/// Ends this process at once: no buffer is flushed, no value is dropped and no exit handler runs.
 pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: touches no memory of ours, and does not return.
     unsafe { libc::_exit(code) }

@@ -6,9 +6,9 @@ use rustix::fs::{open, Mode, OFlags};
 use rustix::process::Signal;
 use std::io;
 
-/// Has the kernel kill this process once the last writer of a pipe is gone, whose read end has
-/// this path; at once if it is gone already. The kernel does so for as long as the descriptor that
-/// is returned stays open.
+/// Asks the kernel to kill this process once the last writer of a pipe is gone; at once if it is
+/// gone already. `read_end` is the path of the pipe's read end. The kernel does so for as long as
+/// the returned descriptor stays open.
 pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descriptor> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let own = Descriptor::new(open(read_end, flags, Mode::empty())?)?;
@@ -27,5 +27,5 @@ pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descript
     Ok(own)
 }
 
-/// Linux's number for it, which libc leaves out for some targets.
+/// Linux's number of the request, which libc leaves out for some targets.
 pub(super) const F_SETSIG: libc::c_int = 10;

@@ -1,12 +1,14 @@
-//! The end of a process that has run for longer than it may, and of what it has started.
+//! The end of a process that has run for longer than its time limit, and of the processes that it
+//! has started.
 //!
-//! The kernel's timer sends a signal, whose handler here kills the children and then has the
-//! process die of that same signal, by which its owner knows why. A handler may interrupt
-//! anything, so that it calls nothing that allocates or locks: only the system.
+//! A timer of the kernel sends a signal. Its handler kills the children and then raises the same
+//! signal with its default action; by that signal the owner knows the reason. A handler may
+//! interrupt any code, so it does not allocate or lock: it only makes system calls.
 //!
-//! A process that does not heed the signal is killed a second later. SIGKILL does not say who
-//! sent it, nor a zombie when it died. But what was pending at its death stays so: hence a
-//! *mark*, a signal that is blocked, and so pends from shortly after the limit on.
+//! A process that blocks, ignores or handles the signal is killed a second later by SIGKILL. A
+//! zombie of SIGKILL does not show which process sent it, nor when the zombie died. But signals
+//! that were pending at its death stay visible. So there is a *mark*: a blocked signal that is
+//! pending from shortly after the limit.
 
 use super::signals::{change_mask, last_signal, time_limit_signal};
 use super::tracker::is_resource_tracker;
@@ -17,21 +19,22 @@ use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::time::{Duration, Instant};
 
-/// Has the kernel end this process after `limit`, by [`time_limit_signal`], and its children
-/// with it; a second later, should that be blocked, ignored or handled, by SIGKILL, and alone.
-/// It does so though the process never looks up, and its owner does not look either; but not
-/// once what is returned has been lifted.
+/// Asks the kernel to end this process and its children after `limit`, by [`time_limit_signal`]. If
+/// that signal is blocked, ignored or handled, SIGKILL ends this process alone a second later.
+/// Neither this process nor its owner must do anything for that. It does not happen after
+/// [`TimeLimit::lift`].
 ///
-/// Timers do not outlive an exec, but for one: the program that the process has become by then
-/// gets SIGALRM, unless the process has used that timer (alarm, setitimer) for something else.
+/// Timers do not outlive an exec, with one exception: a program that this process has become by
+/// exec gets SIGALRM, unless the process has used that timer (alarm, setitimer) for another
+/// purpose.
 pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
-    // A timer of 0 would be none.
+    // A timer of 0 would be disarmed.
     let limit = limit.max(Duration::from_nanos(1));
     let (marked, ended) =
         (limit.saturating_add(Duration::from_millis(500)), limit.saturating_add(A_SECOND));
     let until = Instant::now().checked_add(limit);
     handle(time_limit_signal())?;
-    change_mask(libc::SIG_UNBLOCK, time_limit_signal()); // its owner may have blocked it
+    change_mask(libc::SIG_UNBLOCK, time_limit_signal()); // the owner may have blocked it
     change_mask(libc::SIG_BLOCK, mark());
     let timers = [
         Timer::begin(limit, time_limit_signal())?,
@@ -44,12 +47,13 @@ pub fn end_after(limit: Duration) -> io::Result<TimeLimit> {
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// Pends in a process that has not heeded the signal of its limit. Nobody uses it either.
+/// The signal that is pending in a process that has passed its limit. No other code uses it.
 fn mark() -> libc::c_int {
     last_signal() - 1
 }
 
-/// Whether a process that has not been reaped yet, ours or not, has had longer than it might.
+/// Returns whether a process that has not been reaped yet, this process's child or not, has passed
+/// its limit.
 pub(crate) fn is_marked(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
     let pending = status.ok().and_then(|status| {
@@ -59,22 +63,23 @@ pub(crate) fn is_marked(pid: Pid) -> bool {
     pending.is_some_and(|pending| pending >> (mark() - 1) & 1 == 1)
 }
 
-/// The limit that this process is under, also after this is dropped.
+/// The time limit of this process. It stays in force after this is dropped.
 #[derive(Debug)]
 pub struct TimeLimit {
     timers: ManuallyDrop<[Timer; 3]>,
-    /// None: longer than the clock can tell.
+    /// None: the limit is longer than the clock can represent.
     until: Option<Instant>,
 }
 
 impl TimeLimit {
-    /// Takes it away: whether it was in force until now. Once it is over, its signals may pend in a
-    /// process that has not heeded them, and would be taken for those of the next limit.
+    /// Removes the limit. Returns whether it was in force until now. If the limit is already over,
+    /// its signals may be pending, and would be taken for those of the next limit; so it is not
+    /// removed.
     pub fn lift(self) -> bool {
         let until = self.until;
         let in_time = || until.is_none_or(|until| Instant::now() < until);
         if !in_time() {
-            return false; // and it ends the process, if that does not end by itself
+            return false; // the process must end; the limit ends it
         }
         drop(ManuallyDrop::into_inner(self.timers));
         let _ = set_alarm(Duration::ZERO);
@@ -82,23 +87,23 @@ impl TimeLimit {
     }
 }
 
-/// A timer of the kernel's that sends this process a signal, until it is dropped.
+/// A kernel timer that sends this process a signal. It is deleted at the drop.
 #[derive(Debug)]
 struct Timer(libc::timer_t);
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // SAFETY: made by timer_create, and deleted here only.
+        // SAFETY: timer_create made it, and only this deletes it.
         unsafe { libc::timer_delete(self.0) };
     }
 }
 
 fn handle(signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: all zeroes is a valid sigaction, of which the fields that count are set next.
+    // SAFETY: all zeroes is a valid sigaction. The fields that matter are set next.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = at_limit as extern "C" fn(libc::c_int) as libc::sighandler_t;
     action.sa_flags = libc::SA_RESETHAND;
-    // SAFETY: reads `action`, whose handler keeps to what a handler may do.
+    // SAFETY: reads `action`. Its handler does only what a handler may do.
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -120,9 +125,9 @@ fn set_alarm(after: Duration) -> io::Result<()> {
 }
 
 impl Timer {
-    /// A timer that goes off once, `after` this long.
+    /// Starts a timer that sends `signal` once, after this time.
     fn begin(after: Duration, signal: libc::c_int) -> io::Result<Timer> {
-        // SAFETY: all zeroes is a valid sigevent, of which the fields that count are set next.
+        // SAFETY: all zeroes is a valid sigevent. The fields that matter are set next.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = signal;
@@ -149,20 +154,21 @@ impl Timer {
 }
 
 extern "C" fn at_limit(signal: libc::c_int) {
-    // What a killed child leaves behind becomes ours (a job is the reaper of its orphans).
+    // The orphans of a killed child become children of this process (a job is the reaper of its
+    // orphans).
     while matches!(kill_children(), Ok(true)) {}
-    // SAFETY: an async-signal-safe call. The default action is in force again, and is taken
-    // when this handler returns.
+    // SAFETY: the call is async-signal-safe. The default action is in force again, and happens when
+    // this handler returns.
     unsafe { libc::raise(signal) };
 }
 
-/// Kills and reaps all children that there are now, but for the tree's resource tracker: whether
-/// there were any.
+/// Kills and reaps all current children except the tree's resource tracker. Returns whether there
+/// were any.
 fn kill_children() -> rustix::io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tasks = open(c"/proc/self/task", flags, Mode::empty())?;
     let (mut buffer, mut any) = ([MaybeUninit::uninit(); 1024], false);
-    // Children are told by the threads that forked them.
+    // /proc lists children by the thread that forked them.
     let mut entries = RawDir::new(&tasks, &mut buffer);
     while let Some(Ok(task)) = entries.next() {
         let (from, flags) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -176,7 +182,7 @@ fn kill_children() -> rustix::io::Result<bool> {
     Ok(any)
 }
 
-/// Kills and reaps those whose pids are in the file, each followed by a blank.
+/// Kills and reaps the processes whose pids are in the file, each followed by a blank.
 fn kill_each(children: &OwnedFd) -> bool {
     let (mut pid, mut any, mut buffer) = (0, false, [0; 1024]);
     while let Ok(read @ 1..) = rustix::io::read(children, &mut buffer) {

@@ -19,7 +19,8 @@ pub(crate) struct Linux;
 /// The kernel's PID_FS_MAGIC (linux/magic.h).
 const PIDFS: u64 = 0x5049_4446;
 
-/// The kernel's TMPFS_MAGIC. Not the file system of huge pages: those run out when a page is copied.
+/// The kernel's TMPFS_MAGIC. The file system of huge pages is not accepted: huge pages can run out
+/// when a page is copied.
 const TMPFS: u64 = 0x0102_1994;
 
 impl Backend for Linux {
@@ -36,9 +37,9 @@ impl Backend for Linux {
         watch: &Descriptor,
         options: WaitIdOptions,
     ) -> Option<Result<Option<WaitIdStatus>>> {
-        // A pidfd cannot mean another child that got the pid after somebody else's wait.
+        // A pidfd cannot mean another child that got the pid after other code reaped this one.
         match waitid(WaitId::PidFd(watch.as_fd()), options) {
-            Err(Errno::INVAL) => None, // Linux 5.3 has pidfds that cannot be waited for
+            Err(Errno::INVAL) => None, // Linux 5.3 has pidfds without waitid
             waited => Some(waited),
         }
     }
@@ -67,7 +68,7 @@ impl Backend for Linux {
 
     fn mark_of_watched(&self, watch: &Descriptor) -> Option<u32> {
         match self.marks() {
-            // Never 0, which would be no mark.
+            // Never 0, which would mean an unknown mark.
             Marks::Inodes => watch.inode().map(|inode| (inode as u32 & MARK).max(1)),
             _ => None,
         }
@@ -76,13 +77,14 @@ impl Backend for Linux {
     fn look(&self, process: ProcessId) -> Life {
         match open(process.pid) {
             Ok(pidfd) => {
-                // After the opening: what is asked now is about the process that the pidfd holds.
+                // These checks come after the opening, and so are about the process that the pidfd
+                // refers to.
                 if self.is_another(process, &pidfd) || pidfd.is_readable() {
                     return Life::Dead;
                 }
                 Life::Alive(Some(Arc::new(pidfd)))
             }
-            // The number of a thread, say, or of nothing.
+            // The pid is a thread's, for example, or no process has it.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Life::Dead,
             Err(_) => proc::look(process, self.marks() == Marks::Times),
         }
@@ -107,7 +109,7 @@ impl Backend for Linux {
             return None;
         }
         let stat = fstat(file).ok()?;
-        // To read a hole is to ask for a page; if there is none left, the reader dies of SIGBUS.
+        // A read of a hole needs a new page. If no page is left, the reader dies of SIGBUS.
         let present = u64::try_from(stat.st_blocks).ok()?.checked_mul(512)?;
         let size = usize::try_from(stat.st_size).ok()?;
         (size > 0 && present >= size as u64).then_some(size)
@@ -126,15 +128,15 @@ impl Backend for Linux {
 }
 
 impl Linux {
-    /// Whether the pidfd is of another process, which has this one's pid by now.
+    /// Returns whether the pidfd refers to another process, which has this one's pid by now.
     fn is_another(&self, process: ProcessId, pidfd: &Descriptor) -> bool {
         match self.marks() {
             Marks::Inodes => {
                 let differs = |mark| mark != process.mark;
                 process.mark != 0 && self.mark_of_watched(pidfd).is_some_and(differs)
             }
-            // (A process that was named in this very tick was born before now, and more could not be
-            // found out.)
+            // A process that was named in this tick was born before now. The birth time cannot tell
+            // more.
             _ => process.mark != proc::now() && proc::is_another(process),
         }
     }

@@ -1,4 +1,4 @@
-//! Processes by their names: this one, those that live, and whether they still do.
+//! Processes by pid and mark: this process, and whether another one lives.
 
 use super::choice::backend;
 use super::identity::{Life, Marks, ProcessId};
@@ -6,12 +6,12 @@ use super::{getpid, Descriptor};
 use rustix::process::Pid;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// This process as it was named last: its pid and mark. A forked child has another pid, and is
-/// named anew.
+/// The pid and mark of this process, as found last. A forked child has another pid, and finds its
+/// own.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
 
 impl ProcessId {
-    /// This process.
+    /// Returns this process.
     pub(crate) fn current() -> ProcessId {
         let pid = getpid();
         match ProcessId::known() {
@@ -32,8 +32,8 @@ impl ProcessId {
         CURRENT.store(self.to_word(), Ordering::Relaxed);
     }
 
-    /// This process as far as it can be named without a look at it, which costs a new process some
-    /// 10 us; or as another process has `named` it, if that is known to be right.
+    /// Returns this process as far as it is known without a look at it, which costs a new process
+    /// some 10 us; or as another process has `named` it, if its pid and mark are given.
     pub(crate) fn current_if_known(pid: Pid, named: Option<ProcessId>) -> ProcessId {
         match (ProcessId::known(), named) {
             (Some(known), _) if known.pid == pid => known,
@@ -45,12 +45,12 @@ impl ProcessId {
         }
     }
 
-    /// A process that is alive now, or has not been reaped.
+    /// Returns the name of a process that is alive now, or has not been reaped.
     pub(crate) fn of_live(pid: Pid) -> ProcessId {
         ProcessId { pid, mark: backend().mark_of(pid).unwrap_or(0) }
     }
 
-    /// The same, of which there is a pidfd, perhaps.
+    /// Does the same, by a pidfd if there is one.
     pub(crate) fn of_watched(pid: Pid, watch: Option<&Descriptor>) -> ProcessId {
         match watch.and_then(|watch| backend().mark_of_watched(watch)) {
             Some(mark) => ProcessId { pid, mark },
@@ -58,22 +58,22 @@ impl ProcessId {
         }
     }
 
-    /// Whether both names may be of one process.
+    /// Returns whether both names may mean the same process.
     pub(crate) fn may_be(self, other: ProcessId) -> bool {
         let told_apart = marks() == Marks::Inodes && self.mark != 0 && other.mark != 0;
         self.pid == other.pid && !(told_apart && self.mark != other.mark)
     }
 }
 
-/// Whether this is the process of that pid, mostly without a system call. Not for what a copy of
-/// this process would do harm by: one that a C library has forked, and that nobody has told so
-/// ([`super::begin_child`]), takes itself for its parent here.
+/// Returns whether this is the process of that pid, mostly without a system call. Not for a use
+/// where a copy of this process would do harm: if a C library has forked the copy without
+/// [`super::begin_child`], the copy takes itself for its parent here.
 pub fn is_this(pid: Pid) -> bool {
     ProcessId::known().is_some_and(|known| known.pid == pid) || getpid() == pid
 }
 
-/// In the child of a fork, which may have its parent's very pid in another namespace: forgets its
-/// parent's name, and returns the parent's pid, if that has ever been named.
+/// In the child of a fork: forgets the parent's name, and returns the parent's pid, if it was
+/// known. In another namespace the child may have its parent's very pid.
 pub(super) fn forget_parent() -> Option<Pid> {
     let parent = ProcessId::known().map(|parent| parent.pid);
     if parent.is_some() {
@@ -82,7 +82,7 @@ pub(super) fn forget_parent() -> Option<Pid> {
     parent
 }
 
-/// Whether a process lives. (A zombie does not.)
+/// Returns whether a process lives. (A zombie does not.)
 pub(crate) fn is_alive(process: ProcessId) -> bool {
     process.may_be(ProcessId::current()) || matches!(look(process), Life::Alive(_))
 }
@@ -92,7 +92,7 @@ pub(crate) fn look(process: ProcessId) -> Life {
     backend().look(process)
 }
 
-/// What tells a process from a later one that has its pid, here.
+/// Returns the kind of marks that this system has.
 pub(crate) fn marks() -> Marks {
     backend().marks()
 }

@@ -1,5 +1,5 @@
-//! Marks on open descriptions: the signal that a description would send if it were asked to send
-//! any, which it is not. Epoll sets have nothing else by which to tell one from another.
+//! Marks on open descriptions. The mark is the number of the signal that a description would send
+//! with O_ASYNC, which is never set. Epoll sets have no other property that tells one from another.
 
 use super::hang_up::F_SETSIG;
 use super::shared::last_error;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 const F_GETSIG: libc::c_int = 11;
 
-/// Gives a description the next mark: there are as many as signals.
+/// Gives a description the next mark. There are as many marks as signals.
 pub(super) fn put(fd: impl AsFd) -> Result<libc::c_int> {
     static COUNT: AtomicI32 = AtomicI32::new(0);
     let mark = 1 + COUNT.fetch_add(1, Ordering::Relaxed).rem_euclid(64);

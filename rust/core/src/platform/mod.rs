@@ -1,10 +1,11 @@
 //! Everything that is `unsafe`, or differs from one Unix to another, and nothing else.
 //!
-//! What a *backend* does in its own way, for Linux and for every Unix, is behind one contract
-//! ([`backend`]); small differences between systems are in `system` and `birth`.
+//! Linux and the other Unixes differ most in the work of a *backend*, which is behind one contract
+//! (`backend`). Small differences between systems are in `system` and `birth`.
 //!
-//! The rest of the crate goes through rustix, whose calls are safe and whose descriptors are owned.
-//! Here stand the few calls that rustix leaves out or marks `unsafe` (fork above all), one block a call.
+//! The rest of the crate uses rustix, whose calls are safe and whose descriptors are owned. This
+//! folder has the few calls that rustix leaves out or marks `unsafe` (fork above all), one block
+//! for each call.
 #![allow(unsafe_code)]
 
 mod backend;

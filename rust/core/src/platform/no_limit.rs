@@ -1,26 +1,26 @@
-//! The end of a process that has run for longer than it may, which only Linux's timers can see to.
+//! The time limit of a process, on systems without Linux's timers: there is none.
 
 use rustix::process::Pid;
 use std::io;
 use std::time::Duration;
 
-/// A limit, of which there is none here.
+/// A time limit. It has no value on this system.
 #[derive(Debug)]
 pub enum TimeLimit {}
 
-/// Refuses: nothing here could end the process.
+/// Fails: this system has no timer that could end the process.
 pub fn end_after(_limit: Duration) -> io::Result<TimeLimit> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 impl TimeLimit {
-    /// Takes it away.
+    /// Removes the limit.
     pub fn lift(self) -> bool {
         match self {}
     }
 }
 
-/// No process is: none could be told to end after a while.
+/// Returns false: no process has a time limit here.
 pub(crate) fn is_marked(_pid: Pid) -> bool {
     false
 }

@@ -1,41 +1,43 @@
-//! Signals that this process survives, and passes on to one that it has started.
+//! Signals that this process survives and passes on to a process that it has started.
 //!
-//! The handler itself sends them, so that none is lost between a look and a wait. What comes
-//! before there is a process to send it to is kept until then. A handler may interrupt
-//! anything: it only changes atomics and calls the system.
+//! The handler itself sends them, so no signal is lost between a look and a wait. A signal that
+//! comes before there is a process to send it to is kept until then. A handler may interrupt any
+//! code: it only changes atomics and makes system calls.
 
 use super::signal_from_raw;
 use rustix::process::{kill_process, Pid};
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// To whom; 0 for nobody yet.
+/// The pid that signals are passed on to; 0 for none yet.
 static TO: AtomicI32 = AtomicI32::new(0);
-/// What has come and has not been sent, a bit a signal.
+/// The signals that have come and have not been sent, one bit for each.
 static COME: AtomicU64 = AtomicU64::new(0);
 
-/// From now on this process survives the signal numbered `signal`, which is passed on.
+/// Makes this process survive the signal numbered `signal` and pass it on.
 ///
-/// A terminal sends the signals of its keys to all programs that it shows. So for those that
-/// come from a terminal too, `from_processes_only` keeps the other from getting them twice.
-/// (Only Linux tells; elsewhere such a signal is not passed on.)
+/// A terminal sends the signals of its keys to all programs in its foreground. For such a signal,
+/// `from_processes_only` passes on only those that a process has sent: otherwise the other process
+/// would get each twice. (Only Linux can tell them apart; elsewhere such a signal is not passed
+/// on.)
 pub fn pass_on(signal: i32, from_processes_only: bool) -> io::Result<()> {
-    // SAFETY: all zeroes is a valid sigaction, of which the fields that count are set next.
+    // SAFETY: all zeroes is a valid sigaction. The fields that matter are set next.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: Handler = if from_processes_only { come_from_process } else { come };
     action.sa_sigaction = handler as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
     // SAFETY: sigfillset initialises the set that it is given; none interrupts another.
     unsafe { libc::sigfillset(&mut action.sa_mask) };
-    // SAFETY: reads `action`, whose handlers keep to what a handler may do.
+    // SAFETY: reads `action`. Its handlers do only what a handler may do.
     match unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Passes on what has come and what will come, to this process; to none any more, which must
-/// be said before it is reaped, or with all signals held ([`super::SignalsHeld`]).
+/// Passes on to this process the signals that have come and will come. With None, they are kept
+/// again; the caller must do that before it reaps the process, or while it holds all signals
+/// ([`super::SignalsHeld`]).
 pub fn pass_on_to(process: Option<Pid>) {
     TO.store(process.map_or(0, |pid| pid.as_raw_nonzero().get()), Ordering::SeqCst);
     send();
@@ -53,9 +55,9 @@ extern "C" fn come_from_process(
     info: *const libc::siginfo_t,
     context: *const libc::c_void,
 ) {
-    // SAFETY: the kernel passes a handler with SA_SIGINFO what it knows of the signal.
+    // SAFETY: the kernel passes a handler with SA_SIGINFO a valid siginfo.
     let code = unsafe { (*info).si_code };
-    // As Linux has it: positive where the kernel itself sends it.
+    // On Linux the code is positive if the kernel itself sent the signal.
     if cfg!(target_os = "linux") && code <= 0 {
         come(signal, info, context);
     }

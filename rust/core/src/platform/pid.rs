@@ -1,12 +1,12 @@
-//! This process's pid, mostly without a system call: it is asked for several times for each job,
-//! since any code of the user's may have forked.
+//! This process's pid, mostly without a system call. It is needed several times for each job,
+//! because any code of the user may have forked.
 //!
-//! It is kept in a page of memory that the kernel wipes in the child of a fork, whoever forked and
-//! how (MADV_WIPEONFORK, Linux 4.14). Where there is no such page, the system is asked each time.
+//! The pid is kept in a page of memory that the kernel wipes in the child of every fork
+//! (MADV_WIPEONFORK, Linux 4.14). Where there is no such page, each call asks the system.
 
 use rustix::process::Pid;
 
-/// The pid of this process.
+/// Returns the pid of this process.
 pub fn getpid() -> Pid {
     kept().unwrap_or_else(rustix::process::getpid)
 }
@@ -21,8 +21,8 @@ pub(super) fn renew() {}
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 use page::kept;
-/// In the child of a fork: has it known now. (A page that is written to first costs one fault, and not
-/// one to be read and another to be written.)
+/// In the child of a fork: stores its pid now. (If the first access to the page is a write, it
+/// costs one page fault; if it is a read, a later write costs another.)
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 pub(super) use page::renew;
 
@@ -33,9 +33,9 @@ mod page {
     use std::ptr::{null_mut, NonNull};
     use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-    /// What the kernel will wipe; null until it is first needed.
+    /// The page that the kernel wipes; null until the first use.
     static PAGE: AtomicPtr<AtomicI32> = AtomicPtr::new(null_mut());
-    /// In its place where there is none: never written to.
+    /// Used where there is no such page. It is never written to.
     static NO_PAGE: AtomicI32 = AtomicI32::new(0);
 
     pub(super) fn kept() -> Option<Pid> {
@@ -59,7 +59,7 @@ mod page {
     }
 
     fn page() -> &'static AtomicI32 {
-        // Without a lock, which a fork by another thread would leave locked in the child.
+        // There is no lock: a fork by another thread would leave it locked in the child.
         let page = NonNull::new(PAGE.load(Ordering::Acquire)).unwrap_or_else(made);
         // SAFETY: `NO_PAGE`, or a page that is never unmapped, aligned and initialised by the
         // kernel, and accessed as this atomic only.
@@ -70,7 +70,7 @@ mod page {
         let page = map().unwrap_or(NonNull::from(&NO_PAGE));
         let first =
             PAGE.compare_exchange(null_mut(), page.as_ptr(), Ordering::AcqRel, Ordering::Acquire);
-        // (Another thread was quicker: then this page stays, unused.)
+        // If another thread was quicker, this page stays unused.
         first.err().and_then(NonNull::new).unwrap_or(page)
     }
 
@@ -82,7 +82,7 @@ mod page {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe { mmap_anonymous(null_mut(), size, access, MapFlags::PRIVATE) }.ok()?;
-        // SAFETY: the mapping is ours, and nobody refers to it yet.
+        // SAFETY: the mapping is new, and there is no reference to it yet.
         if unsafe { madvise(start, size, Advice::LinuxWipeOnFork) }.is_err() {
             // SAFETY: likewise. An error would mean that it is not mapped.
             let _ = unsafe { munmap(start, size) };

@@ -1,4 +1,5 @@
-//! The set of ready descriptors on any Unix: it is kept here, and every look costs what is watched.
+//! The set of watched descriptors on any Unix. It is kept in this process, and the cost of a look
+//! grows with what is watched.
 
 use super::backend::ReadySet;
 use super::Descriptor;
@@ -7,7 +8,7 @@ use rustix::io::{retry_on_intr, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// An empty one costs nothing.
+/// An empty set needs no system call.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
     watched: BTreeMap<u64, Arc<Descriptor>>,

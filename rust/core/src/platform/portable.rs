@@ -1,4 +1,5 @@
-//! The backend for every Unix: poll, waitid, signal 0, temporary files. It finds a death by looking.
+//! The backend for every Unix: poll, waitid, signal 0, temporary files. Its callers look from time
+//! to time to notice a death.
 
 use super::backend::{Backend, ReadySet};
 use super::identity::{Life, Marks, ProcessId};

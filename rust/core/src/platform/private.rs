@@ -1,30 +1,30 @@
-//! A file's bytes mapped into this process alone: read from the file's own pages, and copied a
-//! page at a time when they are written to.
+//! A file's bytes mapped into this process alone. A read uses the file's own pages; the first write
+//! to a page copies that page.
 //!
-//! Sound for sealed files only. A file that somebody can still write to would change under a
-//! slice of it, and touching a page that has been cut off is SIGBUS. A seal cannot be broken,
-//! so what a file's seals say once holds for as long as it is mapped. Not here: which files are
-//! sealed, and what becomes of those that are not (`channel::memory`).
+//! This is sound for sealed files only. A file that a process can still write to would change under
+//! a slice of it, and an access to a page that has been cut off is SIGBUS. A seal cannot be
+//! removed, so the seals of a file hold for as long as it is mapped. Not here: which files are
+//! sealed, and what happens to the others (`wire::memory`).
 
 use super::choice::backend;
 use rustix::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-/// A private, writable mapping of all of a file. It needs no descriptor.
+/// A private, writable mapping of a whole file. It needs no descriptor.
 #[derive(Debug)]
 pub(crate) struct Private {
     start: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: it is plain memory with one owner, like a boxed slice.
+// SAFETY: plain memory with one owner, like a boxed slice.
 unsafe impl Send for Private {}
-// SAFETY: likewise; it is written to through `&mut` only.
+// SAFETY: likewise; writes need `&mut`.
 unsafe impl Sync for Private {}
 
 impl Private {
-    /// Maps a file that nobody can change any more. None if this one is not known to be so, or
-    /// is empty, or if there is no room.
+    /// Maps a file that no process can change any more. Returns None if this file is not known to
+    /// be so, or is empty, or if there is no room.
     pub(crate) fn of_sealed(file: BorrowedFd<'_>) -> Option<Private> {
         use rustix::mm::{mmap, MapFlags, ProtFlags};
         let size = backend().unchanging_size(file)?;
@@ -35,21 +35,21 @@ impl Private {
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: mapped for as long as `self` lives, initialised by the kernel, and changed by
-        // nobody but through `&mut self`, since the file cannot change.
+        // SAFETY: mapped for as long as `self` lives, and initialised by the kernel. Only a borrow
+        // of `&mut self` can change it, because the file cannot change.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and nobody else refers to it while `self` is borrowed mutably.
+        // SAFETY: as above, and there is no other reference while `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
     }
 }
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no slice of it outlives `self`. An error would mean
-        // that it is not mapped, and there is nobody to tell.
+        // SAFETY: the mapping is this value's, and no slice of it outlives `self`. An error would
+        // mean that it is not mapped; there is no caller to report it to.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
     }
 }

@@ -1,11 +1,11 @@
-//! Memory that several processes share, and the two system calls that move a byte between
-//! it and a pipe in one step.
+//! Memory that several processes share, and the two system calls that move a byte between it and a
+//! pipe in one step.
 //!
-//! A process can be killed between any two of its instructions, but not within the kernel:
-//! a system call that has begun its work ends it. So a byte that is read straight into
-//! shared memory is either still in the pipe or visible to all who share the memory; and
-//! one that is sent by `splice`, with its file offset in shared memory, is either not in
-//! the pipe or known by all to be there. Not here: what the words mean (`slots::ledger`).
+//! A process can be killed between any two of its instructions, but not within these system calls:
+//! a call that has begun its work completes it. So a byte that is read directly into shared memory
+//! is either still in the pipe or visible to all processes that share the memory. A byte that is
+//! sent by `splice`, with its file offset in shared memory, is either not in the pipe or recorded
+//! there as sent. Not here: what the words mean (`slots::ledger`).
 
 use super::Descriptor;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The size of a word, in bytes.
 pub(crate) const WORD: usize = 8;
 
-/// A file mapped into this process, seen as words that change under everybody's eyes.
+/// A file mapped into this process, as words that other processes may change at any time.
 #[derive(Debug)]
 pub(crate) struct Shared {
     file: Descriptor,
@@ -31,8 +31,8 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Maps the first `words` words of `file`, which must be that long already and must
-    /// never be made shorter.
+    /// Maps the first `words` words of `file`, which must be that long already and must never
+    /// become shorter.
     pub(crate) fn map(file: Descriptor, words: usize) -> Result<Shared> {
         use rustix::mm::{mmap, MapFlags, ProtFlags};
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
@@ -43,34 +43,34 @@ impl Shared {
         Ok(Shared { file, start, words })
     }
 
-    /// The file.
+    /// Returns the file.
     pub(crate) fn file(&self) -> &Descriptor {
         &self.file
     }
 
-    /// One word; `index` must be within it.
+    /// Returns one word. Panics if `index` is outside the mapping.
     pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.words, "a word outside the mapping");
         // SAFETY: within the mapping, as just asserted, which lives as long as `self`.
         let word = unsafe { self.start.add(index) };
-        // SAFETY: pages are aligned for any word, all bits are valid, and whoever else
-        // writes to this word, here or in the kernel, writes atomically or a single byte.
+        // SAFETY: pages are aligned for any word, and all bits are valid. All other writers of this
+        // word, in processes or in the kernel, write atomically or write a single byte.
         unsafe { word.as_ref() }
     }
 
-    /// Reads one byte of `pipe` into the first byte of a word. How many were read: 0 or 1.
+    /// Reads one byte of `pipe` into the first byte of a word. Returns how many were read: 0 or 1.
     pub(crate) fn read_into(&self, index: usize, pipe: BorrowedFd<'_>) -> Result<usize> {
         let into = std::ptr::from_ref(self.word(index)).cast_mut();
-        // SAFETY: the kernel writes one byte into a word of the mapping, whose content is
-        // shared and atomic, so that nobody holds a plain reference to it.
+        // SAFETY: the kernel writes one byte into a word of the mapping. The word is shared and
+        // atomic, so there is no plain reference to it.
         let read = unsafe { libc::read(pipe.as_raw_fd(), into.cast(), 1) };
         usize::try_from(read).map_err(|_| last_error())
     }
 
-    /// Sends one byte of the file to `pipe`, the one whose offset the word holds, and
-    /// advances the word by one. False if there is no room in the pipe, where both stay.
+    /// Sends one byte of the file to `pipe`, the one whose offset the word holds, and advances the
+    /// word by one. Returns false if there is no room in the pipe; then neither changes.
     ///
-    /// `splice` passes the page on, not a copy: the byte in the file must never change.
+    /// `splice` passes on the page and not a copy, so the byte in the file must never change.
     #[cfg(target_os = "linux")]
     pub(crate) fn send(&self, offset: usize, pipe: BorrowedFd<'_>) -> Result<bool> {
         let file = self.file.intact_or_anew()?;
@@ -88,7 +88,7 @@ impl Shared {
         }
     }
 
-    /// Nothing moves a byte from a file to a pipe in one step here.
+    /// Returns false: no call here moves a byte from a file to a pipe in one step.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn send(&self, _offset: usize, _pipe: BorrowedFd<'_>) -> Result<bool> {
         Ok(false)
@@ -97,8 +97,8 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no reference to a word outlives `self`. An error
-        // would mean that it is not mapped, and there is nobody to tell.
+        // SAFETY: the mapping is this value's, and no reference to a word outlives `self`. An error
+        // would mean that it is not mapped; there is no caller to report it to.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.words * WORD) };
     }
 }
@@ -107,5 +107,6 @@ pub(super) fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// The order of all of the ledger's steps: the protocol is argued one step at a time.
+/// The memory order of all of the ledger's steps. The protocol is argued one step at a time, which
+/// needs one total order.
 pub(crate) const IN_ORDER: Ordering = Ordering::SeqCst;

@@ -1,17 +1,17 @@
-//! Signals: which there are, and those of this thread held back, let through or ignored.
+//! Signals: their numbers, and how this thread blocks, unblocks or ignores them.
 
 use rustix::process::Signal;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// Holds back this thread's signals until it is dropped, on both sides of a fork.
+/// Blocks signals in this thread until it is dropped, on both sides of a fork.
 #[derive(Debug)]
 pub struct SignalsHeld {
     before: libc::sigset_t,
 }
 
 impl SignalsHeld {
-    /// Holds back all signals that can be held back.
+    /// Blocks all signals that can be blocked.
     pub fn begin() -> SignalsHeld {
         let mut all = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
@@ -23,10 +23,10 @@ impl SignalsHeld {
         SignalsHeld { before: unsafe { before.assume_init() } }
     }
 
-    /// Whether this signal has come, and is held back by this alone.
+    /// Returns whether this signal is pending, and is blocked by this value alone.
     pub fn holds(&self, signal: Signal) -> bool {
         let mut pending = MaybeUninit::uninit();
-        // SAFETY: sigpending writes the whole of the set, or fails and so is not looked at.
+        // SAFETY: sigpending writes the whole of the set, or fails, and then the set is not read.
         if unsafe { libc::sigpending(pending.as_mut_ptr()) } != 0 {
             return false;
         }
@@ -37,7 +37,7 @@ impl SignalsHeld {
         is_in(&pending) && !is_in(&self.before)
     }
 
-    /// Holds back this one beside those that are held back already.
+    /// Blocks this signal besides those that are blocked already.
     pub fn this(signal: Signal) -> SignalsHeld {
         let mut before = MaybeUninit::uninit();
         // SAFETY: without a set to read, pthread_sigmask only writes the whole of `before`.
@@ -55,13 +55,13 @@ impl Drop for SignalsHeld {
     }
 }
 
-/// Lets this signal through to this thread again.
+/// Unblocks this signal in this thread.
 pub fn unblock(signal: Signal) {
     change_mask(libc::SIG_UNBLOCK, signal.as_raw());
 }
 
-/// Has this process ignore a signal, also one that it has blocked and that has come already, until
-/// it is dropped, when whatever was in force before is so again.
+/// Makes this process ignore a signal until it is dropped, even one that is blocked and pending
+/// already. The drop restores the former action.
 #[derive(Debug)]
 pub struct SignalIgnored {
     signal: Signal,
@@ -72,7 +72,7 @@ impl SignalIgnored {
     /// Ignores this signal from now on.
     pub fn begin(signal: Signal) -> io::Result<SignalIgnored> {
         let mut before = MaybeUninit::uninit();
-        // SAFETY: `before` is to be written.
+        // SAFETY: `before` is written by this call.
         unsafe { ignore(signal, before.as_mut_ptr()) }?;
         // SAFETY: that has succeeded, and so has written it.
         Ok(SignalIgnored { signal, before: unsafe { before.assume_init() } })
@@ -81,10 +81,11 @@ impl SignalIgnored {
 
 impl Drop for SignalIgnored {
     fn drop(&mut self) {
-        // Once more, since one that is blocked is not ignored, but forgotten by this.
-        // SAFETY: nothing is to be written.
+        // A second time: a blocked signal stays pending although it is ignored, and this call
+        // discards it.
+        // SAFETY: a null pointer asks for no old action.
         let _ = unsafe { ignore(self.signal, std::ptr::null_mut()) };
-        // SAFETY: reads `before`, which the kernel wrote; whatever it names was in force.
+        // SAFETY: reads `before`, which the kernel wrote; the action that it names was in force.
         unsafe { libc::sigaction(self.signal.as_raw(), &self.before, std::ptr::null_mut()) };
     }
 }
@@ -103,7 +104,7 @@ unsafe fn ignore(signal: Signal, before: *mut libc::sigaction) -> io::Result<()>
     }
 }
 
-/// In this thread, and those that it starts.
+/// Changes the mask of this thread, which threads that it starts inherit.
 pub(super) fn change_mask(how: libc::c_int, signal: libc::c_int) {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set that it is given.
@@ -114,17 +115,17 @@ pub(super) fn change_mask(how: libc::c_int, signal: libc::c_int) {
     unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// The signal numbered `raw`, real-time signals included; None if there is no such signal.
+/// Returns the signal numbered `raw`, real-time signals included; None if there is no such signal.
 pub fn signal_from_raw(raw: i32) -> Option<Signal> {
     if !(1..=last_signal()).contains(&raw) {
         return None;
     }
-    // SAFETY: `raw` is a signal number of this system, and is only ever sent, by the
-    // user's wish: no handler is installed for it here.
+    // SAFETY: `raw` is a signal number of this system. It is only sent, at the user's wish: no
+    // handler is installed for it here.
     Some(unsafe { Signal::from_raw_unchecked(raw) })
 }
 
-/// Whether this process ignores the signal numbered `raw`.
+/// Returns whether this process ignores the signal numbered `raw`.
 pub fn is_ignored(raw: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: changes nothing, and writes the whole of `action` if it succeeds.
@@ -135,21 +136,21 @@ pub fn is_ignored(raw: i32) -> bool {
     unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Has this process see how its children end, though whoever started it ignores that (SIGCHLD), in
-/// which case the system keeps it to itself. The command is born with the signal as it was.
+/// Makes this process able to see how its children end, even if it was started with SIGCHLD
+/// ignored, when the system discards that. The command starts with the signal as it was.
 pub fn see_children_end(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     if !is_ignored(libc::SIGCHLD) {
         return;
     }
-    // SAFETY: an action that names no code of this process's.
+    // SAFETY: the action is the default one, and calls no code of this process.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let ignore_again = || {
         // SAFETY: as above; and it may be called between fork and exec.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
         Ok(())
     };
-    // SAFETY: what it calls may be called between fork and exec.
+    // SAFETY: the closure calls only functions that may be called between fork and exec.
     unsafe { command.pre_exec(ignore_again) };
 }
 
@@ -163,13 +164,13 @@ pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
 }
 
-/// The signal that says that a job has run for longer than it may: one that nobody uses.
-/// (SIGPROF, say, comes from profilers too, which arm their timers anew after a fork.)
+/// Returns the signal of a job's time limit: one that no other code uses. (SIGPROF, for example, is
+/// also used by profilers, which start their timers again after a fork.)
 pub fn time_limit_signal() -> libc::c_int {
     last_signal()
 }
 
-/// The signal by which a program is ended that such a job has become by exec.
+/// Returns the signal that ends a job over its limit after it has become another program by exec.
 pub fn alarm_signal() -> libc::c_int {
     libc::SIGALRM
 }

@@ -1,4 +1,4 @@
-//! The standard streams: whether a new program finds them open, and the null device in their place.
+//! The standard streams: whether a new program has them open, and the null device in their place.
 
 use super::descriptor::{raised, STANDARD};
 use super::shared::last_error;
@@ -8,14 +8,14 @@ use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{fcntl_getfd, FdFlags, Result};
 
-/// Whether a new program would find this standard stream open.
+/// Returns whether a new program would find this standard stream open.
 pub(crate) fn is_inherited(stream: RawFd) -> bool {
     // SAFETY: it is only looked at, by a call that says whether it is open at all.
     let stream = unsafe { BorrowedFd::borrow_raw(stream) };
     fcntl_getfd(stream).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
 }
 
-/// The null device, to read from and write to.
+/// Opens the null device, to read and to write.
 pub(crate) fn null_device() -> Result<Descriptor> {
     Descriptor::new(open_null_device()?)
 }
@@ -24,8 +24,8 @@ fn open_null_device() -> Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// In a process of ours: puts the null device where a standard stream is closed, and in place of
-/// standard input if there is `nothing_to_read`.
+/// In a process of this crate: puts the null device where a standard stream is closed, and in the
+/// place of standard input if there is `nothing_to_read`.
 pub fn fill_standard(nothing_to_read: bool) -> error::Result<()> {
     for stream in STANDARD {
         // SAFETY: as above.
@@ -39,7 +39,7 @@ pub fn fill_standard(nothing_to_read: bool) -> error::Result<()> {
 
 fn put_null_device(stream: RawFd) -> Result<()> {
     let null = raised(open_null_device()?)?;
-    // SAFETY: whoever had this number has it still, and finds the null device there.
+    // SAFETY: code that uses this number can still use it, and reads and writes the null device.
     match unsafe { libc::dup2(null.as_raw_fd(), stream) } {
         -1 => Err(last_error()),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! Small differences between Linux and other Unixes, which hold whichever backend is in use.
+//! Small differences between Linux and other Unixes, which do not depend on the backend.
 
 use super::Descriptor;
 use rustix::fd::OwnedFd;
@@ -10,7 +10,7 @@ pub(crate) use linux_or_not::{
     become_subreaper, enlarge_pipe, open_anew, rename_new, set_thread_name, INLINE_LIMIT,
 };
 
-/// Makes a file so large, with all its blocks.
+/// Makes a file `size` bytes long, with all its blocks allocated.
 pub(crate) fn occupy(file: &Descriptor, size: usize) -> rustix::io::Result<()> {
     if linux_or_not::allocate(file, size)? {
         return Ok(());
@@ -34,14 +34,14 @@ pub(crate) fn make_fifo(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Sets a variable of this process's environment by an assignment, `NAME=value`, which the C
-/// library has from then on.
+/// Sets a variable of this process's environment by an assignment, `NAME=value`. The C library
+/// keeps the string.
 ///
 /// # Safety
 ///
 /// No other thread may use the environment meanwhile.
 pub unsafe fn put_environment(assignment: CString) -> io::Result<()> {
-    // SAFETY: the string is leaked, so that it stays; the caller sees to the rest.
+    // SAFETY: the string is leaked, and so stays; the caller ensures the rest.
     match unsafe { libc::putenv(assignment.into_raw()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -55,10 +55,10 @@ mod linux_or_not {
     use rustix::fs::{open, FallocateFlags, Mode, OFlags, RenameFlags, CWD};
     use rustix::io::Errno;
 
-    /// Linux gives a socket a buffer of some 200 KiB.
+    /// The buffer of a socket has some 200 KiB on Linux.
     pub(crate) const INLINE_LIMIT: usize = 64 * 1024;
 
-    /// Whether the blocks of a file could be had by a call of the system's own.
+    /// Allocates the blocks of a file. Returns false if the system has no call for that.
     pub(super) fn allocate(file: &Descriptor, size: usize) -> rustix::io::Result<bool> {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size as u64) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
@@ -66,7 +66,7 @@ mod linux_or_not {
         }
     }
 
-    /// Gives a file another name, which nothing must have yet.
+    /// Renames a file. No file may have the new name yet.
     pub(crate) fn rename_new(old: &Path, new: &Path) -> rustix::io::Result<()> {
         match rustix::fs::renameat_with(CWD, old, CWD, new, RenameFlags::NOREPLACE) {
             Err(Errno::NOSYS | Errno::INVAL) => rustix::fs::rename(old, new),
@@ -74,7 +74,7 @@ mod linux_or_not {
         }
     }
 
-    /// Sees to it that a pipe holds so many bytes: a user with many pipes gets small ones.
+    /// Makes a pipe hold at least `bytes` bytes: a user with many pipes gets small ones.
     pub(crate) fn enlarge_pipe(pipe: &Descriptor, bytes: usize) -> rustix::io::Result<()> {
         if rustix::pipe::fcntl_getpipe_size(pipe)? < bytes {
             rustix::pipe::fcntl_setpipe_size(pipe, bytes)?;
@@ -82,18 +82,19 @@ mod linux_or_not {
         Ok(())
     }
 
-    /// The read end of a pipe as an open description of its own, by /proc. None if there is none.
+    /// Opens the read end of a pipe as an open description of its own, through /proc. None where
+    /// that is missing.
     pub(crate) fn open_anew(read: &Descriptor) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         open(format!("/proc/self/fd/{}", read.as_raw_fd()), flags, Mode::empty()).ok()
     }
 
-    /// What the system is to show this thread as.
+    /// Sets the name under which the system shows this thread.
     pub(crate) fn set_thread_name(name: &std::ffi::CStr) -> io::Result<()> {
         Ok(rustix::thread::set_name(name)?)
     }
 
-    /// From now on, what this process's descendants leave behind becomes its own child.
+    /// Makes the orphans of this process's descendants its own children from now on.
     pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
         rustix::process::set_child_subreaper(Some(crate::platform::getpid()))
     }
@@ -103,34 +104,34 @@ mod linux_or_not {
 mod linux_or_not {
     use super::*;
 
-    /// Other systems give packets as little as 2 KiB.
+    /// Other systems guarantee as little as 2 KiB for packets.
     pub(crate) const INLINE_LIMIT: usize = 1024;
 
     pub(super) fn allocate(_file: &Descriptor, _size: usize) -> rustix::io::Result<bool> {
         Ok(false)
     }
 
-    /// Gives a file another name. An empty folder of this name is replaced.
+    /// Renames a file. An empty folder of the new name is replaced.
     pub(crate) fn rename_new(old: &Path, new: &Path) -> rustix::io::Result<()> {
         rustix::fs::rename(old, new)
     }
 
-    /// A pipe's size cannot be asked for.
+    /// Does nothing: a pipe's size cannot be asked for.
     pub(crate) fn enlarge_pipe(_pipe: &Descriptor, _bytes: usize) -> rustix::io::Result<()> {
         Ok(())
     }
 
-    /// A pipe cannot be opened anew.
+    /// Returns None: a pipe cannot be opened anew.
     pub(crate) fn open_anew(_read: &Descriptor) -> Option<OwnedFd> {
         None
     }
 
-    /// A thread has no name to show.
+    /// Does nothing: a thread has no name here.
     pub(crate) fn set_thread_name(_name: &std::ffi::CStr) -> io::Result<()> {
         Ok(())
     }
 
-    /// Orphans are the system's.
+    /// Does nothing: orphans become children of the system's init process.
     pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
         Ok(())
     }

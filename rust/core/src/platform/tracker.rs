@@ -1,17 +1,18 @@
 //! Which processes are resource trackers of Python's multiprocessing.
 //!
-//! One such process serves a whole tree of jobs, and removes shared memory when the last of the
-//! tree has ended. It is a child of whichever job needed it first, and must not end with that one.
+//! One resource tracker serves a whole tree of jobs, and removes shared memory when the last of the
+//! tree has ended. It is a child of the job that needed it first, and must not end with that job.
 
 use rustix::fs::{open, Mode, OFlags};
 use rustix::process::Pid;
 use std::ffi::CStr;
 use std::io::Write;
 
-/// What every version of CPython has one run: the beginning of an argument.
+/// The beginning of an argument of the tracker's command line, in every version of CPython.
 const PROGRAM: &[u8] = b"\0from multiprocessing.resource_tracker import main";
 
-/// Whether a process is one. Allocates nothing, for signal handlers.
+/// Returns whether a process is a resource tracker. Allocates nothing, because signal handlers call
+/// it.
 pub(crate) fn is_resource_tracker(pid: Pid) -> bool {
     let (mut path, mut command) = ([0; 32], [0; 4096]);
     let written = write!(path.as_mut_slice(), "/proc/{}/cmdline", pid.as_raw_nonzero());

@@ -1,5 +1,5 @@
-//! How a [`Child`] comes to be known to this process: by a fork, as a new program, or as a process
-//! that another one forked. Each birth is also the time at which the dead among the left are reaped.
+//! How a process becomes a [`Child`] of this process: by a fork, as a new program, or as a process
+//! that another one forked. Each birth also reaps the left processes that have ended.
 
 use super::left::{reap_left, reap_left_but};
 use super::Child;
@@ -14,33 +14,33 @@ use std::sync::Arc;
 type SetStream = fn(&mut Command, Stdio) -> &mut Command;
 
 impl Child {
-    /// A direct child of this process that has not been reaped yet.
+    /// Wraps a direct child of this process that has not been reaped yet.
     pub fn adopt(pid: Pid) -> Child {
         reap_left_but(pid);
-        // Where no descriptor is left for it, the child is looked at from time to time, which is
+        // If no descriptor is left for a pidfd, the child is looked at from time to time. That is
         // better than a failure after its birth.
         let watch = backend().watch_process(pid).map(Arc::new);
         Child { pid, watch, ours: true }
     }
 
-    /// Starts a command as a direct child (through posix_spawn where std can, so that the
-    /// cost does not grow with this process's memory).
+    /// Starts a command as a direct child. std uses posix_spawn where it can, so the cost does not
+    /// grow with this process's memory.
     pub fn spawn(command: &mut Command) -> Result<Child> {
         let child = command.spawn().map_err(Error::system("cannot start a process"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         pid.map(Child::adopt).ok_or_else(|| Error::system("cannot start a process")(Errno::SRCH))
     }
 
-    /// Starts an interpreter, or another program of ours, that has this as its standard input and
-    /// is to find something on each of the other two: else what it opens first would be there, and
-    /// be written to by whoever has a warning.
+    /// Starts an interpreter, or another program of ours, with `stdin` as its standard input. Where
+    /// standard output or error is closed, it gets the null device: otherwise the first file that
+    /// the program opens would have that number, and warnings would be written into it.
     pub fn spawn_on(stdin: impl Into<OwnedFd>, command: &mut Command) -> Result<Child> {
         command.stdin(Stdio::from(stdin.into()));
         for (stream, set) in [(1, Command::stdout as SetStream), (2, Command::stderr)] {
             if !platform::is_inherited(stream) {
                 let null =
                     platform::null_device().map_err(Error::system("cannot start a process"))?;
-                // Not `Stdio::null`, which may itself be opened as one of the three.
+                // Not `Stdio::null`: it may itself be opened as one of the three.
                 set(command, Stdio::from(OwnedFd::from(null)));
             }
         }
@@ -49,7 +49,7 @@ impl Child {
         child
     }
 
-    /// A process that somebody else reaps, with the pidfd that they gave us for it.
+    /// Wraps a process that another process reaps, with its pidfd if that process sent one.
     pub(crate) fn of_others(pid: Pid, watch: Option<Descriptor>) -> Child {
         reap_left();
         Child { pid, watch: watch.map(Arc::new), ours: false }

@@ -1,9 +1,10 @@
-//! One process that we started, or had started for us: watching, reaping, signalling.
+//! One process that this process started, or had started by the fork server: watching, reaping,
+//! signalling.
 //!
-//! On Linux a child is held by a pidfd, which becomes readable at its death and can never
-//! mean another process. Elsewhere, or when no descriptor could be had for it, there is
-//! only its pid, and whoever holds the child looks from time to time ([`Child::watch`]
-//! is None then); that is sound for our own children, whose pids stay theirs until reaped.
+//! On Linux a child is held by a pidfd, which becomes readable at its death and can never mean
+//! another process. Elsewhere, or when no descriptor is left for a pidfd, there is only its pid,
+//! and [`Child::watch`] is None. Then the owner of the child looks from time to time. That is sound
+//! for this process's own children, whose pids stay theirs until they are reaped.
 
 use super::ExitStatus;
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::sync::Arc;
 
-/// A process whose end we want to know.
+/// A process whose end its owner must notice.
 #[derive(Debug)]
 pub struct Child {
     pub(super) pid: Pid,
@@ -22,45 +23,48 @@ pub struct Child {
 }
 
 impl Child {
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// It, told from others of its pid.
+    /// Returns its pid and mark.
     pub(crate) fn id(&self) -> ProcessId {
         ProcessId::of_watched(self.pid, self.watch.as_deref())
     }
 
-    /// Whether it is ours to reap.
+    /// Returns whether this process must reap it.
     pub(crate) fn is_ours(&self) -> bool {
         self.ours
     }
 
-    /// What polls as readable once the process has ended, where the system has that.
+    /// Returns the descriptor that polls as readable once the process has ended, where the system
+    /// has that.
     pub(crate) fn watch(&self) -> Option<&Arc<Descriptor>> {
         self.watch.as_ref()
     }
 
-    /// The same, unless this program has closed it: then there is only the pid.
+    /// Does the same, but returns None if this program has closed the descriptor: then there is
+    /// only the pid.
     pub(crate) fn intact_watch(&self) -> Option<&Arc<Descriptor>> {
         self.watch.as_ref().filter(|watch| watch.is_intact())
     }
 
-    /// Whether this program has closed what it was watched by.
+    /// Returns whether this program has closed the descriptor that watched it.
     pub(crate) fn is_lost(&self) -> bool {
         self.watch.is_some() && self.intact_watch().is_none()
     }
 
-    /// Forgets what it was watched by if that is closed.
+    /// Forgets the descriptor that watched it if that is closed.
     pub(crate) fn look_to_watch(&mut self) {
         self.watch = self.intact_watch().cloned();
     }
 
-    /// Whether it has ended, as far as a look can tell.
+    /// Returns whether it has ended, as far as a look can tell.
     pub fn has_ended(&self) -> bool {
-        // Whether the descriptor is intact is asked only where it matters: if another file that has
-        // its number is not readable, this says no, as it does of a process that is about to end.
+        // Whether the descriptor is intact is checked only if it is readable. If another file has
+        // its number and is not readable, this returns false, as for a process that is about to
+        // end.
         match &self.watch {
             Some(watch) if !watch.is_readable() => false,
             Some(watch) if watch.is_intact() => true,
@@ -71,9 +75,9 @@ impl Child {
         }
     }
 
-    /// Reaps a direct child if it has ended; never waits.
+    /// Reaps a direct child if it has ended, and returns how it ended; never waits.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        // Only a zombie tells whether it was overdue, so it is looked at before it is reaped.
+        // Only a zombie shows whether it had passed its time limit, so this looks before it reaps.
         let status = match self.waitid(WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT) {
             Ok(None) => return Ok(None),
             Ok(Some(status)) => ExitStatus::from_wait(&status),
@@ -81,19 +85,19 @@ impl Child {
             Err(e) => return Err(Error::system("cannot wait for a process")(e)),
         };
         let overdue = status == ExitStatus::Signal(libc::SIGKILL) && platform::is_marked(self.pid);
-        // If other code is quicker and reaps it, we know its end all the same.
+        // If other code reaps it first, its end is known all the same.
         let _ = self.waitid(WaitIdOptions::NOHANG);
         Ok(Some(if overdue { ExitStatus::Overdue(libc::SIGKILL) } else { status }))
     }
 
-    /// Kills it, unless it is another's to reap and its pid may be another process's by now.
+    /// Kills it, unless another process reaps it and its pid may be another process's by now.
     pub(crate) fn end(&self) {
         if self.ours || self.intact_watch().is_some() {
             let _ = self.signal(Signal::KILL);
         }
     }
 
-    /// Ends a direct child at once and reaps it: for a birth that could not be completed.
+    /// Kills a direct child and reaps it: for a birth that could not be completed.
     pub(crate) fn destroy(self) {
         let _ = self.signal(Signal::KILL);
         let _ = rustix::io::retry_on_intr(|| self.waitid(WaitIdOptions::empty()));
@@ -109,7 +113,7 @@ impl Child {
         waited.unwrap_or_else(|| rustix::process::waitid(WaitId::Pid(self.pid), options))
     }
 
-    /// Sends a signal; a process that has ended already is no error.
+    /// Sends a signal. A process that has ended already is no error.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let sent = signal_process(self.pid, self.intact_watch(), signal);
         match sent {
@@ -119,7 +123,7 @@ impl Child {
     }
 }
 
-/// Signals a process, by what watches it where that can be had.
+/// Signals a process: by its pidfd, or where there is none by its pid.
 pub(crate) fn signal_process(
     pid: Pid,
     watch: Option<&Arc<Descriptor>>,

@@ -1,4 +1,4 @@
-//! Deaths: how a process ended, whether its time limit was why, and the words for that.
+//! Deaths: how a process ended, whether its time limit was the reason, and the words for that.
 
 use crate::platform::{alarm_signal, time_limit_signal};
 use rustix::process::WaitIdStatus;
@@ -12,11 +12,11 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
-    /// It had longer than its time limit (see [`crate::platform::end_after`]), did not heed the
-    /// signal that said so, and this signal killed it.
+    /// It passed its time limit (see [`crate::platform::end_after`]) and did not end by the signal
+    /// of that limit, and this signal killed it.
     Overdue(i32),
-    /// It ended, but somebody else was told how: another part of the program reaped it,
-    /// or its fork server died before it.
+    /// It ended, but how is not known: another part of the program reaped it, or its fork server
+    /// died before it.
     Unknown,
 }
 
@@ -31,19 +31,20 @@ impl ExitStatus {
         }
     }
 
-    /// Whether a process ended so because of its time limit. `ran` is for how long it has run by now.
+    /// Returns whether a process ended so because of its time limit. `ran` is for how long it has
+    /// run by now.
     pub fn is_by_limit(self, limit: Duration, ran: Duration) -> bool {
         match self {
             ExitStatus::Overdue(_) => true,
             ExitStatus::Signal(signal) if signal == time_limit_signal() => true,
-            // A process that has become another program leaves no other trace. Before the limit, the
-            // signal was an alarm of the program's own.
+            // A process that has become another program leaves no other trace. If the signal came
+            // before the limit, it was an alarm of the program's own.
             ExitStatus::Signal(signal) if signal == alarm_signal() => ran >= limit,
             _ => false,
         }
     }
 
-    /// As a word, for a channel: which kind, and its value.
+    /// Converts to a word for a channel: the kind and its value.
     pub(crate) fn to_word(self) -> u64 {
         let (kind, value) = match self {
             ExitStatus::Code(code) => (0, code),
@@ -54,7 +55,7 @@ impl ExitStatus {
         kind << 32 | u64::from(value as u32)
     }
 
-    /// What [`ExitStatus::to_word`] returned.
+    /// Converts back from [`ExitStatus::to_word`].
     pub(crate) fn from_word(word: u64) -> ExitStatus {
         let value = word as u32 as i32;
         match word >> 32 {

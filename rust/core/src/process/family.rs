@@ -1,9 +1,9 @@
-//! A process and everything that it has started, to be stopped together.
+//! A process and all processes that it has started, to be ended together.
 //!
-//! Who a process's children are is told by /proc. A job is the reaper of its orphans
-//! (PR_SET_CHILD_SUBREAPER), so that also what a shell had started and left behind is found
-//! below it. Each member is held by a pidfd: a pid that is used again is never signalled.
-//! Linux only; elsewhere a family is its root alone.
+//! /proc shows the children of each process. A job is the reaper of its orphans
+//! (PR_SET_CHILD_SUBREAPER), so a process that a shell had started and left behind is also found
+//! below the job. Each member is held by a pidfd, so a pid that is used again is never signalled.
+//! This is for Linux only; elsewhere a family is its root alone.
 
 use super::child::signal_process;
 use super::outliving::outlives_jobs;
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Some processes, all alive when they were found.
+/// A root process and the processes below it, all alive when they were found.
 #[derive(Debug)]
 pub struct Family {
     root: Pid,
@@ -31,7 +31,7 @@ pub struct Family {
 struct Member {
     process: ProcessId,
     pidfd: Option<Arc<Descriptor>>,
-    /// It has been asked to end. All others are stopped.
+    /// Whether it has been asked to end. All other members are stopped.
     asked: bool,
 }
 
@@ -43,7 +43,7 @@ impl Member {
     }
 
     fn signal(&self, signal: Signal) {
-        // One that has ended, or that is somebody else's by now, is no error.
+        // If it has ended, or another process has its pid by now, that is no error.
         let _ = signal_process(self.process.pid, self.pidfd.as_ref(), signal);
     }
 }
@@ -52,23 +52,25 @@ fn number(pid: Pid) -> i32 {
     pid.as_raw_nonzero().get()
 }
 
-/// Who is whose child, and who belongs to whom in another way.
+/// The members that are below each member, as children or by `kin`, by pid.
 type Below = BTreeMap<i32, BTreeSet<i32>>;
 
 impl Family {
-    /// `root`, which must be a process of ours that has not been reaped, or be held by the
-    /// pidfd.
+    /// Makes the family of `root`, which must be an unreaped process of this process, or be held by
+    /// the pidfd.
     pub(crate) fn new(root: Pid, pidfd: Option<Arc<Descriptor>>) -> Family {
         let member = Member { process: ProcessId::of_live(root), pidfd, asked: false };
         Family { root, members: BTreeMap::from([(number(root), member)]) }
     }
 
-    /// Ends all of it, and what it goes on starting meanwhile: asks by SIGTERM, those first that
-    /// have nobody below them, while all others are stopped. So whoever ends finds its owner
-    /// alive, nobody is orphaned unseen, and nothing new is begun. Says whether all have ended;
-    /// returns before that at `deadline`, or when a signal comes, to be called again.
+    /// Ends all members, and the processes that they still start meanwhile. Asks them by SIGTERM,
+    /// first those that have no member below them, while all others are stopped. So a member that
+    /// ends finds its owner alive, no orphan is missed, and no new process starts. Returns `Ready`
+    /// when all have ended; returns before that at `deadline`, or when a signal comes, and then
+    /// must be called again.
     ///
-    /// `kin` says who else belongs to each: jobs that a fork server has forked for it.
+    /// `kin` returns the other processes that belong to a member: jobs that a fork server has
+    /// forked for it.
     pub fn ask(
         &mut self,
         kin: &impl Fn(ProcessId) -> Vec<ProcessId>,
@@ -91,22 +93,22 @@ impl Family {
         }
     }
 
-    /// Asks all those as well that have somebody below them who does not end.
+    /// Asks also the members that have a member below them that does not end.
     pub fn ask_everybody(&mut self) {
         for member in self.members.values_mut().filter(|member| !member.asked) {
             member.ask();
         }
     }
 
-    /// Kills all of it, and returns when it is gone: soon, unless the system itself hangs with
-    /// one of them, which is left to it after `patience`.
+    /// Kills all members, and returns when they are gone. That is soon, unless the kernel hangs
+    /// with one of them; then this returns after `patience`.
     pub fn kill(
         mut self,
         kin: &impl Fn(ProcessId) -> Vec<ProcessId>,
         patience: Duration,
     ) -> Result<()> {
         for member in self.members.values_mut() {
-            member.asked = false; // and so is stopped, too
+            member.asked = false; // so that `find` stops it, too
             member.signal(Signal::STOP);
         }
         self.find(kin);
@@ -128,8 +130,8 @@ impl Family {
         });
     }
 
-    /// Finds who belongs to it now, and stops those, until nobody new is found: what is stopped
-    /// starts nothing more. Returns who has whom below.
+    /// Finds the current members and stops them, until there is no new one: a stopped process
+    /// starts no other. Returns the members below each member.
     fn find(&mut self, kin: &impl Fn(ProcessId) -> Vec<ProcessId>) -> Below {
         loop {
             self.forget_the_dead();
@@ -139,7 +141,8 @@ impl Family {
             for member in self.members.clone().into_values() {
                 let (above, mut found) = (member.process.pid, Vec::new());
                 for child in children.get(&number(above)).into_iter().flatten() {
-                    // Asked again once it is held: by then the pid might be another's.
+                    // Checked again once it is held: before that, the pid may have become
+                    // another's.
                     let member = self.hold(ProcessId::of_live(*child));
                     found.extend(member.filter(|_| parent(*child) == Some(number(above))));
                 }
@@ -165,8 +168,8 @@ impl Family {
         }
     }
 
-    /// The other children of who forked the root, with what they hang on: if that is a fork
-    /// server, jobs of members are among them.
+    /// Returns the other children of the process that forked the root, with their lifelines. If
+    /// that process is a fork server, jobs of members are among them.
     fn beside(&self, children: &BTreeMap<i32, Vec<Pid>>) -> Vec<(Pid, PathBuf)> {
         let above = parent(self.root).filter(|above| *above != number(getpid()));
         let siblings = above.and_then(|above| children.get(&above)).into_iter().flatten();
@@ -176,7 +179,8 @@ impl Family {
             .collect()
     }
 
-    /// A process that lives, held so that it stays the one that it is now.
+    /// Returns a live process as a member, held by a pidfd so that its pid cannot come to mean
+    /// another process.
     fn hold(&self, process: ProcessId) -> Option<Member> {
         let known = self.members.get(&number(process.pid)).cloned();
         known.or_else(|| match look(process) {
@@ -187,7 +191,7 @@ impl Family {
         })
     }
 
-    /// Waits until one that was asked may have ended.
+    /// Waits until a member that was asked may have ended.
     fn wait_for_one(&self, deadline: Instant) -> Result<Woken> {
         let asked = self.members.values().filter(|member| member.asked);
         let descriptors: Vec<_> = asked.clone().filter_map(|member| member.pidfd.clone()).collect();
@@ -195,13 +199,14 @@ impl Family {
         Wait::new(descriptors, blind.then_some(POLL_INTERVAL)).block(Some(deadline))
     }
 
-    /// In a job: what its descendants leave behind becomes its own child, to be found here.
+    /// In a job: makes the orphans of its descendants its own children, so that they are found
+    /// here.
     pub fn collect_orphans() -> Result<()> {
         become_subreaper().map_err(Error::system("cannot become the reaper of a job's orphans"))
     }
 }
 
-/// The children of every process.
+/// Returns the children of every process, by the parent's pid.
 fn children_of_all() -> BTreeMap<i32, Vec<Pid>> {
     let mut children: BTreeMap<i32, Vec<Pid>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

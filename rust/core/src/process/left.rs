@@ -1,10 +1,10 @@
-//! Children whose owner has been dropped, while they ran.
+//! Left children: their Jobserver was dropped while they ran.
 //!
-//! Nobody will have what comes of them, but they go on to their ends, and no zombie stays: each is
-//! reaped when it has ended and another process is born, or its program looks. What a job needs
-//! meanwhile is kept with it: the lifeline that it hangs on, and the home of its pool. A program
-//! waits for jobs at its end ([`wait_for_left`]), but not for other children. Not here: what else
-//! the owner had, which is given up at once.
+//! Their results are discarded, but they run on to their ends. No zombie stays: each is reaped once
+//! it has ended, when another process is born or the program looks. Things that a job needs
+//! meanwhile are kept with it: its lifeline, and the home of its pool. At its end, a program waits
+//! for left jobs ([`wait_for_left`]), but not for other children. Not here: the rest of what the
+//! owner had, which is dropped at once.
 
 use super::Child;
 use crate::error::Result;
@@ -15,15 +15,15 @@ use rustix::process::{test_kill_process, Pid};
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a job needs for as long as it runs.
+/// A value that a job needs for as long as it runs.
 pub type Kept = Arc<dyn Any + Send + Sync>;
 
 #[derive(Debug)]
 struct Left {
     child: Child,
-    /// The process that left it. In one that was forked from that, it is not ours.
+    /// The process that left it. In a fork of that process, the child is not this process's.
     by: Pid,
-    /// None for what is no job.
+    /// None for a child that is no job.
     kept: Option<Kept>,
 }
 
@@ -33,7 +33,7 @@ fn left() -> MutexGuard<'static, Vec<Left>> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Leaves a child to its end, if it runs still; with what is kept for it if it is a job.
+/// Leaves a child that still runs, with the value that is kept for it if it is a job.
 pub(crate) fn leave(child: Child, kept: Option<Kept>) {
     let left_now = Left { child, by: getpid(), kept };
     if left_now.runs() {
@@ -42,7 +42,7 @@ pub(crate) fn leave(child: Child, kept: Option<Kept>) {
 }
 
 impl Left {
-    /// Whether it runs still; reaps it if it has ended and is ours.
+    /// Returns whether it still runs. Reaps it if it has ended and is this process's child.
     fn runs(&self) -> bool {
         if self.by != getpid() {
             return false;
@@ -50,24 +50,24 @@ impl Left {
         match (self.child.is_ours(), self.child.intact_watch()) {
             (true, _) => matches!(self.child.try_wait(), Ok(None)),
             (false, Some(_)) => !self.child.has_ended(),
-            // The fork server reaps it: as long as there is such a pid, it may be this one.
+            // The fork server reaps it. While a process of that pid exists, it may be this one.
             (false, None) => test_kill_process(self.child.pid()) != Err(Errno::SRCH),
         }
     }
 }
 
-/// Reaps those that have ended. Not the `newborn`: should one of them have had its pid, somebody
-/// else has reaped that.
+/// Reaps left processes that have ended, and forgets any with the pid of `newborn`: other code has
+/// reaped that one.
 pub(crate) fn reap_left_but(newborn: Pid) {
     left().retain(|each| each.child.pid() != newborn && each.runs());
 }
 
-/// Reaps those that have ended.
+/// Reaps left processes that have ended.
 pub fn reap_left() {
     left().retain(Left::runs);
 }
 
-/// Waits until a job of those has ended: whether there is none any more. Returns early when a
+/// Waits until a left job has ended. Returns true if there is none any more. Returns early when a
 /// signal comes.
 pub fn wait_for_left() -> Result<bool> {
     reap_left();

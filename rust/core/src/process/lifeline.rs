@@ -1,12 +1,12 @@
-//! The lifeline: what ends jobs when their owner is killed.
+//! The lifeline: it ends jobs when their owner is killed.
 //!
-//! A pipe of which the owner alone has the writing end. When the owner is gone, however it
-//! went, the kernel says so on the reading end, and a job has asked it to say that with
-//! SIGKILL. Why not PR_SET_PDEATHSIG: that fires when the *thread* that forked ends, and
-//! tells a job of the fork server of the helper's end, not its owner's.
+//! The lifeline is a pipe of which only the owner has the write end. When the owner is gone for
+//! whatever reason, the read end hangs up, and a job has asked the kernel to send it SIGKILL then.
+//! PR_SET_PDEATHSIG would not do: it fires when the *thread* that forked ends, and for a job of the
+//! fork server it reports the end of the fork server and not of the owner.
 //!
-//! Each job needs an open description of its own to ask by, which Linux gives through /proc. Where
-//! that is not mounted, and on other Unixes, which know no such signal, jobs outlive an owner that
+//! For that, each job needs an open description of its own, which Linux gives through /proc. Where
+//! that is not mounted, and on other Unixes, which have no such signal, jobs outlive an owner that
 //! is killed.
 
 use crate::error::{Error, Result};
@@ -16,8 +16,8 @@ use rustix::process::Pid;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The lifeline of a process. It lasts for as long as somebody has it, so that a process
-/// without jobs need have none.
+/// The lifeline of a process. It lasts for as long as a value of this type exists, so a process
+/// without jobs need not have one.
 #[derive(Debug, Clone)]
 pub struct Lifeline(Arc<Ends>);
 
@@ -25,14 +25,14 @@ pub struct Lifeline(Arc<Ends>);
 struct Ends {
     owner: Pid,
     read: Descriptor,
-    /// What /proc calls that, here and in jobs that are forked.
+    /// The path of `read` in /proc, in this process and in jobs that are forked.
     path: PathBuf,
     /// None in a forked child.
     write: Mutex<Option<Descriptor>>,
 }
 
-/// What this process itself hangs on. Kept open for as long as it lives; a job that it forks
-/// has inherited it, and puts its own in its place.
+/// The lifeline that this process itself hangs on. It stays open for as long as the process lives.
+/// A job that it forks has inherited it, and puts its own in its place.
 static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
 static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());
@@ -42,7 +42,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Ends {
-    /// Whether they are this process's own, and it has not closed them.
+    /// Returns whether the ends are this process's own, and it has not closed them.
     fn are_ours(&self) -> bool {
         self.owner == getpid()
             && self.read.is_intact()
@@ -51,7 +51,7 @@ impl Ends {
 }
 
 impl Lifeline {
-    /// This process's own: there is at most one at a time.
+    /// Returns this process's own lifeline. There is at most one at a time.
     pub fn of_this_process() -> Result<Lifeline> {
         let mut current = lock(&CURRENT);
         if let Some(ends) = current.upgrade().filter(|ends| ends.are_ours()) {
@@ -64,25 +64,25 @@ impl Lifeline {
         Ok(Lifeline(ends))
     }
 
-    /// In a forked child, as soon as may be: lets go of what it has of its parent's lifeline,
-    /// which would otherwise outlast the parent.
+    /// In a forked child, as early as possible: closes its copy of its parent's write end.
+    /// Otherwise the parent's lifeline would outlast the parent.
     pub fn forget_parents() {
         if let Some(ends) = lock(&CURRENT).upgrade().filter(|ends| ends.owner != getpid()) {
             *lock(&ends.write) = None;
         }
     }
 
-    /// The descriptor, to be sent to a job.
+    /// Returns the read end, to be sent to a job.
     pub fn as_descriptor(&self) -> &Descriptor {
         &self.0.read
     }
 
-    /// In a job that this process has forked: from now on, it ends when its owner does.
+    /// In a job that this process has forked: from now on the job ends when its owner does.
     pub fn hang_on(&self) -> Result<()> {
         hang_on(&self.0.path)
     }
 
-    /// The same in a job that has been sent the descriptor.
+    /// Does the same in a job that has been sent the descriptor.
     pub fn hang_on_to(received: &Descriptor) -> Result<()> {
         hang_on(&path_of(received))
     }
@@ -105,12 +105,13 @@ fn has_proc() -> bool {
     rustix::fs::access("/proc/self", rustix::fs::Access::EXISTS).is_ok()
 }
 
-/// What a process hangs on, if anything, as /proc names the pipe.
+/// Returns the lifeline that a process hangs on, if any, as /proc names the pipe.
 pub(crate) fn lifeline_held_by(pid: Pid) -> Option<PathBuf> {
     pipes(pid, |flags| flags & ASYNC != 0).pop()
 }
 
-/// What others may hang on: the pipes of which a process has a writing end.
+/// Returns the lifelines that other processes may hang on: the pipes of which a process has a write
+/// end.
 pub(crate) fn lifelines_of(owner: Pid) -> Vec<PathBuf> {
     pipes(owner, |flags| flags & ACCESS == WRITE_ONLY)
 }

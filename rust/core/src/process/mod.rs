@@ -1,8 +1,8 @@
-//! Processes: how one is watched, how it is signalled, and what its end was.
+//! Processes: how a process is watched and signalled, and how it ended.
 //!
-//! Who does the work of a birth differs: `platform::fork` for a copy of
-//! this process, `std::process::Command` for a new program, `forkserver` for a worker forked
-//! by a helper. Whatever was born becomes a [`Child`] (`births`).
+//! A birth is done by `platform::fork` for a copy of this process, by `std::process::Command` for a
+//! new program, and by `forkserver` for a worker that the fork server forks. Each becomes a
+//! [`Child`] (`births`).
 
 mod births;
 mod child;

@@ -1,4 +1,5 @@
-//! Adoption: how a new job comes to the slot that its owner launched it on, or to none.
+//! Adoption: how a new job becomes the holder of the slot that its owner launched it on, or runs on
+//! none.
 
 use super::assignment::{Assignment, BorrowedFrom};
 use super::own_slot::OwnSlot;
@@ -9,8 +10,8 @@ use rustix::process::{getppid, Pid};
 use std::sync::atomic::Ordering;
 
 impl Pool {
-    /// In a job: takes over the slot that its owner launched it on, if it did. False if the owner has
-    /// died or given up: then nothing may run.
+    /// In a job: adopts the slot that its owner launched it on, if there is one. Returns false if
+    /// the owner has died or has taken the slot back: then the job must not run.
     pub fn adopt(&self, assignment: Assignment) -> Result<bool> {
         match assignment {
             Assignment::Slot(tenure) => self.adopt_slot(&Slot::of_others(&self.bank, tenure)),
@@ -23,7 +24,8 @@ impl Pool {
         }
     }
 
-    /// In a new job that was forked: the same with this slot of its owner's, or without.
+    /// In a new job that was forked: does the same with this slot of its owner's, or without a
+    /// slot.
     pub fn adopt_forked(&self, slot: Option<&Slot>) -> Result<bool> {
         match slot {
             None => self.adopt(self.without_slot_below(getppid())),
@@ -38,19 +40,19 @@ impl Pool {
         Ok(true)
     }
 
-    /// In a job: from now on this process runs on a slot of its own, or on none, but not on that
+    /// In a job: from now on this process runs on a slot of its own or on none, and not on the slot
     /// of a process above it.
     fn begin_job(&self) {
         self.bank.job.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
-    /// Whether this process is a job of this pool.
+    /// Returns whether this process is a job of this pool.
     pub fn is_job(&self) -> bool {
         self.bank.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
     }
 
-    /// What a job of this process is launched on that is to run without a slot. Jobs of that job can
-    /// borrow what jobs of this process could.
+    /// Returns the assignment of a job of this process that runs without a slot. Jobs of that job
+    /// can borrow the slots that jobs of this process could.
     pub fn without_slot(&self) -> Assignment {
         self.without_slot_below(Some(getpid()))
     }

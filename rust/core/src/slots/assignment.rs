@@ -1,4 +1,4 @@
-//! What a job is launched on: a slot of its owner's, or none. It travels as one word.
+//! What a job is launched on: a slot of its owner's, or none. It is sent as one word.
 
 use super::entry::Tenure;
 use crate::process::ProcessId;
@@ -6,21 +6,21 @@ use crate::process::ProcessId;
 /// What a job is launched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Assignment {
-    /// This slot, which the job is to adopt.
+    /// This slot, which the job must adopt.
     Slot(Tenure),
-    /// No slot. Jobs of its own can borrow what is borrowed from there.
+    /// No slot. Jobs of this job can borrow from there.
     WithoutSlot(BorrowedFrom),
 }
 
-/// From where a job's slot is borrowed, and so where jobs of its own may borrow it once the job has
-/// given it away.
+/// Where a job's slot is borrowed from. Jobs of the job may borrow there once the job has given its
+/// slot away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BorrowedFrom {
-    /// From nowhere.
+    /// The slot is not borrowed.
     Nobody,
-    /// The nearest process above that has a slot: the job has none, and a program started it.
+    /// The nearest process above that has a slot: this job has none, and a program started it.
     NearestAbove,
-    /// The slot that all below the pool's maker have in common.
+    /// The slot that all programs below the pool's maker have in common.
     Common,
     /// This process above.
     Process(ProcessId),
@@ -30,16 +30,16 @@ const WITHOUT_SLOT: u64 = 1 << 59;
 const NEAREST_ABOVE: u64 = 1 << 58;
 const COMMON: u64 = 1 << 57;
 
-/// How many bits of a process's word are its pid; its mark follows. Together 51.
+/// How many bits of a process's word are its pid; its mark follows. Together they are 51 bits.
 const PID_BITS: u32 = 22;
 
 impl Assignment {
-    /// No slot, and none to borrow.
+    /// Returns the assignment of a job without a slot, which has none to borrow.
     pub fn none() -> Assignment {
         Assignment::WithoutSlot(BorrowedFrom::Nobody)
     }
 
-    /// As a word, which is not 0.
+    /// Converts to a word that is not 0.
     pub fn to_word(self) -> u64 {
         match self {
             Assignment::Slot(tenure) => tenure.to_word(),
@@ -47,7 +47,7 @@ impl Assignment {
         }
     }
 
-    /// What [`Assignment::to_word`] returned. Any other word is no slot.
+    /// Converts back from [`Assignment::to_word`]. Any other word means no slot.
     pub fn from_word(word: u64) -> Assignment {
         match Tenure::from_word(word).filter(|_| word & WITHOUT_SLOT == 0) {
             Some(tenure) => Assignment::Slot(tenure),
@@ -57,7 +57,7 @@ impl Assignment {
 }
 
 impl BorrowedFrom {
-    /// As a word of 59 bits; 0 for nobody.
+    /// Converts to a word of 59 bits; 0 for `Nobody`.
     pub(crate) fn to_word(self) -> u64 {
         match self {
             BorrowedFrom::Nobody => 0,
@@ -69,7 +69,7 @@ impl BorrowedFrom {
         }
     }
 
-    /// What [`BorrowedFrom::to_word`] returned.
+    /// Converts back from [`BorrowedFrom::to_word`].
     pub(crate) fn from_word(word: u64) -> BorrowedFrom {
         match word {
             NEAREST_ABOVE => BorrowedFrom::NearestAbove,

@@ -1,4 +1,4 @@
-//! How a pool's pipe is named to programs: the value of make's option `--jobserver-auth`.
+//! The name of a pool's pipe for programs: the value of make's option `--jobserver-auth`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 /// The name of a pool's pipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// A named pipe, which is opened to read and to write.
+    /// A named pipe. A program opens it to read and to write.
     Fifo(PathBuf),
-    /// The two ends of a pipe that the job inherits. They may be closed, or be something
-    /// else by now: make leaves them open only for recipes that it knows to run make.
+    /// The two ends of a pipe that the job inherits. They may be closed, or be other files by now:
+    /// make leaves them open only for recipes that it knows to run make.
     Pipe {
         /// The read end; not negative.
         read: RawFd,
@@ -23,12 +23,12 @@ pub enum Auth {
 /// The two ends of a pool's pipe, as MAKEFLAGS names them: (read, write).
 pub type Ends = (RawFd, RawFd);
 
-/// What a value of the option is.
+/// The meaning of a value of the option.
 pub(crate) enum AuthValue {
     Pool(Auth),
     /// Its descriptors are negative: make says that the pool is not for this program.
     Disabled,
-    /// Of a form that is not known here.
+    /// The form is not known here.
     Unknown,
 }
 
@@ -53,7 +53,7 @@ fn descriptors(value: &[u8]) -> Option<(RawFd, RawFd)> {
 }
 
 impl Auth {
-    /// As the value of a jobserver option.
+    /// Converts to the value of a jobserver option.
     pub fn to_os_string(&self) -> OsString {
         match self {
             Auth::Fifo(path) => {
@@ -65,7 +65,8 @@ impl Auth {
         }
     }
 
-    /// From the value of a jobserver option; None if that names no pool that can be joined.
+    /// Converts from the value of a jobserver option. Returns None if the value names no pool that
+    /// can be joined.
     pub fn parse(value: &OsStr) -> Option<Auth> {
         match AuthValue::read(value.as_bytes()) {
             AuthValue::Pool(auth) => Some(auth),

@@ -1,4 +1,4 @@
-//! The bank: a token pipe with its ledger, and what this process knows of both.
+//! The bank: a token pipe with its ledger, and what this process knows about both.
 
 use super::assignment::BorrowedFrom;
 use super::auth::Auth;
@@ -27,23 +27,24 @@ pub(super) const JOINING: &str = "cannot join a pool";
 pub(crate) struct Bank {
     pub(super) pipe: TokenPipe,
     pub(super) ledger: Ledger,
-    /// Of the process whose pid stands beside it; a forked child makes its own.
+    /// The watch of the process whose pid stands beside it; a forked child makes its own.
     pub(super) watch: Mutex<Option<(Pid, Watch)>>,
     pub(super) slots: usize,
     pub(super) auth: Auth,
-    /// What is above the process whose pid stands beside it.
+    /// The lineage of the process whose pid stands beside it.
     pub(super) lineage: Mutex<Option<(Pid, Arc<Lineage>)>>,
-    /// The process that runs as a job of this pool, and so on a slot of its own, if any; 0: none.
+    /// The pid of the process that runs as a job of this pool, and so on a slot of its own, if any;
+    /// 0: none.
     pub(super) job: AtomicI32,
-    /// Of that job: see [`BorrowedFrom`], as a word.
+    /// Where that job's slot is borrowed from, as a word of [`BorrowedFrom`].
     pub(super) borrowed_from: AtomicU64,
-    /// The implicit slot of this program, where that is nobody else's: see [`Bank::join`].
+    /// The implicit slot of this program, if no other program shares it: see [`Bank::join`].
     pub(super) implicit: OnceLock<(Pid, Tenure)>,
     pub(super) home: Arc<Home>,
 }
 
 impl Bank {
-    /// A new one; if one of its slots is `common`, that has no byte in the pipe.
+    /// Makes a bank. If one of its slots is `common`, that slot has no byte in the pipe.
     pub(super) fn new(slots: usize, common: bool, level: u64) -> Result<Bank> {
         if !(1..=MAX_SLOTS).contains(&slots) {
             return Err(Error::new(
@@ -70,9 +71,9 @@ impl Bank {
         Ok(Bank::with(pipe, auth, ledger, slots, home))
     }
 
-    /// As a program that was started on one of the slots: that of a process above it, or the one
-    /// that all have in common. In a recipe of a make that is below those it has one of its own,
-    /// which make knows of.
+    /// Joins as a program that was started on one of the slots: that of a process above it, or the
+    /// one that all have in common. In a recipe of a make that is below those, the program has a
+    /// slot of its own, which make knows about.
     pub(super) fn join(home: Home) -> Result<Bank> {
         let bank = Bank::open(home)?;
         let above = bank.lineage().nearest(&bank.ledger).map(|(above, _)| above);
@@ -84,8 +85,8 @@ impl Bank {
         Ok(bank)
     }
 
-    /// A pool that is not ours, with a ledger for what our own processes hold of it; and, if it is
-    /// to be, with the slot that this program was started on.
+    /// Joins make's pool, with a ledger for the tokens that our own processes hold; and, if
+    /// `implicit`, with the slot that this program was started on.
     pub(super) fn of_others(
         pipe: TokenPipe,
         auth: Auth,
@@ -96,7 +97,8 @@ impl Bank {
         let (home, file) = Home::create(JOINING, |home| {
             within_limit(|| std::fs::write(home.auth(), name.as_bytes()))
         })?;
-        // Where the system has no process left for it, we do without: it is for kills only.
+        // Where the system has no process left for a warden, the pool does without: only kills need
+        // it.
         let _ = warden::post(&home, &pipe);
         Bank::with_new_ledger(pipe, auth, slots, home, file, (implicit, makes_above()))
     }
@@ -112,8 +114,8 @@ impl Bank {
         let ledger = Ledger::create(file, home.bells(), slots, common, level)
             .map_err(Error::system(MAKING))?;
         let bank = Bank::with(pipe, auth, ledger, slots, home);
-        // All that a pool ever opens here is open from the start, and not when it first runs
-        // out of slots, which may be when descriptors have become scarce.
+        // All descriptors that a pool ever needs here are opened now. When the pool first runs out
+        // of slots, descriptors may have become scarce.
         drop(bank.watch());
         Ok(bank)
     }
@@ -125,10 +127,11 @@ impl Bank {
         Bank { pipe, ledger, watch, slots, auth, lineage, job, borrowed_from, implicit, home }
     }
 
-    /// A slot that this process may borrow now: that of the nearest process above it that has one,
-    /// or else the one that all have in common.
+    /// Returns a slot that this process may borrow now: that of the nearest process above it that
+    /// has one, or else the one that all have in common.
     pub(super) fn lender(&self, me: Pid) -> Option<Lender> {
-        // A job has a slot of its own. And nothing above the maker of a pool has slots of it.
+        // A job has a slot of its own. The processes above a pool's maker have no slots of the
+        // pool.
         let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
         if is_job {
             return self.lender_of_job();
@@ -143,9 +146,9 @@ impl Bank {
         }
     }
 
-    /// The same for a job, which has a slot of its own beside: that which its program has borrowed for
-    /// it, since nobody else could take it once the job has yielded it. In a recipe of make, the slot
-    /// that all have in common is one that make runs a recipe on.
+    /// Does the same for a job, which has a slot of its own besides. It returns the slot that its
+    /// program has borrowed for it: no other process could take that slot once the job has yielded
+    /// it. In a recipe of make, the slot that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
         let open = match self.borrowed_from() {
             BorrowedFrom::NearestAbove => match self.lineage().nearest(&self.ledger) {
@@ -153,7 +156,7 @@ impl Bank {
                 None => None,
             },
             BorrowedFrom::Common => self.ledger.open_common(),
-            // It may have given its slot away, to what that was lent from.
+            // The lender may have given its slot away, back to the slot that it was lent from.
             BorrowedFrom::Process(holder) => self.lineage().nearest_from(holder, &self.ledger),
             BorrowedFrom::Nobody => None,
         };
@@ -172,7 +175,8 @@ impl Bank {
         self.borrowed_from.store(from.to_word(), Ordering::Relaxed);
     }
 
-    /// Whether this process runs on a slot that it could lend: it may have come back just now.
+    /// Returns whether this process runs on a slot that it could lend: it may have come back just
+    /// now.
     pub(super) fn has_own(&self) -> bool {
         let me = getpid();
         self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get()
@@ -198,13 +202,13 @@ impl Bank {
         watch.reclaim(&self.ledger, &self.pipe)
     }
 
-    /// The watch of this process; None if the system has no descriptor left for one, or if this is
-    /// no place to look from.
+    /// Returns the watch of this process. None if the system has no descriptor left for one, or if
+    /// this process is in another pid namespace than the ledger's.
     pub(super) fn watch(&self) -> MutexGuard<'_, Option<(Pid, Watch)>> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let me = getpid();
         if self.ledger.check_namespace(me).is_err() {
-            *watch = None; // whoever lives would seem to be dead
+            *watch = None; // live holders would seem to be dead
             return watch;
         }
         if watch.as_ref().is_none_or(|(pid, _)| *pid != me) {
@@ -222,11 +226,11 @@ impl Drop for Bank {
     }
 }
 
-/// The home of the pool that is named in this way, if it is one of ours.
+/// Returns the home of the pool that is named by `auth`, if the pool is one of ours.
 pub(super) fn home_of(auth: &Auth) -> Result<Option<PathBuf>> {
     let (fifo, open) = match auth {
         Auth::Fifo(fifo) => (fifo.clone(), None),
-        // Only Linux tells what an open fifo's name is.
+        // Only Linux can tell the name of an open fifo.
         Auth::Pipe { read, .. } => match std::fs::read_link(format!("/proc/self/fd/{read}")) {
             Ok(fifo) => (fifo, Some(duplicate(*read).map_err(Error::system(JOINING))?)),
             Err(_) => return Ok(None),
@@ -239,7 +243,8 @@ pub(super) fn home_of(auth: &Auth) -> Result<Option<PathBuf>> {
     };
     match there {
         true => Ok(Some(home.to_owned())),
-        // Its name means nothing here, or another: whoever joined its pipe could lose slots.
+        // The name means nothing here, or another file: a process that joined only the pipe could
+        // lose slots.
         false => {
             Err(Error::new(ErrorKind::Elsewhere, "the home of the pool cannot be seen from here"))
         }

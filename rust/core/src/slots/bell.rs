@@ -1,8 +1,8 @@
-//! The bell of a pool: wakes whoever sleeps until a slot is free, in whichever process.
+//! The bell of a pool: it wakes all processes that wait for a slot.
 //!
-//! Who sleeps watches the holders of all slots, lest one of them dies. So the bell is rung
-//! when a slot is about to have another holder. It is a fifo, of which only that it was
-//! written to counts; nobody reads what was rung.
+//! A waiter watches the holders of all slots, because a holder may be killed. So the bell is rung
+//! when a slot is about to have another holder. The bell is a fifo that is watched edge-triggered:
+//! each write wakes all waiters, and no waiter reads the bytes.
 
 use crate::platform::Descriptor;
 use rustix::fs::{Mode, OFlags};
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug)]
 pub(crate) struct PoolBell {
     fifo: PathBuf,
-    /// Opened when it is first needed; None if the system would not.
+    /// Opened at first use. None if the system refused.
     open: OnceLock<Option<Arc<Descriptor>>>,
 }
 
@@ -22,7 +22,7 @@ impl PoolBell {
         PoolBell { fifo, open: OnceLock::new() }
     }
 
-    /// What becomes readable, anew each time it is rung.
+    /// Returns the descriptor that has an edge of readiness at each ring.
     pub(crate) fn descriptor(&self) -> Option<&Arc<Descriptor>> {
         let open = || {
             let flags = OFlags::RDWR | OFlags::NONBLOCK;
@@ -36,7 +36,7 @@ impl PoolBell {
         let Some(fifo) = &fifo else { return };
         let ring = || retry_on_intr(|| rustix::io::write(fifo, b"!"));
         if ring() == Err(Errno::AGAIN) {
-            let _ = rustix::io::read(fifo, &mut [0u8; 4096]); // it is full
+            let _ = rustix::io::read(fifo, &mut [0u8; 4096]); // the fifo is full
             let _ = ring();
         }
     }

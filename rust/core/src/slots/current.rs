@@ -1,4 +1,4 @@
-//! The pool that this process is a job of: nobody else in the process has another one.
+//! The pool that this process is a job of. A process is a job of one pool at most.
 
 use super::own_slot::OnYield;
 use super::{Auth, Ends, Pool};
@@ -10,7 +10,7 @@ struct Current {
     pool: Pool,
     /// The job's process.
     pid: Pid,
-    /// By which descriptors MAKEFLAGS names the pool to programs below, if by any.
+    /// The descriptors by which MAKEFLAGS names the pool to programs below, if it does so.
     ends: Option<Ends>,
 }
 
@@ -20,13 +20,15 @@ fn current() -> MutexGuard<'static, Option<Current>> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// In a job: the pool that it was started in, on a slot of it or (with `consume=0`) without.
+/// In a job: returns the pool that the job was started in, with a slot of it or (with `consume=0`)
+/// without.
 pub fn current_pool() -> Option<Pool> {
     current().as_ref().map(|current| current.pool.clone())
 }
 
-/// The pool of the job that this process is, if MAKEFLAGS names it so to the job. Not in a process that a
-/// job has forked: that has no slot of its own, like a program below it.
+/// Returns the pool of the job that this process is, if MAKEFLAGS names that pool by `auth`.
+/// Returns None in a process that a job has forked: that process has no slot of its own, like a
+/// program below the job.
 pub(crate) fn current_pool_named(auth: &Auth) -> Option<Pool> {
     let current = current();
     let Current { pool, pid, ends } = current.as_ref()?;
@@ -35,9 +37,10 @@ pub(crate) fn current_pool_named(auth: &Auth) -> Option<Pool> {
     (*pid == getpid() && named).then(|| pool.clone())
 }
 
-/// Gives the slot back that this process runs on, if it is a job with one. `waits` says whether it
-/// will wait for jobs of its own, which its owner may want to hear. False if it cannot give the slot
-/// back, having closed its way to the pool: then it must end.
+/// Gives back the slot that this process runs on, if it is a job with one. `waits` says that the
+/// process will wait for jobs of its own; then this also tells the owner, if the owner asked for
+/// that. Returns false if the process cannot give the slot back because it has closed its way to
+/// the pool: then it must end.
 pub fn release_own_slot(waits: bool) -> bool {
     current().as_ref().is_none_or(|current| {
         let own = &current.pool.own;
@@ -49,19 +52,20 @@ pub fn release_own_slot(waits: bool) -> bool {
 }
 
 impl Pool {
-    /// In a new job of this pool, which MAKEFLAGS names to it by these descriptors, if by any: this is
-    /// its pool from now on.
+    /// In a new job of this pool: makes this the process's current pool. `ends` are the descriptors
+    /// by which MAKEFLAGS names the pool to the job, if it does so.
     pub fn become_current(&self, ends: Option<Ends>) {
         let replaced = current().replace(Current { pool: self.clone(), pid: getpid(), ends });
-        std::mem::forget(replaced); // that of a job which has forked this one
+        std::mem::forget(replaced); // it belongs to the job that forked this one
     }
 
-    /// In a new job: its owner is to hear if it gives its slot away.
+    /// In a new job: sets how it tells its owner that it gives its slot away.
     pub fn set_on_yield(&self, on_yield: Option<OnYield>) {
         self.own.set_on_yield(on_yield);
     }
 
-    /// In a job of this pool: the descriptors that programs below must inherit to share it, if any.
+    /// In a job of this pool: returns the descriptors that programs below must inherit to share it,
+    /// if any.
     pub fn inherited_ends(&self) -> Option<Ends> {
         let current = current();
         current.as_ref().filter(|current| current.pool.is_same(self)).and_then(|it| it.ends)

@@ -10,19 +10,19 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 
-/// Where new processes are to have the ends that MAKEFLAGS names: each opens them for itself, so that
-/// what a program does to one touches nobody else.
+/// The numbers of the ends that MAKEFLAGS names, for new processes. Each process opens the ends for
+/// itself: a program that changes its own ends does not change those of other programs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// The ends of a pool of others.
+    /// The ends of make's pool.
     Theirs(Ends),
-    /// Numbers that were free, or this pool's already; and the fifo, by a path that a new process need
-    /// not make first.
+    /// Numbers that were free, or were this pool's already; and the path of the fifo, made
+    /// beforehand so that a new process need not make it.
     Ours(Ends, CString),
 }
 
 impl Place {
-    /// Their numbers.
+    /// Returns the numbers of the ends.
     pub fn ends(&self) -> Ends {
         match self {
             Place::Theirs(ends) | Place::Ours(ends, _) => *ends,
@@ -30,21 +30,21 @@ impl Place {
     }
 }
 
-/// The highest numbers for which the kernel's table of a process need not grow, and which the user's
-/// files have last.
+/// The highest numbers for which the kernel need not grow a process's descriptor table. The user's
+/// files get these numbers last.
 const PLACES: std::ops::Range<RawFd> = 32..64;
 
 const OPENING: &str = "cannot open the pool to programs below";
 
-/// As make has it: its clients, gcc among them, rely on a read that does not wait. To read and write,
-/// or the opening would wait.
+/// As in make: its clients, gcc among them, rely on a read that does not wait. It is opened to read
+/// and write, or the opening would wait.
 const READ_END: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK);
 
 const WRITE_END: OFlags = OFlags::RDWR;
 
 impl Pool {
-    /// The two ends that MAKEFLAGS is to name, if any; those of a pool of ours are opened for that,
-    /// and left open for every program below.
+    /// Returns the two ends that MAKEFLAGS must name, if any. The ends of a pool of ours are opened
+    /// for this, and stay open for every program below.
     pub fn open_ends(&self) -> Result<Option<Ends>> {
         match (self.auth(), self.style()) {
             (Auth::Pipe { read, write }, _) => Ok(Some((*read, *write))),
@@ -57,7 +57,7 @@ impl Pool {
         }
     }
 
-    /// Where new processes are to have those ends, as far as it can be known beforehand.
+    /// Returns where new processes must have those ends, as far as this can be known beforehand.
     pub fn place_for_ends(&self) -> Option<Place> {
         if let Auth::Pipe { read, write } = self.auth() {
             return Some(Place::Theirs((*read, *write)));
@@ -71,15 +71,15 @@ impl Pool {
         Some(Place::Ours((free.next()?, free.next()?), path))
     }
 
-    /// In a new process, before it has threads: opens the ends there. None if there is something else
-    /// by now.
+    /// In a new process, before it has threads: opens the ends at that place. Returns None if
+    /// another file has one of the numbers by now.
     pub fn open_ends_at(&self, place: &Place) -> Option<Ends> {
         let (read, write) = place.ends();
         let opened = match place {
             Place::Theirs(_) => true,
             Place::Ours(_, fifo) => {
                 let open = |end, how| open_in_place(end, fifo, how).is_ok_and(|opened| opened);
-                // Not one without the other.
+                // Both ends are opened, or none.
                 is_free_or(write, &self.bank.pipe.shared_read_end())
                     && open(read, READ_END)
                     && open(write, WRITE_END)

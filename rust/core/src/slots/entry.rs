@@ -1,11 +1,12 @@
-//! The words of a ledger's entry: which taking of it is meant, who holds it, and who borrows it.
+//! The words of a ledger's entry: which taking of it is meant, which process holds it, and which
+//! entry borrows it.
 //!
-//! Each is one word of shared memory, so that it changes at once. Not here: how they change, and in
+//! Each is one word of shared memory, and so changes in one step. Not here: how they change, and in
 //! which order (`slots::ledger`).
 
 use crate::process::ProcessId;
 
-/// Names one taking of an entry: its place, and a count that tells it from later ones.
+/// One taking of an entry: its place, and a generation that tells it from later ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tenure {
     pub(super) index: u32,
@@ -19,38 +20,38 @@ const PASSED_ON: u64 = 1 << 62;
 const OPEN: u64 = 1 << 61;
 
 impl Tenure {
-    /// As a word that is not 0.
+    /// Converts to a word that is not 0.
     pub(super) fn to_word(self) -> u64 {
         NAMED | u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// What [`Tenure::to_word`] made; None if that is 0.
+    /// Converts back from [`Tenure::to_word`]. Returns None for a word that names no tenure.
     pub(super) fn from_word(word: u64) -> Option<Tenure> {
         let (index, generation) = (word as u32, (word >> 32) as u16 & GENERATIONS);
         (word & NAMED != 0).then_some(Tenure { index, generation })
     }
 }
 
-/// Whose an entry is.
+/// What holds an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
-    /// It is free.
+    /// The entry is free.
     Nobody,
-    /// Nobody's in particular, for as long as the pool lasts: it is only ever lent.
+    /// The pool itself, for as long as it lasts: the entry is only ever lent.
     Pool,
     Process(ProcessId),
 }
 
-/// Who holds an entry, in which taking of it.
+/// The holder of an entry, in one taking of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) by: By,
     pub(super) generation: u16,
-    /// The holder is launching a job that has not taken it over yet.
+    /// Whether the holder is launching a job that has not adopted the slot yet.
     pub(super) launching: bool,
 }
 
-/// In the place of a mark, beside the pid of nobody.
+/// Stands in the place of a mark, beside pid 0.
 const OF_POOL: u32 = 1;
 
 impl Holder {
@@ -58,7 +59,7 @@ impl Holder {
         Holder { by: By::Process(process), generation, launching: false }
     }
 
-    /// The process that holds it, unless it is free or the pool's.
+    /// Returns the process that holds the entry, or None if the entry is free or the pool's.
     pub(super) fn named(self) -> Option<ProcessId> {
         match self.by {
             By::Process(named) => Some(named),
@@ -66,7 +67,7 @@ impl Holder {
         }
     }
 
-    /// Whether this process holds it, or may, if it has not been told from others of its pid.
+    /// Returns whether `process` holds the entry. A mark of 0 fits every process of its pid.
     pub(super) fn is(self, process: ProcessId) -> bool {
         self.named().is_some_and(|named| named.may_be(process))
     }
@@ -95,16 +96,16 @@ impl Holder {
     }
 }
 
-/// To whom an entry is lent.
+/// Which loan an entry is lent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Borrower {
-    /// To nobody, and nobody may have it: its holder does not run on it yet, or not any more.
+    /// Not lent, and cannot be borrowed: its holder does not run on it yet, or not any more.
     Closed,
-    /// To nobody, and it may be had, in this taking of it from this holder. (0: the pool. By the pid,
-    /// since a job that it is handed over to holds it in the same taking.)
+    /// Not lent, and can be borrowed, in this taking of it from this holder. `holder` is a pid (0:
+    /// the pool), because a job that the entry is handed over to holds it in the same taking.
     Open { generation: u16, holder: u32 },
-    /// To the holder of this entry, the loan. If it is passed on, its holder wants it back no
-    /// more, and the borrower is to give it back.
+    /// Lent to the holder of this entry, the loan. If it is passed on, the lender does not want it
+    /// back, and the borrower must give it back.
     Lent { loan: Tenure, passed_on: bool },
 }
 
@@ -131,7 +132,7 @@ impl Borrower {
         }
     }
 
-    /// Open, in a taking by this holder.
+    /// Returns `Open` for a taking by this holder.
     pub(super) fn open(generation: u16, holder: By) -> Borrower {
         let holder = match holder {
             By::Process(named) => named.pid_bits(),
@@ -140,7 +141,7 @@ impl Borrower {
         Borrower::Open { generation, holder }
     }
 
-    /// The entry that it is lent to.
+    /// Returns the loan that it is lent to, if it is lent.
     pub(super) fn loan(self) -> Option<Tenure> {
         match self {
             Borrower::Lent { loan, .. } => Some(loan),

@@ -1,22 +1,23 @@
-//! A pool's home: the folder with the files by which processes find it.
+//! A pool's home: the folder with the files by which processes find the pool.
 //!
 //! ```text
 //! jobserver-pool-PID-N-MARK-NAMESPACE/    private to the user
 //!     fifo             the token pipe, which MAKEFLAGS names; not in one made for make's pool
 //!     auth             instead: how MAKEFLAGS names make's pool
-//!     ledger           who holds which slot
+//!     ledger           which process holds which slot
 //!     bell             a fifo: rung when a slot has a new holder
 //!     open             a fifo: rung when a slot that was lent can be borrowed again
 //! ```
 //!
-//! It lies in memory (/dev/shm) where there is such a place, and goes with the pool. If its
-//! maker is killed, the next pool of the same user removes it: every process that has the
-//! pool holds a lock on its ledger, and where there is none left, nobody will miss it.
+//! The home is in memory (/dev/shm) where that exists, and is removed with the pool. Every process
+//! that has the pool holds a shared lock on its ledger. If the maker is killed, the home stays
+//! until another pool of the same user is made: that removes each home whose ledger has no lock.
 //!
-//! A home is made under another name, and renamed when it is complete and locked: so whoever sees
-//! it, from whatever pid namespace, sees by the lock that it is in use. One whose maker is killed
-//! before that is removed by a process that can tell: one in the maker's own namespace. No name is
-//! ever used again: whoever is late in removing a home, by its name, must not meet another.
+//! A home is made under another name, and renamed when it is complete and locked. So a process that
+//! sees it, in any pid namespace, sees by the lock that it is in use. If the maker is killed before
+//! the rename, a process in the maker's own namespace removes the home, because only that process
+//! can tell that the maker is dead. No name is ever used again: a process that is late in removing
+//! a home, by its name, must not remove another home.
 
 use super::bell::PoolBell;
 use super::ledger::Bells;
@@ -36,7 +37,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const BELLS: [&str; 2] = ["bell", "open"];
 const PREFIX: &str = "jobserver-pool-";
-/// Of a home that is not complete yet: NAMESPACE-PID-MARK-N follow.
+/// The prefix of a home that is not complete yet: NAMESPACE-PID-MARK-N follow.
 const NEW: &str = ".jobserver-new-";
 
 /// The folder of a pool, removed by the process that made it.
@@ -47,7 +48,8 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Makes one, with what `fill` puts into it, and opens its ledger, which is empty yet.
+    /// Makes a home, with the files that `fill` puts into it, and opens its ledger, which is still
+    /// empty.
     pub(crate) fn create(
         doing: &'static str,
         fill: impl Fn(&Home) -> std::io::Result<()>,
@@ -68,10 +70,10 @@ impl Home {
             let unique = format!("{:x}-{:x}", me.mark, Namespace::current().0);
             let complete = place.join(format!("{PREFIX}{}-{number}-{unique}", me.pid));
             match platform::rename_new(&new.path, &complete) {
-                Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // where there are no marks
+                Err(Errno::EXIST | Errno::NOTEMPTY) => continue, // without marks, names can repeat
                 renamed => renamed.map_err(Error::system(doing))?,
             }
-            std::mem::forget(new); // by this name it is no more
+            std::mem::forget(new); // the home no longer has this name
             made_here().push((me.pid, complete.clone()));
             return Ok((Home { path: complete, maker: Some(me.pid) }, ledger));
         }
@@ -82,7 +84,7 @@ impl Home {
         BELLS.iter().try_for_each(|name| platform::make_fifo(&self.path.join(name)))
     }
 
-    /// One that another process has made.
+    /// Returns the home at this path, which another process has made.
     pub(crate) fn at(path: &Path) -> Home {
         Home { path: path.to_owned(), maker: None }
     }
@@ -104,17 +106,17 @@ impl Home {
         Bells { change, open }
     }
 
-    /// Whether this process has made it.
+    /// Returns whether this process has made the home.
     pub(crate) fn is_ours(&self) -> bool {
         self.is_made_by(getpid())
     }
 
-    /// Whether the process of this pid has made it.
+    /// Returns whether the process of this pid has made the home.
     pub(crate) fn is_made_by(&self, pid: Pid) -> bool {
         self.maker == Some(pid)
     }
 
-    /// Removes it, if this process has made it.
+    /// Removes the home, if this process has made it.
     pub(crate) fn remove(&self) {
         let mut made = made_here();
         let before = made.len();
@@ -126,50 +128,51 @@ impl Home {
         }
     }
 
-    /// A new file for the ledger, with the lock that keeps the home.
+    /// Makes the ledger's file, with the lock that keeps the home.
     fn create_ledger(&self) -> rustix::io::Result<Descriptor> {
         let file = open_ledger(&self.path, OFlags::CREATE | OFlags::EXCL)?;
         flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
 
-    /// The ledger's file, with the lock that keeps the home.
+    /// Opens the ledger's file, with the lock that keeps the home.
     pub(crate) fn open_ledger(&self) -> rustix::io::Result<Descriptor> {
         let file = open_ledger(&self.path, OFlags::empty())?;
         flock(&file, FlockOperation::LockShared)?;
         if fstat(&file)?.st_nlink == 0 {
-            return Err(Errno::NOENT); // it has been removed since we opened it
+            return Err(Errno::NOENT); // another process removed it after the open
         }
         Ok(file)
     }
 
-    /// The ledger's file, for who waits until nobody locks it any more.
+    /// Opens the ledger's file without a lock, for the warden, which waits until no process locks
+    /// it.
     pub(crate) fn open_ledger_unlocked(&self) -> rustix::io::Result<Descriptor> {
         open_ledger(&self.path, OFlags::empty())
     }
 
-    /// Whether its fifo is this very one.
+    /// Returns whether this descriptor is the home's fifo.
     pub(crate) fn has_fifo(&self, fifo: impl AsFd) -> bool {
         matches!((stat(self.fifo()), fstat(fifo)), (Ok(named), Ok(open))
             if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino))
     }
 }
 
-/// Whether a path is by its name that of something in a home.
+/// Returns whether a path, by its name, is that of a file in a home.
 pub(crate) fn is_in_a_home(path: &Path) -> bool {
     let home = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     home.is_some_and(|name| name.starts_with(PREFIX))
 }
 
-/// The homes that this process has made, by its pid, as a fork copies this too.
+/// The homes that this process has made, each with the maker's pid: a fork copies this list too.
 static MADE_HERE: Mutex<Vec<(Pid, PathBuf)>> = Mutex::new(Vec::new());
 
 fn made_here() -> MutexGuard<'static, Vec<(Pid, PathBuf)>> {
     MADE_HERE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all homes that this process has made: no more programs can open the pools, while those
-/// that have go on. For a process that is about to end without dropping everything.
+/// Removes all homes that this process has made. No further program can open those pools; programs
+/// that have opened them go on. For a process that is about to end without dropping its values.
 pub fn remove_homes() {
     let me = getpid();
     made_here().drain(..).filter(|(maker, _)| *maker == me).for_each(|(_, path)| remove(&path));
@@ -186,7 +189,7 @@ impl Drop for Home {
     }
 }
 
-/// The homes of all pools of this user that are in use.
+/// Returns the homes of all pools of this user that are in use.
 pub fn homes() -> Vec<PathBuf> {
     let homes = found(&place(), PREFIX).map(|(_, home)| home);
     let mut homes: Vec<PathBuf> = homes.filter(|home| unused(home).is_none()).collect();
@@ -194,7 +197,8 @@ pub fn homes() -> Vec<PathBuf> {
     homes
 }
 
-/// This user's folders in a place whose names begin so; with how the name goes on.
+/// Returns this user's folders in a place whose names begin with `prefix`, each with the rest of
+/// its name.
 fn found(place: &Path, prefix: &'static str) -> impl Iterator<Item = (String, PathBuf)> {
     std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(move |entry| {
         let name = entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned();
@@ -209,13 +213,14 @@ fn place() -> PathBuf {
     if usable && memory.is_dir() {
         return memory;
     }
-    // By its whole name, since this process, and those below, may change their folder.
+    // An absolute path, because this process and those below it may change their working directory.
     let place = std::env::temp_dir();
     std::path::absolute(&place).unwrap_or(place)
 }
 
-/// Only what we put there: no folder of another's making is emptied by accident. The ledger last,
-/// whose lock says whether the rest is in use.
+/// Removes only the files that this crate puts there: a folder that another program made is not
+/// emptied by accident. The ledger is removed last, because its lock says whether the rest is in
+/// use.
 fn remove(path: &Path) {
     let [change, open] = BELLS;
     for file in ["fifo", "auth", change, open, "ledger"] {
@@ -224,7 +229,7 @@ fn remove(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-/// Removes the homes that their makers, killed, have left and that nobody uses any more.
+/// Removes the homes whose makers have been killed and that no process uses any more.
 fn sweep(place: &Path) {
     for (_, home) in found(place, PREFIX) {
         if let Some(_locked) = unused(&home) {
@@ -238,7 +243,7 @@ fn sweep(place: &Path) {
     }
 }
 
-/// Whether the maker of a new home is known to be gone, by what follows `NEW` in its name.
+/// Returns whether the maker of a new home is known to be dead, by what follows `NEW` in its name.
 fn is_gone(maker: &str) -> bool {
     let numbers: Vec<u64> = maker.split('-').filter_map(|number| number.parse().ok()).collect();
     let &[namespace, pid, mark, _] = numbers.as_slice() else { return false };
@@ -246,14 +251,15 @@ fn is_gone(maker: &str) -> bool {
     namespace == Namespace::current().0 && maker.is_some_and(|maker| !is_alive(maker))
 }
 
-/// The lock on a home that nobody uses, while which nobody can join it. None if it may be in use.
+/// Locks a home that no process uses, and so no process can join it meanwhile. Returns None if the
+/// home may be in use.
 fn unused(home: &Path) -> Option<Option<Descriptor>> {
     match open_ledger(home, OFlags::empty()) {
         Ok(ledger) => {
             flock(&ledger, FlockOperation::NonBlockingLockExclusive).ok().map(|()| Some(ledger))
         }
-        // Its removal was interrupted. (Whatever else keeps us from looking, no descriptor that is
-        // left, say: it may be in use.)
+        // The home's removal was interrupted. After any other error (no descriptor left, for
+        // example) the home may be in use.
         Err(Errno::NOENT) => Some(None),
         Err(_) => None,
     }

@@ -1,13 +1,15 @@
-//! The slot that this program was started on: that of the nearest process above it that has one.
+//! The slot that this program was started on: that of the nearest process above it that runs on
+//! one.
 //!
-//! A job that starts a program waits for it, mostly, and so does `jobserver exec`: meanwhile its
-//! slot is the program's to use, as make has it for its recipes (the *implicit* slot). So a program
-//! below borrows it (`slots::ledger`), one at a time of all that are below. Whose it is, the ledger
-//! and the system tell: what a variable said would go stale, since a process has one job after the
-//! other, and a job that yields another slot after a wait.
+//! A job that starts a program mostly waits for it, and so does `jobserver exec`. Meanwhile the
+//! program may use the job's slot, as a recipe of make may use the slot that make runs it on (the
+//! *implicit* slot). So a program below borrows it (`slots::ledger`); of all programs below, one at
+//! a time does. The ledger and the system say which process runs on which slot. A variable would go
+//! stale: a process runs one job after the other, and a job that yields has another slot after a
+//! wait.
 //!
-//! A recipe of a make that is below such a process has a slot that make knows of, and no ledger. So
-//! there each program of ours has an implicit slot of its own.
+//! A recipe of a make that is below such a process has a slot that make knows about; the ledger
+//! does not. So there each program of ours has an implicit slot of its own.
 
 use super::ledger::{Ledger, Lender};
 use crate::platform::proc::parent;
@@ -16,12 +18,12 @@ use rustix::process::Pid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// This process, and those above it, the nearest first.
+/// This process and those above it, the nearest first.
 #[derive(Debug)]
 pub(crate) struct Lineage(Vec<ProcessId>);
 
 impl Lineage {
-    /// Of this process. (What is above it changes only by deaths.)
+    /// Finds the lineage of this process. It changes only by deaths.
     pub(crate) fn of_this_process() -> Lineage {
         let mut lineage = vec![ProcessId::current()];
         let mut next = rustix::process::getppid();
@@ -32,12 +34,12 @@ impl Lineage {
         Lineage(lineage)
     }
 
-    /// The nearest that runs on a slot, and the slot if it can be borrowed now.
+    /// Returns the nearest process that runs on a slot, and the slot if it can be borrowed now.
     pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(ProcessId, Option<Lender>)> {
         Lineage::nearest_of(&self.0, ledger)
     }
 
-    /// The same from this process on, which is above.
+    /// Does the same from `process` on, which must be in the lineage.
     pub(crate) fn nearest_from(&self, process: ProcessId, ledger: &Ledger) -> Option<Lender> {
         let place = self.0.iter().position(|above| above.may_be(process))?;
         Lineage::nearest_of(&self.0[place..], ledger)?.1
@@ -51,14 +53,14 @@ impl Lineage {
     }
 }
 
-/// Whether this program is in a recipe of a make that is below `above`; or if that is None, below
-/// what has `level` makes above it.
+/// Returns whether this program is in a recipe of a make that is below `above`; or, if `above` is
+/// None, below what has `level` makes above it.
 pub(crate) fn in_recipe_below(above: Option<ProcessId>, level: u64) -> bool {
     let above = above.and_then(|above| started_with(above.pid, MAKELEVEL));
     makes_above() > above.map_or(level, |value| number(&value))
 }
 
-/// How many makes are above this program.
+/// Returns how many makes are above this program.
 pub(crate) fn makes_above() -> u64 {
     std::env::var_os(MAKELEVEL).map_or(0, |value| number(&value))
 }
@@ -67,10 +69,10 @@ fn number(value: &OsStr) -> u64 {
     value.to_str().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Make counts in it how many makes are above a program.
+/// The variable in which make counts how many makes are above a program.
 pub const MAKELEVEL: &str = "MAKELEVEL";
 
-/// What a variable was when a process was started, or last became another program.
+/// Returns the value that a variable had when a process started or last called exec.
 fn started_with(pid: Pid, name: &str) -> Option<OsString> {
     let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
     let value = |variable: &[u8]| {

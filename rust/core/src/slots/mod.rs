@@ -1,11 +1,11 @@
-//! Slots: how many jobs may run at once, and who may run one now.
+//! Slots: how many jobs may run at once, and which process may run one now.
 //!
-//! A slot is the right to run one job. The free ones of a [`Pool`] are bytes in a pipe,
-//! GNU Make's protocol ("Integrating GNU make" in its manual): reading a byte takes a
-//! slot, writing the same byte gives it back. Beside the pipe, a ledger says which live
-//! process holds which slot, so that none is lost, whoever is killed. Not here: who runs
-//! what (`owner`), how programs find a pool (`make`), and whether the machine is fit for one more
-//! job (that is the caller's admission).
+//! A slot is the right to run one job. The free slots of a [`Pool`] are bytes in a pipe, as in GNU
+//! Make's protocol ("Integrating GNU make" in its manual): reading a byte takes a slot, and writing
+//! the same byte gives it back. Beside the pipe, a ledger says which live process holds which slot,
+//! so no slot is lost when a process is killed. Not here: which process runs which job (`owner`),
+//! how programs find a pool (`make`), and whether the machine has room for one more job (the
+//! caller's admission).
 
 mod adoption;
 mod assignment;

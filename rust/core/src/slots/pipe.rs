@@ -1,11 +1,11 @@
-//! The token pipe: a byte for each free slot, GNU Make's protocol.
+//! The token pipe: a byte for each free slot, as in GNU Make's protocol.
 //!
-//! Reads never block: a process must never hang on an empty pool while its own jobs end, so
-//! it waits with poll on the pipe *and* its jobs (see `scan`), then tries. But O_NONBLOCK
-//! belongs to the open description, and setting it on one that others share (make, above
-//! all) breaks them. A fifo is opened anew anyway; for an inherited pipe, Linux gives a
-//! description of our own through /proc. Elsewhere we poll, and accept that a sibling may
-//! take the byte before us, when the read waits for the next.
+//! Reads never block: a process must not hang on an empty pool while its own jobs end. So it waits
+//! with poll on the pipe *and* its jobs (see `owner::scan`), then tries. But O_NONBLOCK belongs to
+//! the open description: setting it on one that other processes share (make above all) breaks those
+//! processes. Each process opens a fifo for itself. For an inherited pipe, Linux gives a
+//! description of our own through /proc. Elsewhere this process polls first, and accepts that a
+//! sibling may take the byte before it; then the read waits for the next byte.
 
 use super::auth::Auth;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,27 +18,27 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The most slots a pool may have: every token must fit into the pipe at once, and this
-/// many fit into a pipe of the default size everywhere.
+/// The most slots that a pool may have. Every token must fit into the pipe at once, and this many
+/// fit into a pipe of the default size everywhere.
 pub const MAX_SLOTS: usize = 16 * 1024;
 
-/// What a new pool's tokens are; GNU Make uses the same byte.
+/// The byte of a new pool's tokens. GNU Make uses the same byte.
 const TOKEN: u8 = b'+';
 
 /// The two ends of a pool's pipe.
 #[derive(Debug)]
 pub(crate) struct TokenPipe {
     read: Arc<Descriptor>,
-    /// The same for a fifo.
+    /// The same descriptor as `read` for a fifo.
     write: Arc<Descriptor>,
-    /// Whether bytes can be put back by `splice`: see `enlarge`.
+    /// Whether `splice` can put bytes back: see `enlarge`.
     splices: bool,
-    /// Whether a read waits for a byte, where there is none.
+    /// Whether a read waits for a byte when there is none.
     waits: bool,
 }
 
 impl TokenPipe {
-    /// As MAKEFLAGS names it.
+    /// Opens the pipe that MAKEFLAGS names.
     pub(crate) fn named(auth: &Auth, slots: usize) -> Result<TokenPipe> {
         match auth {
             Auth::Fifo(path) => {
@@ -52,9 +52,9 @@ impl TokenPipe {
         }
     }
 
-    /// By the name of a fifo.
+    /// Opens the pipe by the name of its fifo.
     pub(crate) fn open(path: &Path, slots: usize) -> rustix::io::Result<TokenPipe> {
-        // To read and write: the opening does not wait, and no reader sees an end of file.
+        // To read and write: then the opening does not wait, and no reader sees an end of file.
         let flags = OFlags::RDWR | OFlags::NONBLOCK;
         let read = Arc::new(Descriptor::open(path, flags, Mode::empty())?);
         if FileType::from_raw_mode(fstat(&read)?.st_mode) != FileType::Fifo {
@@ -64,7 +64,7 @@ impl TokenPipe {
         Ok(TokenPipe { write: Arc::clone(&read), read, splices, waits: false })
     }
 
-    /// By its two ends, which must be those of a pipe.
+    /// Makes it from its two ends, which must be those of a pipe.
     pub(crate) fn of_ends(read: Descriptor, write: Descriptor, slots: usize) -> Result<TokenPipe> {
         let doing = "cannot join a pool";
         for (end, only) in [(&read, OFlags::WRONLY), (&write, OFlags::RDONLY)] {
@@ -84,9 +84,9 @@ impl TokenPipe {
         Ok(TokenPipe { read: Arc::new(read), write: Arc::new(write), splices, waits })
     }
 
-    /// Puts the tokens of a new pool in.
+    /// Writes the tokens of a new pool into the pipe.
     pub(crate) fn fill(&self, slots: usize) -> rustix::io::Result<()> {
-        enlarge_pipe(&self.write, slots)?; // a full pipe would block us
+        enlarge_pipe(&self.write, slots)?; // a write to a full pipe would block
         let mut tokens = vec![TOKEN; slots];
         while !tokens.is_empty() {
             let written = retry_on_intr(|| rustix::io::write(&self.write, &tokens))?;
@@ -95,36 +95,37 @@ impl TokenPipe {
         Ok(())
     }
 
-    /// Reads a byte into a word of shared memory: how many were read. Only after
-    /// `may_have_any` has just said so: if it is gone meanwhile, AGAIN, or else a wait for the next (see above).
+    /// Reads a byte into a word of shared memory. Returns how many bytes were read. The caller must
+    /// call `may_have_any` just before. If the byte is gone by then, this fails with AGAIN, or
+    /// waits for the next byte (see the module).
     pub(crate) fn take_into(&self, memory: &Shared, word: usize) -> rustix::io::Result<usize> {
         memory.read_into(word, self.read.as_fd())
     }
 
-    /// The end to put bytes back by. None if this program has closed it, and it has no name by
+    /// Returns the end to write bytes to. None if this program has closed it, and it has no name by
     /// which to open it again.
     pub(crate) fn end_to_write(&self) -> Option<AtHand<'_>> {
         self.write.intact_or_anew().ok()
     }
 
-    /// Sends the byte at the file offset that the word holds, in one step with the word's
-    /// advance. False if that cannot be done, when nothing has been.
+    /// Sends the byte at the file offset that the word holds, in one step with the word's advance.
+    /// Returns false if that cannot be done; then nothing has been sent.
     pub(crate) fn send_from(&self, memory: &Shared, offset: usize, end: BorrowedFd<'_>) -> bool {
         self.splices && matches!(memory.send(offset, end), Ok(true))
     }
 
-    /// Whether it is in the pipe now.
+    /// Writes the byte. Returns whether it is in the pipe now.
     pub(crate) fn put_back(byte: u8, end: BorrowedFd<'_>) -> bool {
         // The pipe cannot be full: it held this byte before.
         matches!(retry_on_intr(|| rustix::io::write(end, &[byte])), Ok(1))
     }
 
-    /// Whether it is worth a try to take one. If `exactly`, or if the try might wait for one, that is
-    /// whether there is one.
+    /// Returns whether a try to take a byte may succeed. If `exactly`, or if the try might wait for
+    /// a byte, returns whether there is one.
     ///
     /// # Errors
     ///
-    /// As of `free`.
+    /// Those of `free`.
     pub(crate) fn may_have_any(&self, exactly: bool) -> rustix::io::Result<bool> {
         match exactly || self.waits {
             true => Ok(self.free()? > 0),
@@ -132,11 +133,11 @@ impl TokenPipe {
         }
     }
 
-    /// How many bytes are in it (FIONREAD: nobody starves while we count).
+    /// Returns how many bytes are in the pipe. (FIONREAD counts them without taking them.)
     ///
     /// # Errors
     ///
-    /// BADF: this program has closed it, or has opened something else in its place.
+    /// BADF: this program has closed the descriptor, or has opened another file in its place.
     pub(crate) fn free(&self) -> rustix::io::Result<usize> {
         let bytes = rustix::io::ioctl_fionread(self.read.intact()?)?;
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
@@ -155,14 +156,15 @@ impl TokenPipe {
     }
 }
 
-/// Whether bytes can be put back by `splice`. A byte that is spliced occupies a whole buffer of the
-/// pipe, which has 16 from the start; the system's limit is 256 for most users (the sysctl
-/// fs.pipe-max-size). The pipe is never made smaller: others know what they have.
+/// Makes the pipe large enough for `splice`, and returns whether `splice` can put bytes back. A
+/// spliced byte occupies a whole buffer of the pipe. A pipe has 16 buffers from the start; the
+/// system's limit is 256 for most users (the sysctl fs.pipe-max-size). The pipe is never made
+/// smaller: other processes rely on its size.
 fn enlarge(pipe: &Descriptor, slots: usize) -> bool {
     backend().splices(pipe, slots)
 }
 
-/// A non-blocking read end with a description of its own, where the system can give one.
+/// Returns a non-blocking read end with a description of its own, where the system can give one.
 fn private(read: Descriptor) -> rustix::io::Result<Descriptor> {
     if !fcntl_getfl(&read)?.contains(OFlags::NONBLOCK) {
         if let Some(own) = open_anew(&read) {

@@ -1,4 +1,4 @@
-//! The pool: N slots that any process of the user can reach, none of which is ever lost.
+//! The pool: N slots that any process of the user can reach. No slot is ever lost.
 
 use super::auth::{Auth, Ends};
 use super::bank::home_of;
@@ -26,7 +26,7 @@ pub struct Pool {
     pub(super) own: Arc<Own>,
 }
 
-/// A pool for as long as somebody else has it.
+/// A weak reference to a pool: it does not keep the pool.
 #[derive(Debug)]
 pub(crate) struct WeakPool {
     bank: Weak<Bank>,
@@ -40,15 +40,16 @@ impl WeakPool {
 }
 
 impl Pool {
-    /// A new pool with `slots` free slots, 1 to [`MAX_SLOTS`].
+    /// Makes a pool with `slots` free slots, 1 to [`MAX_SLOTS`](super::MAX_SLOTS).
     pub fn new(slots: usize) -> Result<Pool> {
         Bank::new(slots, false, makes_above()).map(Pool::from_bank)
     }
 
-    /// A new pool of `slots` slots for a command that is no job, and the ends that the command is to
-    /// inherit: see [`Pool::makeflags`]. Make and its like run one job below it without a token: so one
-    /// of the slots has no byte, but is lent to whoever below comes first. MAKELEVEL is to be
-    /// unset for the command: what is below it is in no recipe, unless of a make that is too.
+    /// Makes a pool of `slots` slots for a command that is not a job. Returns also the ends that
+    /// the command must inherit: see [`Pool::makeflags`]. Make and its like run one job below the
+    /// command without a token. So one of the slots has no byte in the pipe; the pool lends it to
+    /// the first process below that asks for it. The caller must unset MAKELEVEL for the command:
+    /// the programs below it are in no recipe, unless a make below the command runs them.
     pub fn for_command(slots: usize, style: Style) -> Result<(Pool, Option<Ends>)> {
         let pool = Bank::new(slots, true, 0).map(Pool::from_bank)?;
         pool.set_style(style);
@@ -61,13 +62,17 @@ impl Pool {
     }
 
     /// Opens a pool that another process has made or joined, by its [`Pool::home`].
+    ///
+    /// # Errors
+    ///
+    /// Another pid namespace, or a damaged or missing home.
     pub fn open(home: &Path) -> Result<Pool> {
         Bank::open(Home::at(home)).map(Pool::from_bank)
     }
 
     /// Joins a pool of `slots` slots, such as make's, by the two ends of its pipe, without an
-    /// implicit slot. Processes that this one forks share what it knows of who holds which
-    /// slot; others do not.
+    /// implicit slot. This process and the processes that it forks share one ledger of that pool;
+    /// other processes do not have it.
     pub fn join(read: OwnedFd, write: OwnedFd, slots: usize) -> Result<Pool> {
         let known = |end| Descriptor::new(end).map_err(Error::system(JOINING));
         let (read, write) = (known(read)?, known(write)?);
@@ -76,8 +81,8 @@ impl Pool {
         Bank::of_others(pipe, auth, slots, false).map(Pool::from_bank)
     }
 
-    /// Joins the pool that MAKEFLAGS names in this way, as a program that was started on one
-    /// of its slots. `slots` is used where the pool itself does not say how many it has.
+    /// Joins the pool that MAKEFLAGS names by `auth`, as a program that was started on one of its
+    /// slots. `slots` is used where the pool itself does not say how many it has.
     pub(crate) fn join_named(auth: &Auth, slots: usize) -> Result<Pool> {
         let bank = match home_of(auth)? {
             Some(home) => Bank::join(Home::at(&home))?,
@@ -86,8 +91,9 @@ impl Pool {
         Ok(Pool::from_bank(bank))
     }
 
-    /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been
-    /// killed is free. The slot that this program was started on comes first: it is nobody else's.
+    /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been killed
+    /// is free. The slot that this program was started on comes first: the rest of the pool cannot
+    /// use it.
     pub fn try_take(&self) -> Result<Option<Slot>> {
         match self.take()? {
             None if self.reclaim() => self.take(),
@@ -105,51 +111,54 @@ impl Pool {
         Ok(taken.map(|tenure| Slot::ours(bank, tenure)))
     }
 
-    /// Puts back the slots of holders that have been killed: whether there were any.
+    /// Puts back the slots of holders that have been killed. Returns whether there were any.
     pub fn reclaim(&self) -> bool {
         self.bank.reclaim()
     }
 
-    /// How many slots the pool has, free or not.
+    /// Returns how many slots the pool has, free or not.
     pub fn slots(&self) -> usize {
         self.bank.slots
     }
 
-    /// How many slots are free at this moment (FIONREAD: nobody starves while we count).
+    /// Returns how many slots are free at this moment. (FIONREAD counts the bytes without taking
+    /// them, so no process misses a slot meanwhile.)
     pub fn free(&self) -> Result<usize> {
         let free = self.bank.pipe.free().map_err(Error::system("cannot count the free slots"))?;
         let ledger = &self.bank.ledger;
         Ok(free + usize::from(ledger.open_common().is_some()))
     }
 
-    /// Whether this process could take a slot at this moment.
+    /// Returns whether this process could take a slot at this moment.
     pub fn has_one(&self) -> Result<bool> {
         Ok(self.bank.lender(getpid()).is_some() || self.free()? > 0)
     }
 
-    /// Who holds slots now, as far as they are processes that use this crate.
+    /// Returns the holders of slots that use this crate. Tokens that other programs have taken are
+    /// not in the list.
     pub fn held(&self) -> Vec<Held> {
         self.bank.ledger.held()
     }
 
-    /// The processes that hold slots as jobs of this owner.
+    /// Returns the processes that hold slots as jobs of this owner.
     pub fn jobs_of(&self, owner: ProcessId) -> Vec<ProcessId> {
         self.bank.ledger.jobs_of(owner)
     }
 
-    /// The folder by which other processes can [`Pool::open`] it.
+    /// Returns the folder by which other processes can [`Pool::open`] the pool.
     pub fn home(&self) -> &Path {
         self.bank.home.path()
     }
 
-    /// What keeps its home for jobs that outlive this pool, and programs below them.
+    /// Returns a value that keeps the home for jobs that outlive this pool, and for programs below
+    /// them.
     pub fn kept_home(&self) -> Kept {
-        // With a lock, as who has the pool has one: it is in use.
+        // It has a lock on the ledger, as each process of the pool has: so the home is in use.
         let home = &self.bank.home;
         Arc::new((Arc::clone(home), home.open_ledger().ok()))
     }
 
-    /// Has MAKEFLAGS name this pool, which must be ours, in a style.
+    /// Sets the style in which MAKEFLAGS names this pool, which must not be make's.
     pub fn set_style(&self, style: Style) {
         self.bank.ledger.style().store(style.to_word(), IN_ORDER);
     }
@@ -158,28 +167,28 @@ impl Pool {
         Style::from_word(self.bank.ledger.style().load(IN_ORDER))
     }
 
-    /// How MAKEFLAGS names it to those who know a fifo.
+    /// Returns how MAKEFLAGS names the pool to programs that know a fifo.
     pub fn auth(&self) -> &Auth {
         &self.bank.auth
     }
 
-    /// The read end, which polls as readable while a slot is free.
+    /// Returns the read end of the pipe, which polls as readable while a slot is free.
     pub fn read_end(&self) -> BorrowedFd<'_> {
         self.bank.pipe.read_end()
     }
 
-    /// The write end.
+    /// Returns the write end of the pipe.
     pub fn write_end(&self) -> BorrowedFd<'_> {
         self.bank.pipe.write_end()
     }
 
-    /// Whether this process is a job with a slot that it could lend or hand over.
+    /// Returns whether this process is a job with a slot that it could lend or hand over.
     pub fn runs(&self) -> bool {
         self.own.slot().runs()
     }
 
-    /// In a job that must wait for a slot: its own slot for a job of its own, on loan or, if it
-    /// `yields`, for good. The job must not go on before [`Pool::resume`] says so.
+    /// In a job that must wait for a slot: returns its own slot for a job of its own, on loan or,
+    /// if it `yields`, for good. The job must not go on before [`Pool::resume`] returns true.
     pub fn own_slot(&self, yields: bool) -> Option<Slot> {
         match yields {
             true => self.own.hand_over(),
@@ -187,18 +196,19 @@ impl Pool {
         }
     }
 
-    /// Gives the slot that this process runs on away for a wait: whether there was one.
+    /// Gives away the slot that this process runs on, for a wait. Returns whether there was one.
     pub fn give_own_slot_away(&self) -> bool {
         self.own.give_away()
     }
 
-    /// In a job: gives the slot back that this process runs on, if it has one, or leaves it to whoever
-    /// has borrowed it. False if this process cannot do either, and must end for the slot to be free.
+    /// In a job: gives back the slot that this process runs on, if it has one. If the slot is lent,
+    /// its borrower keeps it. Returns false if this process cannot do either: then it must end for
+    /// the slot to be free.
     pub fn release(&self) -> bool {
         self.own.slot().release()
     }
 
-    /// Sees to a slot for this process to go on with: whether there is one now. Never waits.
+    /// Gets this process a slot to go on with. Returns whether it has one now; never waits.
     pub fn resume(&self) -> Result<bool> {
         self.own.slot().resume(|| self.try_take())
     }
@@ -207,12 +217,12 @@ impl Pool {
         WeakPool { bank: Arc::downgrade(&self.bank), own: Arc::downgrade(&self.own) }
     }
 
-    /// Whether both are the same, in this process.
+    /// Returns whether both are the same pool object of this process.
     pub(crate) fn is_same(&self, other: &Pool) -> bool {
         Arc::ptr_eq(&self.bank, &other.bank)
     }
 
-    /// Prepares to sleep until a slot may be free.
+    /// Begins a wait until a slot may be free.
     pub(crate) fn begin_wait(&self) -> PoolWait {
         PoolWait::begin(&self.bank)
     }

@@ -1,4 +1,4 @@
-//! A slot as the process has it that took it, or as the owner of the job has it that runs on it.
+//! A slot, for the process that took it and for the owner of the job that runs on it.
 
 use super::assignment::{Assignment, BorrowedFrom};
 use super::bank::Bank;
@@ -10,84 +10,88 @@ use rustix::process::Pid;
 use std::fmt;
 use std::sync::Arc;
 
-/// The right to run one job; dropping it gives it back.
+/// The right to run one job. Dropping it gives the slot back.
 ///
-/// Only the process that took a slot gives it back: a copy that a fork made is inert.
+/// Only the process that took a slot gives it back: a copy in a forked process does nothing.
 pub struct Slot {
     bank: Arc<Bank>,
     tenure: Tenure,
-    /// The process that gives it back; none if that is for somebody else.
+    /// The process that gives the slot back at its drop. None if another process does that.
     taker: Option<Pid>,
 }
 
 impl Slot {
-    /// A slot that this process has taken.
+    /// Wraps a slot that this process has taken.
     pub(super) fn ours(bank: &Arc<Bank>, tenure: Tenure) -> Slot {
         Slot { bank: Arc::clone(bank), tenure, taker: Some(getpid()) }
     }
 
-    /// A slot that another process gives back.
+    /// Wraps a slot that another process gives back.
     pub(super) fn of_others(bank: &Arc<Bank>, tenure: Tenure) -> Slot {
         Slot { bank: Arc::clone(bank), tenure, taker: None }
     }
 
-    /// Lends the slot that this process runs on: a slot for a job of this process, which
-    /// itself must not run until the slot has come back. None if it is lent already.
+    /// Lends the slot that this process runs on to a job of this process, and returns the loan.
+    /// This process must not run until the slot has come back. Returns None if the slot is lent
+    /// already.
     pub fn lend(&self) -> Option<Slot> {
-        // (In another namespace than the ledger's there is nothing that it could be lent to.)
+        // In another pid namespace than the ledger's, this process has no slot to lend.
         let (ledger, me) = (&self.bank.ledger, ProcessId::current());
         let loan = ledger.lend(ledger.open_of_mine(self.tenure, me)?, me, false).ok()??;
         Some(Slot::ours(&self.bank, loan))
     }
 
-    /// This process runs on it from now on: programs below may borrow it.
+    /// Opens the slot to borrowers: this process runs on it from now on, so programs below may
+    /// borrow it.
     pub(crate) fn run_on(&self) {
         self.bank.ledger.open_to_borrowers(self.tenure);
     }
 
-    /// Before it is handed over: sees to it that nobody borrows it. False if it is lent.
+    /// Closes the slot to borrowers before it is handed over. Returns false if it is lent.
     pub(crate) fn close(&self) -> bool {
         self.bank.ledger.close(self.tenure)
     }
 
-    /// Whether it is this process that holds it.
+    /// Returns whether this process took the slot.
     pub(crate) fn is_ours(&self) -> bool {
-        // (Whether it is in fact ours to give back, the ledger knows.)
+        // The ledger knows whether this process still holds it.
         self.taker.is_some_and(is_this)
     }
 
-    /// Whether it is lent, and has not come back.
+    /// Returns whether the slot is lent and has not come back.
     pub fn is_lent(&self) -> bool {
         self.bank.ledger.is_lent(self.tenure)
     }
 
-    /// Leaves it for good to the job that has borrowed it. False if it has just come back.
+    /// Leaves the slot to its borrower, which gives it back at its end. Returns false if the loan
+    /// has just ended.
     pub(crate) fn pass_on(&mut self) -> bool {
         let passed_on = self.bank.ledger.pass_on(self.tenure);
         if passed_on {
-            self.taker = None; // by the time of our drop, the entry may be another's
+            self.taker = None; // when this is dropped, another process may have the entry
         }
         passed_on
     }
 
-    /// What names the slot to the job that is launched on it.
+    /// Returns the name of the slot for the job that is launched on it.
     pub fn assignment(&self) -> Assignment {
         Assignment::Slot(self.tenure)
     }
 
-    /// Says that a job is about to be born that will adopt the slot.
+    /// Records that a job that will adopt the slot is about to be born.
     pub fn launch(&self) {
         self.bank.ledger.launch(self.tenure);
     }
 
-    /// In a forked job: takes over the slot that its owner launched it on. None if the owner
-    /// has died or given up: then nothing may run.
+    /// In a forked job: adopts the slot that its owner launched it on. Returns None if the owner
+    /// has died or has taken the slot back: then the job must not run.
     pub fn adopt(&self) -> Result<Option<Slot>> {
         let ledger = &self.bank.ledger;
         let adopted = ledger.adopt(self.tenure)?;
         if adopted {
-            // (While it is lent, nobody else holds it. But afterwards it may be handed on, and that
-            // process run on another: so it is known by its holder, and not by itself.)
+            // While the lender's entry is lent, it has no other holder. Later, the holder may hand
+            // the entry on and run on another one. So the lender is known by its holder and not by
+            // its entry.
             let from = ledger.borrowed_from(self.tenure).map(|lender| ledger.holder_of(lender));
             self.bank.set_borrowed_from(match from {
                 None => BorrowedFrom::Nobody,
@@ -98,8 +102,9 @@ impl Slot {
         Ok(adopted.then(|| Slot::ours(&self.bank, self.tenure)))
     }
 
-    /// The job is born: from now on the slot is its own, or comes back at its end. It `adopts` the
-    /// slot itself when it begins; or it knows nothing of slots, and holds this one until its end.
+    /// Records that the job is born: from now on the slot is the job's, or comes back at the job's
+    /// end. If the job `adopts` the slot, it does so itself when it begins. Otherwise the job does
+    /// not know about slots, and holds this one until its end.
     pub(crate) fn launched(mut self, job: &Child, adopts: bool) -> Launched {
         self.launch();
         self.taker = None;
@@ -110,8 +115,8 @@ impl Slot {
 }
 
 impl Slot {
-    /// Gives it back, as its drop does. False if this process cannot any more, and must end for
-    /// the slot to be free.
+    /// Gives the slot back, as its drop does. Returns false if this process cannot do so any more:
+    /// then it must end for the slot to be free.
     pub(crate) fn give_back(mut self) -> bool {
         let back = self.let_go();
         self.taker = None;
@@ -135,7 +140,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// The slot of a job that is running, as its owner knows it.
+/// The slot of a running job, for its owner.
 #[derive(Debug)]
 pub(crate) struct Launched {
     bank: Arc<Bank>,
@@ -144,14 +149,14 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    /// Puts the slot back if the job never took it over, though it should have by now; or if
-    /// it had, and its process has `ended`.
+    /// Puts the slot back if the job has not adopted it by the time that it should have; or if the
+    /// job has adopted it, and its process has `ended`.
     pub(crate) fn settle(&self, ended: bool) {
         let ended = ended.then_some(self.job);
         self.bank.ledger.settle(self.tenure, ended, &self.bank.pipe);
     }
 
-    /// Its owner will hear no more of it: its death is for everybody to see.
+    /// Lets every process reclaim the slot when the job dies: the owner will not notice that death.
     pub(crate) fn disown(&self) {
         self.bank.ledger.disown(self.tenure);
     }

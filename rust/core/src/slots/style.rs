@@ -1,4 +1,4 @@
-//! In which style MAKEFLAGS names a pool of ours.
+//! The style in which MAKEFLAGS names a pool of ours.
 
 /// How MAKEFLAGS names a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub enum Style {
     Fifo,
     /// By descriptors that programs below must inherit: for every make, and cargo.
     Pipe,
-    /// By its fifo, and to make by descriptors: for every program, if it inherits them.
+    /// By its fifo, and for make by descriptors: for every program, if it inherits them.
     Both,
 }
 

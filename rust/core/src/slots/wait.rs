@@ -6,14 +6,14 @@ use crate::platform::{getpid, Descriptor};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// After how long to look again for a slot that was there a moment ago.
+/// How long to sleep before a look for a slot that could be borrowed a moment ago.
 const LOOK_AGAIN_FOR_LENDER: Duration = Duration::from_millis(1);
 
-/// A sleep of one thread until a slot may be free; over when it is dropped.
+/// A wait of one thread until a slot may be free. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PoolWait {
     bank: Arc<Bank>,
-    /// Whether the watch counts us.
+    /// Whether the watch counts this thread.
     counted: bool,
     pub(crate) pipe: Arc<Descriptor>,
     pub(crate) descriptors: Vec<Arc<Descriptor>>,
@@ -21,8 +21,8 @@ pub(crate) struct PoolWait {
 }
 
 impl PoolWait {
-    /// After this program has closed something that would have been waited for: sees to it that
-    /// holders are watched anew. False if it is the pipe.
+    /// Repairs the wait after this program has closed a descriptor that it needs: the holders will
+    /// be watched anew. Returns false if the pipe is closed.
     pub(crate) fn mend(&self) -> bool {
         let mut watch = self.bank.watch.lock().unwrap_or_else(PoisonError::into_inner);
         watch.take_if(|(_, watch)| !watch.is_intact());
@@ -30,18 +30,19 @@ impl PoolWait {
     }
 
     pub(super) fn begin(bank: &Arc<Bank>) -> PoolWait {
-        let mut watch = bank.watch(); // so that the bells are heard from now on
+        let mut watch = bank.watch(); // creates the watch: a ring from now on wakes it
         let ledger = &bank.ledger;
         for counter in [ledger.waiters(), ledger.borrowers()] {
             counter.fetch_add(1, IN_ORDER);
         }
-        // Current holders are watched; a future holder rings the bell.
+        // Current holders are watched by pidfd; a future holder rings the bell before it takes the
+        // slot.
         let (descriptors, mut look_after) = match &mut *watch {
             Some((_, watch)) => watch.before_wait(ledger, &bank.pipe),
             None => (Vec::new(), Some(crate::wait::POLL_INTERVAL)),
         };
         if bank.lender(getpid()).is_some() || bank.has_own() {
-            look_after = Some(LOOK_AGAIN_FOR_LENDER); // it has come back before we would have heard of that
+            look_after = Some(LOOK_AGAIN_FOR_LENDER); // no bell: it has come back already
         }
         PoolWait {
             bank: Arc::clone(bank),

@@ -1,12 +1,14 @@
-//! The warden: gives make's tokens back when a whole program that had joined its pool is gone.
+//! The warden: it gives make its tokens back when a whole program that had joined make's pool is
+//! gone.
 //!
-//! In a pool of ours a slot of the dead is put back by whoever wants one next. Make knows no
-//! ledger: when a recipe and all its jobs are killed at once, nobody is left who does. So the
-//! program that joins a pool of others leaves a process behind that sleeps until nobody has
-//! the ledger open any more, puts back what it says is held, and ends.
+//! In a pool of ours the next process that wants a slot puts the slots of the dead back. Make knows
+//! no ledger: when a recipe and all its jobs are killed at once, no process that knows the ledger
+//! is left. So the program that joins make's pool leaves a process behind. That process, the
+//! warden, sleeps until no other process has the ledger open, puts back the tokens that the ledger
+//! says are held, and ends.
 //!
-//! It is a fork, whose memory stays shared with the program but for what that writes to; so
-//! it is made once, early, and never in a pool of ours.
+//! The warden is a fork. Its memory stays shared with the program, except for pages that the
+//! program writes to. So it is made once, early, and never in a pool of ours.
 
 use crate::error::{Error, Result};
 use crate::platform::{detach, Descriptor};
@@ -20,15 +22,16 @@ use rustix::fd::AsRawFd;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::retry_on_intr;
 
-/// Leaves a warden behind for a pool that is not ours. The ledger's file must be there, and
-/// locked by us, but not be mapped yet: the mapping, inherited, would hold that lock.
+/// Forks a warden for a pool that is make's. The ledger's file must exist, and this process must
+/// hold a lock on it, but must not have mapped it yet: the warden would inherit the mapping, and
+/// with it that lock.
 pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
-    let doing = "cannot leave somebody to look after make's slots";
+    let doing = "cannot start the warden of make's slots";
     let file = home.open_ledger_unlocked().map_err(Error::system(doing))?;
     let keep = [file.as_raw_fd(), pipe.read_end().as_raw_fd(), pipe.write_end().as_raw_fd()];
     let bells = home.bells();
     detach(WARDEN, &keep, || {
-        let _ = keep_watch(file, bells, pipe); // nobody is left to be told
+        let _ = keep_watch(file, bells, pipe); // no process is left to report an error to
     })
     .map_err(Error::system(doing))
 }
@@ -36,7 +39,7 @@ pub(crate) fn post(home: &Home, pipe: &TokenPipe) -> Result<()> {
 fn keep_watch(file: Descriptor, bells: Bells, pipe: &TokenPipe) -> Result<()> {
     let doing = "cannot watch the processes of a pool";
     let lock = |how| retry_on_intr(|| flock(&file, how)).map_err(Error::system(doing));
-    // Everybody else shares it, and the dead let go of it.
+    // All other processes hold a shared lock, and a process that dies loses it.
     lock(FlockOperation::LockExclusive)?;
     let same = file.duplicate().map_err(Error::system(doing))?;
     let ledger = Ledger::open(same, bells)?;
@@ -46,8 +49,9 @@ fn keep_watch(file: Descriptor, bells: Bells, pipe: &TokenPipe) -> Result<()> {
         if ledger.in_use().next().is_none() {
             return Ok(());
         }
-        // There are programs of others, which were started on a slot and live on; or a job
-        // that has not opened the ledger yet, and could not, were we to keep it to ourselves.
+        // There are programs that do not use this crate, which were started on a slot and live on;
+        // or there is a job that has not opened the ledger yet, and could not open it under an
+        // exclusive lock.
         lock(FlockOperation::LockShared)?;
         let (descriptors, look_after) = watch.watched();
         Wait::new(descriptors, look_after).block(None)?;

@@ -1,13 +1,14 @@
-//! Watching the holders of slots, for who waits until one is free.
+//! The watch: how a waiter notices that a slot has become free, or can be borrowed.
 //!
-//! A holder's death frees a slot without a word. So who waits has a pidfd for each holder
-//! that is not its own job (those ends the table of jobs hears of), a bell that rings when
-//! there is a new one, and another that rings when a slot that was lent can be borrowed again.
-//! That is three descriptors to poll, and nothing is done while nothing happens. Where there are no pidfds, who waits looks now and then.
+//! A holder's death frees a slot silently. So a waiter has a pidfd for each holder that is not its
+//! own job (the owner's table of jobs notices those deaths). It also has a bell that rings when a
+//! slot is about to have a new holder, and another that rings when a slot that was lent can be
+//! borrowed again. That is three descriptors to poll, and a wait costs nothing while nothing
+//! happens. Where there are no pidfds, the waiter looks from time to time.
 //!
-//! Where jobs are short and many wait, the bell rings all the time, and all would do little but
-//! look. So who has just looked does not listen for a moment, and looks again after it: a holder
-//! that is killed within its first moments may be found that much later.
+//! Where jobs are short and many processes wait, the bell rings all the time, and the waiters would
+//! do little else than look. So after a look, a waiter ignores the bell for 10 ms and then looks
+//! again. The price: a holder that is killed within its first moments may be found that much later.
 
 use super::bell::PoolBell;
 use super::ledger::{Bells, Ledger, Reclaimed, Tenant};
@@ -21,36 +22,38 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// For how long who has looked does not listen. Measured with 64 that wait while jobs of 1 ms come
-/// and go on two slots: they then cost half as much time, and with 20 ms no less than with 10.
+/// How long a waiter ignores the bell after a look. Measured with 64 waiters while jobs of 1 ms run
+/// on two slots: 10 ms halves the time that they cost, and 20 ms saves no more.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// How we hear of a holder's death.
+/// How this process notices a holder's death.
 #[derive(Debug)]
 enum Watched {
     By(Arc<Descriptor>),
-    /// By looking now and then.
+    /// By looking from time to time.
     Blindly,
-    /// It is dead, and its slot is lent to somebody who is watched instead.
+    /// The holder is dead, and its slot is lent to a process that is watched instead.
     Left,
 }
 
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// Under their entries' places.
+    /// The holders' pidfds, each under its entry's place.
     set: Box<dyn ReadySet>,
     holders: HashMap<u32, (Tenant, Watched)>,
-    /// What hears of changes, and of slots that can be borrowed again.
+    /// The sets that watch the bells: `change`, for new holders, and `open`, for slots that can be
+    /// borrowed again.
     change: Option<Box<dyn ReadySet>>,
     open: Option<Box<dyn ReadySet>>,
-    /// When we last looked before a wait.
+    /// When this process last looked before a wait.
     looked: Option<Instant>,
     /// How many threads of this process wait.
     waits: usize,
-    /// Some news come by no descriptor.
+    /// Whether some changes show on no descriptor.
     must_look: bool,
-    /// Some job is being launched. Who did not count as waiting yet when it looked whether to
-    /// ring will not ring: so we look again until we have seen it begin.
+    /// Whether a job is being launched. The job's process reads the count of waiters before it
+    /// changes the holder, and does not ring if the count was 0 then. So this process looks again
+    /// until it has seen the job begin.
     launching: bool,
 }
 
@@ -62,13 +65,13 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Whether this program has closed nothing of it.
+    /// Returns whether this program has closed none of its descriptors.
     pub(crate) fn is_intact(&self) -> bool {
         let sets = [Some(&self.set), self.change.as_ref(), self.open.as_ref()];
         sets.into_iter().flatten().all(|set| set.is_intact())
     }
 
-    /// For who need not hear of new holders.
+    /// Makes a watch that does not watch for new holders.
     pub(crate) fn without_bells() -> rustix::io::Result<Watch> {
         Ok(Watch {
             set: backend().ready_set()?,
@@ -82,7 +85,7 @@ impl Watch {
         })
     }
 
-    /// Puts the slots of the dead back: whether there were any. Those who live are watched
+    /// Puts the slots of the dead back. Returns whether there were any. Live holders are watched
     /// from now on.
     pub(crate) fn reclaim(&mut self, ledger: &Ledger, pipe: &TokenPipe) -> bool {
         let mut any = false;
@@ -103,11 +106,11 @@ impl Watch {
         }
     }
 
-    /// The entries whose holders are dead; those of all others are watched from now on.
+    /// Returns the entries whose holders are dead. All other holders are watched from now on.
     fn look(&mut self, ledger: &Ledger) -> Vec<Tenant> {
-        // First, so that who rings from now on is heard by the next wait.
+        // This comes first: a ring after it wakes the next wait.
         let _ = self.change.as_mut().map(|set| set.ready());
-        // A pidfd stays ready for good, and so is told of at the next look too.
+        // A pidfd of a dead process stays readable, so the set reports it at the next look too.
         let ready: HashSet<u64> = self.set.ready().unwrap_or_default().into_iter().collect();
         let me = ProcessId::current();
         let mut before = std::mem::take(&mut self.holders);
@@ -150,8 +153,8 @@ impl Watch {
         watched.map_or(Watched::Blindly, Watched::By)
     }
 
-    /// This holder is dead, and its slot stays with it for now: its death wakes nobody any
-    /// more. (Its pidfd would be ready for good, and no wait would ever sleep.)
+    /// Stops watching a dead holder whose slot stays with it for now. (Its pidfd would be readable
+    /// for good, and no wait would ever sleep.)
     fn leave(&mut self, index: u32) {
         let Some((entry, watched)) = self.holders.remove(&index) else { return };
         self.forget(index, Some((entry, watched)));
@@ -164,15 +167,15 @@ impl Watch {
         }
     }
 
-    /// For who counts as waiting: looks, unless it has just done so. What to poll, and how long to
-    /// sleep at most.
+    /// For a thread that counts as a waiter: looks, unless this process has looked in the last 10
+    /// ms. Returns the descriptors to poll and the longest time to sleep.
     pub(crate) fn before_wait(
         &mut self,
         ledger: &Ledger,
         pipe: &TokenPipe,
     ) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.waits += 1;
-        // Before the caller looks whether a slot can be borrowed: a ring from now on is heard.
+        // This comes before the caller looks for a slot to borrow: a ring after it wakes the wait.
         let _ = self.open.as_mut().map(|set| set.ready());
         let ago = self.looked.map(|looked| looked.elapsed());
         if let Some(rest) = ago.and_then(|ago| LOOK_AGAIN_AFTER.checked_sub(ago)) {
@@ -187,21 +190,23 @@ impl Watch {
         (descriptors, look_after)
     }
 
-    /// After a wait: whether the bell is to be rung, since other threads of this process wait. They
-    /// have not heard what it said to the one that looked, and nobody looks again for them.
+    /// Ends a wait. Returns whether to ring the bell because other threads of this process wait:
+    /// the look of one thread consumed the edge for all threads, and no other event makes them look
+    /// again.
     pub(crate) fn after_wait(&mut self) -> bool {
         self.waits = self.waits.saturating_sub(1);
         self.launching && self.waits > 0
     }
 
-    /// What to poll for the deaths of those that are watched, and how long to sleep at most.
+    /// Returns the descriptors to poll for the deaths of watched holders, and the longest time to
+    /// sleep.
     pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
         (self.set.watched(), (self.must_look || self.launching || blind).then_some(POLL_INTERVAL))
     }
 }
 
-/// What hears a bell, where it can be heard by a descriptor.
+/// Returns a set that watches a bell, where a descriptor can do so.
 fn hearing(bell: &PoolBell) -> rustix::io::Result<Option<Box<dyn ReadySet>>> {
     let mut set = backend().ready_set()?;
     let bell = bell.descriptor().filter(|bell| bell.is_intact());

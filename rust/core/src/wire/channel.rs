@@ -1,10 +1,10 @@
-//! The channel between a job and its owner: messages, each whole or not there at all.
+//! The channel between a job and its owner: frames, each of which arrives whole or not at all.
 //!
-//! A socket that keeps packets whole, since a job may be killed in the middle of anything,
-//! and since a pipe cannot carry descriptors. A body of up to [`INLINE`] bytes travels in
-//! the socket, whose buffer always has room for one, so that a job never waits for its
-//! owner to read; a larger one travels as a memory file. The end of file says that the
-//! other side is gone. Not here: what the bodies mean.
+//! A channel is a socket that keeps packets whole: a job may be killed at any instruction, and a
+//! pipe cannot carry descriptors. A body of up to [`INLINE`] bytes is sent in the socket, whose
+//! buffer always has room for one, so a job never waits for its owner to read. A larger body is
+//! sent as a memory file. The end of file means that the other side is gone. Not here: what the
+//! bodies mean.
 //!
 //! ```text
 //! packet  = header body
@@ -31,10 +31,10 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The largest body that travels in the socket, in bytes.
+/// The largest body that is sent in the socket, in bytes.
 pub const INLINE: usize = INLINE_LIMIT;
 
-/// The largest packet, in bytes: what a buffer to receive into must hold.
+/// The largest packet, in bytes: the size of a receive buffer.
 pub(crate) const PACKET: usize = HEADER + INLINE;
 
 const RECEIVING: &str = "cannot receive on a job's channel";
@@ -48,7 +48,7 @@ pub struct Channel {
     socket: Arc<Descriptor>,
 }
 
-/// What [`Channel::try_receive`] found.
+/// The result of [`Channel::try_receive`].
 #[derive(Debug)]
 pub(crate) enum Received {
     Frame(Frame),
@@ -57,13 +57,13 @@ pub(crate) enum Received {
 }
 
 impl Channel {
-    /// A new channel: the owner's end and the job's.
+    /// Makes a channel: the owner's end and the job's.
     pub fn pair() -> Result<(Channel, Channel)> {
         let (a, b) = socket_pair().map_err(Error::system("cannot make a channel"))?;
         Ok((Channel::from_socket(a), Channel::from_socket(b)))
     }
 
-    /// A channel from an inherited descriptor.
+    /// Makes a channel from an inherited descriptor.
     pub fn from_socket(socket: Descriptor) -> Channel {
         Channel { socket: Arc::new(socket) }
     }
@@ -72,12 +72,12 @@ impl Channel {
         self.socket
     }
 
-    /// The same end, for another part of this process.
+    /// Returns the same end, for another part of this process.
     pub fn share(&self) -> Channel {
         Channel { socket: Arc::clone(&self.socket) }
     }
 
-    /// Its descriptor alone, to become a new program's standard input.
+    /// Returns its descriptor alone, to become a new program's standard input.
     pub fn into_socket(self) -> Result<OwnedFd> {
         match Arc::try_unwrap(self.socket) {
             Ok(socket) => Ok(socket.into()),
@@ -92,7 +92,7 @@ impl Channel {
         &self.socket
     }
 
-    /// Its descriptor, which becomes readable when the other side is gone.
+    /// Returns its descriptor, which becomes readable when the other side is gone.
     pub fn as_descriptor(&self) -> &Descriptor {
         &self.socket
     }
@@ -102,8 +102,8 @@ impl Channel {
         Wait::on(&self.socket).block(None).map(|_| ())
     }
 
-    /// Sends a frame. `body` must be at most [`INLINE`] bytes; for a larger one see
-    /// [`memory_file`] and [`Channel::send_memory`].
+    /// Sends a frame. `body` must be at most [`INLINE`] bytes. For a larger one see
+    /// [`memory_file`](super::memory_file) and [`Channel::send_memory`].
     pub fn send(&self, head: Head, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         if body.len() > INLINE {
             return Err(Error::new(ErrorKind::InvalidInput, "a frame's body is too large"));
@@ -112,8 +112,8 @@ impl Channel {
         self.send_packet(head, false, size, body, descriptors, no_sigpipe())
     }
 
-    /// Sends a frame whose body is the first `size` bytes of `file`, which is sealed: it must
-    /// not be written to any more.
+    /// Sends a frame whose body is the first `size` bytes of `file`. The file is sealed by this: it
+    /// must not be written to any more.
     pub fn send_memory(
         &self,
         head: Head,
@@ -126,8 +126,8 @@ impl Channel {
         self.send_packet(head, true, size, &[], &all, no_sigpipe())
     }
 
-    /// Sends a small frame unless that would mean to wait: for the fork server, which a
-    /// job that floods its channel must not hold up.
+    /// Sends a small frame, and fails if that would have to wait. This is for the fork server,
+    /// which must not be held up by a job that floods its channel.
     pub(crate) fn try_send(&self, head: Head, fds: &[BorrowedFd<'_>]) -> Result<()> {
         self.send_packet(head, false, 0, &[], fds, no_sigpipe() | SendFlags::DONTWAIT)
     }
@@ -161,19 +161,19 @@ impl Channel {
             .map_err(Error::system("cannot send on a job's channel"))
     }
 
-    /// Receives a frame, waiting for it; None at the end of file.
+    /// Receives a frame, and waits for it. Returns None at the end of file.
     pub fn receive(&self) -> Result<Option<Frame>> {
         loop {
             self.wait_readable()?;
             match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
                 Received::Frame(frame) => return Ok(Some(frame)),
                 Received::EndOfFile => return Ok(None),
-                Received::NothingYet => {} // a signal woke us
+                Received::NothingYet => {} // a signal ended the wait
             }
         }
     }
 
-    /// Receives the frame that a wait has said is there; None at the end of file.
+    /// Receives a frame that a wait has just found ready. Returns None at the end of file.
     pub fn receive_ready(&self) -> Result<Option<Frame>> {
         match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
             Received::Frame(frame) => Ok(Some(frame)),
@@ -182,7 +182,7 @@ impl Channel {
         }
     }
 
-    /// Looks, for a moment, whether there is something to receive: see [`Wait::spin`].
+    /// Looks for a short time whether there is something to receive: see [`Wait::spin`].
     pub fn spin(&self) -> bool {
         Wait::on(&self.socket).spin()
     }
@@ -192,13 +192,13 @@ impl Channel {
         Wait::on(&self.socket).block(Some(deadline))
     }
 
-    /// The same for a caller that has just sent on the channel, and will wait again: this does not ask
-    /// whether the socket is intact.
+    /// Does the same for a caller that has just sent on the channel, and will wait again: this does
+    /// not check whether the socket is intact.
     pub fn wait_briefly_until(&self, deadline: Instant) -> Result<Woken> {
         Wait::on(&self.socket).briefly().block(Some(deadline))
     }
 
-    /// Receives the last frame, if one has been sent: from now on the other side cannot send.
+    /// Receives the last frame, if one has been sent. From now on the other side cannot send.
     pub fn stop_receiving(&self) -> Result<Option<Frame>> {
         let _ = self.shut_down(Shutdown::Read);
         match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
@@ -207,7 +207,7 @@ impl Channel {
         }
     }
 
-    /// Sends nothing more: the other side sees the end of file, and can still answer.
+    /// Ends sending: the other side sees the end of file, and can still answer.
     pub(crate) fn stop_sending(&self) {
         let _ = self.shut_down(Shutdown::Write);
     }
@@ -216,15 +216,15 @@ impl Channel {
         rustix::net::shutdown(self.socket.intact()?, side)
     }
 
-    /// A buffer for what is there to be received, and no larger: a new job pays a page fault
-    /// for each page of it. If nothing is there, for whatever may come by the time it is used.
+    /// Returns a buffer for the next packet, and no larger: a new job pays a page fault for each
+    /// page of it. If no packet has come yet, the buffer has room for any packet.
     fn room(&self) -> Result<Vec<u8>> {
         let there = rustix::io::ioctl_fionread(&self.socket).map_err(Error::system(RECEIVING))?;
         let size = usize::try_from(there).ok().filter(|there| (1..PACKET).contains(there));
         Ok(vec![0; size.unwrap_or(PACKET)])
     }
 
-    /// Receives a frame if one is there, by way of a buffer of [`PACKET`] bytes.
+    /// Receives a frame if one has come, by way of a buffer of [`PACKET`] bytes.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Result<Received> {
         self.receive_packet(buffer, RecvFlags::DONTWAIT)
     }
@@ -232,15 +232,16 @@ impl Channel {
     fn receive_packet(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        // Not asked first whether it is intact, which costs as much as this call: whoever comes here
-        // has just waited for it, or has been told by an epoll set, which forgets what is closed.
+        // No check whether the socket is intact, which costs as much as this call. The caller has
+        // just waited for it, or an epoll set has reported it, and a set forgets a closed
+        // descriptor.
         let received = retry_on_intr(|| {
             let into = &mut [IoSliceMut::new(buffer)];
             recvmsg(&self.socket, into, &mut ancillary, flags | close_on_exec())
         });
         let length = match received {
-            // A peer that ended with packets of ours unread is told of by an error, once.
-            // Where that comes first, the packets that the peer had sent follow.
+            // If a peer ended with packets of ours unread, recvmsg fails with ECONNRESET, once.
+            // Where the error comes before the packets that the peer had sent, those follow.
             Err(Errno::CONNRESET) if RESET_BEFORE_PACKETS => {
                 return self.receive_packet(buffer, flags)
             }

@@ -1,4 +1,4 @@
-//! Frames: what a channel's bytes mean.
+//! Frames: the meaning of a channel's bytes.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::Descriptor;
@@ -11,32 +11,34 @@ use std::os::unix::fs::FileExt;
 /// The size of a header, in bytes.
 pub(crate) const HEADER: usize = 24;
 
-/// What a frame is about, and who sends it. A new kind of frame is a new variant here.
+/// The kind of a frame and its value. A new kind of frame is a new variant here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// Owner to a new process, before its first launch: what all its jobs have in common.
+    /// Owner to a new process, before its first launch: what all its jobs have in common (the
+    /// introduction).
     Introduction {
-        /// The first descriptor is the lifeline that the process is to hang on.
+        /// Whether the first descriptor is the lifeline that the process must hang on.
         lifeline: bool,
     },
-    /// Owner to job: what to run.
+    /// Owner to job: the launch, with the function to run.
     Launch {
-        /// What the job runs on.
+        /// The slot that the job runs on, or none.
         assignment: Assignment,
     },
-    /// Job to owner: what came of it.
+    /// Job to owner: the job's result.
     Result {
-        /// The process stays for another job.
+        /// Whether the process stays for another job.
         stays: bool,
     },
-    /// Job to owner, once at most: it has given its slot away while it waits, and will want one
-    /// again. Only said to owners that would otherwise keep theirs while they wait for it.
+    /// Job to owner, at most once: the job has given its slot away while it waits, and will want
+    /// one again. A job sends it only to an owner that would otherwise keep its own slot while it
+    /// waits for the job.
     Yielded,
-    /// Job to owner: it will end without a result, and the body is what it has to say of that.
+    /// Job to owner: the job will end without a result. The body is its last words.
     LastWords,
     /// Fork server to owner: the worker is born, with its pidfd where there is one.
     Started {
-        /// The worker's.
+        /// The worker's pid.
         pid: Pid,
     },
     /// Fork server to owner: the fork failed.
@@ -46,13 +48,13 @@ pub enum Head {
     },
     /// Fork server to owner: the worker has ended.
     Exited {
-        /// How.
+        /// How it ended.
         status: ExitStatus,
     },
 }
 
 impl Head {
-    /// As a byte that names the kind, and what the kind says besides.
+    /// Converts to a byte that names the kind, and a word with the value.
     fn to_wire(self) -> (u8, u64) {
         match self {
             Head::Launch { assignment } => (1, assignment.to_word()),
@@ -81,23 +83,23 @@ impl Head {
     }
 }
 
-/// A frame's contents, wherever they travelled.
+/// A frame's body.
 #[derive(Debug)]
 pub enum Body {
-    /// In the socket.
+    /// Sent in the socket.
     Inline(Vec<u8>),
-    /// In a memory file: the file and how many bytes of it count.
+    /// Sent in a memory file: the file, and how many bytes of it count.
     Memory(Descriptor, u64),
 }
 
 impl Body {
-    /// The contents as bytes, read from the memory file if they are there.
+    /// Returns the body's bytes. Reads the memory file if they are in one.
     pub fn into_bytes(self) -> Result<Vec<u8>> {
         match self {
             Body::Inline(bytes) => Ok(bytes),
             Body::Memory(file, size) => {
                 let file = File::from(file);
-                // Looked at before memory is asked for: a job may say anything.
+                // The size is checked before memory is allocated: a job may send any number.
                 let there =
                     file.metadata().map_err(Error::system("cannot read a memory file"))?.len();
                 if there < size {
@@ -115,11 +117,11 @@ impl Body {
 /// One message of a channel.
 #[derive(Debug)]
 pub struct Frame {
-    /// What it is about.
+    /// Its kind.
     pub head: Head,
-    /// Its contents.
+    /// Its body.
     pub body: Body,
-    /// The descriptors that came with it (not the memory file of the body).
+    /// The descriptors that came with it, without the memory file of the body.
     pub descriptors: Vec<Descriptor>,
 }
 
@@ -157,13 +159,14 @@ impl Header {
 }
 
 impl Frame {
-    /// Makes sense of a packet and the descriptors that came with it.
+    /// Parses a packet and the descriptors that came with it.
     pub(crate) fn parse(packet: &[u8], mut descriptors: Vec<Descriptor>) -> Result<Frame> {
-        let strange = || Error::new(ErrorKind::Protocol, "a job's channel carries strange bytes");
+        let strange = || Error::new(ErrorKind::Protocol, "a job's channel carries invalid bytes");
         let (front, inline) = packet.split_first_chunk::<HEADER>().ok_or_else(strange)?;
         let header = Header::from_bytes(front).ok_or_else(strange)?;
         if descriptors.len() < header.descriptors {
-            // The kernel dropped what did not fit into our table (MSG_CTRUNC).
+            // The kernel dropped the descriptors that did not fit into this process's table
+            // (MSG_CTRUNC).
             return Err(Error::system("cannot receive the descriptors of a frame")(Errno::MFILE));
         }
         let body = match header.memory {

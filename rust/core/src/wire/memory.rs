@@ -1,11 +1,11 @@
-//! Memory files: where a body too large for the socket travels.
+//! Memory files: they carry bodies that are too large for the socket.
 //!
-//! A memfd where the kernel has one; otherwise a temporary file, unlinked at once. Either
-//! goes away with its last descriptor, whoever is killed when.
+//! A memory file is a memfd where the kernel has one; otherwise a temporary file that is unlinked
+//! at once. Both are freed with their last descriptor, whichever process is killed.
 //!
-//! A memfd is sealed when it is sent: nobody can change or shorten it any more. So who receives
-//! it maps it instead of copying it, and needs no descriptor from then on. What is not sealed
-//! (a temporary file cannot be, and a job may send anything) is for its receiver to copy.
+//! A memfd is sealed when it is sent: no process can change or shorten it any more. So its receiver
+//! maps it instead of copying it, and needs no descriptor from then on. The receiver copies a file
+//! that is not sealed: a temporary file cannot be sealed, and a job may send any file.
 
 use crate::error::{Error, Result};
 use crate::platform::private::Private;
@@ -14,7 +14,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use std::path::PathBuf;
 
-/// A new, empty file that has no name and vanishes when its last descriptor is closed.
+/// Makes an empty file that has no name and is freed when its last descriptor is closed.
 pub fn memory_file() -> Result<Descriptor> {
     if let Some(made) = backend().memory_file() {
         return made.map_err(Error::system("cannot make a memory file"));
@@ -41,36 +41,36 @@ fn unlinked_file() -> rustix::io::Result<Descriptor> {
     Err(rustix::io::Errno::EXIST)
 }
 
-/// What is in a memory file, mapped: writable memory of this process's own, of which a page is
-/// copied when it is written to. The file's memory goes when the last mapping of it does.
+/// The content of a memory file, mapped: writable memory of this process's own. A page is copied at
+/// the first write to it. The file's memory is freed with the last mapping of it.
 #[derive(Debug)]
 pub struct MemoryMap {
     mapping: Private,
 }
 
 impl MemoryMap {
-    /// All of this memory file; it needs no descriptor any more. None if the file is to be
-    /// copied instead: it is empty, or it could still change, or there is no room to map it.
+    /// Maps a whole memory file, which needs no descriptor any more. Returns None if the file must
+    /// be copied instead: it is empty, or could still change, or there is no room to map it.
     pub fn of_sealed(file: impl AsFd) -> Option<MemoryMap> {
         Private::of_sealed(file.as_fd()).map(|mapping| MemoryMap { mapping })
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn size(&self) -> usize {
         self.mapping.as_slice().len()
     }
 
-    /// Where they begin: at the beginning of a page.
+    /// Returns the address of the first byte: the beginning of a page.
     pub fn address(&self) -> usize {
         self.mapping.as_slice().as_ptr().addr()
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_slice(&self) -> &[u8] {
         self.mapping.as_slice()
     }
 
-    /// The bytes, to be written to.
+    /// Returns the bytes, to be written to.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         self.mapping.as_mut_slice()
     }

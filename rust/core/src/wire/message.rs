@@ -1,4 +1,4 @@
-//! A message on its way: a body, small or in a memory file, and the descriptors that go with it.
+//! A message: a body, inline or in a memory file, and the descriptors that go with it.
 
 use super::{Channel, Head};
 use crate::error::{Error, Result};
@@ -6,31 +6,31 @@ use crate::platform::Descriptor;
 use rustix::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// What a frame is to carry.
+/// The content of a frame to be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// Its body.
     pub payload: Payload<'a>,
-    /// What goes with it.
+    /// The descriptors that go with it.
     pub descriptors: &'a [Arc<Descriptor>],
 }
 
 /// The body of a message.
 #[derive(Debug, Clone, Copy)]
 pub enum Payload<'a> {
-    /// So few bytes that they travel in the socket: see [`super::INLINE`].
+    /// Bytes that are sent in the socket: at most [`super::INLINE`].
     Inline(&'a [u8]),
-    /// A memory file. Which bytes of it count is told by what is in it.
+    /// A memory file. Its content says which bytes of it count.
     Memory(&'a Descriptor),
 }
 
 impl Message<'_> {
-    /// Sends it under this head.
+    /// Sends it as a frame of this kind.
     pub fn send(&self, channel: &Channel, head: Head) -> Result<()> {
         self.send_with(channel, head, None)
     }
 
-    /// The same, with one descriptor before the others.
+    /// Does the same, with one descriptor before the others.
     pub(crate) fn send_with(
         &self,
         channel: &Channel,

@@ -1,4 +1,4 @@
-//! The wire: what travels between an owner and its workers, and how.
+//! The wire: the frames between an owner and its workers, and how they are sent.
 
 mod channel;
 mod frame;

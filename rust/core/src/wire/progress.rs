@@ -1,9 +1,9 @@
-//! Progress: which of its calls each of several jobs is at, in memory shared with their owner.
+//! Progress: which of its calls each of several jobs is in, in memory shared with their owner.
 //!
-//! For jobs that make many calls: when one dies, its owner knows which call it was in. A frame
-//! on the channel would tell that too, at the price of a system call for each call; this is one
-//! store. Each job has a *place*, on a cache line of its own, so that jobs that run at
-//! the same time do not slow each other down. Not here: what the calls are.
+//! It is for jobs that make many calls: when one dies, its owner knows which call it was in. A
+//! frame on the channel would say that too, but costs a system call for each call; this is one
+//! store. Each job has a *place* on a cache line of its own, so jobs that run at the same time do
+//! not slow each other down. Not here: what the calls are.
 
 use super::memory_file;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,13 +12,14 @@ use crate::platform::{within_limit, Descriptor};
 use rustix::fs::{fstat, ftruncate};
 use std::sync::atomic::Ordering;
 
-/// A place's size: that of a cache line, in words.
+/// The size of a place, in words: that of a cache line.
 const STRIDE: usize = 8;
 
-/// What a place's word says beside the number of calls that have begun.
+/// The value of a place's word after the last call. Other values are the number of calls that have
+/// begun.
 const ENDED: u64 = u64::MAX;
 
-/// Places for several jobs. A forked job has its owner's; others open the file.
+/// Places for several jobs. A forked job uses its owner's; other jobs open the file.
 #[derive(Debug)]
 pub struct Progress {
     shared: Shared,
@@ -26,7 +27,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For so many jobs at a time.
+    /// Makes places for so many jobs at a time.
     pub fn new(places: usize) -> Result<Progress> {
         let file = memory_file()?;
         let size = places.saturating_mul(STRIDE * WORD);
@@ -35,7 +36,7 @@ impl Progress {
         Progress::map(file, places)
     }
 
-    /// In a job: the owner's, by a duplicate of its descriptor.
+    /// In a job: opens the owner's, by a duplicate of its descriptor.
     pub fn open(file: Descriptor) -> Result<Progress> {
         let status = fstat(&file).map_err(Error::system("cannot look at a memory file"))?;
         let size = usize::try_from(status.st_size).unwrap_or(0);
@@ -48,27 +49,27 @@ impl Progress {
         Ok(Progress { shared, places })
     }
 
-    /// The file, to pass on.
+    /// Returns the file, to be sent to jobs.
     pub fn as_descriptor(&self) -> &Descriptor {
         self.shared.file()
     }
 
-    /// Before a job is started: it has begun no call.
+    /// Before a job is started: records that it has begun no call.
     pub fn clear(&self, place: usize) -> Result<()> {
         self.store(place, 0)
     }
 
-    /// In the job: begins the call of this number, from 0.
+    /// In the job: records that it begins the call of this number, from 0.
     pub fn begin(&self, place: usize, call: u64) -> Result<()> {
         self.store(place, call + 1)
     }
 
-    /// In the job: all calls have ended.
+    /// In the job: records that all calls have ended.
     pub fn end(&self, place: usize) -> Result<()> {
         self.store(place, ENDED)
     }
 
-    /// The call that the job is in, or was in when it died. None before the first and after
+    /// Returns the call that the job is in, or was in when it died. None before the first and after
     /// the last.
     pub fn running(&self, place: usize) -> Result<Option<u64>> {
         self.check(place)?;

@@ -1,9 +1,9 @@
-//! What the integration tests share: forked processes, deadlines, and the proof that nothing
-//! was left behind.
+//! Shared code of the integration tests: forked processes, deadlines, and the check that no process
+//! or descriptor is left behind.
 //!
-//! Descriptors and children are counted for the whole process, so the tests of one binary
-//! take turns: each holds an [`Alone`]. A test never waits without a deadline; should the
-//! code under test block where it must not, an alarm ends the process.
+//! Descriptors and children are counted for the whole process, so the tests of one binary take
+//! turns: each holds an [`Alone`]. A test never waits without a deadline. If the code under test
+//! blocks where it must not, an alarm ends the process.
 #![allow(dead_code)] // each test binary uses a part of it
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -21,8 +21,8 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A pipe that is closed on exec, on every system. Only a test that runs alone may make one: not all
-/// systems can do it in one step.
+/// Makes a pipe that is close-on-exec, on every system. Only a test that runs alone may make one:
+/// some systems cannot do it in one step.
 pub fn pipe() -> (OwnedFd, OwnedFd) {
     let (read, write) = rustix::pipe::pipe().unwrap();
     for end in [&read, &write] {
@@ -31,11 +31,11 @@ pub fn pipe() -> (OwnedFd, OwnedFd) {
     (read, write)
 }
 
-/// The head of a launch on no slot, and of the result of a process that does not stay.
+/// The head of a launch without a slot, and of the result of a process that does not stay.
 pub const LAUNCH: Head = Head::Launch { assignment: Assignment::WithoutSlot(BorrowedFrom::Nobody) };
 pub const RESULT: Head = Head::Result { stays: false };
 
-/// Long enough for the slowest machine; only a test that fails waits for so long.
+/// Seconds: enough for the slowest machine. Only a test that fails waits for so long.
 const PATIENCE: u64 = 30;
 
 /// The exit code of a child that panicked.
@@ -45,16 +45,16 @@ pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(PATIENCE)
 }
 
-/// The descriptors that this process has open.
+/// Counts the descriptors that this process has open.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/dev/fd").unwrap().count()
 }
 
-/// A test's turn. At its end no descriptor and no child may be left that was not there
-/// before.
+/// A test's turn. At its end, no descriptor and no child may be left that did not exist before.
 pub struct Alone {
     descriptors: usize,
-    /// What a failed test has left running must not fail the next one.
+    /// Whether there were no children at the start. Children of a failed test must not make the
+    /// next test fail.
     childless: bool,
     _turn: MutexGuard<'static, ()>,
 }
@@ -75,8 +75,8 @@ impl Drop for Alone {
         if std::thread::panicking() {
             return;
         }
-        // For moments, others than the test have one open too: the allocator, at the end of
-        // another test's thread, for example.
+        // Other code may have a descriptor open for a moment: the allocator, at the end of another
+        // test's thread, for example.
         let deadline = soon();
         while descriptors() > self.descriptors {
             assert!(Instant::now() < deadline, "more than the {} before", self.descriptors);
@@ -94,33 +94,33 @@ fn childless() -> bool {
     matches!(any_child(WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT), Err(Errno::CHILD))
 }
 
-/// For tests that need no turn: from now on the process has so long to go.
+/// For tests that need no turn: ends the process unless it has ended by this deadline.
 pub fn deadline() {
     alarm(4 * PATIENCE);
 }
 
 fn alarm(seconds: u64) {
-    // SAFETY: touches no memory; whoever started the tests may have it ignored.
+    // SAFETY: touches no memory. The process may have been started with SIGALRM ignored.
     unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
-    // SAFETY: touches no memory; SIGALRM's default is to end the process, which is meant.
+    // SAFETY: touches no memory. SIGALRM's default action ends the process, as intended.
     unsafe { libc::alarm(u32::try_from(seconds).unwrap()) };
 }
 
-/// Ends this process at once, with no thought for what the fork has copied.
+/// Ends this process at once, without cleaning up what the fork has copied.
 fn exit_now(code: i32) -> ! {
-    // SAFETY: never returns, so nothing can go wrong afterwards.
+    // SAFETY: never returns.
     unsafe { libc::_exit(code) }
 }
 
-/// Forks as a fork server's helper or an owner would.
+/// Forks as the fork server or an owner does.
 pub fn fork() -> std::io::Result<Forked> {
-    // SAFETY: besides the one that forks, the test harness's threads only wait; what the
-    // child then uses (the allocator above all) glibc keeps consistent.
+    // SAFETY: the test harness's other threads only wait. glibc keeps consistent what the child
+    // then uses (the allocator above all).
     unsafe { platform::fork() }
 }
 
-/// Runs `body` in a forked process, which exits with what it returns, 101 if it panics, and
-/// is ended by SIGALRM if it takes too long.
+/// Runs `body` in a forked process. The process exits with the value of `body`, or with 101 if it
+/// panics. SIGALRM ends it if it takes too long.
 pub fn child(body: impl FnOnce() -> i32) -> Pid {
     match fork().unwrap() {
         Forked::Parent(pid) => pid,
@@ -130,11 +130,11 @@ pub fn child(body: impl FnOnce() -> i32) -> Pid {
 
 /// In a forked process: runs the rest of it.
 pub fn finish(body: impl FnOnce() -> i32) -> ! {
-    alarm(2 * PATIENCE); // after the deadlines of whoever waits for us
+    alarm(2 * PATIENCE); // after the deadlines of the processes that wait for this one
     exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED))
 }
 
-/// Waits for a child that no table knows.
+/// Waits for a child that is in no table of jobs, and reaps it.
 pub fn ended(pid: Pid) -> ExitStatus {
     let status = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
     let status = status.unwrap().unwrap();
@@ -168,7 +168,8 @@ pub fn start(jobs: &mut Jobs, slot: Option<Slot>, job: impl FnOnce(Channel) -> i
     }
 }
 
-/// What came of the next `count` jobs to say something; each may say it only once.
+/// Returns the outcomes of the next `count` jobs that end or send a result. Each may be reported
+/// only once.
 pub fn outcomes(jobs: &mut Jobs, count: usize) -> HashMap<JobId, Outcome> {
     let (mut told, deadline) = (HashMap::new(), soon());
     loop {
@@ -182,7 +183,7 @@ pub fn outcomes(jobs: &mut Jobs, count: usize) -> HashMap<JobId, Outcome> {
     }
 }
 
-/// Waits until every process is reaped; nothing new may be told meanwhile.
+/// Waits until every process is reaped; no outcome may be reported meanwhile.
 pub fn drain(jobs: &mut Jobs) {
     let deadline = soon();
     loop {
@@ -200,7 +201,7 @@ fn wait(jobs: &mut Jobs, deadline: Instant) {
     assert_ne!(woken, Woken::TimedOut, "still outstanding: {jobs:?}");
 }
 
-/// The result that a job has sent.
+/// Returns the result that a job has sent.
 pub fn result(outcome: Outcome) -> Vec<u8> {
     match outcome {
         Outcome::Result(body) => body.into_bytes().unwrap(),
@@ -208,7 +209,7 @@ pub fn result(outcome: Outcome) -> Vec<u8> {
     }
 }
 
-/// How a job has ended that sent no result.
+/// Returns how a job ended that sent no result.
 pub fn death(outcome: &Outcome) -> ExitStatus {
     match outcome {
         Outcome::Ended(status, _) => *status,
@@ -216,19 +217,19 @@ pub fn death(outcome: &Outcome) -> ExitStatus {
     }
 }
 
-/// Bytes that a torn, shifted or repeated copy would differ from.
+/// Returns bytes that differ from any torn, shifted or repeated copy.
 pub fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8 ^ (i / 251) as u8).collect()
 }
 
-/// Whether this run takes the path of the other Unixes.
+/// Returns whether this run uses the portable backend.
 pub fn portable() -> bool {
     cfg!(jobserver_portable) || std::env::var_os("JOBSERVER_PORTABLE").is_some_and(|v| v == "1")
 }
 
-/// From now on the system reaps this process's children itself.
+/// Makes the system reap this process's children itself from now on.
 pub fn ignore_ends_of_children() {
-    // SAFETY: SIG_IGN is no handler, so no code of ours runs in a signal's context.
+    // SAFETY: SIG_IGN is no handler, so it runs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
@@ -237,10 +238,10 @@ pub fn ignore_ends_of_children() {
 pub struct Interruptible(libc::pthread_t);
 
 impl Interruptible {
-    /// The calling thread.
+    /// Returns the calling thread.
     pub fn this_thread() -> Interruptible {
         extern "C" fn ignore(_: libc::c_int) {}
-        // SAFETY: all zeroes is an action with no flags (no SA_RESTART above all).
+        // SAFETY: all zeroes is an action without flags (and so without SA_RESTART).
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = ignore as *const () as libc::sighandler_t;
         // SAFETY: the handler does nothing, which is safe in a signal's context.
@@ -249,14 +250,14 @@ impl Interruptible {
         Interruptible(unsafe { libc::pthread_self() })
     }
 
-    /// Interrupts it; it must not have been joined.
+    /// Interrupts the thread, which must not have been joined.
     pub fn interrupt(self) {
-        // SAFETY: the caller has not joined the thread, so its name is still valid.
+        // SAFETY: the caller has not joined the thread, so its handle is still valid.
         unsafe { libc::pthread_kill(self.0, libc::SIGUSR1) };
     }
 }
 
-/// Whether `pid` could be attached to, as a debugger would be.
+/// Attaches to `pid` as a debugger does. Returns whether that succeeded.
 #[cfg(target_os = "linux")]
 pub fn trace(pid: Pid) -> bool {
     let pid = pid.as_raw_nonzero().get();
@@ -264,8 +265,8 @@ pub fn trace(pid: Pid) -> bool {
     unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) == 0 }
 }
 
-/// This test binary, to be run as another process that runs the test named `role` alone.
-/// That test must look for the variable ROLE and do nothing without it.
+/// Returns a command that runs this test binary as another process, with the test named `role`
+/// alone. That test must check the variable ROLE and do nothing without it.
 pub fn another_process(role: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", role, "--nocapture", "--test-threads=1", "--quiet"]);
@@ -273,7 +274,7 @@ pub fn another_process(role: &str) -> std::process::Command {
     command
 }
 
-/// Whether this process was started by [`another_process`] for this role.
+/// Returns whether this process was started by [`another_process`] for this role.
 pub fn has_role(role: &str) -> bool {
     std::env::var_os("ROLE").is_some_and(|value| value == role)
 }

@@ -5,13 +5,14 @@ use super::*;
 use crate::slots::pipe::TokenPipe;
 use rustix::fd::AsFd;
 
-/// A slot stays with its holder, until that ends and another process puts it back: this program
-/// has closed its way to the pipe.
+/// The slot stays with its holder, until that ends and another process puts the slot back: this
+/// program has closed its way to the pipe.
 pub(super) struct OutOfReach;
 
 impl Ledger {
-    /// Gives a slot back that is ours. If it is lent, its borrower will do so at its end. False if
-    /// this process cannot: then it must end, so that the slot is free.
+    /// Gives back a slot that this process holds. If it is lent, its borrower gives it back at its
+    /// end. Returns false if this process cannot give it back: then it must end for the slot to be
+    /// free.
     pub(crate) fn give_back(&self, tenure: Tenure, pipe: &TokenPipe) -> bool {
         let mut next = Some(tenure);
         for _ in 0..LONGEST {
@@ -24,7 +25,7 @@ impl Ledger {
         true
     }
 
-    /// Gives one entry back. Returns the lender's, if that is now for us to give back.
+    /// Gives one entry back. Returns the lender's entry, if this process must now give that back.
     pub(super) fn give_back_one(
         &self,
         tenure: Tenure,
@@ -34,7 +35,7 @@ impl Ledger {
         let ours = holder.generation == tenure.generation
             && holder.is(ProcessId::current_if_known(me, None));
         if !ours || self.check_namespace(me).is_err() {
-            return Ok(None); // whoever has it now, it is theirs
+            return Ok(None); // another process holds it
         }
         if self.close_or_pass_on(tenure) {
             return Ok(None);
@@ -52,15 +53,15 @@ impl Ledger {
         lender.store(0, IN_ORDER);
         self.set_free(tenure);
         if let (Some(lent), None) = (lent, passed_on) {
-            self.reclaim(lent.index, pipe); // if its holder has died meanwhile
+            self.reclaim(lent.index, pipe); // the holder may have died meanwhile
         }
         Ok(passed_on)
     }
 
-    /// Before a slot is given back: sees to it that nobody borrows it any more. If it is lent,
-    /// leaves it to its borrower for good: whether that is so.
+    /// Closes a slot to borrowers before it is given back. If it is lent, leaves it to its borrower
+    /// for good, and returns true.
     pub(super) fn close_or_pass_on(&self, tenure: Tenure) -> bool {
-        // Again if it has been borrowed, or has come back, in between.
+        // The loop tries again if the slot has been borrowed, or has come back, in between.
         loop {
             if self.close(tenure) {
                 return false;
@@ -71,8 +72,8 @@ impl Ledger {
         }
     }
 
-    /// Puts the byte back, unless that has been done: in one step with the note of it where
-    /// the pipe allows that.
+    /// Puts the byte back, unless that has been done. Where the pipe allows it, the byte and its
+    /// record change in one step.
     pub(super) fn put_back(
         &self,
         tenure: Tenure,
@@ -89,8 +90,8 @@ impl Ledger {
         if pipe.send_from(&self.memory, self.offset(tenure.index, SENDING), end.as_fd()) {
             return Ok(());
         }
-        // In two steps. A kill in between loses the slot, which is the lesser evil: one slot
-        // too many would oversubscribe the machine.
+        // In two steps. A kill in between loses the slot. That is better than one slot too many,
+        // which would oversubscribe the machine.
         sending.store(unsent + 1, IN_ORDER);
         if TokenPipe::put_back(byte, end.as_fd()) {
             return Ok(());

@@ -1,15 +1,16 @@
-//! Where in the ledger's file each word is.
+//! The place of each word in the ledger's file.
 
 use crate::platform::shared::WORD;
 
-/// How many entries there are beside two for each slot: whoever tries to take one has an entry
-/// for a moment, and each loan has one. So deep can jobs wait in `submit` for each other.
+/// How many entries there are beside two for each slot. A process that tries to take a slot has an
+/// entry for a moment, and each loan has one. So this bounds how deep jobs can wait in `submit` for
+/// each other.
 pub(super) const SPARE: usize = 2048;
 
-/// How many loans of loans there can be: more are those of a ledger that is damaged.
+/// The longest chain of loans of loans. A longer chain means that the ledger is damaged.
 pub(super) const LONGEST: usize = SPARE;
 
-/// Says what the file is, and in which version. (The bytes "jobserv" and a number.)
+/// Names the kind of file and its version: the bytes "jobserv" and a number.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x02");
 
 pub(super) const SLOTS: usize = 1;
@@ -20,18 +21,18 @@ pub(super) const USED: usize = 3;
 
 pub(super) const STYLE: usize = 4;
 
-/// Where the pids in it are meant, and of what kind their marks are.
+/// The namespace that the pids belong to. MARKS is the kind of their marks.
 pub(super) const NAMESPACE: usize = 5;
 
 pub(super) const MARKS: usize = 6;
 
-/// How many of those who wait may borrow a slot.
+/// How many of the waiters may borrow a slot.
 pub(super) const BORROWERS: usize = 7;
 
-/// The entry of the slot that is lent to whoever comes first; 0 if there is none.
+/// The entry of the slot that all have in common; 0 if there is none.
 pub(super) const COMMON: usize = 8;
 
-/// How many makes are above what the pool was made for.
+/// How many makes are above the programs of the pool.
 pub(super) const LEVEL: usize = 9;
 
 pub(super) const TABLE: usize = 256 / WORD;
@@ -51,21 +52,21 @@ pub(super) const BORROWER: usize = 4;
 
 pub(super) const OWNER: usize = 5;
 
-/// The second in which it got its holder, for people to read.
+/// The time in seconds at which the entry got its holder, for people to read.
 pub(super) const SINCE: usize = 6;
 
 pub(super) const ENTRY: usize = 8;
 
-/// A token that is not there. A byte that is read over it makes it another word; but one of
-/// NUL, which no known tool uses, only when it has been marked as taken.
+/// No token. A byte that is read over it makes it another word. A byte of NUL, which no known tool
+/// uses, does so only once it is marked as `TAKEN`.
 pub(super) const NONE: u64 = 0;
 
 pub(super) const TAKEN: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 0]);
 
-/// Beside a lender: a program below its holder has borrowed it.
+/// Set in the word of a lender if a program below the lender's holder has borrowed the slot.
 pub(super) const FROM_ABOVE: u64 = 1 << 60;
 
-/// In the place of a token: the slot is its holder's by what started it, and has no byte.
+/// Stands in the place of a token: the slot is implicit, and has no byte.
 pub(super) const IMPLICIT: u64 = u64::from_ne_bytes([0, 0, 1, 0, 0, 0, 0, 0]);
 
 pub(super) fn entries_for(slots: usize) -> usize {

@@ -1,20 +1,20 @@
-//! Lending: which entry is open to whom, and loans from their beginning to their end.
+//! Lending: which entry is open to which borrowers, and loans from their beginning to their end.
 
 use super::layout::*;
 use super::*;
 use crate::slots::entry::{Borrower, By, Holder};
 
-/// A slot that can be borrowed, and what its entry says of that.
+/// A slot that can be borrowed, and the borrower word of its entry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lender(Tenure, Borrower);
 
 impl Ledger {
-    /// Has a slot of ours lent to whoever is below and asks for it, from now on: we run on it.
+    /// Opens a slot of this process to the programs below it: this process runs on it from now on.
     pub(crate) fn open_to_borrowers(&self, tenure: Tenure) {
         self.open_below(tenure, ProcessId::current_if_known(getpid(), None));
     }
 
-    /// The same for a slot of ours that is about to be this process's.
+    /// Does the same for a slot of this process that `holder` is about to hold.
     pub(super) fn open_below(&self, tenure: Tenure, holder: ProcessId) {
         let open = Borrower::open(tenure.generation, By::Process(holder));
         if self.change_borrower(tenure.index, Borrower::Closed, open) {
@@ -22,10 +22,11 @@ impl Ledger {
         }
     }
 
-    /// An entry for a job that is to run on the slot of `lender`: this process's own, or that of
-    /// one that this program is below, and which waits for it. None if it is lent already, or
-    /// cannot be borrowed, or if there is no room for more entries.
-    /// Whoever is `below` the lender's holder, and does not lend it itself, may borrow it again.
+    /// Claims an entry, the loan, for a job that runs on the slot of `lender`. The lender is this
+    /// process itself, or a process that this program is below and that waits for it. Returns None
+    /// if the slot is lent already or cannot be borrowed, or if there is no free entry. `below`
+    /// says that this process is below the lender's holder and does not lend its own slot: then
+    /// jobs of it may borrow the slot again.
     pub(crate) fn lend(
         &self,
         lender: Lender,
@@ -42,14 +43,14 @@ impl Ledger {
         self.field(loan.index, LENDER).store(from, IN_ORDER);
         if self.change_borrower(lender.index, open, Borrower::Lent { loan, passed_on: false }) {
             return Ok(Some(loan));
-        } // else somebody was quicker, or its holder has given it back
+        } // else another process was quicker, or the holder has given it back
         self.field(loan.index, LENDER).store(0, IN_ORDER);
         self.set_free(loan);
         Ok(None)
     }
 
-    /// The slots that a process runs on, or, if it is another, is just starting a program on:
-    /// whether there is any, and one that can be borrowed.
+    /// Looks at the slots that a process runs on, or, for another process, on which that is
+    /// launching a program. Returns whether there is any, and one that can be borrowed.
     pub(crate) fn run_by(&self, process: ProcessId) -> (bool, Option<Lender>) {
         let is_this = process.pid == getpid();
         let mut any = false;
@@ -65,24 +66,25 @@ impl Ledger {
         (any, None)
     }
 
-    /// A slot of this holder's, if it is there to be borrowed.
+    /// Returns a slot of this holder, if it can be borrowed now.
     pub(super) fn open_of(&self, tenure: Tenure, holder: By) -> Option<Lender> {
         let open = Borrower::open(tenure.generation, holder);
         (self.borrower(tenure.index) == open).then_some(Lender(tenure, open))
     }
 
-    /// A slot of this process's, if it can be lent.
+    /// Returns a slot of this process, if it can be lent now.
     pub(crate) fn open_of_mine(&self, tenure: Tenure, me: ProcessId) -> Option<Lender> {
         self.open_of(tenure, By::Process(me))
     }
 
-    /// The slot that is lent to whoever comes first, if there is one and it can be borrowed.
+    /// Returns the slot that all have in common, if there is one and it can be borrowed now.
     pub(crate) fn open_common(&self) -> Option<Lender> {
         self.open_of(self.common()?, By::Pool)
     }
 
-    /// The slot of a process above that this one, or one that this is a loan of, was borrowed from by
-    /// a program below. (What a job has lent itself, that job runs on when it has come back.)
+    /// Returns the slot of a process above from which a program below borrowed this loan, or a loan
+    /// that this one is lent from. (A slot that a job has lent to its own job is not meant: the
+    /// lender runs on it when it has come back.)
     pub(crate) fn borrowed_from(&self, loan: Tenure) -> Option<Tenure> {
         let lender = |loan: Tenure| self.field(loan.index, LENDER).load(IN_ORDER);
         let mut next = lender(loan);
@@ -96,13 +98,13 @@ impl Ledger {
         None
     }
 
-    /// Whether a slot of ours is lent, and has not come back.
+    /// Returns whether a slot of this process is lent and has not come back.
     pub(crate) fn is_lent(&self, tenure: Tenure) -> bool {
         self.borrower(tenure.index).loan().is_some()
     }
 
-    /// Before a slot of ours becomes a job's: sees to it that nobody borrows it meanwhile. False if
-    /// it is lent.
+    /// Closes a slot of this process to borrowers before it becomes a job's. Returns false if it is
+    /// lent.
     pub(crate) fn close(&self, tenure: Tenure) -> bool {
         match self.borrower(tenure.index) {
             Borrower::Closed => true,
@@ -113,15 +115,16 @@ impl Ledger {
         }
     }
 
-    /// If a slot of ours is lent, leaves it to its borrower for good: whether that is so.
+    /// If a slot of this process is lent, leaves it to its borrower for good. Returns whether that
+    /// is so.
     pub(crate) fn pass_on(&self, tenure: Tenure) -> bool {
         match self.borrower(tenure.index) {
-            // Only its holder does this, and only the borrower ends it: it fails if it has just done
-            // so.
+            // Only the holder does this, and only the borrower ends the loan. The change fails if
+            // the borrower has just ended it.
             lent @ Borrower::Lent { loan, passed_on } => {
                 let passed = Borrower::Lent { loan, passed_on: true };
                 if !passed_on {
-                    self.ring(); // whoever waits has to watch the borrower now
+                    self.ring(); // waiters have to watch the borrower now
                 }
                 passed_on || self.change_borrower(tenure.index, lent, passed)
             }
@@ -129,7 +132,8 @@ impl Ledger {
         }
     }
 
-    /// Ends a loan: whether its lender wanted the slot no more, so that we hold it now.
+    /// Ends a loan. Returns whether the lender had passed the slot on: then this process holds it
+    /// now.
     pub(super) fn return_loan(&self, lender: Tenure, loan: Tenure) -> bool {
         let [ours, passed_on] = [false, true].map(|passed_on| Borrower::Lent { loan, passed_on });
         // While it is lent, it has no other holder.
@@ -141,11 +145,11 @@ impl Ledger {
         if self.borrower(lender.index) != passed_on {
             return false;
         }
-        // Who was to hear of its holder's end has heard of it by now, or never will: we are watched
-        // by all.
+        // The owner of the lender has noticed the lender's end by now, or never will. So every
+        // process watches this one.
         self.field(lender.index, OWNER).store(0, IN_ORDER);
         self.ring();
-        // Nobody else touches an entry that was passed on to us.
+        // No other process changes an entry that was passed on to this one.
         let me = Holder::process(ProcessId::current(), lender.generation);
         self.field(lender.index, HOLDER).store(me.to_word(), IN_ORDER);
         self.field(lender.index, BORROWER).store(Borrower::Closed.to_word(), IN_ORDER);

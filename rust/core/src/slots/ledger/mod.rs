@@ -1,14 +1,14 @@
 //! The ledger: which live process holds which slot.
 //!
-//! The free slots of a pool are bytes in a pipe, and a process that is killed while it holds
-//! one cannot put it back. So each byte that is taken goes straight from the pipe into an
-//! entry of this table, in memory that all processes of the pool share, and the entry names
-//! its holder. Whoever finds an entry whose holder is dead puts the byte back.
+//! The free slots of a pool are bytes in a pipe, and a process that is killed while it holds one
+//! cannot put it back. So each byte that is taken goes directly from the pipe into an entry of this
+//! table, in memory that all processes of the pool share, and the entry names its holder. A process
+//! that finds an entry whose holder is dead puts the byte back.
 //!
-//! Every step here is a single atomic change, and the process may be killed after any of
-//! them; ARCHITECTURE.md tells the protocol, and `model/` checks it with all those kills.
-//! Not here: who runs on which slot and why (`slots::pool`, `slots::own`), and who may borrow
-//! whose (`slots::lineage`).
+//! Every step here is a single atomic change, and the process may be killed after any of them.
+//! ARCHITECTURE.md describes the protocol, and `model/` checks it with all those kills. Not here:
+//! which process runs on which slot and why (`slots::pool`, `slots::own_slot`), and which process
+//! may borrow which slot (`slots::lineage`).
 //!
 //! ```text
 //! file   = magic slots waiters used style namespace marks borrowers common level ... table entry*
@@ -38,41 +38,41 @@ use layout::*;
 use rustix::process::Pid;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// An entry in use: who holds it, and as whose job.
+/// An entry in use: its holder, and the owner that the holder is a job of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tenant {
     pub(crate) tenure: Tenure,
     pub(crate) process: ProcessId,
-    /// The process that will hear of the holder's end, as a word; 0 for none.
+    /// The process that will notice the holder's end, as a word; 0 for none.
     pub(crate) owner: u64,
 }
 
 impl Tenant {
-    /// Whether the entry has had no other holder meanwhile.
+    /// Returns whether both are the same taking of the entry by the same holder.
     pub(crate) fn is_same(&self, other: &Tenant) -> bool {
         self.tenure == other.tenure && self.process == other.process
     }
 }
 
-/// An entry in use, as `status` tells of it.
+/// An entry in use, as `jobserver status` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// The holder's process id.
     pub pid: Pid,
-    /// For how many seconds it has held it.
+    /// How many seconds the holder has held it.
     pub seconds: u32,
     /// Whether it is lent to another process, which is in the list too.
     pub lent: bool,
-    /// Whether it is a loan, and so stands for no slot of its own.
+    /// Whether it is a loan, which stands for no slot of its own.
     pub loan: bool,
 }
 
-/// The second since boot that this is.
+/// Returns the time since boot in seconds.
 fn now() -> u64 {
     rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u64
 }
 
-/// What wakes those who wait.
+/// The bells that wake waiters.
 #[derive(Debug)]
 pub(crate) struct Bells {
     /// Rung when an entry with a slot is about to have another holder.
@@ -87,14 +87,14 @@ pub(crate) struct Ledger {
     memory: Shared,
     bells: Bells,
     entries: usize,
-    /// Where to look for a free entry first.
+    /// The entry at which a search for a free entry begins.
     hint: AtomicUsize,
 }
 
 impl Ledger {
-    /// Makes an empty file the ledger of a pool of `slots` slots.
-    /// If one of the slots is to be `common`, it has no byte in the pipe. There are `level` makes
-    /// above what the pool is for.
+    /// Makes an empty file the ledger of a pool of `slots` slots. With `common`, one of the slots
+    /// has no byte in the pipe: the pool itself lends it. `level` is the number of makes above the
+    /// programs of the pool.
     pub(crate) fn create(
         file: Descriptor,
         bells: Bells,
@@ -103,8 +103,8 @@ impl Ledger {
         level: u64,
     ) -> rustix::io::Result<Ledger> {
         let words = words_for(slots);
-        // All of it now: where the file system is full later, a write to a page of the mapping
-        // would kill its writer.
+        // The whole file is allocated now. If the file system were full later, a write to a page of
+        // the mapping would kill its writer.
         within_limit(|| occupy(&file, words * WORD))?;
         let table: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         rustix::io::pwrite(&file, &table, (TABLE * WORD) as u64)?;
@@ -133,7 +133,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// It is none, or a damaged one; or this process is where its pids mean nothing.
+    /// The file is no ledger or a damaged one; or this process is in another pid namespace, where
+    /// its pids mean nothing.
     pub(crate) fn open(file: Descriptor, bells: Bells) -> Result<Ledger> {
         let doing = "cannot open the ledger of a pool";
         let size = rustix::fs::fstat(&file).map_err(Error::system(doing))?.st_size;
@@ -148,7 +149,7 @@ impl Ledger {
                 "the pool's ledger is of another version of jobserver",
             ));
         }
-        // What it says is believed only as far as it fits: a file may be damaged, or forged.
+        // The numbers are checked against the file's size: a file may be damaged or forged.
         let slots = usize::try_from(memory.word(SLOTS).load(IN_ORDER)).unwrap_or(0);
         if !(1..=MAX_SLOTS).contains(&slots) || words != words_for(slots) {
             return Err(Error::new(ErrorKind::Protocol, "the ledger of a pool is damaged"));
@@ -159,14 +160,14 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Fails where pids of this ledger mean nothing: its holders would all seem to be dead.
+    /// Fails where the pids of this ledger mean nothing: its holders would all seem to be dead.
     pub(crate) fn check_namespace(&self, me: Pid) -> Result<()> {
         let said = |word| self.memory.word(word).load(IN_ORDER);
         if said(MARKS) != marks() as u64 {
             return Err(Error::new(
                 ErrorKind::Elsewhere,
-                "the pool of slots tells processes apart in another way than this process can \
-                 (which may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
+                "the pool of slots identifies processes by marks that this process cannot read \
+                 (it may be in a sandbox without pidfds, or have JOBSERVER_PORTABLE set)",
             ));
         }
         if said(NAMESPACE) == Namespace::of_this(me).0 {
@@ -175,7 +176,7 @@ impl Ledger {
         Err(Error::new(
             ErrorKind::Elsewhere,
             "the pool of slots belongs to another pid or time namespace than this process (which \
-             may be in a container or sandbox, or without /proc): from here, nobody could tell \
+             may be in a container or sandbox, or without /proc), and this process could not tell \
              which of its holders live",
         ))
     }
@@ -184,23 +185,23 @@ impl Ledger {
         self.memory.word(SLOTS).load(IN_ORDER) as usize
     }
 
-    /// How MAKEFLAGS is to name the pool: see `Style`.
+    /// Returns the style in which MAKEFLAGS names the pool, as a word of `Style`.
     pub(crate) fn style(&self) -> &AtomicU64 {
         self.memory.word(STYLE)
     }
 
-    /// How many processes are asleep until a slot is free; they want to hear of new holders.
-    /// One that was killed in its sleep counts for ever, which costs others a ring a launch.
+    /// Returns the number of waiters, which must wake before a new holder takes a slot. A waiter
+    /// that was killed is counted for ever; that costs other processes a ring for each launch.
     pub(crate) fn waiters(&self) -> &AtomicU64 {
         self.memory.word(WAITERS)
     }
 
-    /// How many makes are above what the pool was made for.
+    /// Returns how many makes are above the programs of the pool.
     pub(crate) fn level(&self) -> u64 {
         self.memory.word(LEVEL).load(IN_ORDER)
     }
 
-    /// How many of those who sleep could go on with a slot that is lent to them.
+    /// Returns how many of the waiters could go on with a slot that is lent to them.
     pub(crate) fn borrowers(&self) -> &AtomicU64 {
         self.memory.word(BORROWERS)
     }
@@ -209,16 +210,17 @@ impl Ledger {
         &self.bells
     }
 
-    /// Tells all who wait to look again who holds what. Always *before* an entry with a slot
-    /// in it has another holder, who may be killed at once: they must be awake by then.
+    /// Wakes all waiters, which then look which processes hold slots. This comes *before* an entry
+    /// with a slot has another holder: that holder may be killed at once, and the waiters must be
+    /// awake by then.
     fn ring(&self) {
         if self.waiters().load(IN_ORDER) > 0 {
             self.bells.change.ring();
         }
     }
 
-    /// Tells those who might borrow a slot that one can be borrowed. After it can: should its
-    /// borrower, or its holder, be killed before this, its death tells them.
+    /// Wakes the waiters that might borrow a slot, after a slot can be borrowed. If the borrower or
+    /// the holder is killed before this ring, its death wakes them.
     fn ring_open(&self) {
         if self.borrowers().load(IN_ORDER) > 0 {
             self.bells.open.ring();
@@ -237,7 +239,7 @@ impl Ledger {
         Holder::from_word(self.field(index, HOLDER).load(IN_ORDER))
     }
 
-    /// Changes an entry's holder if it is still this one.
+    /// Changes an entry's holder if it is still `from`.
     fn change_holder(&self, index: u32, from: Holder, to: Holder) -> bool {
         let (from, to) = (from.to_word(), to.to_word());
         self.field(index, HOLDER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
@@ -247,28 +249,28 @@ impl Ledger {
         Borrower::from_word(self.field(index, BORROWER).load(IN_ORDER))
     }
 
-    /// Changes to whom an entry is lent if that is still so.
+    /// Changes which loan an entry is lent to if that is still `from`.
     fn change_borrower(&self, index: u32, from: Borrower, to: Borrower) -> bool {
         let (from, to) = (from.to_word(), to.to_word());
         self.field(index, BORROWER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
     }
 
-    /// The tenure that a word names, if it can be one of this ledger's.
+    /// Returns the tenure that a word names, if it can be one of this ledger's.
     fn tenure(&self, word: u64) -> Option<Tenure> {
         Tenure::from_word(word).filter(|tenure| (tenure.index as usize) < self.entries)
     }
 
-    /// The slot that is lent to whoever comes first, if there is one.
+    /// Returns the slot that all have in common, if there is one: the pool itself lends it.
     pub(crate) fn common(&self) -> Option<Tenure> {
         self.tenure(self.memory.word(COMMON).load(IN_ORDER))
     }
 
-    /// The process that holds this one; None if it is the pool's.
+    /// Returns the process that holds this entry; None if the pool holds it.
     pub(crate) fn holder_of(&self, tenure: Tenure) -> Option<ProcessId> {
         self.holder(tenure.index).named()
     }
 
-    /// All entries in use, with their holders.
+    /// Returns all entries in use, with their holders.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = Tenant> + '_ {
         (0..self.used()).filter_map(|index| {
             let owner = self.field(index, OWNER).load(IN_ORDER);
@@ -278,12 +280,12 @@ impl Ledger {
         })
     }
 
-    /// Whether the entry is about to be another process's: the job's that is being launched.
+    /// Returns whether the entry is about to be held by the job that is being launched on it.
     pub(crate) fn is_launching(&self, index: u32) -> bool {
         self.holder(index).launching
     }
 
-    /// The processes that hold slots as jobs of this owner.
+    /// Returns the processes that hold slots as jobs of this owner.
     pub(crate) fn jobs_of(&self, owner: ProcessId) -> Vec<ProcessId> {
         let is_owner = |word| ProcessId::from_word(word).is_some_and(|named| named.may_be(owner));
         let jobs = self.in_use().filter(|entry| is_owner(entry.owner));
@@ -294,7 +296,7 @@ impl Ledger {
         self.memory.word(USED).load(IN_ORDER).min(self.entries as u64) as u32
     }
 
-    /// All slots and loans held now.
+    /// Returns all slots and loans that are held now.
     pub(crate) fn held(&self) -> Vec<Held> {
         self.in_use().filter_map(|entry| self.held_by(&entry)).collect()
     }
@@ -309,7 +311,7 @@ impl Ledger {
             pid: entry.process.pid,
             seconds: u32::try_from(now().saturating_sub(field(SINCE))).unwrap_or(u32::MAX),
             lent: self.borrower(entry.tenure.index).loan().is_some(),
-            // What is borrowed of nobody in particular is a slot like any other.
+            // The slot that all have in common is shown as a slot and not as a loan.
             loan: lender.is_some() && lender != self.common(),
         })
     }

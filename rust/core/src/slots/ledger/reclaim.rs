@@ -1,4 +1,4 @@
-//! Taking a slot back from a holder that is dead.
+//! Taking a slot back from a dead holder.
 
 use super::layout::*;
 use super::*;
@@ -6,27 +6,28 @@ use crate::platform::liveness;
 use crate::slots::entry::{Borrower, By, Holder};
 use crate::slots::pipe::TokenPipe;
 
-/// What came of an attempt to take back the slot of a dead holder.
+/// The result of an attempt to take back the slot of a dead holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reclaimed {
-    /// It is back.
+    /// The slot is back.
     Done,
-    /// It is lent to somebody who lives, and comes back at their end.
+    /// The slot is lent to a live process, and comes back at the end of that process.
     Lent,
-    /// Another process is about to give it back. Whoever relies on that must watch that one
-    /// too, since it may be killed: look again.
+    /// Another process is about to give it back. That process may be killed too, so a waiter must
+    /// look again and watch it.
     ByAnother,
-    /// It stays with the dead, for others to see: this program has closed its way to the pipe.
+    /// The slot stays with the dead holder, for other processes to reclaim: this program has closed
+    /// its way to the pipe.
     OutOfReach,
 }
 
 impl Ledger {
-    /// Takes back a slot, loans of it included, if its holder is dead.
+    /// Takes back a slot, with loans of it, if its holder is dead.
     pub(super) fn reclaim(&self, index: u32, pipe: &TokenPipe) -> Reclaimed {
         self.reclaim_chain(index, pipe, LONGEST)
     }
 
-    /// The same in a chain of so many loans at most.
+    /// Does the same in a chain of `left` loans at most.
     pub(super) fn reclaim_chain(&self, index: u32, pipe: &TokenPipe, left: usize) -> Reclaimed {
         let holder = self.holder(index);
         match holder.by {
@@ -37,7 +38,7 @@ impl Ledger {
         }
     }
 
-    /// The same, where the holder is known to be dead.
+    /// Does the same for a holder that is known to be dead.
     pub(crate) fn reclaim_from(&self, dead: Tenant, pipe: &TokenPipe) -> Reclaimed {
         let Tenant { tenure, process, .. } = dead;
         let holder = self.holder(tenure.index);
@@ -47,11 +48,11 @@ impl Ledger {
         self.take_over(tenure.index, holder, pipe, LONGEST)
     }
 
-    /// Takes a slot back on which we launched a job: if the job never took it over, or if it
-    /// did, is dead (`ended` then), and had not given it back.
+    /// Takes back a slot on which this process launched a job: if the job never adopted it; or if
+    /// it did, has `ended`, and had not given the slot back.
     pub(crate) fn settle(&self, tenure: Tenure, ended: Option<ProcessId>, pipe: &TokenPipe) {
         let holder = self.holder(tenure.index);
-        // (Or the job has adopted it, and launches one of its own on it.)
+        // The job may have adopted the slot, and be launching a job of its own on it.
         let still_ours = || {
             let me = ProcessId::current();
             holder.is(me) || self.field(tenure.index, OWNER).load(IN_ORDER) == me.to_word()
@@ -61,7 +62,7 @@ impl Ledger {
         let to_come_back = holder.generation == tenure.generation && (never_adopted || died);
         let left = match to_come_back {
             true => self.take_over(tenure.index, holder, pipe, LONGEST) != Reclaimed::Done,
-            // Whoever is giving it back for the job, which has ended, is no job of ours.
+            // The process that gives it back for the job, which has ended, is no job of ours.
             false => ended.is_some() && holder.by != By::Nobody,
         };
         if left {
@@ -69,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// Takes over from a holder that is known to be dead, and gives back.
+    /// Takes over from a holder that is known to be dead, and gives the slot back.
     pub(super) fn take_over(
         &self,
         index: u32,
@@ -77,11 +78,11 @@ impl Ledger {
         pipe: &TokenPipe,
         left: usize,
     ) -> Reclaimed {
-        // Read only now, when the holder can change it no more. (A program below the holder may
-        // still borrow the slot: then that program gives it back.)
+        // This is read only now, when the holder cannot change it any more. (A program below the
+        // holder may still borrow the slot: then that program gives it back.)
         if let Borrower::Lent { loan, passed_on } = self.borrower(index) {
             if (loan.index as usize) >= self.entries || left == 0 {
-                return Reclaimed::Lent; // it is damaged
+                return Reclaimed::Lent; // the ledger is damaged
             }
             let holder = self.holder(loan.index);
             let there = holder.generation == loan.generation;
@@ -90,13 +91,13 @@ impl Ledger {
             }
             let reclaimed = self.reclaim_chain(loan.index, pipe, left - 1);
             if passed_on || matches!(reclaimed, Reclaimed::Lent | Reclaimed::OutOfReach) {
-                return reclaimed; // with the loan, or as it is lent on to somebody who lives
+                return reclaimed; // the slot is back with the loan, or is lent on to a live process
             }
             if self.borrower(index).loan().is_some() {
                 return Reclaimed::ByAnother;
             }
         }
-        // Ours, it would be found by nobody for as long as we live.
+        // If this process held it, no other process would reclaim it while this process lives.
         if pipe.end_to_write().is_none() {
             return Reclaimed::OutOfReach;
         }
@@ -109,8 +110,8 @@ impl Ledger {
         Reclaimed::Done
     }
 
-    /// Lets everybody, and not only this process, look after the entries of jobs whose
-    /// owner will hear of their ends no more.
+    /// Lets every process, and not only this one, reclaim the entry of a job whose owner will not
+    /// notice the job's end.
     pub(crate) fn disown(&self, tenure: Tenure) {
         if self.holder(tenure.index).generation == tenure.generation {
             self.field(tenure.index, OWNER).store(0, IN_ORDER);

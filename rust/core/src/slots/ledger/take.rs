@@ -7,7 +7,7 @@ use crate::slots::pipe::TokenPipe;
 use rustix::io::Errno;
 
 impl Ledger {
-    /// Makes a free entry ours.
+    /// Claims a free entry for this process. Returns None if there is no free entry.
     pub(super) fn claim(&self, me: ProcessId) -> Option<Tenure> {
         let hint = self.hint.load(Ordering::Relaxed);
         let index = (hint..self.entries).chain(0..hint).find(|index| {
@@ -35,7 +35,7 @@ impl Ledger {
     /// Takes a slot if one is free at this moment; never waits.
     pub(crate) fn take(&self, pipe: &TokenPipe, me: ProcessId) -> Result<Option<Tenure>> {
         let doing = "cannot take a slot";
-        // First, lest those who wait wake each other for ever by trying in vain.
+        // This comes first: otherwise waiters would wake each other for ever by tries that fail.
         let others_wait = self.waiters().load(IN_ORDER) > 0;
         if !pipe.may_have_any(others_wait).map_err(Error::system(doing))? {
             return Ok(None);
@@ -65,8 +65,8 @@ impl Ledger {
         }
     }
 
-    /// The slot that this program was started on by a program that knows no ledger: it is ours,
-    /// to be borrowed by jobs of ours. None if there is no room for more entries.
+    /// Claims an entry for the slot that this program was started on by a program that knows no
+    /// ledger. Jobs of this process can borrow it. Returns None if there is no free entry.
     pub(crate) fn claim_implicit(&self) -> Result<Option<Tenure>> {
         let me = ProcessId::current();
         self.check_namespace(me.pid)?;
@@ -76,8 +76,8 @@ impl Ledger {
         Ok(Some(tenure))
     }
 
-    /// Says that we are launching a job on this slot: see [`Ledger::adopt`]. Harmless when
-    /// repeated, and when the job has the slot already.
+    /// Records that this process is launching a job on this slot: see [`Ledger::adopt`]. A second
+    /// call does nothing, and neither does a call when the job has the slot already.
     pub(crate) fn launch(&self, tenure: Tenure) {
         loop {
             let ours = self.holder(tenure.index);
@@ -88,16 +88,17 @@ impl Ledger {
             if !ours.is(me) {
                 return;
             }
-            // Not who claimed the entry, if that was handed over to us with its slot.
+            // The owner word may still name the process that claimed the entry and handed it over
+            // with its slot.
             self.field(tenure.index, OWNER).store(me.to_word(), IN_ORDER);
             if self.change_holder(tenure.index, ours, Holder { launching: true, ..ours }) {
                 return;
-            } // else our owner has just given us our mark: see `born`
+            } // else our owner has just added our mark: see `born`
         }
     }
 
-    /// In a job: takes over the slot that its owner launched it on. False if the owner has
-    /// died or given up, and the slot is no longer for us: then nothing may run.
+    /// In a job: adopts the slot that its owner launched it on. Returns false if the owner has died
+    /// or has taken the slot back: then the job must not run.
     pub(crate) fn adopt(&self, tenure: Tenure) -> Result<bool> {
         let pid = getpid();
         self.check_namespace(pid)?;
@@ -110,42 +111,42 @@ impl Ledger {
                 return Ok(false);
             }
             self.ring();
-            // If we have not been named yet, our owner does so: see `born`.
+            // If the entry does not name this process yet, the owner adds the mark: see `born`.
             let me = ProcessId::current_if_known(pid, launching.named());
             if self.change_holder(tenure.index, launching, Holder::process(me, tenure.generation)) {
                 self.field(tenure.index, SINCE).store(now(), Ordering::Relaxed);
                 self.open_to_borrowers(tenure);
                 return Ok(true);
-            } // else the owner may just have said who we are: see `born`
+            } // else the owner may just have named us: see `born`
         }
     }
 
-    /// Says that the process is born that we launch on this slot: from now on its death frees
-    /// the slot, and not only ours. It `adopts` the slot itself when it begins, or else knows
-    /// nothing of slots.
+    /// Records that the process is born that this process launches on this slot: from now on the
+    /// death of that process frees the slot. The job `adopts` the slot itself when it begins, or
+    /// else does not know about slots.
     pub(crate) fn born(&self, tenure: Tenure, job: ProcessId, adopts: bool) {
         loop {
             let holder = self.holder(tenure.index);
             let ours = holder.generation == tenure.generation;
-            // It has adopted it already, without knowing its own mark.
+            // The job has adopted the slot already, without knowing its own mark.
             let nameless = holder.named() == Some(ProcessId { mark: 0, ..job }) && job.mark != 0;
             if !ours || !holder.launching && !nameless {
                 return;
             }
             let launching = holder.launching && adopts;
             if !adopts {
-                // To programs below it, and as long as the slot is ours: later, the command may be
-                // dead, and this another taking.
+                // Opens the slot to programs below the job. This happens while this process holds
+                // the slot: later the command may be dead, and the entry may be in another taking.
                 self.open_below(tenure, job);
             }
             let born = Holder { by: By::Process(job), launching, ..holder };
             self.ring();
             if self.change_holder(tenure.index, holder, born) {
                 break;
-            } // else it has just adopted it
+            } // else the job has just adopted it
         }
         if !adopts {
-            self.ring_open(); // it can be borrowed only now
+            self.ring_open(); // the slot can be borrowed only now
         }
     }
 }
