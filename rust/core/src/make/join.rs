@@ -141,7 +141,20 @@ fn join_once(auth: &Auth, jobs: Option<usize>) -> Result<Pool, Error> {
     if let Some(pool) = joined.get(&name).and_then(WeakPool::upgrade) {
         return Ok(pool);
     }
-    let pool = Pool::join_named(auth, jobs.unwrap_or_else(usable_cpus))?;
+    let pool = Pool::join_in_force(auth, jobs)?;
     joined.insert(name, pool.downgrade());
     Ok(pool)
+}
+
+impl Pool {
+    /// Joins the pool that MAKEFLAGS names in this way, as the program that was started on one of its
+    /// slots. `jobs` is how many slots MAKEFLAGS says it has, if it says so. A program must join a pool
+    /// once only, since each join counts the implicit slot: see [`Joined`].
+    ///
+    /// # Errors
+    ///
+    /// The pool is not there, or the system refuses.
+    pub fn join_in_force(auth: &Auth, jobs: Option<usize>) -> Result<Pool, Error> {
+        Pool::join_named(auth, jobs.unwrap_or_else(usable_cpus))
+    }
 }

@@ -20,6 +20,8 @@ mod fork;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod hang_up;
 pub(crate) mod identity;
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod kill_point;
 #[cfg(target_os = "linux")]
 mod limit;
 #[cfg(not(target_os = "linux"))]
@@ -70,3 +72,12 @@ pub(crate) use system::{
     become_subreaper, enlarge_pipe, make_fifo, occupy, open_anew, rename_new, INLINE_LIMIT,
 };
 pub(crate) use tracker::is_resource_tracker;
+
+/// Whether the backend is Linux's.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn is_linux() -> bool {
+    #[cfg(not(jobserver_portable))]
+    return choice::linux();
+    #[cfg(jobserver_portable)]
+    return false;
+}

@@ -12,7 +12,13 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::{Errno, Result};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+/// A word of shared memory. In tests, one that counts its accesses.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use super::kill_point::Word;
+#[cfg(not(all(test, target_os = "linux")))]
+pub(crate) use std::sync::atomic::AtomicU64 as Word;
 
 /// The size of a word, in bytes.
 pub(crate) const WORD: usize = 8;
@@ -21,7 +27,7 @@ pub(crate) const WORD: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Shared {
     file: Descriptor,
-    start: NonNull<AtomicU64>,
+    start: NonNull<Word>,
     words: usize,
 }
 
@@ -49,7 +55,7 @@ impl Shared {
     }
 
     /// Returns one word. Panics if `index` is outside the mapping.
-    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
+    pub(crate) fn word(&self, index: usize) -> &Word {
         assert!(index < self.words, "a word outside the mapping");
         // SAFETY: within the mapping, as just asserted, which lives as long as `self`.
         let word = unsafe { self.start.add(index) };
@@ -61,6 +67,8 @@ impl Shared {
     /// Reads one byte of `pipe` into the first byte of a word. Returns how many were read: 0 or 1.
     pub(crate) fn read_into(&self, index: usize, pipe: BorrowedFd<'_>) -> Result<usize> {
         let into = std::ptr::from_ref(self.word(index)).cast_mut();
+        #[cfg(all(test, target_os = "linux"))]
+        super::kill_point::pass();
         // SAFETY: the kernel writes one byte into a word of the mapping. The word is shared and
         // atomic, so there is no plain reference to it.
         let read = unsafe { libc::read(pipe.as_raw_fd(), into.cast(), 1) };
@@ -77,6 +85,8 @@ impl Shared {
         let (from, to) = (file.as_fd().as_raw_fd(), pipe.as_raw_fd());
         let offset = std::ptr::from_ref(self.word(offset)).cast_mut().cast::<libc::loff_t>();
         let flags = libc::SPLICE_F_NONBLOCK;
+        #[cfg(test)]
+        super::kill_point::pass();
         // SAFETY: reads and writes the offset, a word of the mapping, as above.
         match unsafe { libc::splice(from, offset, to, std::ptr::null_mut(), 1, flags) } {
             1 => Ok(true),

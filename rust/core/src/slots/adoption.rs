@@ -9,35 +9,51 @@ use crate::process::getpid;
 use rustix::process::{getppid, Pid};
 use std::sync::atomic::Ordering;
 
+/// What a new job runs on.
+#[derive(Debug)]
+pub enum Adopted {
+    /// Its slot.
+    Slot(Slot),
+    /// No slot, as its owner meant it to be.
+    Nothing,
+    /// The owner has died or has taken the slot back: then the job must not run.
+    Gone,
+}
+
 impl Pool {
     /// In a job: adopts the slot that its owner launched it on, if there is one. Returns false if
     /// the owner has died or has taken the slot back: then the job must not run.
     pub fn adopt(&self, assignment: Assignment) -> Result<bool> {
+        let adopted = self.adopt_slot(assignment)?;
+        Ok(self.run_on(adopted))
+    }
+
+    /// Does the same for a job that keeps its slot itself, instead of the pool.
+    pub fn adopt_slot(&self, assignment: Assignment) -> Result<Adopted> {
+        self.begin_job();
         match assignment {
-            Assignment::Slot(tenure) => self.adopt_slot(&Slot::of_others(&self.bank, tenure)),
+            Assignment::Slot(tenure) => adopted(&Slot::of_others(&self.bank, tenure)),
             Assignment::WithoutSlot(from) => {
-                self.begin_job();
                 self.bank.set_borrowed_from(from);
-                self.own.set(OwnSlot::default());
-                Ok(true)
+                Ok(Adopted::Nothing)
             }
         }
     }
 
-    /// In a new job that was forked: does the same with this slot of its owner's, or without a
-    /// slot.
+    /// In a new job that was forked: adopts this slot of its owner's, or runs without a slot.
     pub fn adopt_forked(&self, slot: Option<&Slot>) -> Result<bool> {
-        match slot {
-            None => self.adopt(self.without_slot_below(getppid())),
-            Some(slot) => self.adopt_slot(slot),
-        }
+        let Some(slot) = slot else { return self.adopt(self.without_slot_below(getppid())) };
+        self.begin_job();
+        Ok(self.run_on(adopted(slot)?))
     }
 
-    fn adopt_slot(&self, slot: &Slot) -> Result<bool> {
-        self.begin_job();
-        let Some(slot) = slot.adopt()? else { return Ok(false) };
-        self.own.set(OwnSlot::new(slot));
-        Ok(true)
+    fn run_on(&self, adopted: Adopted) -> bool {
+        self.own.set(match adopted {
+            Adopted::Slot(slot) => OwnSlot::new(slot),
+            Adopted::Nothing => OwnSlot::default(),
+            Adopted::Gone => return false,
+        });
+        true
     }
 
     /// In a job: from now on this process runs on a slot of its own or on none, and not on the slot
@@ -64,4 +80,8 @@ impl Pool {
             false => BorrowedFrom::NearestAbove,
         })
     }
+}
+
+fn adopted(slot: &Slot) -> Result<Adopted> {
+    Ok(slot.adopt()?.map_or(Adopted::Gone, Adopted::Slot))
 }

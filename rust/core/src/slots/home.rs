@@ -118,12 +118,15 @@ impl Home {
 
     /// Removes the home, if this process has made it.
     pub(crate) fn remove(&self) {
+        if !self.is_ours() {
+            return; // this process may have made the home, and opened it once more
+        }
         let mut made = made_here();
         let before = made.len();
         made.retain(|(_, path)| *path != self.path);
         let is_there = made.len() < before;
         drop(made);
-        if self.is_ours() && is_there {
+        if is_there {
             remove(&self.path);
         }
     }

@@ -17,6 +17,8 @@ mod current;
 mod ends;
 mod entry;
 mod home;
+#[cfg(all(test, target_os = "linux"))]
+mod kills;
 mod ledger;
 mod lineage;
 mod own_slot;
@@ -28,6 +30,7 @@ mod wait;
 mod warden;
 mod watch;
 
+pub use adoption::Adopted;
 pub use assignment::{Assignment, BorrowedFrom};
 pub(crate) use auth::AuthValue;
 pub use auth::{Auth, Ends};

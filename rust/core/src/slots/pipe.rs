@@ -116,6 +116,8 @@ impl TokenPipe {
 
     /// Writes the byte. Returns whether it is in the pipe now.
     pub(crate) fn put_back(byte: u8, end: BorrowedFd<'_>) -> bool {
+        #[cfg(all(test, target_os = "linux"))]
+        crate::platform::kill_point::pass_gap();
         // The pipe cannot be full: it held this byte before.
         matches!(retry_on_intr(|| rustix::io::write(end, &[byte])), Ok(1))
     }

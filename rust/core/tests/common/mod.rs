@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod slots;
+
 use jobserver_core::owner::Finished;
 use jobserver_core::platform::{self, Forked};
 use jobserver_core::slots::{Assignment, BorrowedFrom};

@@ -32,11 +32,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::platform::identity::ProcessId;
 use crate::platform::liveness::marks;
 use crate::platform::namespace::Namespace;
-use crate::platform::shared::{Shared, IN_ORDER, WORD};
+use crate::platform::shared::{Shared, Word, IN_ORDER, WORD};
 use crate::platform::{getpid, occupy, within_limit, Descriptor};
 use layout::*;
 use rustix::process::Pid;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An entry in use: its holder, and the owner that the holder is a job of.
 #[derive(Debug, Clone, Copy)]
@@ -186,13 +186,13 @@ impl Ledger {
     }
 
     /// Returns the style in which MAKEFLAGS names the pool, as a word of `Style`.
-    pub(crate) fn style(&self) -> &AtomicU64 {
+    pub(crate) fn style(&self) -> &Word {
         self.memory.word(STYLE)
     }
 
     /// Returns the number of waiters, which must wake before a new holder takes a slot. A waiter
     /// that was killed is counted for ever; that costs other processes a ring for each launch.
-    pub(crate) fn waiters(&self) -> &AtomicU64 {
+    pub(crate) fn waiters(&self) -> &Word {
         self.memory.word(WAITERS)
     }
 
@@ -202,7 +202,7 @@ impl Ledger {
     }
 
     /// Returns how many of the waiters could go on with a slot that is lent to them.
-    pub(crate) fn borrowers(&self) -> &AtomicU64 {
+    pub(crate) fn borrowers(&self) -> &Word {
         self.memory.word(BORROWERS)
     }
 
@@ -227,7 +227,7 @@ impl Ledger {
         }
     }
 
-    fn field(&self, index: u32, field: usize) -> &AtomicU64 {
+    fn field(&self, index: u32, field: usize) -> &Word {
         self.memory.word(FIRST_ENTRY + index as usize * ENTRY + field)
     }
 
@@ -294,6 +294,19 @@ impl Ledger {
 
     fn used(&self) -> u32 {
         self.memory.word(USED).load(IN_ORDER).min(self.entries as u64) as u32
+    }
+
+    /// Returns the entries that were used and are not as at first, except for their generation and time.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn unclean(&self) -> Vec<u32> {
+        let common = self.common().map(|common| common.index);
+        let rest = (0..self.used()).filter(|index| Some(*index) != common);
+        let is_clean = |index: &u32| {
+            let word = |field| self.field(*index, field).load(IN_ORDER);
+            let empty = [TOKEN, SENDING, LENDER, BORROWER, OWNER].map(word) == [0; 5];
+            empty && self.holder(*index).by == By::Nobody && !self.holder(*index).launching
+        };
+        rest.filter(|index| !is_clean(index)).collect()
     }
 
     /// Returns all slots and loans that are held now.
