@@ -23,10 +23,10 @@ def starter(
     preload: tuple[str, ...],
     helper: int | None,
 ) -> Starter:
-    """The starter for a start method, for jobs in this pool, with so many jobs a worker at most;
-    for a fork server, what it imports, and another process's `descriptor` if that has started
-    it."""
-    # Imported when wanted: a program rarely uses more than one.
+    """The starter for a start method, for jobs in this pool, with at most `max_tasks` jobs a
+    worker. For a fork server: the modules that it imports, and the `descriptor` of another process
+    if that has started it."""
+    # Each is imported at its first use: a program rarely uses more than one.
     if method == "fork":
         from .fork import Fork, ForkedWorkers
 
