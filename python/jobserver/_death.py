@@ -12,8 +12,8 @@ from ._exceptions import JobTraceback, SubmissionDied, TimeLimitExceeded
 _SIGKILL = 9
 
 _WHO_KILLS = (
-    "; if nobody has killed it, the kernel has, for want of memory: see `dmesg`, or memory.events "
-    "in its control group"
+    "; if no process has killed it, the kernel has, because memory was short: see `dmesg`, or "
+    "memory.events in its control group"
 )
 
 
