@@ -1,4 +1,4 @@
-//! A new program for jobs, however it is to be started: see `_start/program.py`.
+//! A new program for jobs, and the ways to start it: see `_start/program.py`.
 
 use crate::errors::to_python;
 use jobserver_core::platform::SignalsHeld;
@@ -17,8 +17,8 @@ const NO_PID: &str = "what somebody has put in the place of multiprocessing.util
 pub(crate) enum Program<'py> {
     /// The program and its arguments.
     Command(Vec<OsString>),
-    /// A function that starts it, with the number of a descriptor that it is to have as its
-    /// standard input, and returns its pid.
+    /// A function that takes the descriptor of the program's standard input, starts the program,
+    /// and returns its pid.
     StartedBy(Bound<'py, PyAny>),
 }
 
