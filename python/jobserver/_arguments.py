@@ -148,7 +148,7 @@ def modules(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         said = _said(value)
         raise TypeError(f"preload must be the names of modules, not {said}: write [{said}]")
-    from importlib.util import find_spec  # late, since few need it
+    from importlib.util import find_spec  # imported late because it is rarely needed
 
     names = tuple(value)
     for name in names:

@@ -49,7 +49,8 @@ class AsCompleted(Iterator["Future[T]"]):
             check(self._owner, future)
             if future not in self._seen:
                 self._seen.add(future)
-                # A job without a slot has no slot to lend to jobs of its own: they may need ours.
+                # A job without a slot has none to lend to jobs of its own, which may need this
+                # process's.
                 self._yields = self._yields or not future._consume
                 self._left[future] = None
                 future._watch(self._finished)

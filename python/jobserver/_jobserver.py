@@ -251,8 +251,8 @@ class Jobserver:
         sleep_fn: Callable[[], float | None] | None = None,
         **others: Never,
     ) -> Results[T]:
-        """Calls `fn` once for each item of `argses`, in jobs. Returns an iterator over the results,
-        which come in the order of the items.
+        """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
+        the order of the arguments.
 
         Calls are grouped into *chunks*. A chunk is one submission: it takes one slot, and one
         process makes its calls one after the other. These calls share what `fn` changes in that

@@ -33,9 +33,9 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         return None
     for name in _names_in_main(stream):
         if anywhere:
-            return f"{name} is in a main module that jobs cannot import, having no file"
+            return f"{name} is in a main module that jobs cannot import, because it has no file"
         if name.partition(".")[0] in hidden:
-            return f"{name} stands below the main guard, where jobs do not come"
+            return f"{name} is defined below the main guard, which jobs do not run"
     return None
 
 
@@ -191,8 +191,8 @@ def not_imported(error: BaseException) -> str | None:
     else:
         return None
     return (
-        f"a job imports the main module first, and {what}. Have it do so only where it is the "
-        f"program:{_GUARD}"
+        f"a job imports the main module first, and {what}. Let the module do this only when it "
+        f"runs as the program:{_GUARD}"
     )
 
 
@@ -200,11 +200,11 @@ def advice(error: BaseException) -> str:
     """Advice for a job that cannot load its function or arguments; empty if there is none."""
     if isinstance(error, AttributeError) and "__main__" in _wording.called(str, error):
         return (
-            ": a job imports the main module, and finds what that defines by name; put it into a "
-            "module, or install nestable-jobserver[cloudpickle], with which much travels by value"
+            ": a job imports the main module, which does not define this name there; put it into a "
+            "module, or install nestable-jobserver[cloudpickle], which sends many objects by value"
         )
     if isinstance(error, ModuleNotFoundError):
-        return ": a job looks for modules where its owner did when it submitted (sys.path)"
+        return ": a job searches for modules in the sys.path that its owner had at the submission"
     return ""
 
 

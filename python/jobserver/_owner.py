@@ -286,7 +286,7 @@ class Owner:
         first."""
         left = timeout
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        # A job without a slot has no slot to lend to jobs of its own: they may need ours.
+        # A job without a slot has none to lend to jobs of its own, which may need this one's.
         yields = self.yields or not future._consume
         while True:
             state = self.native.wait_for(future, left, yields)

@@ -34,7 +34,7 @@ def in_force() -> _native.Pool | None:
         return _known.setdefault(pool.home, pool)
     if is_single:
         if why is not None and why not in _single:
-            then = "going on with one slot, that which this program was started on"
+            then = "going on with one slot, the one that this program was started on"
             warnings.warn(f"{why}; {then}", RuntimeWarning, stacklevel=3)
         return _single.get(why) or _single.setdefault(why, _native.Pool(1))
     if why is not None:

@@ -210,9 +210,9 @@ def pressure(
     except OSError as error:
         raise OSError(
             error.errno,
-            f"this kernel does not tell the pressure on {resource} ({stalled!r}): that needs "
+            f"this kernel does not report the pressure on {resource} ({stalled!r}): that needs "
             'Linux 4.20 ("full" of cpu: 5.13) with CONFIG_PSI, and psi=1 among the kernel\'s '
-            "boot parameters where it is off by default",
+            "boot parameters if it is off by default",
             f"/proc/pressure/{resource}",
         ) from error
     condition = partial(_pressure_is_low, resource, stalled, average, at_most)
@@ -292,7 +292,7 @@ def _memory(cgroups: list[_MemoryCgroup]) -> tuple[int, int]:
         available, installed = meminfo["MemAvailable:"] * 1024, meminfo["MemTotal:"] * 1024
     except KeyError as error:
         raise OSError(
-            errno.EOPNOTSUPP, f"this kernel does not tell {error.args[0]}", "/proc/meminfo"
+            errno.EOPNOTSUPP, f"this kernel does not report {error.args[0]}", "/proc/meminfo"
         ) from None
     total = installed
     for cgroup in cgroups:

@@ -132,9 +132,9 @@ class ForkServer(HiringStarter):
 
 def _gone_again(last: str) -> RuntimeError:
     return RuntimeError(
-        f"no job was started: {last}, and so did those before, {_HELPERS} in a row. Something "
-        "kills it (the kernel, where memory or `ulimit -s` is short), or a module that it imports "
-        '(the main module, `preload`) ends it; see its messages, or use context="fork" or "spawn"'
+        f"no job was started: {last}; {_HELPERS} fork servers have ended in a row. Something kills "
+        "them (the kernel, if memory or `ulimit -s` is short), or a module that they import (the "
+        'main module, `preload`) ends them; see its messages, or use context="fork" or "spawn"'
     )
 
 

@@ -110,4 +110,4 @@ def _folder_gone() -> str:
     name = "this process's current folder"
     with contextlib.suppress(OSError):
         name += ", " + os.readlink("/proc/self/cwd").replace(" (deleted)", "")
-    return f'{name}, is gone, and jobs begin there: call os.chdir first, or use context="fork"'
+    return f'{name}, was removed, and jobs start in it: call os.chdir first, or use context="fork"'

@@ -237,7 +237,7 @@ def _introduced(
     elif isinstance(known, tuple):
         known, _ = _introduced(*known, None)
     if known is None:
-        raise RuntimeError("the introduction does not say what to prepare for")
+        raise RuntimeError("the introduction has no preparation, and the process knows none")
     return known, said
 
 

@@ -241,8 +241,8 @@ def _pickle_by_value(
         if spawning.forked:
             return by_name
         raise pickle.PicklingError(
-            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], with "
-            "which it travels by value"
+            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], which "
+            "sends it by value"
         ) from None
     return _pickle_otherwise(objects, apart, None)
 
@@ -289,8 +289,8 @@ def _pickle_otherwise(
 
 #: Advice to install cloudpickle.
 _HELP = (
-    "; only what can be imported by name can travel between processes; with "
-    "nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
+    "; only functions and classes that can be imported by name can be sent to another process; "
+    "with nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
 )
 
 
@@ -308,7 +308,7 @@ def _is_of_code(error: BaseException) -> bool:
 def _unpicklable(error: BaseException, advice: str = "") -> pickle.PicklingError:
     what = "the function or an argument cannot be pickled: " if _submission() else ""
     if _submission() and not isinstance(error, OwnersOnly):
-        advice += '; under context="fork" nothing has to travel to a job'
+        advice += '; with context="fork" nothing must be pickled for a job'
     return pickle.PicklingError(f"{what}{_wording.in_words(error)}{advice}")
 
 

@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
-const NO_PID: &str = "what somebody has put in the place of multiprocessing.util.spawnv_passfds \
-    returned no pid: has it started a process?";
+const NO_PID: &str = "the function in the place of multiprocessing.util.spawnv_passfds returned \
+    no pid: has it started a process?";
 
 #[derive(FromPyObject)]
 pub(crate) enum Program<'py> {

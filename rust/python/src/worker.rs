@@ -126,7 +126,7 @@ type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>);
 
 fn load<'py>(py: Python<'py>, loader: &Bound<'py, PyAny>, frame: Frame) -> PyResult<Loaded<'py>> {
     let Head::Launch { assignment } = frame.head else {
-        return Err(PyRuntimeError::new_err("an owner sent something that is no launch"));
+        return Err(PyRuntimeError::new_err("the owner sent a frame that is no launch"));
     };
     let (message, descriptors) = frame_to_python(py, frame)?;
     let launch = (message, descriptors, assignment.to_word()).into_pyobject(py)?;

@@ -190,7 +190,7 @@ fn answered(frame: Frame) -> Result<Child> {
         Head::Refused { errno } => {
             Err(Error::system("the fork server cannot fork a job")(Errno::from_raw_os_error(errno)))
         }
-        _ => Err(Error::new(ErrorKind::Protocol, "the fork server gave a strange answer")),
+        _ => Err(Error::new(ErrorKind::Protocol, "the fork server sent an unknown answer")),
     }
 }
 

@@ -123,7 +123,7 @@ impl<J> Jobs<J> {
         self.spare_bells.retain(|bell| bell.is_intact());
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
             if self.processes.get(&number).is_some_and(Process::is_lost) {
-                let lost = Error::system("cannot hear of a job any more")(Errno::BADF);
+                let lost = Error::system("cannot receive from a job any more")(Errno::BADF);
                 self.lose(number, lost, finished);
             }
             let Some(mut process) = self.processes.remove(&number) else { continue };

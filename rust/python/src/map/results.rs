@@ -90,8 +90,8 @@ fn not_the_end(py: Python<'_>, error: PyErr) -> PyErr {
         return error;
     }
     let told = PyRuntimeError::new_err(
-        "a call of map, or what belongs to it, raised StopIteration: as that would end the \
-         results, it is the cause of this error",
+        "a call of map, or a function around it, raised StopIteration, which would end the \
+         results: it is the cause of this error",
     );
     told.set_cause(py, Some(error));
     told
