@@ -152,7 +152,7 @@ class Jobserver:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if mp.context.get_spawning_popen() is None:
-            raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
+            raise TypeError("a Jobserver can be pickled only as part of the work of a new process")
         owner = self._owner
         home = owner.open_pool().home
         helper = owner.starter.descriptor(owner.native)

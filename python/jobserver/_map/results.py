@@ -190,7 +190,7 @@ class Results(_native.Results, Generic[T]):
         return not self._under_way() or self._owner.gives_slot_away()
 
     def _under_way(self) -> int:
-        """How many jobs run."""
+        """The number of running jobs."""
         return sum(1 for each in self._running if each._pid and each._outcome is None)
 
     def _sleep(self, look: _native.Look, left: float | None, wants_slot: bool) -> None:

@@ -1,11 +1,11 @@
-"""How a job's process is born: one file a start method, all behind `Starter`.
+"""How a job's process is started: a file for each start method, all behind `Starter`.
 
-| method     | the job is                                   | its work arrives          |
+| method     | the job's process                            | its work                  |
 |------------|----------------------------------------------|---------------------------|
-| fork       | a copy of the owner                          | as it is, in memory       |
-| forkserver | a copy of a small helper, which the owner of | as a message, pickled     |
-|            | the whole tree started                       |                           |
-| spawn      | a new interpreter                            | as a message, pickled     |
+| fork       | a copy of the owner                          | in memory, not pickled    |
+| forkserver | a copy of a small helper, which serves the   | a message, pickled        |
+|            | whole tree of jobs                           |                           |
+| spawn      | a new interpreter                            | a message, pickled        |
 """
 
 from __future__ import annotations

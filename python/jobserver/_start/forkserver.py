@@ -70,7 +70,7 @@ class ForkServer(HiringStarter):
             self._start_helper(owner)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
                 return self._helper.fileno()
-        raise _gone_again("the fork server has gone away")
+        raise _gone_again("the fork server has ended")
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1

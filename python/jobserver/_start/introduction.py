@@ -26,7 +26,7 @@ class _Tracked:
 
     def __init__(self, descriptor: Any, inode: int) -> None:
         self.descriptor = descriptor
-        self.inode = inode  # tells one tracker from another
+        self.inode = inode  # by which trackers are compared
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Tracked) and self.inode == other.inode

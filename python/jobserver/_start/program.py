@@ -42,7 +42,7 @@ def program(module: str, is_helper: bool = False) -> Program:
 
 #: In a program that embeds Python, sys.executable may be that program, or empty.
 _NO_INTERPRETER = (
-    "jobs are to be run by the interpreter {!r} (sys.executable), which is not there: call "
+    "the interpreter for jobs, {!r} (sys.executable), does not exist: call "
     'multiprocessing.set_executable with the path of one, or use context="fork"'
 )
 

@@ -196,5 +196,5 @@ fn answered(frame: Frame) -> Result<Child> {
 
 /// The error of a request to a helper that has ended.
 pub fn gone() -> Error {
-    Error::new(ErrorKind::ForkServerGone, "the fork server has gone away")
+    Error::new(ErrorKind::ForkServerGone, "the fork server has ended")
 }
