@@ -144,7 +144,7 @@ def facts(death: SubmissionDied) -> tuple[int | None, int | None, str]:
     prefix = f"job {death.pid} "
     assert str(death).startswith(prefix)
     told = re.sub(r"^of \S+ ", "", str(death)[len(prefix) :])
-    return death.exitcode, death.signal, told.partition("; if nobody has killed it")[0]
+    return death.exitcode, death.signal, told.partition("; if no process has killed it")[0]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """A nestable process pool: jobs may submit jobs, and all of them share one set of slots.
 
-A :class:`Jobserver` holds the slots. Submitting a function runs it in a process of its own
-and gives a :class:`Future`. No thread works behind the caller's back: finished jobs are
-noticed, and callbacks issued, inside the calls that the caller makes.
+A :class:`Jobserver` is a handle of the pool. A submission runs a function in a separate process
+and returns a :class:`Future`. The package starts no threads: it collects finished jobs, and calls
+callbacks, inside the calls that the program makes.
 
     with Jobserver(slots=2) as js:
         futures = [js(pow, 2, n) for n in range(8)]

@@ -10,9 +10,10 @@ from . import _native
 
 def main() -> int:
     """Runs the command with the words of this program. Returns its exit code."""
-    # No Python code runs until the command has ended, so Python's own handler of SIGINT would
-    # only note it; and what Python ignores, the command would ignore too. (SIGPIPE is seen to
-    # where the command is started; here it stays ignored, as in every Rust program.)
+    # No Python code runs until the command has ended, and Python's handler of SIGINT would only
+    # record the signal. The command would also ignore the signals that Python ignores. The binding
+    # handles SIGPIPE where it starts the command; here SIGPIPE stays ignored, as in every Rust
+    # program.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

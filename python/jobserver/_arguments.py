@@ -1,6 +1,6 @@
-"""Checks of what users pass: everything is refused here, before anything has started.
+"""Checks of the arguments that users pass. Wrong arguments are refused here, before any job starts.
 
-TypeError says that the kind of thing is wrong, ValueError that its value is.
+TypeError reports a wrong type, ValueError a wrong value.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ._wording import called
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]
 
-#: How a job's process starts, for the types of whoever passes it on.
+#: The names of the start methods, for type annotations of programs that pass one on.
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
 #: In seconds.
 SHORTEST_DELAY = 0.01
 
-#: What other pools call it, and what we do.
+#: Names of other pools, and this package's name for the same thing.
 _OTHERS_NAMES = {
     "max_workers": "slots",
     "n_jobs": "slots",
@@ -46,14 +46,14 @@ _OTHERS_NAMES = {
 
 
 def ours(name: str) -> str:
-    """What to say of a name that others have."""
+    """The end of a message about a name of other pools: this package's name, if there is one."""
     known = _OTHERS_NAMES.get(name)
     return f"; here that is {known}" if known else ""
 
 
 class Foreign:
-    """In the place of a method of other pools: says ours. (A `__getattr__` would do so for any
-    name, and make each access to an attribute slower.)"""
+    """Stands for a method of other pools: an access raises AttributeError with this package's name.
+    (A `__getattr__` would serve all names, but make each access to an attribute slower.)"""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -63,7 +63,7 @@ class Foreign:
 
 
 def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:
-    """Says how a function's arguments are to be given."""
+    """The error that says how to pass a function's arguments."""
     said = ", ".join(map(_said, values))
     each = f"{said}," if len(values) == 1 else said
     name = getattr(fn, "__name__", "fn")
@@ -74,41 +74,42 @@ def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:
 
 
 def unknown(call: str, names: Iterable[str]) -> TypeError:
-    """Says that these are no arguments of a call."""
+    """The error that says that a call has no such arguments."""
     name = next(iter(names))
     return TypeError(f"{call} has no argument {name!r}{ours(name)}")
 
 
 def _said(value: Any) -> str:
-    """A value for a message, whatever it is: Python refuses to write an int of 5,000 digits."""
+    """The repr of any value, for a message. Python itself refuses to convert an int of 5,000
+    digits."""
     return called(repr, value)
 
 
 def whole_number(value: Any, name: str) -> int:
-    """An int, or what counts as one; not a bool, which is more likely a mistake."""
+    """An int, or an object with `__index__`; not a bool, which is more likely a mistake."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     return operator.index(value)
 
 
 def in_main_interpreter() -> None:
-    """Refuses sub-interpreters, which CPython lets start no processes; a forked one is aborted."""
+    """Refuses sub-interpreters: CPython lets them start no processes, and aborts a forked one."""
     if threading.current_thread() is not threading.main_thread():
-        return  # it cannot be told
+        return  # only the main thread can find out
     try:
-        signal.set_wakeup_fd(-2)  # which is no descriptor, and not what means none
+        signal.set_wakeup_fd(-2)  # no descriptor, and not -1, which means none
     except ValueError:
         raise RuntimeError(
             "this is a sub-interpreter, from which no process can be started: make the Jobserver "
             "in the main interpreter"
         ) from None
     except OSError:
-        pass  # as it should be, and nothing has changed
+        pass  # the main interpreter refuses the descriptor, and nothing has changed
 
 
 def in_users_program() -> None:
     """Refuses a frozen program that multiprocessing has started as one of its helpers, but that
-    runs as if its user had: it would start others of the kind, without end."""
+    runs as if its user had started it: it would start more such programs without end."""
     if not _main.is_frozen():
         return
     arguments = sys.argv[1:]  # in a job they are the owner's
@@ -122,7 +123,7 @@ def in_users_program() -> None:
 
 
 def slots(value: Any) -> int:
-    """How many slots: None means the CPUs that this process may really use."""
+    """The number of slots: None means the number of CPUs that this process may use."""
     if value is None:
         return _native.usable_cpus()
     number = whole_number(value, "slots")
@@ -133,7 +134,7 @@ def slots(value: Any) -> int:
 
 
 def tasks(value: Any) -> int | None:
-    """How many jobs one process may run; None means that there is no bound."""
+    """How many jobs one process may run; None means no limit."""
     if value is None:
         return None
     number = whole_number(value, "max_tasks_per_child")
@@ -143,11 +144,11 @@ def tasks(value: Any) -> int | None:
 
 
 def modules(value: Any) -> tuple[str, ...]:
-    """The names of modules that can be found. They are not imported here."""
+    """Checks that modules with these names can be found. Does not import them."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         said = _said(value)
         raise TypeError(f"preload must be the names of modules, not {said}: write [{said}]")
-    from importlib.util import find_spec  # late, since few need it
+    from importlib.util import find_spec  # imported late because it is rarely needed
 
     names = tuple(value)
     for name in names:
@@ -164,7 +165,7 @@ def context(value: Any) -> BaseContext:
     if isinstance(value, BaseContext):
         return value
     if value is None:
-        # Asked for in this way, multiprocessing does not fix its default for ever.
+        # This call does not fix multiprocessing's default for the rest of the program.
         chosen = multiprocessing.get_start_method(allow_none=True)
         value = chosen or multiprocessing.get_all_start_methods()[0]
     if not isinstance(value, str):
@@ -217,9 +218,9 @@ def _seconds(value: Any, name: str, what: str = "None or a number") -> float:
 
 
 def deadline(timeout: Any) -> float | None:
-    """When `timeout` seconds from now are over, by the monotonic clock; None means never.
+    """The time of the monotonic clock `timeout` seconds from now; None means no deadline.
 
-    A negative timeout counts as 0, so that "what is left" can be passed on as it is.
+    A negative timeout counts as 0, so a caller can pass on the time that it has left.
     """
     if timeout is None:
         return None
@@ -251,7 +252,7 @@ def optional_function(value: Any, name: str) -> Callable[[], Any] | None:
 
 
 class Unreadable:
-    """Stands for the arguments of a call of `map`, whose reading has raised this."""
+    """Stands for the arguments of a call of `map` if reading them raised this error."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -295,7 +296,7 @@ def many(value: Any, name: str) -> Iterable[Any]:
 
 
 def chunksize(value: Any) -> int | None:
-    """How many calls to a chunk: None for "auto"."""
+    """The number of calls in a chunk: None for "auto"."""
     if isinstance(value, str):
         if value == "auto":
             return None
@@ -304,7 +305,8 @@ def chunksize(value: Any) -> int | None:
 
 
 def buffersize(value: Any, default: int) -> int:
-    """How many chunks may be ahead of the caller."""
+    """How many chunks may be started, or have results, while the caller has not taken all
+    results."""
     return default if value is None else _at_least_one(value, "buffersize")
 
 
@@ -318,7 +320,8 @@ def _at_least_one(value: Any, name: str) -> int:
 
 
 def environment(value: Environment) -> Changes:
-    """Changes to the environment, in order: pairs of a name and its value, None to unset."""
+    """Changes to the environment, in order: pairs of a name and a value; None removes the
+    variable."""
     pairs = value.items() if isinstance(value, Mapping) else value
     if not isinstance(pairs, Iterable):
         raise TypeError(f"env must be a mapping or pairs of name and value, not {_said(value)}")
@@ -343,8 +346,9 @@ def _variable(pair: Any) -> tuple[str, str | None]:
 
 
 def delay(value: Any) -> float | None:
-    """What a ``sleep_fn`` returned: None for go, or seconds >= 0 until it is asked again, which
-    takes `SHORTEST_DELAY` at least: a gate that says 0 is not to keep a CPU busy."""
+    """Checks what a ``sleep_fn`` returned: None lets the job start; a number >= 0 is the seconds
+    until the next call. The result is at least `SHORTEST_DELAY`, so that a gate that returns 0
+    keeps no CPU busy."""
     if value is None:
         return None
     if isinstance(value, float) and value >= 0:
@@ -359,7 +363,7 @@ def delay(value: Any) -> float | None:
 
 
 def signal_number(value: Any) -> int | None:
-    """A signal's number; 0 sends nothing and is refused as likely a mistake."""
+    """A signal's number. 0 sends no signal and is refused, because it is more likely a mistake."""
     if value is None:
         return None
     number = whole_number(value, "signal")

@@ -1,8 +1,8 @@
 """`Jobserver.as_completed`: Futures in the order in which they finish.
 
-Each Future, when it is told of its job, appends itself to a deque of ours (`_watch`), so that
-what a completion costs does not grow with how many are outstanding. Callbacks of Futures would
-not do: another thread may run them after it has woken us, and their errors are the user's.
+When a job finishes, its Future appends itself to a deque of the iterator (`_watch`). The cost of a
+completion therefore does not grow with the number of outstanding jobs. Callbacks of Futures would
+not do: another thread may run them after it has woken this thread, and their errors are the user's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsCompleted(Iterator["Future[T]"]):
-    """The iterator. Blocked and CallbackRaised do not end it: the next `next` goes on."""
+    """The iterator. Blocked and CallbackRaised do not end it: the following `next` goes on."""
 
     def __init__(self, owner: Owner, futures: Iterable[Future[T]], deadline: float | None) -> None:
         self._owner = owner
@@ -35,21 +35,22 @@ class AsCompleted(Iterator["Future[T]"]):
         self._left: dict[Future[T], None] = {}
         self._seen: WeakSet[Future[T]] = WeakSet()
         self._yields = False
-        #: What is still to be read: of a list nothing, so that errors come at once.
+        #: The Futures still to be read. A list is read at once, so that its errors come early.
         self._input: Iterator[Future[T]] | None = iter(futures)
         if isinstance(futures, (list, tuple, set, frozenset, dict)):
             while self._read():
                 pass
 
     def _read(self) -> bool:
-        """Takes in one Future more: whether there was one."""
+        """Reads one more Future. Returns whether there was one."""
         if self._input is None:
             return False
         for future in self._input:
             check(self._owner, future)
             if future not in self._seen:
                 self._seen.add(future)
-                # A job without a slot has none to lend to jobs of its own: they may need ours.
+                # A job without a slot has none to lend to jobs of its own, which may need this
+                # process's.
                 self._yields = self._yields or not future._consume
                 self._left[future] = None
                 future._watch(self._finished)
@@ -70,10 +71,10 @@ class AsCompleted(Iterator["Future[T]"]):
                     "this is another process, forked from it"
                 )
             if self._finished:
-                # Taken last, lest Ctrl-C lose it.
+                # Removed from the deque last, so that Ctrl-C cannot lose it.
                 self._left.pop(self._finished[0], None)
                 return self._finished.popleft()
-            if self._read():  # which may submit the job first
+            if self._read():  # a generator may submit the job here
                 continue
             if not self._left:
                 raise StopIteration
@@ -83,13 +84,13 @@ class AsCompleted(Iterator["Future[T]"]):
             owner.sleep(look, left, yields=self._yields)
 
     def __del__(self) -> None:
-        # Else what is still running would keep what is not.
+        # Otherwise Futures of running jobs would keep the deque, and the finished Futures in it.
         for future in getattr(self, "_left", ()):
             future._unwatch(self._finished)
 
 
 def check(owner: Owner, future: Any) -> None:
-    """Whether this is a Future of this Jobserver and this process."""
+    """Raises if this is no Future of this Jobserver and this process."""
     if not isinstance(future, Future):
         raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
     if future._owner is not owner:

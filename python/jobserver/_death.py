@@ -1,6 +1,6 @@
-"""Deaths: which exception tells of a job that has ended without a result, and in which words.
+"""Deaths: the exception, and its text, for a job that ended without a result.
 
-How its process ended, and whether its time limit was why, is the core's to say
+The core finds out how the process ended, and whether the time limit was the reason
 (rust/core/src/process/death.rs).
 """
 
@@ -12,13 +12,13 @@ from ._exceptions import JobTraceback, SubmissionDied, TimeLimitExceeded
 _SIGKILL = 9
 
 _WHO_KILLS = (
-    "; if nobody has killed it, the kernel has, for want of memory: see `dmesg`, or memory.events "
-    "in its control group"
+    "; if no process has killed it, the kernel has, because memory was short: see `dmesg`, or "
+    "memory.events in its control group"
 )
 
 
 def error_of(death: _native.Death, pid: int, name: str | None) -> SubmissionDied:
-    """The exception for the death of a job, of the function with this name."""
+    """The exception for the death of a job. `name` is the name of the job's function."""
     of = f"of {name} " if name else ""
     if death.time_limit is not None and death.signal is not None:
         return TimeLimitExceeded(pid, death.signal, death.time_limit, of)

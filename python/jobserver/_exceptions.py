@@ -1,8 +1,8 @@
-"""What the package raises: who erred, and what to do.
+"""The package's own exceptions. Each says whose fault it is and what to do.
 
-Not here: TypeError and ValueError for bad arguments, pickle's errors for what cannot
-travel between processes, and OSError for what the system refuses; those keep the names
-that every Python programmer knows.
+Not here: built-in exceptions, which the package also raises: TypeError and ValueError for bad
+arguments, pickle's errors for objects that cannot be sent to another process, and OSError where
+the system refused.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 class Blocked(Exception):
-    """Nothing was ready in time: no slot for a submission, or no result for a Future.
+    """A slot for a submission, or the result of a Future, was not there in time.
 
-    Nobody erred. Nothing was started and nothing is lost: try again, wait longer, or do
-    the work in place.
+    It is nobody's fault. No job was started and no result is lost. Try again, wait longer, or call
+    the function in this process.
     """
 
 
 class CallbackRaised(Exception):
     """A callback that was registered by ``Future.when_done`` raised; ``__cause__`` is its error.
 
-    The callback's author erred. The callback will not be called again; calling the method
-    that raised this once more goes on with the callbacks that remain. (Not ``when_done``, which
-    has registered its callback already: go on with ``wait``.)
+    It is the fault of the callback. This callback is not called again. Call the method that raised
+    this exception again to run the callbacks that remain. After ``when_done`` call ``wait``
+    instead, because ``when_done`` has already registered its callback.
 
     Attributes:
-        seqno: what ``when_done`` returned for this callback.
-        future: the Future that the callback was registered with; None if the exception has
-            come from another process, where the Future has stayed.
+        seqno: the number that ``when_done`` returned for this callback.
+        future: the Future that the callback was registered with; None if the exception was sent
+            from another process, because a Future cannot be sent.
     """
 
     def __init__(self, seqno: int, future: Future[Any] | None, text: str) -> None:
@@ -48,15 +48,16 @@ class CallbackRaised(Exception):
 class SubmissionDied(Exception):
     """A job's process ended without sending a result.
 
-    The job's function exited, or something killed it: see ``exitcode`` and ``signal``. No
-    other job is affected. If it exited by ``sys.exit``, the cause says where, and with which words.
+    The job's process exited, or a signal killed it: see ``exitcode`` and ``signal``. Other jobs are
+    not affected. If the job's function called ``sys.exit``, the ``__cause__`` of this exception has
+    the traceback and the text of that call.
 
     Attributes:
         pid: the job's process id.
-        exitcode: what the process passed to ``exit``, or None.
-        signal: the number of the signal that killed it, or None. Where both are None, the
-            process ended but nobody could say how: other code in this program reaped it, the
-            program ignores SIGCHLD, or the job's parent, the fork server, was killed.
+        exitcode: the exit code of the process, or None.
+        signal: the number of the signal that killed the process, or None. If both are None, the
+            owner could not find out how the process ended: other code in this program reaped it,
+            this program ignores SIGCHLD, or the fork server, the job's parent, was killed.
     """
 
     def __init__(self, pid: int, exitcode: int | None, signal: int | None, text: str) -> None:
@@ -71,7 +72,7 @@ class SubmissionDied(Exception):
 
 
 class TimeLimitExceeded(SubmissionDied):
-    """A job was ended because it ran for longer than its ``time_limit``.
+    """A job was killed because it ran for longer than its ``time_limit``.
 
     Attributes:
         time_limit: the limit, in seconds.
@@ -87,11 +88,11 @@ class TimeLimitExceeded(SubmissionDied):
 
 
 class OwnersOnly(TypeError):
-    """To pickle something that is of no use in another process."""
+    """An attempt to pickle an object that only its owner can use, for example a Future."""
 
 
 def advised(error: OSError, doing: str) -> OSError:
-    """The same refusal of the system's, saying what was being done and what to do about it."""
+    """The same OSError with a text that also says what the package was doing and what to do."""
     advice = _native.advice(error.errno or 0)
     file = "" if error.filename is None else f": {error.filename!r}"
     told = f"{doing}: {error.strerror}{file}" + (f"; {advice}" if advice else "")
@@ -99,7 +100,8 @@ def advised(error: OSError, doing: str) -> OSError:
 
 
 class JobTraceback(Exception):
-    """An exception's traceback as it was in the job: the ``__cause__`` of what is re-raised."""
+    """The traceback that an exception had in the job: the ``__cause__`` of the exception that
+    ``result`` raises."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

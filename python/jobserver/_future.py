@@ -1,8 +1,8 @@
-"""Futures: one job's result, to come or there; and the callbacks that wait for it.
+"""Futures: the result of one job, and the callbacks that wait for it.
 
-A Future's state, in which scans put its `_outcome`, is the binding's (rust/python/src/promise.rs).
-The result is unpickled when it is first asked for, not during a scan:
-unpickling runs the user's code, and may be slow.
+The binding holds a Future's state, and a scan puts the `_outcome` into it
+(rust/python/src/promise.rs). The first request for a result unpickles it; a scan does not, because
+unpickling runs the user's code and may be slow.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ T = TypeVar("T")
 
 
 class Future(_native.Promise, Generic[T]):
-    """The result of a job, once it is there. Made by :class:`Jobserver`, not by users.
+    """The result of a job. A :class:`Jobserver` makes Futures; programs do not.
 
-    Every method that waits also looks at everything else of its Jobserver that has
-    finished, and issues the callbacks that are due, unless another thread is doing so; an error in
-    one of them is raised as :class:`CallbackRaised`, after which the method can simply be called
-    again. In a process that was forked from the owner's, they raise RuntimeError for a job that
-    had not finished by then.
+    Every method that waits also collects all other finished jobs of its Jobserver, and runs the
+    callbacks that are due, unless another thread is running them. If a callback raises an
+    exception, the method raises :class:`CallbackRaised`; call the method again to go on.
+
+    A process that was forked from the owner can use a Future only if the job had finished before
+    the fork; for other jobs the methods raise RuntimeError.
     """
 
     __slots__ = ("__weakref__",)
@@ -59,7 +60,7 @@ class Future(_native.Promise, Generic[T]):
         return f"<Future of {self._called()}: {state}>"
 
     def _called(self) -> str:
-        """The job, in words."""
+        """The job's pid, and its function's name if it has one, for messages."""
         return f"job {self._pid} of {self._name}" if self._name else f"job {self._pid}"
 
     if not TYPE_CHECKING:
@@ -78,24 +79,25 @@ class Future(_native.Promise, Generic[T]):
         )
 
     def done(self, timeout: float | None = 0) -> bool:
-        """Whether the job has finished, well or not, within `timeout` seconds.
+        """Returns whether the job has finished, by a result or otherwise, within `timeout` seconds.
 
-        0 only looks, None waits for ever. Never raises Blocked.
+        0 does not wait, None waits without limit. Never raises Blocked.
 
         Raises:
-            CallbackRaised: a callback that was due has raised.
+            CallbackRaised: a callback that was due raised an exception.
         """
         return self.wait(timeout)
 
     def wait(self, timeout: float | None = None, *, signal: int | None = None) -> bool:
-        """Waits until the job has finished, and says whether it has.
+        """Waits until the job has finished, and returns whether it has.
 
         Args:
-            timeout: seconds; None waits for ever.
-            signal: a signal's number, sent to the job's process first if it still runs.
+            timeout: in seconds; None waits without limit.
+            signal: the number of a signal, which is sent to the job's process before the wait if
+                the job still runs.
 
         Raises:
-            CallbackRaised: a callback that was due has raised.
+            CallbackRaised: a callback that was due raised an exception.
         """
         owner = self._owner
         number = None if signal is None else _arguments.signal_number(signal)
@@ -106,20 +108,21 @@ class Future(_native.Promise, Generic[T]):
         return owner.wait_for(self, timeout)
 
     def kill(self, *, grace: float = 5.0) -> None:
-        """Ends the job and everything that it has started, programs of its shells included.
+        """Ends the job's process and all processes below it, and waits until the job has finished.
 
-        They are asked first, by SIGTERM: each when nothing runs any more that it has started,
-        or after half of `grace`; until then it is stopped. What has not ended after all of
-        `grace` is killed. Returns when the job has finished, which is mostly as
-        SubmissionDied: a job that handles SIGTERM may still send its result. If it has
-        finished already, but its process still lives, that is ended with what it has started;
-        what a process that has ended had left behind is not.
+        First, all these processes are stopped. Each process gets SIGTERM, and is continued, when
+        all processes that it started have ended, or after half of `grace`. After all of `grace`
+        the processes that remain are killed. The Future then usually has SubmissionDied; a job
+        that handles SIGTERM may still send its result.
+
+        If the job has finished before, but its process still runs, this ends that process and all
+        processes below it. If that process has ended too, processes that it left behind run on.
 
         Args:
-            grace: seconds; 0 kills at once.
+            grace: in seconds; 0 kills at once.
 
         Raises:
-            CallbackRaised: a callback that was due has raised.
+            CallbackRaised: a callback that was due raised an exception.
         """
         seconds = _arguments.seconds(grace, "grace")
         if self._owner_pid != getpid():
@@ -128,14 +131,14 @@ class Future(_native.Promise, Generic[T]):
         self._owner.kill(self, seconds)
 
     def result(self, timeout: float | None = None) -> T:
-        """What the job's function returned, waiting up to `timeout` seconds for it.
+        """Returns what the job's function returned. Waits up to `timeout` seconds for it.
 
         Raises:
-            Blocked: it is not there in time; ask again.
+            Blocked: the job has not finished in time; call this again.
             SubmissionDied: the job's process ended without a result.
-            CallbackRaised: a callback that was due has raised.
-            BaseException: whatever the function raised, each time, with the job's own
-                traceback as its cause.
+            CallbackRaised: a callback that was due raised an exception.
+            BaseException: the exception that the job's function raised, at each call of this
+                method; its ``__cause__`` has the traceback in the job.
         """
         if not self.wait(timeout):
             within = f" within {timeout} seconds" if timeout and timeout > 0 else ""
@@ -144,39 +147,43 @@ class Future(_native.Promise, Generic[T]):
         value, error = load(self)
         if error is None:
             return value
-        told: Any = repr(self)  # for who shows the arguments of frames
+        told: Any = repr(self)  # for tools that show the arguments of frames
         try:
             raise error.with_traceback(None)
         finally:
-            del error  # or the traceback would refer to itself through this frame
+            del error  # otherwise the traceback would refer to itself through this frame
             self = told
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What `result` would raise for the job itself, or None; waits like `result`."""
+        """Returns the exception that `result` would raise for the job, or None if the job's
+        function returned. Waits like `result`, and raises Blocked and CallbackRaised like it."""
         if not self.wait(timeout):
             raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
         return load(self)[1]
 
     def when_done(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> int:
-        """Registers a callback, ``fn(*args, **kwargs)``, for when the job has finished.
+        """Registers a callback, ``fn(*args, **kwargs)``, which runs after the job has finished.
 
-        Callbacks of one Future run in the order of their registration, in whichever thread calls
-        into the library when the job's end is noticed; at once if it already has been. Those of
-        other Futures come in the order in which the jobs have finished, and may also run within
-        a callback that calls the library. Called by a
-        callback of this Future, that is before this method returns, after those that were
-        registered before it and wait; while another thread runs them, that goes on with it.
+        The thread whose call into this package finds the job finished runs the callback. If the
+        job is known to have finished, the callback runs before this method returns; if another
+        thread is running callbacks of this Future, that thread runs it. Callbacks of one Future
+        run in the order of their registration. Callbacks of different Futures run in the order in
+        which the jobs finished.
 
-        What a callback raises that is no Exception (SystemExit, KeyboardInterrupt) is not
-        CallbackRaised, but leaves the call that has issued the callback as it is.
+        A callback may call this package. Within that call, callbacks of other Futures may run. If
+        a callback registers another callback with its own Future, this method runs first the
+        callbacks that were registered before and still wait, then the new one, and then returns.
+
+        If a callback raises an exception that is not an Exception (SystemExit, KeyboardInterrupt),
+        the call that ran the callback raises that exception, and not CallbackRaised.
 
         Returns:
-            This callback's sequence number among this Future's, from 0.
+            The sequence number of this callback among the callbacks of this Future, from 0.
 
         Raises:
-            CallbackRaised: the job has finished, and a callback, of this or of another Future, has
-                raised. This one is registered all the same: go on with `wait`.
-            RuntimeError: the job is another process's, and has not finished.
+            CallbackRaised: the job has finished, and a callback of this or another Future raised
+                an exception. The new callback is registered: call `wait` to go on.
+            RuntimeError: another process submitted the job, and it had not finished at the fork.
         """
         _arguments.function(fn)
         if self._owner_pid != getpid():
@@ -190,8 +197,8 @@ class Future(_native.Promise, Generic[T]):
 
 
 def load(future: Future[Any]) -> tuple[Any, BaseException | None]:
-    """What the job of a finished Future returned, and None; or None, and its error."""
-    outcome = future._outcome  # before the look at what is loaded, which takes its place
+    """The value that the job of a finished Future returned, and None; or None, and its error."""
+    outcome = future._outcome  # read before `_loaded`, because `_keep` replaces it by the loaded
     loaded: tuple[Any, BaseException | None] | None = future._loaded
     return future._keep(_decode(future, outcome)) if loaded is None else loaded
 
@@ -205,8 +212,8 @@ def _decode(future: Future[Any], outcome: Any) -> tuple[Any, BaseException | Non
 
 
 def done_elsewhere(future: Future[Any]) -> bool:
-    """In a process that was forked from the owner's: what was finished by then stays so; of what
-    was not, nobody will say more."""
+    """For a process that was forked from the owner. True if the job had finished before the fork.
+    Otherwise RuntimeError, because this process never gets the result."""
     if future._outcome is None:
         raise RuntimeError(
             f"{future!r} belongs to process {future._owner_pid}, which submitted the job; "
@@ -216,13 +223,13 @@ def done_elsewhere(future: Future[Any]) -> bool:
 
 
 def issue_callbacks(future: Future[Any]) -> None:
-    """Runs the callbacks that wait, unless another call is already doing so."""
+    """Runs the callbacks of this Future that wait, unless another thread is running them."""
     if future._callbacks is not None:
         future._callbacks.issue(future)
 
 
 class _Callbacks:
-    """The callbacks of one Future: numbered, in order, and run by one call at a time."""
+    """The callbacks of one Future: numbered, in order, and run by one thread at a time."""
 
     def __init__(self) -> None:
         self._begin()
@@ -231,11 +238,11 @@ class _Callbacks:
         self._owner = getpid()
         self._numbers = itertools.count()
         self._waiting: deque[functools.partial[Any]] = deque()
-        #: Under "whose": the thread whose turn it is, and something that no other call has.
+        #: Under "whose": the thread that runs callbacks, and an object that is unique to its call.
         self._turn: dict[str, tuple[int, object]] = {}
 
     def forget_parents(self) -> None:
-        """In a forked child: those that wait in its parent are for that to call."""
+        """In a forked child: drops the callbacks that wait in the parent, which runs them."""
         if self._owner != getpid():
             self._begin()
 
@@ -245,34 +252,34 @@ class _Callbacks:
         return seqno
 
     def issue(self, future: Future[Any]) -> None:
-        # A lock would stay locked if Ctrl-C came between its taking and the `try`.
+        # Not a lock: it would stay locked if Ctrl-C came between its acquisition and the `try`.
         me = threading.get_ident(), object()
         try:
-            # Looked at again after the turn ends, for what was registered in the meantime.
+            # The loop looks again after the turn ends, for callbacks registered in the meantime.
             while self._waiting and self._is_ours():
                 turn = self._turn.setdefault("whose", me)
                 if turn[0] != me[0]:
-                    return  # the other thread will see it
+                    return  # the other thread runs them
                 while self._waiting and self._is_ours():
                     self._issue_next(future)
                 if turn is not me:
-                    return  # called by a callback
+                    return  # a callback called this method, and the outer call ends the turn
                 self._turn.clear()
         finally:
-            # No call before the clearing, since a signal handler could run after it.
+            # No Python function is called before `clear`: a signal handler could run in it.
             if "whose" in self._turn and self._turn["whose"] is me:
                 self._turn.clear()
 
     def _is_ours(self) -> bool:
-        """Whether no callback has forked, and this is its child."""
+        """False in a child that a callback has forked."""
         return self._owner == getpid()
 
     def _issue_next(self, future: Future[Any]) -> None:
         callback: Any = self._waiting[0]
         taken = itertools.starmap(self._waiting.popleft, ((),))
         try:
-            # It is taken and called within one C call, where no signal handler can run, so
-            # that Ctrl-C finds a callback either still waiting or begun.
+            # One C call takes and calls the callback. No signal handler can run between the two
+            # steps, so at Ctrl-C a callback either still waits or has begun.
             next(map(functools.partial.__call__, taken))
         except Exception as e:
             if raised_by_handler(e):

@@ -1,13 +1,13 @@
-"""What a job sees of Python, and what is not common in its life; the common way is in the
+"""The Python state that a job sees, and the rare steps of a job. The common steps are in the
 binding (rust/python/src/job.rs).
 
-A job sees what a child of multiprocessing sees. `BaseProcess._bootstrap`, which arranges
-that, is not used: it makes many objects, and in a freshly forked process every page that
-is written to, if only to count a reference, must be copied by the kernel. That costs more
-than everything else that happens there. So the same is done with objects that the owner has
-prepared, and nothing is undone that was not done.
+A job sees the state that a child of multiprocessing sees. multiprocessing makes that state in
+`BaseProcess._bootstrap`. A job does not call it, because it makes many objects: in a newly forked
+process the kernel must copy every page that is written to, also if only a reference count changes.
+These copies cost more than everything else in the job. Instead, the owner prepares the objects, and
+the job assigns them. The job undoes only what it has done.
 
-Not here: how the process came to be (`_start`).
+Not here: how the process is started (`_start`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from . import _native, _own_jobs, _wording
 from ._arguments import Changes
 from ._signals import raised_by_handler
 from ._wire import result
-from ._wire.result import dump_value  # noqa: F401 - the binding looks for all that it calls here
+from ._wire.result import dump_value  # noqa: F401 - the binding looks up all its helpers here
 from ._wire.segments import Payload
 
-#: From CPython 3.13 on, forked children of multiprocessing run what they have registered with
-#: atexit, and forget what their parent had.
+#: From CPython 3.13 on, a forked child of multiprocessing runs the functions that it has registered
+#: with atexit, and drops those that its parent had registered.
 _CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
 runs_atexit = _CHILDREN_RUN_ATEXIT
 
-#: Whether this process was not forked, but is a program of its own. It runs what has been
-#: registered with atexit, also while it started up.
+#: Whether this process is a new program, and not forked. A program also runs the functions that
+#: were registered with atexit during its start.
 _is_program = False
 
 
@@ -45,33 +45,34 @@ def become_program() -> None:
     _is_program = runs_atexit = True
 
 
-#: What coverage.py and others replace, to see a process begin and end; None if they have.
+#: CPython's functions at the begin and the end of a process; None if coverage.py or another tool
+#: has replaced them to see processes begin and end.
 _BOOTSTRAP: Any = BaseProcess._bootstrap  # type: ignore[attr-defined]
 if not mp.is_shipped(_BOOTSTRAP, BaseProcess.run):
     _BOOTSTRAP = None
 _EXIT: Any = os._exit if isinstance(os._exit, BuiltinFunctionType) else None
 
-#: The share of memory that processes which idle leave to others.
+#: The fraction of the memory that idle processes must leave free.
 _SPARE = 0.1
 
 
 class _Process(BaseProcess):
-    """What `multiprocessing.current_process()` is in a job."""
+    """The value of `multiprocessing.current_process()` in a job."""
 
     _config: dict[str, Any]
     _parent_name: str
     _parent_pid: int
 
-    #: What `_bootstrap` is to set the start method to; None: that is set already.
+    #: The start method that `_bootstrap` sets; None, because it is set already.
     _start_method = None
 
-    #: Which of its owner's jobs it is; the owner counts here.
+    #: The number of the job among its owner's jobs. The owner counts here.
     number = 0
     _given_name: str | None = None
 
     @property
     def _name(self) -> str:
-        # Made when it is asked for, which few jobs do.
+        # Made at the first use, because few jobs use it.
         return self._given_name or f"Job-{self.number}"
 
     @_name.setter
@@ -80,12 +81,12 @@ class _Process(BaseProcess):
 
 
 def is_this_process() -> bool:
-    """Whether this process is a job, and not one that a job has started in another way."""
+    """Whether this process is a job. A process that a job has started in another way is not."""
     return type(mp.process._current_process) is _Process
 
 
 class Identity:
-    """Who a job is to multiprocessing: prepared by its owner if it is forked."""
+    """A job's identity in multiprocessing. If the job is forked, its owner prepares it."""
 
     def __init__(self, method: str) -> None:
         """For jobs of this process, started by `method`."""
@@ -98,16 +99,16 @@ class Identity:
         )
 
     def belongs_to(self, owner: tuple[int, str]) -> None:
-        """In a process that was not forked from its owner: that one's pid and name."""
+        """In a process that was not forked from its owner: sets the owner's pid and name."""
         if (self.process._parent_pid, self.process._parent_name) != owner:
             self.process._parent_pid, self.process._parent_name = owner
             self.parent._pid, self.parent._name = owner
 
     def setup(self, stdin: Any = None) -> _native.Setup:
-        """What makes a process a job: one with this as its `sys.stdin`, if it is not None, and
-        a child in multiprocessing's eyes."""
+        """The assignments that make a process a job: a child in multiprocessing's sense, with
+        `stdin` as its `sys.stdin` if that is not None."""
         global _standard_error
-        # (Where CPython found 2 closed, what has that number now is a file of the user's.)
+        # (If CPython found descriptor 2 closed, a file of the user may have that number now.)
         _standard_error = None if sys.__stderr__ is None else _file(2)
         process, util = vars(mp.process), mp.util
         children: set[Any] = set()
@@ -121,7 +122,7 @@ class Identity:
         if stdin is not None:
             assignments.append((vars(sys), "stdin", stdin))
         return _native.Setup(
-            getattr(os.environ, "_data", {}),  # the rest of it is functions
+            getattr(os.environ, "_data", {}),  # the other attributes are functions
             assignments,
             stdin is not None,
             (vars(self.parent), "_sentinel"),
@@ -144,21 +145,21 @@ class Identity:
 
 
 def disinherit() -> None:
-    """Drops what a job's owner, and not the job, has to see to at its end."""
+    """Drops the functions and finalizers that the job's owner, and not the job, runs at its end."""
     if _CHILDREN_RUN_ATEXIT and not _is_program:
         atexit._clear()
     if BaseProcess._bootstrap is _BOOTSTRAP:  # type: ignore[attr-defined]
         mp.util._finalizer_registry.clear()
         mp.util._run_after_forkers()
-    # else `live_bootstrapped` will see to that
+    # otherwise `live_bootstrapped` does that
 
 
 def live_bootstrapped(sentinel: int, body: Callable[[], int]) -> int:
-    """Runs this process's jobs, which `body` does, within what somebody has put in the place of
-    multiprocessing's `_bootstrap`. The exit code."""
+    """Runs this process's jobs, by `body`, within the function that a tool has put in the place of
+    multiprocessing's `_bootstrap`. Returns the exit code."""
     process: Any = mp.process._current_process
     children = mp.process._children
-    stdin, sys.stdin = sys.stdin, None  # or it would be closed
+    stdin, sys.stdin = sys.stdin, None  # otherwise `_bootstrap` would close it
     codes: list[int] = []
 
     def run() -> None:
@@ -166,7 +167,7 @@ def live_bootstrapped(sentinel: int, body: Callable[[], int]) -> int:
         mp.process._children = children
         codes.append(body())
         if codes[0]:
-            raise SystemExit(codes[0])  # which is what the hook is to see
+            raise SystemExit(codes[0])  # the hook sees the exit code
 
     process.run = run
     code: int = process._bootstrap(parent_sentinel=sentinel)
@@ -176,7 +177,8 @@ def live_bootstrapped(sentinel: int, body: Callable[[], int]) -> int:
 def call_prepared(
     preexec_fn: Callable[[], Any], fn: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
-    """Calls the function, within what `preexec_fn` returned if that is a context manager."""
+    """Calls `preexec_fn`, and then the function; if `preexec_fn` returned a context manager, within
+    that."""
     wrapper = preexec_fn()
     if not (hasattr(type(wrapper), "__enter__") and hasattr(type(wrapper), "__exit__")):
         return fn(*args, **(kwargs or {}))
@@ -190,19 +192,20 @@ def call_prepared(
                 raised = e
                 raise
     except BaseException as e:
-        undone = e is raised  # and not an error of the context manager's
+        undone = e is raised  # False if the context manager raised an error of its own
         raise
     finally:
-        raised = None  # or the traceback would refer to itself through this frame
+        raised = None  # otherwise the traceback would refer to itself through this frame
         if isinstance(preexec_fn, Undoable):
             preexec_fn.undone = undone
     return returned  # None, if the context manager has suppressed an exception
 
 
 class Undoable:
-    """A `preexec_fn` of which is known, after the job, whether the process is as it was before."""
+    """A `preexec_fn` with a record, after the job, of whether its changes to the process are
+    undone."""
 
-    #: Whether it returned a context manager, and that has been left without an error of its own.
+    #: Whether it returned a context manager whose exit raised no error of its own.
     undone = False
 
     def __init__(self, preexec_fn: Callable[[], Any]) -> None:
@@ -213,8 +216,8 @@ class Undoable:
 
 
 def dump_failure(error: BaseException) -> Payload | tuple[int, bytes]:
-    """A message that says what the job's function raised; or, if it was to end the process,
-    the exit code, and the traceback."""
+    """The message with the exception that the job's function raised. For SystemExit, the exit code
+    and the traceback instead."""
     error = _without_our_frames(error)
     if isinstance(error, SystemExit):
         told = _wording.traceback_of(error).encode(errors="replace")
@@ -223,25 +226,25 @@ def dump_failure(error: BaseException) -> Payload | tuple[int, bytes]:
 
 
 def report(error: BaseException) -> None:
-    """Tells of an error that no message can tell the owner of."""
+    """Reports an error that cannot be sent to the owner."""
     if isinstance(error, KeyboardInterrupt):
         return  # the owner has been interrupted too
     if not (isinstance(error, OSError) and error.errno == errno.EBADF):
         sys.excepthook(type(error), error, error.__traceback__)
     elif _standard_error is not None and _standard_error == _file(2):
-        # The job has closed descriptors, and `sys.stderr` may lead to a file of its own by now.
+        # The job has closed descriptors, so `sys.stderr` may refer to another file of the job.
         import traceback
 
         told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         os.write(2, told.encode(errors="replace"))
 
 
-#: What descriptor 2 was when this process, or the one that forked it, was prepared.
+#: The file of descriptor 2 when this process, or the process that forked it, was prepared.
 _standard_error: tuple[int, int] | None = None
 
 
 def _file(descriptor: int) -> tuple[int, int] | None:
-    """Which file a descriptor is of."""
+    """The device and inode of a descriptor's file; None if the descriptor is not open."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -261,23 +264,23 @@ def apply_environment(changes: Changes) -> Changes:
 
 
 def memory_is_short() -> bool:
-    """Whether a process that idles had better give its memory back."""
-    from . import gates  # which few processes need
+    """Whether memory is so short that an idle process should end."""
+    from . import gates  # imported here because few processes need it
 
     try:
         return gates.memory_available(_SPARE)() is not None
     except OSError:
-        return False  # the system does not tell
+        return False  # the system does not report it
 
 
 def _exit_code(stop: SystemExit) -> int:
-    """What the interpreter would exit with; prints what it would."""
+    """The exit code that the interpreter would use; prints the text that it would print."""
     try:
         return _code_of(stop)
     except Exception as e:
         if raised_by_handler(e):
             raise
-        return 1  # the words cannot be made or printed
+        return 1  # the text cannot be made or printed
 
 
 def _code_of(stop: SystemExit) -> int:
@@ -286,13 +289,13 @@ def _code_of(stop: SystemExit) -> int:
     if isinstance(stop.code, int):
         fits = -(1 << 63) <= stop.code < 1 << 63
         return (stop.code if fits else -1) & 0xFF
-    if sys.stderr is not None:  # or `print` would take stdout
+    if sys.stderr is not None:  # otherwise `print` would use stdout
         print(stop.code, file=sys.stderr)
     return 1
 
 
 def _without_our_frames(error: BaseException) -> BaseException:
-    """Drops this file's frames from the top of a traceback: they tell the user nothing."""
+    """Drops this file's frames from the top of a traceback, because they do not help the user."""
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == _wording.file_of(wind_down):
         tb = tb.tb_next
@@ -300,17 +303,15 @@ def _without_our_frames(error: BaseException) -> BaseException:
 
 
 def wind_down() -> None:
-    """Ends what the job began: its own jobs, threads, multiprocessing children and queues.
-
-    In CPython's order.
-    """
+    """Ends the threads, own jobs, multiprocessing children and queues of this job, in CPython's
+    order."""
     try:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
     finally:
         if os.getpid() in _own_jobs.users:
             _see_own_jobs_out()
-    # Before CPython 3.13, what is registered with atexit comes last.
+    # Before CPython 3.13, functions that are registered with atexit run last.
     if runs_atexit and _CHILDREN_RUN_ATEXIT:
         atexit._run_exitfuncs()
     if mp.util._finalizer_registry or mp.process._children:
@@ -321,9 +322,9 @@ def wind_down() -> None:
 
 
 def _see_own_jobs_out() -> None:
-    """Waits for the job's own jobs, whatever signal handlers raise meanwhile: nobody else
-    would give their slots back. What the system refuses (to a job that has closed all
-    descriptors, say) it would refuse again, and ends the wait."""
+    """Waits for the job's own jobs, also if signal handlers raise meanwhile, because no other
+    process would give their slots back. An OSError of the system ends the wait (for example if the
+    job has closed all descriptors), because the next try would fail too."""
     raised: BaseException | None = None
     while True:
         try:

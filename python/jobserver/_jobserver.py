@@ -1,4 +1,4 @@
-"""The Jobserver: the handle that users have. Its jobs are the owner's (`_owner.py`)."""
+"""The Jobserver, the user's handle. `_owner.py` runs its jobs."""
 
 from __future__ import annotations
 
@@ -41,46 +41,51 @@ class Jobserver:
     """A pool of slots, and the jobs that this process runs on them.
 
     Args:
-        context: how a job's process starts: "fork", "forkserver", "spawn", a
-            multiprocessing context, or None for multiprocessing's default.
-        slots: how many jobs may run at once, in this process and in all the jobs below it
-            together. None joins the pool in force, that of the job or the make recipe that
-            this program was started by (MAKEFLAGS names it); without one, it means the CPUs
-            that this process may really use (affinity and cgroup quota considered).
-        waiting: what becomes of a job's slot while the job waits for jobs of its own: with
-            "hold" it keeps it, with "yield" it gives it to whoever is next, and takes one
+        context: how a job's process starts: "fork", "forkserver", "spawn", a multiprocessing
+            context, or None for multiprocessing's default.
+        slots: the number of slots, which is how many jobs may run at once in this process and in
+            all jobs below it together. None joins the pool of the job or the make recipe that
+            started this program (MAKEFLAGS names it). If there is no such pool, None means the
+            number of CPUs that this process may use, by its affinity and its cgroup's quota.
+        waiting: what a job does with its slot while it waits for jobs of its own. With "hold" it
+            keeps or lends the slot. With "yield" it gives the slot to the pool, and takes a slot
             again before it goes on.
-        orphans: what becomes of jobs whose owner is killed: "end" ends them too, "keep"
-            lets them run on.
+        orphans: what happens to jobs whose owner is killed: "end" ends them too, "keep" lets them
+            run on.
         max_tasks_per_child: how many jobs one process may run, one after the other; None sets no
-            bound. With 1 each job has a fresh process. With more, a process idles between jobs,
-            without a slot, and a job costs a message and not a fork; it sees what earlier ones
-            left in memory. A job that left threads, processes or much memory behind is its
-            process's last, as is one whose `preexec_fn` did not return a context manager. Under
-            fork, one that cannot be pickled has a fresh process.
-        preload: the names of modules that the fork server imports, so that its jobs need not; your
-            main module it imports anyway. None may start threads. Other start methods have no
-            fork server, and do nothing with it.
-        style: how a new pool is named in the jobs' MAKEFLAGS: as a "fifo", which make before 4.4
-            dies of, or as a "pipe", whose descriptors programs below must inherit (see `pass_fds`).
-            "auto" is a fifo where the make on PATH takes one or there is none, and otherwise both.
+            limit. With 1 each job has a new process. With more, a process is idle between two
+            jobs and holds no slot then; a job costs a message instead of a fork, and sees what
+            earlier jobs left in memory. A process ends after a job that left threads, processes or
+            much memory behind, and after a job whose `preexec_fn` did not return a context manager.
+            Under fork, a job that cannot be pickled has a new process.
+        preload: the names of modules that the fork server imports, so that its jobs need not import
+            them. It always imports your main module. No module may start threads. The other start
+            methods ignore this argument.
+        style: how the jobs' MAKEFLAGS name a new pool. "fifo" names a fifo, which make before 4.4
+            refuses with an error. "pipe" names two descriptors, which programs below must inherit
+            (see `pass_fds`). "auto" names a fifo if the make on PATH accepts one or there is no
+            make, and otherwise both.
 
     Raises:
-        TypeError, ValueError: the caller's arguments are of no use.
-        ModuleNotFoundError: so is a name in `preload`, of which the first part is looked for. (What
-            fails when the fork server imports a module is told on standard error.)
-        OSError: the system has no more descriptors for us.
+        TypeError, ValueError: an argument has a wrong type or value.
+        ModuleNotFoundError: a name in `preload` is no module; only the part before the first dot
+            is looked up. (If the fork server later fails to import a module, it writes the error
+            to standard error.)
+        OSError: the system has no more descriptors for this process.
         RuntimeError: this is a sub-interpreter, which cannot start processes.
 
-    A Jobserver can be an argument of a job, or a global that a forked job uses: the job
-    then submits jobs of its own to the same slots. It can be used by several threads. Used
-    in a `with` statement, it is closed at the end, and all callbacks are issued. What its body
-    raises comes out, else the first error of a callback, as CallbackRaised (or as it is, if that is
-    no Exception); what other callbacks raise is told by :func:`sys.unraisablehook`.
+    A Jobserver can be an argument of a job, or a global that a forked job uses: the job then
+    submits jobs of its own to the same pool. Several threads can use a Jobserver.
 
-    One that nobody has any more, nor a Future of it, is given up, by the garbage collector if
-    jobs run: they go on to their ends, for which the interpreter waits at its own; nobody has
-    their results, and callbacks that wait for them are lost.
+    A `with` statement closes the Jobserver at its end and runs all callbacks. If the body raises an
+    exception, the statement raises it. Otherwise the statement raises the first error of a
+    callback, as CallbackRaised, or unchanged if it is not an Exception. All further errors of
+    callbacks go to :func:`sys.unraisablehook`.
+
+    A Jobserver is dropped when nothing refers to it or to one of its Futures; if jobs run, the
+    garbage collector drops it. The jobs of a dropped Jobserver run to their ends, and the
+    interpreter waits for them when it exits. Their results and the callbacks that wait for them
+    are lost.
     """
 
     _owner: Owner
@@ -109,7 +114,7 @@ class Jobserver:
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
-        _own_jobs.users.add(getpid())  # for it has a home to remove
+        _own_jobs.users.add(getpid())  # this process removes the pool's home at its end
         key = os.urandom(16).hex()
         options = Options(chosen, key, tasks, modules, yields, stay)
         self._owner = Owner(options, pool, None)
@@ -126,13 +131,13 @@ class Jobserver:
 
     @property
     def context(self) -> BaseContext:
-        """The multiprocessing context: its locks and queues suit this Jobserver's jobs."""
+        """The multiprocessing context of this Jobserver: use its locks and queues with the jobs."""
         return self._owner.options.context
 
     @property
     def pass_fds(self) -> tuple[int, ...]:
-        """In a job: what a program below must inherit to share the slots, for `pass_fds` of
-        :class:`subprocess.Popen`. Empty where the pool is a fifo."""
+        """In a job: the descriptors that a program below must inherit to share the slots, for
+        `pass_fds` of :class:`subprocess.Popen`. Empty if the pool is named by a fifo."""
         own = _native.own_pool()
         return (own and own.pass_fds) or ()
 
@@ -147,7 +152,7 @@ class Jobserver:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if mp.context.get_spawning_popen() is None:
-            raise TypeError("a Jobserver can be pickled only as part of what a process is to run")
+            raise TypeError("a Jobserver can be pickled only as part of the work of a new process")
         owner = self._owner
         home = owner.open_pool().home
         helper = owner.starter.descriptor(owner.native)
@@ -156,7 +161,7 @@ class Jobserver:
         return _rebuild, (home, passed, context.get_start_method(), *options)
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
-        """Submits ``fn(*args, **kwargs)``, waiting for a slot: see :meth:`submit`."""
+        """Submits ``fn(*args, **kwargs)`` and waits for a slot: see :meth:`submit`."""
         return self.submit(fn, args=args, kwargs=kwargs)
 
     def submit(
@@ -173,40 +178,44 @@ class Jobserver:
         time_limit: float | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
-        """Runs ``fn(*args, **kwargs)`` in a process of its own, as soon as there is a slot.
+        """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
 
         Args:
-            callbacks: whether this call issues callbacks of finished jobs.
-            consume: how many slots the job takes: 1, or 0 for one that hardly computes. A job
-                that waits for such a one leaves it its own slot meanwhile, as with "yield".
-            env: changes to the job's environment, a mapping or pairs; None unsets. Applied
-                before `fn` is unpickled, so that its imports see them. A library that the job's
-                process has loaded before does not look again: for OMP_NUM_THREADS and the like
-                see `preexec_fn`.
-            preexec_fn: called in the job just before `fn`. If it returns a context manager,
-                `fn` runs within it. ``functools.partial(threadpoolctl.threadpool_limits, 1)``
-                has those numeric libraries use one thread that are loaded by then.
-            sleep_fn: asked before a slot is taken: None lets the job go, a number asks to
-                be asked again after that many seconds. No slot is held meanwhile. If it forks,
-                and returns in both processes, each has a job and a Future of its own.
-            time_limit: after how many seconds of running the job is ended, though its owner
-                may be busy, and with it the programs that it has started; its Future then has
+            callbacks: whether this call runs callbacks of finished jobs.
+            consume: how many slots the job takes: 1, or 0 for a job that hardly computes. A job
+                that waits for a job with 0 gives its slot to the pool meanwhile, as with "yield",
+                because that job has no slot to lend to jobs of its own.
+            env: changes to the job's environment, a mapping or an iterable of pairs; the value None
+                removes a variable. The job applies them before it unpickles `fn`, so imports see
+                them. A library that the job's process has loaded before does not read them again:
+                for OMP_NUM_THREADS and similar variables see `preexec_fn`.
+            preexec_fn: called in the job just before `fn`. If it returns a context manager, `fn`
+                runs within it. ``functools.partial(threadpoolctl.threadpool_limits, 1)`` limits
+                numeric libraries that are loaded by then to one thread.
+            sleep_fn: called before a slot is taken. If it returns None, the job may start. If it
+                returns a number, it is called again after that many seconds. This call holds no
+                slot meanwhile. If it forks, and returns in both processes, each process starts a
+                job and has a Future of it.
+            time_limit: a number of seconds. A job that runs longer is killed, also while its owner
+                is busy, with the programs that it has started. Its Future then has
                 TimeLimitExceeded.
-            timeout: how many seconds to wait for `sleep_fn` and a slot; None waits for ever. In a
-                job that lends its own slot it bounds the wait for one to start on: the job goes on
-                when it has a slot again.
+            timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
+                In a job that lends its own slot, this limits the wait until the new job starts;
+                the call returns when the lender has a slot again.
 
         Raises:
-            Blocked: no slot came in time, or `sleep_fn` let nothing go; nothing was started.
-            CallbackRaised: a callback that was due has raised; nothing was started.
-            TypeError, ValueError: an argument, or what `sleep_fn` returned, is of no use.
+            Blocked: there was no slot in time, or `sleep_fn` did not return None in time. No job
+                was started.
+            CallbackRaised: a callback that was due raised an exception. No job was started.
+            TypeError, ValueError: an argument, or the value that `sleep_fn` returned, has a wrong
+                type or value.
             pickle.PicklingError: `fn` or its arguments cannot be sent to the job.
-            OSError: the system refused to start a process; the message says which limit.
-            RuntimeError: the Jobserver is closed; or its fork server ends again and again.
+            OSError: the system refused to start a process; the message names the limit.
+            RuntimeError: the Jobserver is closed, or its fork server ended several times in a row.
         """
         if misplaced:
             raise _arguments.misplaced(fn, misplaced)
-        # What was not given is not looked at: see ARCHITECTURE.md, "The fork path".
+        # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
         if type(consume) is not int or consume != 1:
             consume = _arguments.consume(consume)
@@ -242,49 +251,51 @@ class Jobserver:
         sleep_fn: Callable[[], float | None] | None = None,
         **others: Never,
     ) -> Results[T]:
-        """Calls `fn` with each of many arguments; the results come in order, from an iterator.
+        """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
+        the order of the arguments.
 
-        Calls are grouped into *chunks*, each of which is one submission: it takes one slot,
-        and one process makes its calls, one after the other. They share what `fn` changes in
-        that process. This call starts what finds a slot at once; the rest is started within
-        `next`, which also issues the callbacks that are due.
+        Calls are grouped into *chunks*. A chunk is one submission: it takes one slot, and one
+        process makes its calls one after the other. These calls share what `fn` changes in that
+        process. `map` itself starts the chunks for which a slot is free. `next` starts the others,
+        and runs the callbacks that are due.
 
-        What a call raises is raised by the `next` for that very call, and the next `next` goes
-        on with the result that follows. If a call ends its process, or something kills it,
-        that call's `next` raises SubmissionDied. The other calls of its chunk are made in
-        other processes: those after it, and, since their results died with the process, those
-        before it once more. KeyboardInterrupt raised in a call ends its chunk's job too, but the
-        results before it are kept.
+        If a call raises an exception, the `next` for that call raises it, and the following `next`
+        goes on with the result of the following call. If the process ends during a call, the
+        `next` for that call raises SubmissionDied. Other processes then make the other calls of
+        the chunk: the calls after it, and the calls before it once more, because their results are
+        lost with the process. A KeyboardInterrupt that a call raises also ends the job of its
+        chunk, but the results before it are kept.
 
         Args:
-            argses: an iterable of the positional arguments of each call: ``[(1,), (2,)]``, which
-                may themselves be iterators.
-            kwargses: an iterable of the keyword arguments of each call, mappings. With both,
-                they are taken in step. They are read as calls are started, so they may be
-                endless; what they raise is raised when the results before have been taken,
-                and ends the calls.
+            argses: an iterable with the positional arguments of each call, for example
+                ``[(1,), (2,)]``. Each item is an iterable and may be an iterator.
+            kwargses: an iterable with the keyword arguments of each call, as mappings. If both are
+                given, each call takes one item of each. They are read as calls are started, so
+                they may be endless. If reading them raises an exception, no more calls are made,
+                and `next` raises the exception after the results of all calls before.
             timeout: how many seconds from this call on to wait for a result, as in
-                :meth:`concurrent.futures.Executor.map`; None waits for ever.
-            chunksize: how many calls to a chunk. "auto" begins with 1 and lets chunks grow to
-                about 10 ms, by what calls have taken so far. (A forked job of a list or a tuple,
-                with one job a process, begins with what it does in 50 ms.)
-            buffersize: how many chunks may be started, or have results, that the caller has
-                not taken to their end; None means four for each slot.
+                :meth:`concurrent.futures.Executor.map`; None waits without limit.
+            chunksize: the number of calls in a chunk. "auto" begins with 1 and lets chunks grow to
+                about 10 ms, by the time that calls have taken. (If each forked job has a new
+                process and `argses` is a list or a tuple, a first job makes as many calls as fit
+                into 50 ms.)
+            buffersize: how many chunks may be started or have results while the caller has not
+                taken all their results; None means four for each slot.
             env, preexec_fn, sleep_fn: as in :meth:`submit`, for each chunk.
 
         Raises:
-            TypeError, ValueError: an argument is of no use.
+            TypeError, ValueError: an argument has a wrong type or value.
             pickle.PicklingError: `fn` or `preexec_fn` cannot be sent to a job.
             OSError: the system refused.
             RuntimeError: the Jobserver is closed.
 
-        `next` raises these too, when they concern later chunks, and:
-            Blocked: the result was not there in time; ask again.
-            CallbackRaised: a callback that was due has raised; ask again.
+        `next` raises these too, if they concern later chunks, and:
+            Blocked: the result was not there in time; call `next` again.
+            CallbackRaised: a callback that was due raised an exception; call `next` again.
             ValueError: one of `argses` and `kwargses` has more items than the other.
-            RuntimeError: a call has raised StopIteration, which is the cause.
-            BaseException: whatever the call raised. What cannot be pickled, arguments or
-                result, is told by the call's own PicklingError.
+            RuntimeError: a call raised StopIteration, which is the ``__cause__``.
+            BaseException: the exception that the call raised; PicklingError if the arguments or
+                the result of the call cannot be pickled.
         """
         if others:
             raise _arguments.unknown("map", others)
@@ -304,22 +315,23 @@ class Jobserver:
     def as_completed(
         self, futures: Iterable[Future[T]], timeout: float | None = None
     ) -> Iterator[Future[T]]:
-        """The Futures in the order in which their jobs finish, well or not; each once.
+        """Returns an iterator over the Futures, each once, in the order in which their jobs finish,
+        by a result or otherwise.
 
-        Those that have finished already come first, in the order given. Waiting for the next
-        issues the callbacks that are due. What the iterator's `next` raises does not end it:
-        call it again to go on.
+        Futures whose jobs have finished before come first, in the order given. `next` runs the
+        callbacks that are due. An exception that `next` raises does not end the iterator: call
+        `next` again to go on.
 
         Args:
-            futures: of this Jobserver. Those of a generator are asked for one by one, when none of
-                those before has finished.
+            futures: an iterable of Futures of this Jobserver. Of a generator, the next Future is
+                taken only when no job of the Futures before has finished.
             timeout: how many seconds from this call on to wait for a Future, as in
-                :func:`concurrent.futures.as_completed`; None waits for ever.
+                :func:`concurrent.futures.as_completed`; None waits without limit.
 
         Raises:
-            TypeError, ValueError: what was given is not a Future, or is another Jobserver's.
+            TypeError, ValueError: an item is not a Future, or is a Future of another Jobserver.
             Blocked: by `next`: the time is over, and no other job has finished.
-            CallbackRaised: by `next`: a callback that was due has raised.
+            CallbackRaised: by `next`: a callback that was due raised an exception.
         """
         deadline = _arguments.deadline(timeout)
         self._owner.here()
@@ -327,26 +339,26 @@ class Jobserver:
         return AsCompleted(self._owner, futures, deadline)
 
     def reclaim_resources(self) -> None:
-        """Looks once at everything that has finished, and issues the callbacks due.
+        """Collects all finished jobs, without waiting, and runs the callbacks that are due.
 
         Raises:
-            CallbackRaised: a callback has raised; call again to go on with the rest.
+            CallbackRaised: a callback raised an exception; call this again to run the others.
         """
         self._owner.here().reclaim()
         self._owner.look(callbacks=True)
 
     def close(self) -> None:
-        """Waits for everything that is running, then gives up all processes and descriptors of its
-        own. (multiprocessing's resource tracker stays until the program ends.)
+        """Waits for all running jobs, then ends all processes and closes all descriptors of this
+        Jobserver. (multiprocessing's resource tracker stays until the program ends.)
 
-        From its beginning on, submissions by other threads, by callbacks, and by `next` of a
-        `map` are refused, also if Ctrl-C ends it early; call it again then. Jobs that run may
-        submit what they need until their functions return. Futures keep their results. Closing
-        twice is harmless.
+        From the beginning of this call, submissions by other threads, by callbacks, and by `next`
+        of a `map` are refused. They stay refused if Ctrl-C interrupts this call; call it again
+        then. Jobs that run may submit jobs until their functions return. Futures keep their
+        results. A second call does nothing.
 
         Raises:
-            CallbackRaised: a callback has raised. Everything has been closed all the same;
-                call again to go on with the callbacks that remain.
+            CallbackRaised: a callback raised an exception. The Jobserver is closed; call this again
+                to run the callbacks that remain.
         """
         self._owner.close()
 
@@ -377,11 +389,11 @@ class Jobserver:
             if leaves is not error and leaves is not None:
                 raise leaves
         finally:
-            del leaves, error  # or the traceback would refer to itself through this frame
+            del leaves, error  # otherwise the traceback would refer to itself through this frame
 
 
 def _rebuild(home: str, helper: Any | None, method: str, key: str, *options: Any) -> Jobserver:
-    """In a job: the handle that was pickled; the same one however often it was."""
+    """In a job: the handle that was pickled. All pickles of one handle give the same object."""
     fd = None if helper is None else helper.detach()
     try:
         known = _handles.get(key)

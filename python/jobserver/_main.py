@@ -1,10 +1,10 @@
-"""The main module, which a job imports anew unless it is forked: what of it a job can find, and
-what goes wrong when it is imported.
+"""The main module, which a job that is not forked imports: which of its names a job can find, and
+the errors of the import.
 
-A job imports it by its name, or runs its file, as `__mp_main__` (multiprocessing's rules, which are
-in `multiprocessing.spawn`). It cannot if there is neither: in a notebook, at a prompt, under `-c`,
-in a zip file. And what stands below the main guard is not there in a job. Functions of such a kind
-are pickled by value, by cloudpickle, as joblib and Dask do.
+A job imports the module by its name, or runs its file, as `__mp_main__` (multiprocessing's rules,
+in `multiprocessing.spawn`). It cannot do so if the module has neither: in a notebook, at a prompt,
+under `-c`, in a zip file. A job also has no names that are defined below the main guard. Functions
+and classes with such names are pickled by value, by cloudpickle, as joblib and Dask do.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Iterator, NoReturn
 
 from . import _wording
 
-#: What refers to the main module by name has this in its pickle.
+#: A pickle that refers to the main module by name contains this.
 MARK = b"__main__"
 
 
 def out_of_reach(stream: bytes | memoryview) -> str | None:
-    """What a pickle refers to in the main module that a job will not find there, and why; None if
-    there is nothing of the kind."""
+    """Says which name of the main module in a pickle a job cannot find there, and why. None if a
+    job can find all names."""
     if MARK not in bytes(stream):
         return None
     main = sys.modules.get("__main__")
@@ -33,14 +33,14 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         return None
     for name in _names_in_main(stream):
         if anywhere:
-            return f"{name} is in a main module that jobs cannot import, having no file"
+            return f"{name} is in a main module that jobs cannot import, because it has no file"
         if name.partition(".")[0] in hidden:
-            return f"{name} stands below the main guard, where jobs do not come"
+            return f"{name} is defined below the main guard, which jobs do not run"
     return None
 
 
 def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
-    """What a pickle, or several in a row, finds by name in the main module."""
+    """The names in the main module that a pickle, or several in a row, refers to."""
     import pickletools
 
     file = io.BytesIO(stream)
@@ -61,7 +61,7 @@ def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
                 pushed.append(argument if isinstance(argument, str) else None)
 
 
-#: A main module, and whether it cannot be imported.
+#: The last main module, and whether it cannot be imported.
 _known: tuple[Any, bool] = (None, False)
 
 
@@ -80,7 +80,7 @@ def is_frozen() -> bool:
 
 def _cannot_be_imported(main: Any) -> bool:
     if is_frozen():
-        return False  # a job's program is this one, and begins as this did
+        return False  # a job runs this program, which begins as this process did
     name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
         return name == "__main__" or name.endswith(".__main__")
@@ -88,12 +88,12 @@ def _cannot_be_imported(main: Any) -> bool:
     return file is None or not os.path.isfile(file)
 
 
-#: The names that were found below the guard, when the module had so many names.
+#: The last main module, the number of its names, and the names found below the guard then.
 _found: tuple[Any, int, frozenset[str]] = (None, 0, frozenset())
 
 
 def _below_the_guard(main: Any) -> frozenset[str]:
-    """The functions and classes of the main module that its source defines nowhere but there."""
+    """The functions and classes of the main module that its source defines only below the guard."""
     global _found
     if _found[0] is not main or _found[1] != len(vars(main)):
         _found = main, len(vars(main)), _look_below_the_guard(main)
@@ -125,8 +125,8 @@ def _is_guard(test: Any) -> bool:
 
 
 class ends_told:
-    """While a job imports the main module: `os._exit` is an exception, which can be told. What the
-    import forks ends for itself, and does not go on in its parent's place."""
+    """While a job imports the main module, `os._exit` raises an exception, which the job can
+    report. A process that the import forks ends here, and does not go on in its parent's place."""
 
     def __enter__(self) -> None:
         self._exit = os._exit
@@ -141,7 +141,7 @@ class ends_told:
         self._importing = False
         if os._exit is self._ours:
             os._exit = self._exit
-        # else the main module has put something in its place, which may call ours
+        # otherwise the main module has replaced it by a function that may call `_tell_exit`
 
     def _tell_exit(self, status: int) -> NoReturn:
         here = (os.getpid(), threading.get_ident()) == (self._pid, self._thread)
@@ -151,14 +151,15 @@ class ends_told:
 
 
 def end_if_forked(pid: int, error: BaseException) -> None:
-    """Ends a process that an import has forked from this one, and that the error would leave: else
-    it would go on in its parent's place, as a job or as a fork server."""
+    """Ends a process that an import has forked from this one, if the error is about to leave it.
+    Otherwise it would go on in its parent's place, as a job or as a fork server."""
     if os.getpid() != pid:
         os._exit(_exit_code(error))
 
 
 def _exit_code(error: BaseException | None) -> int:
-    """What a program that this leaves ends with; tells of it as the interpreter would."""
+    """The exit code of a program that this error ends; reports the error as the interpreter
+    does."""
     if error is None:
         return 0
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
@@ -167,7 +168,7 @@ def _exit_code(error: BaseException | None) -> int:
     return 1
 
 
-#: What to write.
+#: The code that the user should write.
 _GUARD = """
 
     if __name__ == "__main__":
@@ -176,8 +177,8 @@ _GUARD = """
 
 
 def not_imported(error: BaseException) -> str | None:
-    """What is to be said of an error that the import of the main module has met, if it is one that
-    its author can mend by a guard."""
+    """The message for an error in the import of the main module, if a main guard would prevent that
+    error; otherwise None."""
     from . import _multiprocessing as mp
 
     check = getattr(mp.spawn._check_not_importing_main, "__code__", None)
@@ -190,25 +191,25 @@ def not_imported(error: BaseException) -> str | None:
     else:
         return None
     return (
-        f"a job imports the main module first, and {what}. Have it do so only where it is the "
-        f"program:{_GUARD}"
+        f"a job imports the main module first, and {what}. Let the module do this only when it "
+        f"runs as the program:{_GUARD}"
     )
 
 
 def advice(error: BaseException) -> str:
-    """What may help a job that cannot load what it is to run."""
+    """Advice for a job that cannot load its function or arguments; empty if there is none."""
     if isinstance(error, AttributeError) and "__main__" in _wording.called(str, error):
         return (
-            ": a job imports the main module, and finds what that defines by name; put it into a "
-            "module, or install nestable-jobserver[cloudpickle], with which much travels by value"
+            ": a job imports the main module, which does not define this name there; put it into a "
+            "module, or install nestable-jobserver[cloudpickle], which sends many objects by value"
         )
     if isinstance(error, ModuleNotFoundError):
-        return ": a job looks for modules where its owner did when it submitted (sys.path)"
+        return ": a job searches for modules in the sys.path that its owner had at the submission"
     return ""
 
 
 def _place(steps: list[Any]) -> str | None:
-    """Where in the main module an error has come up."""
+    """The file and line of the main module at which an error came up."""
     for step in steps:
         code = step.tb_frame.f_code
         if code.co_name == "<module>" and step.tb_frame.f_globals.get("__name__") == "__mp_main__":

@@ -1,9 +1,9 @@
-"""The insides of multiprocessing that this package relies on, named in one place.
+"""The internals of multiprocessing that this package uses, in one place.
 
-They are not documented, but CPython 3.8 to 3.15 have them and so do loky and others that
-start processes; the tests run on every version that the machine has. Types are Any, since
-typeshed leaves most of them out. What only new interpreters and fork servers need is imported
-when they are first asked for.
+They are not documented, but CPython 3.8 to 3.15 have them, and loky and other packages that start
+processes use them too. The tests run on every CPython version of the machine. The types are Any,
+because typeshed lacks most of them. Modules that only new interpreters and fork servers need are
+imported at their first use.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 def is_shipped(function: Any, neighbour: Any) -> bool:
-    """Whether a function is CPython's own, from the file that this one is from too. coverage.py,
-    viztracer and others replace some to see processes begin and end, and may copy their names."""
+    """Whether a function is CPython's own: from the same file as `neighbour`. coverage.py,
+    viztracer and other tools replace some functions to see processes begin and end, and may copy
+    the names."""
     code = getattr(function, "__code__", None)
     return code is not None and code.co_filename == neighbour.__code__.co_filename
 

@@ -1,4 +1,5 @@
-"""The distribution `jobserver` of PyPI, another project's package of our import name."""
+"""The distribution `jobserver` on PyPI, which is another project's package with the same import
+name."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ import warnings
 
 
 def warn_if_beside() -> None:
-    """Warns if it is installed where this package is: their files lie in one folder, so that what
-    was installed last has replaced some of the other's, and to remove one breaks both."""
+    """Warns if that distribution is installed in this package's folder. The distribution installed
+    last has then overwritten files of the other, and removing one breaks both."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     try:
         names = os.listdir(folder)
     except OSError:
-        return  # in a zip file
+        return  # this package is in a zip file
     for name in names:
         if name.startswith("jobserver-") and name.endswith((".dist-info", ".egg-info")):
             warnings.warn(

@@ -1,4 +1,4 @@
-"""The Rust binding: see rust/python. Private to the package."""
+"""The Rust binding, rust/python. Private to the package."""
 
 from collections import deque
 from typing import Any, Callable, Iterable, Iterator, Mapping, NoReturn, Sequence, TypeVar, final

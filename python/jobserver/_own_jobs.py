@@ -1,7 +1,7 @@
-"""What this process's end waits for: the owners whose jobs are its own.
+"""The jobs that this process waits for at its end.
 
-A process ends in one of three ways: a program runs what is registered with `atexit`; a child of
-multiprocessing runs its finalizers; a job winds down (`_job.py`). Each comes here.
+A process ends in one of three ways: a program runs the functions registered with `atexit`; a child
+of multiprocessing runs its finalizers; a job winds down (`_job.py`). Each way calls this file.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ known: WeakValueDictionary[str, Owner] = WeakValueDictionary()
 
 
 def wait() -> None:
-    """Waits for what this process has running, so that nothing outlives it. Daemon threads start
-    nothing more meanwhile."""
-    # (A thread that makes another owner meanwhile would disturb an iteration over them.)
+    """Waits for all jobs and helpers of this process, so that none outlives it. Daemon threads can
+    start no more jobs meanwhile."""
+    # A copy, because a thread may make another owner during an iteration.
     owners = [owner for owner in (ref() for ref in known.valuerefs()) if owner is not None]
     ours = [owner for owner in owners if owner.is_in_use()]
     for owner in ours:
@@ -39,26 +39,26 @@ def wait() -> None:
     _native.remove_homes()
 
 
-# Called after what is registered next, whatever Ctrl-C makes of that; and no signal handler comes
-# into it. (Jobs and fork servers end with a process that does not wait for them.)
+# atexit calls this after `_end`, also if Ctrl-C interrupts that; no signal handler runs within this
+# call. (Jobs and fork servers end with a process that does not wait for them.)
 atexit.register(_native.remove_homes)
 
 
 @atexit.register
 def _end() -> None:
     try:
-        if getpid() in users:  # and not in a sub-interpreter, which could not wait
+        if getpid() in users:  # not in a sub-interpreter, which could not wait
             wait()
     finally:
-        _native.remove_homes()  # a child of multiprocessing calls nothing else
+        _native.remove_homes()  # a child of multiprocessing runs no atexit function that does it
 
 
 def end_well(pid: int, is_job: bool) -> None:
-    """Has this process wait at its end."""
-    # At no moment without it: a signal handler may raise between any two lines.
+    """Makes this process wait at its end."""
+    # The set has this pid at every moment, because a signal handler may raise between two lines.
     users.add(pid)
-    users.intersection_update((pid,))  # and without those that this was forked from
+    users.intersection_update((pid,))  # drops the pids of the processes above
     if mp.process._parent_process is not None and not is_job:
-        # A child of multiprocessing ends without what has been registered with atexit. (A job
-        # sees to its own, and should not look like having begun something of multiprocessing's.)
+        # A child of multiprocessing ends without running atexit functions. (A job waits by itself,
+        # and must not look like a process that has registered something with multiprocessing.)
         mp.util.Finalize(None, _end, exitpriority=100)

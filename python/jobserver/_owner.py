@@ -1,11 +1,11 @@
 """The owner: a Jobserver's jobs in one process, and every call that waits for them.
 
-This is what the user's handle (`_jobserver.py`), Futures, `map` and `as_completed` stand on. The
-work is the core's (rust/core/src/owner); what is here issues callbacks, asks gates, and sees to it
-that each process has an owner of its own.
+The user's handle (`_jobserver.py`), Futures, `map` and `as_completed` use this file. The core does
+the work (rust/core/src/owner). This file runs callbacks, calls gates, and gives each process an
+owner of its own.
 
-All that is shared between threads lives in the binding or is atomic in Python, so there is no lock
-here that a fork could catch.
+All state that threads share is in the binding or is atomic in Python. So there is no lock here that
+a fork could copy locked.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ._wire import result
 
 
 class Options(NamedTuple):
-    """What the user has chosen for all jobs of a Jobserver."""
+    """The user's options for all jobs of a Jobserver."""
 
     context: BaseContext
-    #: The same in all processes that have the Jobserver.
+    #: Names the Jobserver; the same in all processes that have it.
     key: str
     max_tasks: int | None
     preload: tuple[str, ...]
@@ -47,19 +47,19 @@ class Options(NamedTuple):
 
 
 class Owner:
-    """One for a Jobserver. What belongs to one process (its table of jobs, above all) is made by
-    `here` at the first use there, also after a fork."""
+    """The owner of one Jobserver's jobs. `here` makes the state that belongs to one process, above
+    all the table of its jobs, at the first use in that process, also after a fork."""
 
-    #: Of the process with this pid; 0: of none yet.
+    #: The pid of the process that the state belongs to; 0 before the first use.
     pid = 0
     native: _native.Owner
-    #: Futures that have finished, and have callbacks, or a memory file to read.
+    #: Finished Futures that have callbacks, or a memory file to read.
     finished: deque[Future[Any]]
     _unread: WeakSet[Future[Any]]
 
     def __init__(self, options: Options, pool: _native.Pool, helper: int | None) -> None:
-        """For jobs in this pool, by a fork server that another process has started, if there is
-        one: its `descriptor`."""
+        """For jobs in this pool. `helper` is the `descriptor` of a fork server that another process
+        has started, or None."""
         result.get_ready()
         self.options = options
         self.slots = pool.slots
@@ -67,19 +67,19 @@ class Owner:
         self.starter: Starter = starter(
             options.method, pool, options.max_tasks, options.preload, helper
         )
-        #: Until the first use.
+        #: The pool, until the first use.
         self._pool: _native.Pool | None = pool
         self._states: dict[int, dict[str, Any]] = {}
         _own_jobs.known[options.key] = self
 
     def here(self) -> _native.Owner:
-        """This process's own table. Made at the first use here, and not when the handle is made: a
-        child of multiprocessing unpickles its arguments before it forgets what its parent wanted
-        done at its end (`Finalize`, in `_own_jobs.end_well`).
+        """The native owner of this process. It is made at the first use, and not with the handle,
+        because a child of multiprocessing unpickles its arguments before it drops the finalizers
+        of its parent (`Finalize`, in `_own_jobs.end_well`).
 
-        Several threads may come here at once, and signal handlers in between. A lock could be
-        held by the very thread that waits for it; so all make a state, all take the one that
-        came first, and putting it into place twice does no harm.
+        Several threads may call this at once, and signal handlers may call it in between. With a
+        lock, the thread that holds it could wait for it. Instead, each call makes a state, all use
+        the state that was stored first, and to assign it twice does no harm.
         """
         pid = getpid()
         if self.pid != pid:
@@ -87,7 +87,7 @@ class Owner:
             _own_jobs.end_well(pid, _job.is_this_process())
             for other in [*self._states]:
                 if other != pid:
-                    self._states.pop(other, None)  # closes, with the update, what was the parent's
+                    self._states.pop(other, None)  # with the update, closes the parent's state
             vars(self).update(state)
         return self.native
 
@@ -129,16 +129,16 @@ class Owner:
         return self.options.max_tasks == 1
 
     def is_in_use(self) -> bool:
-        """Whether this process has used it, and not closed it."""
+        """Whether this process has used this owner, and has not closed it."""
         return self.pid == getpid() and not self.native.closed
 
     def check_open(self) -> None:
-        """RuntimeError if nothing is started any more."""
+        """Raises RuntimeError if this owner starts no more jobs."""
         self.here().check_open()
 
     def open_pool(self) -> _native.Pool:
-        """The pool, while something may still be started. Not to be kept in a local variable: a
-        traceback that somebody keeps would keep the pool's descriptors open."""
+        """The pool; RuntimeError if this owner starts no more jobs. A caller must not keep the pool
+        in a local variable: a kept traceback would keep the pool's descriptors open."""
         self.check_open()
         return self.native.pool
 
@@ -153,12 +153,12 @@ class Owner:
         deadline: float | None,
         packed: Any = None,
     ) -> Future[Any]:
-        """Starts the job of `future`, waiting for a slot: to do this work, or what the starter has
-        `packed`, which is of use once more only if this raises Blocked. Whether it has been
-        started, though a signal handler raises, can be told by the Future's pid.
+        """Waits for a slot and starts the job of `future`: `work`, or the job that the starter has
+        `packed`. `packed` can be used again only if this raises Blocked. If a signal handler
+        raises, the Future's pid tells whether the job has started.
 
-        Returns the Future: another one if a callback, the gate, or the pickling has forked, and
-        this is the child, whose job is its own."""
+        Returns the Future. If a callback, the gate, or the pickling has forked, the child starts a
+        job of its own and returns another Future."""
         consume = future._consume != 0
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
@@ -183,33 +183,35 @@ class Owner:
             self.native.conclude(admission)
             raise
         finally:
-            # A job that was started has these now. Otherwise they must not stay with us for
-            # as long as somebody keeps the traceback.
+            # A job that was started has these objects. Otherwise a kept traceback must not keep
+            # them.
             packed = None
             del work
 
     def pack(self, work: _native.Work) -> Any:
-        """Does for a job all that can be done, and fail, before it has a slot."""
+        """Packs a job: all steps that can be done, and can fail, before it has a slot."""
         try:
             packed = self.starter.pack(work)
         except pickle.PicklingError:
-            self.check_open()  # if it was closed meanwhile, then that is why
+            self.check_open()  # the reason may be that the owner was closed meanwhile
             raise
-        self.here()  # what was pickled may have forked
+        self.here()  # the pickling may have forked
         return packed
 
     def check(self, work: _native.Work) -> None:
-        """Raises what `pack` would, and leaves nothing behind."""
+        """Raises what `pack` would raise, and keeps nothing."""
         self.starter.check(work)
 
     def _future_here(self, parents: Future[Any], work: _native.Work | None) -> Future[Any]:
-        """In a process that was forked while its parent submitted: what is to be its own Future."""
+        """In a child that was forked while its parent submitted a job: makes the child's own
+        Future."""
         if work is None:
-            done_elsewhere(parents)  # of map, whose results are its parent's
+            done_elsewhere(parents)  # a job of `map`, whose results only the parent has
         return Future(self, work and work.time_limit, parents._consume, parents._name)
 
     def refuse_early(self, callbacks: bool) -> None:
-        """Spares a submission that does not wait the pickling, if there is no slot for it."""
+        """Raises Blocked if no slot is free, so that a submission that does not wait need not
+        pickle."""
         if self.here().could_admit(False):
             return
         self.look(callbacks)
@@ -225,17 +227,17 @@ class Owner:
         callbacks: bool,
         deadline: float | None,
     ) -> None:
-        """Waits until the gate lets a job go, and admits it then. Gates come first."""
+        """Waits until the gate lets a job start, and then admits it. Gates come before slots."""
         while True:
             self.check_open()
             look = self.look(callbacks)
             if consume and not self.native.could_admit(False):
-                # Not asked before there is a slot: its answer would be stale by then.
+                # The gate is not called before a slot is free: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
                 if not self.native.can_lend:
                     self.native.wait(look, True, True, left, False)
                     continue
-                # A job's own slot will do.
+                # This process can lend its own slot.
             delay = _arguments.delay(gate())
             self.here()  # the gate may have forked
             if delay is not None:
@@ -246,7 +248,7 @@ class Owner:
                 return
 
     def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
-        """Lets `delay` seconds pass, looking after finished jobs meanwhile."""
+        """Waits `delay` seconds, and collects finished jobs meanwhile."""
         until = time.monotonic() + delay
         while True:
             self.check_open()
@@ -260,7 +262,7 @@ class Owner:
     # Waiting.
 
     def look(self, callbacks: bool = False) -> _native.Look:
-        """Looks at all that has finished. What has been seen then, for `sleep`."""
+        """Scans. Returns the state that the scan saw, for `sleep`."""
         look = self.native.look()
         if callbacks:
             self.issue_callbacks()
@@ -274,16 +276,17 @@ class Owner:
         for_slot: bool = False,
         yields: bool = False,
     ) -> None:
-        """Sleeps until something may be ready: a job, or `for_slot` a slot; returns at once if
-        something has changed since that `look`. A job gives its slot away meanwhile if it `yields`,
-        this owner does, or it must."""
+        """Sleeps until a job, or with `for_slot` a slot, may be ready; at most `seconds`. Returns
+        at once if something has changed since `look`. A job gives its slot to the pool meanwhile if
+        `yields`, if this owner yields, or if the core requires it."""
         self.native.wait(look, for_slot, False, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
-        """Whether a job has finished within `timeout` seconds; callbacks come first."""
+        """Returns whether a job has finished within `timeout` seconds. Callbacks that are due run
+        first."""
         left = timeout
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        # A job without a slot has none to lend to jobs of its own: they may need ours.
+        # A job without a slot has none to lend to jobs of its own, which may need this one's.
         yields = self.yields or not future._consume
         while True:
             state = self.native.wait_for(future, left, yields)
@@ -298,30 +301,31 @@ class Owner:
                 left = deadline - time.monotonic()
 
     def gives_slot_away(self) -> bool:
-        """Whether a job that waits now gives its slot away, and has one."""
+        """Whether this process is a job that has a slot, and gives it to the pool while it
+        waits."""
         yields = self.yields or self.native.any_has_yielded
         return yields and self.native.can_lend
 
     def issue_callbacks(self) -> None:
-        """Runs the callbacks of Futures that have finished."""
+        """Runs the callbacks of finished Futures."""
         taken: list[Future[Any]] = []
         try:
             while self.finished:
-                # Moved within one C call, where no signal handler can run, lest Ctrl-C lose it.
+                # One C call moves it, in which no signal handler runs, so Ctrl-C cannot lose it.
                 taken.extend(itertools.starmap(self.finished.popleft, ((),)))
                 if isinstance(taken[0]._outcome, _native.MemoryFile):
                     self._unread.add(taken[0])
                 issue_callbacks(taken[0])
-                self.here()  # a callback may have forked; what is finished is its parent's
+                self.here()  # a callback may have forked; the finished Futures are the parent's
                 taken.clear()
         except IndexError:
-            pass  # another thread was faster
+            pass  # another thread took the last one
         except BaseException:
             self.finished.extendleft(taken)  # the next call goes on with the rest
             raise
 
     def issue_callbacks_of(self, future: Future[Any]) -> None:
-        """The same, of a Future that had finished before."""
+        """Runs the callbacks of a Future that had finished before."""
         self.here()
         self.finished.append(future)
         self.issue_callbacks()
@@ -329,19 +333,19 @@ class Owner:
     # Ending.
 
     def signal(self, future: Future[Any], number: int) -> None:
-        """Sends a signal to a job that runs still."""
+        """Sends a signal to a job if it still runs."""
         self.look()
         if future._outcome is None:
             self.native.signal(future._job, number)
 
     def kill(self, future: Future[Any], grace: float) -> None:
-        """Ends a job and everything that it has started, and waits for that."""
+        """Ends a job's process and all processes below it, and waits for the job's end."""
         self.native.kill(future._job, grace)
         self.wait_for(future, None)
 
     def close(self) -> None:
-        """Waits for everything that runs, then gives up all that is this owner's. Raises the first
-        error of a callback, when all is closed."""
+        """Waits for all running jobs, then ends the processes and closes the descriptors of this
+        owner. Raises the first error of a callback after all is closed."""
         self.begin_close()
         raised = self.drain(callbacks=True)
         self.stop_helpers()
@@ -352,12 +356,12 @@ class Owner:
             raise raised
 
     def begin_close(self) -> None:
-        """Lets nothing be started from now on. What runs goes on."""
+        """From now on no job can be started. Running jobs go on."""
         self.here().begin_close()
 
     def drain(self, callbacks: bool) -> CallbackRaised | None:
-        """Waits until nothing runs, and gives everything up. Issues callbacks up to the first
-        that raises."""
+        """Waits until no job runs, and closes the owner. Runs callbacks, up to the first that
+        raises, which it returns."""
         raised: CallbackRaised | None = None
         while not self.native.close(callbacks and raised is None):
             try:
@@ -367,12 +371,12 @@ class Owner:
         return raised
 
     def stop_helpers(self) -> None:
-        """Ends what was started beside the jobs."""
+        """Ends the helper processes."""
         self.starter.stop()
 
 
 def _left(deadline: float | None, complaint: str) -> float | None:
-    """The seconds left until a deadline; Blocked if there are none."""
+    """The seconds left until a deadline. Raises Blocked if there are none."""
     if deadline is None:
         return None
     left = deadline - time.monotonic()

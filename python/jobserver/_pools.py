@@ -1,4 +1,4 @@
-"""The pools that this process knows by their homes, and the one that it joins."""
+"""The pools that this process has opened, by their homes, and the pool that it joins."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import warnings
 
 from . import _native
 
-#: By their homes. Those that were joined stay so: the implicit slot is this process's.
+#: The pools by their homes. A joined pool stays here, because the implicit slot belongs to the
+#: process.
 _known: dict[str, _native.Pool] = {}
 
-#: Of one slot, that which this program was started on; by why the program has no more.
+#: Pools of one slot, the implicit slot, by the reason why the program has no more slots.
 _single: dict[str | None, _native.Pool] = {}
 
 
 def opened(home: str) -> _native.Pool:
-    """The pool with this home. One for a process: it knows the slot that we run on."""
+    """The pool with this home. A process has one object for a pool, because it knows the slot that
+    the process runs on."""
     pool = _known.get(home)
     if pool is None:
         pool = _known.setdefault(home, _native.Pool.open(home))
@@ -23,16 +25,16 @@ def opened(home: str) -> _native.Pool:
 
 
 def in_force() -> _native.Pool | None:
-    """The pool that the environment names, joined once for all that use it here; None, after
-    a warning, if it cannot be."""
+    """The pool that the environment names. It is joined once for the process. None if it cannot be
+    joined; a warning says why."""
     values = [os.environ[name] for name in _native.NAMING if name in os.environ]
     pool, why, is_single = _native.join_pool(values)
     if pool is not None:
-        # Of threads that come here at once, one decides for all.
+        # Of several threads at once, the first decides for all.
         return _known.setdefault(pool.home, pool)
     if is_single:
         if why is not None and why not in _single:
-            then = "going on with one slot, that which this program was started on"
+            then = "going on with one slot, the one that this program was started on"
             warnings.warn(f"{why}; {then}", RuntimeWarning, stacklevel=3)
         return _single.get(why) or _single.setdefault(why, _native.Pool(1))
     if why is not None:

@@ -1,9 +1,9 @@
-"""Tells what a user's signal handler has raised from what the code that it interrupted has.
+"""Finds out whether a user's signal handler, or the code that it interrupted, raised an exception.
 
-A handler runs between any two steps of Python code, so also in the midst of pickling or of a
-callback. What it raises (a watchdog's timeout, say, or the KeyboardInterrupt of Ctrl-C) is not
-their error: it must leave the call that was interrupted as it is. What they raise themselves is
-theirs, be it SystemExit, GeneratorExit or KeyboardInterrupt.
+A handler runs between any two steps of Python code, therefore also during pickling or a callback.
+An exception that it raises (a watchdog's timeout, or the KeyboardInterrupt of Ctrl-C) is not an
+error of the pickling or the callback: it must leave the interrupted call unchanged. An exception
+that these raise themselves is theirs, also SystemExit, GeneratorExit or KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ _VARARGS = 0x04
 
 
 def raised_by_handler(error: BaseException) -> bool:
-    """Whether a signal handler has raised this, or a trace function. Asked by who catches it.
+    """Whether a signal handler, or a trace function, has raised this. The function that catches the
+    exception must call this.
 
-    Seen from the traceback: these are called with the frame that they interrupt, which is
-    also the frame that they return to; hardly any other function is. Not recognised are
-    handlers that are not written in Python, but for the one that raises KeyboardInterrupt.
+    The traceback shows it: Python calls a handler with the frame that it interrupts as an argument,
+    which is also the frame that it returns to. Hardly any other function is called so. This does
+    not recognise handlers that are not written in Python, except the default handler, which raises
+    KeyboardInterrupt.
     """
     caught = error.__traceback__
-    # Not the catcher's own frame: looking at its variables, the error among them, keeps them
-    # with the frame, and so the error would refer to itself.
+    # Skips the catcher's own frame. An access to its variables keeps them with the frame; the error
+    # is one of them, and would refer to itself.
     step: TracebackType | None = caught and caught.tb_next
     while step is not None:
         interrupted = step.tb_frame.f_back
@@ -35,8 +37,8 @@ def raised_by_handler(error: BaseException) -> bool:
 
 
 def _raised_by_statement(error: BaseException) -> bool:
-    """Whether a `raise` has made this; Ctrl-C comes at any other instruction."""
-    from opcode import opmap  # late, since few need it
+    """Whether a `raise` statement has raised this. Ctrl-C comes at any other instruction."""
+    from opcode import opmap  # imported late because it is rarely needed
 
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
@@ -48,7 +50,7 @@ def _raised_by_statement(error: BaseException) -> bool:
 
 
 def _arguments(frame: FrameType) -> Iterator[object]:
-    """The positional arguments of a call under way, those that it has not deleted."""
+    """The positional arguments of a running call, without those that it has deleted."""
     code, values = frame.f_code, frame.f_locals
     names = code.co_varnames
     yield from (values[name] for name in names[: code.co_argcount] if name in values)

@@ -1,21 +1,22 @@
-"""One resource tracker for a whole tree of jobs, whenever it starts and whoever needs it first.
+"""One resource tracker for a whole tree of jobs, whichever process starts it.
 
-multiprocessing's resource tracker is a process that reads from a pipe which blocks of shared
-memory and which named semaphores there are, and that removes, at the end of that pipe, those
-that are left. A process that has none starts one as soon as it makes such a thing, or only
-attaches to it. So a job with a tracker of its own would, by its end, destroy what is its owner's.
+multiprocessing's resource tracker is a process. It reads from a pipe which blocks of shared memory
+and which named semaphores exist, and at the end of the pipe it removes those that are left. A
+process without a tracker starts one when it makes such an object, or only attaches to it. If a job
+had a tracker of its own, the end of that job would therefore remove objects of its owner.
 
-Hence the processes of a tree share one pipe, made before the first of them is born. The tracker
-itself, which costs an interpreter, is started by whoever needs it first. It alone holds the
-reading end, which is opened from the writing one, through /proc: so every process can see whether
-there is a tracker, and put another in the place of one that was killed, on the same pipe.
+So the processes of a tree share one pipe, which is made before the first job starts. The tracker
+itself costs an interpreter; the first process that needs it starts it. Only the tracker holds the
+reading end, which is opened from the writing end through /proc. So every process can see whether
+there is a tracker, and can start another on the same pipe if the tracker was killed.
 
-All versions of CPython start a tracker by `util.spawnv_passfds`, having made a pipe for it: that
-is where ours takes the place of theirs. It costs nothing before that: no process need import
-multiprocessing's module, whose fork hook a job would pay for. (That hook also closes the pipe of
-CPython's in each process that `os.fork` makes, and so in ours: what is shared is a duplicate.)
+All versions of CPython make a pipe for a tracker and start it by `util.spawnv_passfds`. This file
+replaces that function, and puts the tree's pipe in the place of CPython's. Before a tracker starts
+this costs nothing: no process must import multiprocessing's module, whose fork hook would cost each
+job time. (That hook also closes CPython's pipe in each child of `os.fork`, therefore also in jobs:
+the shared descriptor is a duplicate.)
 
-Not here: how the pipe travels to a process that was not forked (`_start/launch.py`).
+Not here: how the pipe is sent to a process that was not forked (`_start/introduction.py`).
 """
 
 from __future__ import annotations
@@ -34,32 +35,34 @@ from weakref import WeakSet
 from . import _job, _native
 from . import _multiprocessing as mp
 
-#: How descriptors are opened anew. Systems without it have a tracker from the beginning.
+#: The folder through which descriptors are opened again. Systems without it have a tracker from the
+#: beginning.
 _OPEN = "/proc/self/fd"
 
-#: More descriptors than Linux lets a process have, unless somebody has changed that.
+#: Linux's default for the largest number of descriptors that a process may have.
 _MANY = 1 << 20
 
-#: What is run to start a tracker.
+#: The begin of the statement that runs a tracker.
 _STARTS = "from multiprocessing.resource_tracker import main"
 
 
-#: The pipe of this process's tree, by 0. A dictionary, as a turn is taken by `setdefault`.
+#: The pipe of this process's tree, at key 0. A dictionary, because `setdefault` decides between
+#: threads.
 _shared: dict[int, _native.TrackerPipe] = {}
 
 _holders: WeakSet[Holder] = WeakSet()
 
 
 class Holder:
-    """Sees to it that the jobs of this process will share its tracker."""
+    """While one exists, jobs of this process share its tracker."""
 
     def __init__(self) -> None:
         _holders.add(self)
         _pipe()
 
     def release(self) -> None:
-        """When there are no more jobs. With the last holder goes the pipe, if there is no tracker;
-        otherwise that is this process's for good, as if it had started it."""
+        """Called when there are no more jobs. The last holder closes the pipe if there is no
+        tracker. Otherwise this process keeps the tracker, as if it had started it."""
         _holders.discard(self)
         if not _holders:
             _let_go()
@@ -68,11 +71,11 @@ class Holder:
 
 
 def running() -> tuple[int, int]:
-    """The descriptor by which a new process is to reach the tracker, which is started if need be,
-    and the inode, which tells one tracker's pipe from another's.
+    """The descriptor by which a new process reaches the tracker, and the inode, by which trackers'
+    pipes are compared. Starts the tracker if there is none.
 
-    Once it runs, CPython's lock of it is left alone: a fork by another thread, while this one held
-    it, would leave it locked in the child for ever.
+    If the tracker runs, this does not take CPython's lock of it: a fork by another thread meanwhile
+    would leave the lock locked in the child without end.
     """
     fd = _multiprocessings()
     if fd is None or _nobody_reads(fd):
@@ -82,7 +85,7 @@ def running() -> tuple[int, int]:
 
 
 def inherit(end: int) -> None:
-    """In a new process that was not forked from its owner: shares the tracker of that one."""
+    """In a new process that was not forked from its owner: shares the owner's tracker."""
     known = _shared.get(0)
     if known is None or not _leads_to(known, end):
         _shared[0] = _native.TrackerPipe(end, made=False)
@@ -91,8 +94,8 @@ def inherit(end: int) -> None:
 
 
 def _pipe() -> _native.TrackerPipe:
-    """The pipe, which is made if there is none: a duplicate of that of the tracker which this
-    process has, or else one that nobody reads yet."""
+    """The tree's pipe. If there is none, makes it: a duplicate of the pipe of this process's
+    tracker, or a new pipe without a reader if this process has no tracker."""
     _take_over()
     known = _shared.get(0)
     if known is not None:
@@ -103,12 +106,13 @@ def _pipe() -> _native.TrackerPipe:
         _shared.pop(0, None)
     if _multiprocessings() is None and not os.path.exists(_OPEN):
         _start()
-    # Of threads that come here at once, one decides for all.
+    # Of several threads at once, the first decides for all.
     return _shared.setdefault(0, _native.TrackerPipe(_multiprocessings(), made=True))
 
 
 def _out_of_reach() -> OSError:
-    """In a job. A tracker of its own would, at its end, take away what others still use."""
+    """The error in a job that has lost the pipe. A tracker of its own would, at its end, remove
+    objects that other processes still use."""
     return OSError(
         errno.EBADF,
         "this job has closed the descriptor of multiprocessing's resource tracker, or opened "
@@ -117,20 +121,20 @@ def _out_of_reach() -> OSError:
 
 
 def _multiprocessings() -> int | None:
-    """The writing end that CPython itself uses in this process, if it does."""
+    """The writing end that CPython itself uses in this process; None if there is none."""
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)  # another thread may be importing it
     if tracker is None or tracker._fd is None:
         return None
     if _leads_to(_shared.get(0), tracker._fd):
         return int(tracker._fd)
-    # This program has closed it, and CPython would write to what has its number now.
+    # This program has closed it, and CPython would write to the file that has its number now.
     tracker._fd = tracker._pid = None
     return None
 
 
 def _leads_to(pipe: _native.TrackerPipe | None, fd: int) -> bool:
-    """Whether a descriptor is an end of this pipe; of any, if that is None."""
+    """Whether a descriptor is an end of this pipe, or of any pipe if `pipe` is None."""
     try:
         file = os.fstat(fd)
     except OSError:
@@ -139,8 +143,8 @@ def _leads_to(pipe: _native.TrackerPipe | None, fd: int) -> bool:
 
 
 def _start() -> None:
-    """Has CPython start a tracker, with something on descriptors 0, 1 and 2 meanwhile: what it
-    opens would be there, and a tracker closes the first two when it starts."""
+    """Makes CPython start a tracker, with open files on descriptors 0, 1 and 2 meanwhile. Otherwise
+    CPython's pipe could have these numbers, and a tracker closes 0 and 1 when it starts."""
     filled = []
     try:
         while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -155,7 +159,7 @@ def _start() -> None:
 
 def _let_go() -> None:
     pipe = _shared.get(0)
-    # What an owner has made its jobs have inherited, and need for jobs of their own.
+    # Jobs have inherited the pipe that their owner made, and need it for jobs of their own.
     if pipe is None or not pipe.is_own():
         return
     if pipe.is_open():
@@ -179,10 +183,10 @@ _spawnv_passfds: Any = None
 
 
 def _take_over() -> None:
-    """From now on, trackers of this process and those forked from it are started by us."""
+    """From now on, `_spawn` starts the trackers of this process and of its forked children."""
     global _spawnv_passfds
     now = mp.util.spawnv_passfds
-    # What others have put there since may well call ours.
+    # A function that a tool has put there since then may call `_spawn`.
     if now is not _spawn and (_spawnv_passfds is None or _is_shipped(now)):
         _spawnv_passfds, mp.util.spawnv_passfds = now, _spawn
 
@@ -192,16 +196,17 @@ def _is_shipped(spawnv_passfds: Any) -> bool:
 
 
 def programs_are_watched() -> bool:
-    """Whether somebody else has replaced multiprocessing's way of starting programs."""
+    """Whether a tool has replaced multiprocessing's function that starts programs."""
     now = mp.util.spawnv_passfds
     return not _is_shipped(_spawnv_passfds if now is _spawn else now)
 
 
 def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
-    """multiprocessing's function of that name, but for trackers. Called for one, it finds the
-    lock of this process's tracker held, and a pipe just made, whose reading end is to be passed
-    on and whose writing end will be used. Both become those of the tree's pipe. Returns the pid,
-    or None if there is a tracker already."""
+    """Replaces multiprocessing's `spawnv_passfds`; differs from it only for trackers. When CPython
+    calls it for a tracker, CPython holds the lock of this process's tracker and has just made a
+    pipe: it passes the reading end to the tracker, and keeps the writing end. This function puts
+    the ends of the tree's pipe in their places. Returns the pid, or None if there is a tracker
+    already."""
     pipe = _shared.get(0) if str(args[-1]).startswith(_STARTS) else None
     if pipe is not None and not pipe.is_open() and _job.is_this_process():
         raise _out_of_reach()
@@ -229,7 +234,7 @@ def _spawn(path: Any, args: Any, passfds: Any) -> int | None:
 
 
 def _other_end(fd: int) -> int:
-    """The other end of a pipe of which this process has each once."""
+    """The other end of a pipe, if this process has exactly one descriptor of each end."""
     pipe = os.fstat(fd)
     for other in range(_MANY):
         if other != fd:
@@ -241,8 +246,8 @@ def _other_end(fd: int) -> int:
 
 @contextmanager
 def _claim(end: int) -> Iterator[None]:
-    """Of several processes, one starts a tracker. By a lock that a killed process does not hold,
-    nor one that was forked meanwhile."""
+    """A lock, so that only one of several processes starts a tracker. The system releases it if its
+    process is killed, and a child that is forked meanwhile does not hold it."""
     with suppress(OSError):  # the system may have none for pipes
         fcntl.lockf(end, fcntl.LOCK_EX)
     try:
@@ -254,8 +259,9 @@ def _claim(end: int) -> Iterator[None]:
 
 @atexit.register
 def _leave() -> None:
-    """At the end of the program. CPython would wait for the tracker's end; but that comes with the
-    end of all who have the pipe, and the user's own forks of this process may go on."""
+    """At the end of the program: prevents CPython from waiting for the tracker. The tracker ends
+    only when all processes that have the pipe have ended, and children that the user has forked
+    from this process may run on."""
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     if module is not None:
         module._resource_tracker._pid = None

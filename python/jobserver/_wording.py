@@ -1,9 +1,8 @@
-"""What can be said of an exception, whatever it is: in little time, in few words, and though its
-own methods raise.
+"""Texts of any exception, in short time, of limited length, also if the exception's methods raise.
 
-A job tells its owner of what its function has raised, and messages of ours quote what others
-have: a traceback may have 100,000 frames, a message a gigabyte, and `__str__` may exit. Not here:
-the exception itself, which is pickled as it is (`_result.py`).
+A job sends its owner the text of its exception, and messages of this package quote exceptions. A
+traceback may have 100,000 frames, a message may have a gigabyte, and `__str__` may exit. Not here:
+the exception itself, which is pickled unchanged (`_wire/result.py`).
 """
 
 from __future__ import annotations
@@ -16,32 +15,33 @@ from typing import Any, Callable, Iterator
 
 from ._signals import raised_by_handler
 
-#: The most frames, exceptions in a chain or a group, and characters of a text that are told. Of
-#: what has more, the first half and the last half are.
+#: Limits for frames, for exceptions in a chain or a group, and for characters of a text. Of a
+#: longer text, the first half and the last half of the limit are kept.
 _FRAMES = 200
 _LINKS = 20
 _CHARACTERS = 10_000
 
-#: Groups of exceptions, which CPython has from 3.11 on.
+#: The class of exception groups, which CPython has from 3.11 on.
 _Group: Any = getattr(builtins, "BaseExceptionGroup", ())
 
-#: As Python words it.
+#: Python's own texts.
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
 def file_of(function: Any) -> str:
-    """The file of a function as tracebacks name it; in a frozen program a module may name none."""
+    """The file of a function as tracebacks name it. (In a frozen program a module may have no file
+    name.)"""
     name: str = function.__code__.co_filename
     return name
 
 
-#: What the files of this package begin with.
+#: The folder of this package, with which its files begin.
 PACKAGE = os.path.join(os.path.dirname(file_of(file_of)), "")
 
 
 def in_words(error: BaseException) -> str:
-    """The type and the text of an exception, as the last line of its traceback has them."""
+    """The type and the text of an exception, as in the last line of its traceback."""
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ != "builtins" and not kind.__module__.startswith("_"):
@@ -51,7 +51,7 @@ def in_words(error: BaseException) -> str:
 
 
 def called(convert: Callable[[Any], str], value: Any) -> str:
-    """What `str` or `repr` makes of a value, shortened; or that it has failed."""
+    """The `str` or `repr` of a value, shortened; or a text that says that it failed."""
     try:
         text = convert(value)
     except BaseException as e:
@@ -65,15 +65,15 @@ def called(convert: Callable[[Any], str], value: Any) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback as Python prints it, with those of its causes; the middle of what is long is
-    left out."""
+    """The traceback as Python prints it, with those of its causes. The middle of a long one is left
+    out."""
     try:
         return _traceback_of(error)
     except Exception as e:
         if isinstance(e, RecursionError) or raised_by_handler(e):
             raise
-        # The frames of functions that Nuitka has compiled cannot be formatted under CPython 3.11;
-        # and a job that has used up all descriptors cannot import what formats any.
+        # Frames of functions that Nuitka has compiled cannot be formatted under CPython 3.11. And a
+        # job that has used up all descriptors cannot import the module that formats frames.
         return in_words(error) + "\n"
 
 
@@ -90,11 +90,11 @@ def _traceback_of(error: BaseException) -> str:
             parts.append(f"\n... {left_out} exceptions left out ...\n\n")
         if not _LINKS // 2 <= place < _LINKS // 2 + left_out:
             parts += [relation, _alone(link)]
-    return "".join(reversed(parts))  # what was raised first stands first
+    return "".join(reversed(parts))  # the exception that was raised first comes first
 
 
 def _is_short(error: BaseException) -> bool:
-    """Whether all is to be told."""
+    """Whether the whole traceback is within the limits."""
     seen: dict[int, BaseException] = {}
     frames, left = 0, [error]
     while left:
@@ -116,7 +116,7 @@ def _is_long(value: object) -> bool:
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        return False  # what Python says then is short
+        return False  # Python's text for that is short
 
 
 def _notes(error: BaseException) -> list[Any]:
@@ -125,12 +125,12 @@ def _notes(error: BaseException) -> list[Any]:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    """The exceptions of a group; none of any other."""
+    """The exceptions of a group; empty for any other exception."""
     return _Group.exceptions.__get__(error) if isinstance(error, _Group) else ()
 
 
 def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
-    """An exception and those that led to it, each with what is to stand after it."""
+    """An exception and those that led to it, each with the text that comes after it."""
     chain: list[tuple[BaseException, str]] = []
     seen: set[int] = set()
     link: BaseException | None = error
@@ -168,7 +168,7 @@ def _formatted(steps: list[TracebackType]) -> list[str]:
 
 
 def shorn(error: BaseException, hidden: Callable[[str], bool]) -> BaseException:
-    """The exception without the steps of its traceback through files that are to be `hidden`."""
+    """The exception without the steps of its traceback in files that are `hidden`."""
     shown = [step for step in steps(error) if not hidden(step.tb_frame.f_code.co_filename)]
     traceback: TracebackType | None = None
     for step in reversed(shown):

@@ -1,8 +1,8 @@
-"""Ready-made gates: values for ``submit(sleep_fn=...)`` that hold jobs back while the machine is
-short of memory, overloaded or stalling.
+"""Ready-made gates: values for ``submit(sleep_fn=...)`` that delay jobs while the machine is short
+of memory, overloaded or stalling.
 
-A gate is called without arguments and answers None (go) or the seconds after which to ask it
-again. No slot is held meanwhile. ::
+A gate is called without arguments. It returns None, which lets the job start, or the number of
+seconds after which to call it again. The submission holds no slot meanwhile. ::
 
     from jobserver import Jobserver, gates
 
@@ -11,21 +11,21 @@ again. No slot is held meanwhile. ::
     with Jobserver() as js:
         js.submit(work, sleep_fn=gates.all_of(roomy, calm))
 
-Choose `memory_available` when a job's need is known, `pressure` (Linux, where the kernel has it)
-when it is not: stalls are the harm itself, whichever resource runs out. `load_average` is coarse
-and slow, but every Unix has it. `Gate` gives a condition of your own the same manners.
+Choose `memory_available` if you know how much memory a job needs. Choose `pressure` if you do not:
+it measures the time that tasks stall, whichever resource is short (Linux, if the kernel has it).
+`load_average` is coarse and slow, but every Unix has it. `Gate` makes a gate of your own condition.
 
-Not for reserving anything: a gate sees what jobs use already, not what those just let through
-will use soon. Not for limiting how many jobs run: that is what slots do.
+A gate reserves nothing: it sees the memory that jobs use now, and not the memory that a job which
+has just started will use. A gate does not limit how many jobs run: slots do.
 
-Why gates have patience: nothing promises that a shortage ever ends, since its cause may be
-another program, or the very process that waits. A closed gate therefore lets one job through
-each time its `patience` runs out, so that a program slows down and does not stop. Patience is
-counted from the first refusal since the gate last said go, across submissions, so that it runs
-out also when every single submission gives up earlier (`Blocked`).
+A gate has a patience because a shortage may never end: its cause may be another program, or the
+process that waits. A closed gate therefore lets one job start each time its `patience` runs out,
+so the program becomes slow but does not stop. Patience counts from the first refusal since the
+gate last let a job start, across submissions. It therefore also runs out if every submission gives
+up earlier (`Blocked`).
 
-A gate may be used by several threads at once, forked, and pickled. Each process then has a copy,
-with a patience of its own.
+Several threads may use one gate. A gate may be forked and pickled; each process then has a copy,
+which counts its own patience.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from typing import Callable, Literal, NamedTuple
 __all__ = ["Gate", "all_of", "load_average", "memory_available", "pressure"]
 
 
-# One lock for all gates, held for a few instructions and never during a read. A lock in each gate
-# would forbid pickling it; one that another thread held during a fork would stay locked for ever
-# in the job, hence the new one there.
+# One lock for all gates, held for a few instructions and never during a read. A gate with a lock
+# could not be pickled. A lock that another thread held during a fork would stay locked in the job
+# without end, so a child makes a new lock.
 _lock = threading.Lock()
 
 
@@ -59,15 +59,16 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Gate:
-    """Says go while a condition holds, and once each time its patience runs out.
+    """A gate that lets jobs start while a condition holds, and one job each time its patience runs
+    out.
 
     Args:
-        is_open: called without arguments at each asking; true means go. It should be quick, since
-            every submission asks. What it raises comes out of the asking `submit`. The gate can
-            be pickled if this can.
-        patience: how many seconds after its first refusal one job is let through and patience
-            starts anew; None waits for ever.
-        every: seconds between one asking and the next while closed, more than 0.
+        is_open: the condition, a callable without arguments; true lets a job start. Every
+            submission calls it, so it should be quick. An exception that it raises comes out of
+            that `submit`. The gate can be pickled if `is_open` can.
+        patience: after this many seconds from its first refusal the gate lets one job start, and
+            counts anew; None means that the gate waits without limit.
+        every: the seconds between two calls while the gate is closed, more than 0.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, negative, infinite or NaN.
@@ -94,7 +95,7 @@ class Gate:
         return f"<Gate: {self._is_open!r}, patience {patience}, asked every {self._every:g} s>"
 
     def __call__(self) -> float | None:
-        """None (go), or the seconds after which to ask again."""
+        """Returns None to let the job start, or the seconds after which to call again."""
         is_open = self._is_open()
         with _lock:
             now = monotonic()
@@ -108,11 +109,11 @@ class Gate:
 
 
 def all_of(*gates: Callable[[], float | None]) -> Callable[[], float | None]:
-    """A gate that says go when all of these do; any `sleep_fn` may be among them.
+    """A gate that lets a job start when all of `gates` do. Each may be any `sleep_fn`.
 
-    They are asked in order, up to the first that refuses. To ask the others too would waste the
-    one go of a gate whose patience has just run out. So the patiences of gates that are closed at
-    the same time add up.
+    They are called in order, up to the first that refuses. If the others were called too, a gate
+    whose patience has just run out would waste the one job that it lets start. Therefore the
+    patiences of gates that are closed at the same time add up.
 
     Raises:
         TypeError: one of them is not callable.
@@ -124,29 +125,30 @@ def all_of(*gates: Callable[[], float | None]) -> Callable[[], float | None]:
 
 
 def memory_available(at_least: float, *, patience: float | None = 60.0, every: float = 1.0) -> Gate:
-    """A gate that is open while this process can get `at_least` this much memory without swapping.
+    """A gate that is open while this process can get `at_least` of memory without swapping.
 
-    That is the least of what the machine has available and what is left under the limits of this
-    process's cgroup and its ancestors (v1, or v2 with ``memory.high``, above which the kernel
-    throttles). Page cache counts as available, since the kernel gives it up. The cgroup is the
-    one that the process is in when it makes the gate; its limits are read at each asking.
+    This memory is the minimum of the memory available in the machine and the memory left under
+    each limit of this process's cgroup and its ancestors (cgroup v1, or v2 with ``memory.high``,
+    above which the kernel throttles). Page cache counts as available, because the kernel can
+    reclaim it. The cgroup is the one that the process is in when it makes the gate; its limits are
+    read at each call.
 
     Args:
         at_least: an int is a number of bytes; a float from 0.0 to 1.0 is a fraction of all the
-            memory that the process could ever have (the machine's, or the lowest limit).
-            More bytes than that are not refused, since limits can be raised; until then, only
-            patience lets jobs through.
+            memory that the process could ever have (the machine's, or the lowest limit). A number
+            of bytes above that is accepted, because limits can be raised; until then, the gate
+            lets jobs start only when its patience runs out.
         patience, every: as for `Gate`.
 
     Raises:
         TypeError, ValueError: as for `Gate`; also for a float above 1.
-        OSError: the system does not tell (no ``MemAvailable`` in ``/proc/meminfo``: not Linux, or
-            /proc is not mounted).
+        OSError: the system does not report it (no ``MemAvailable`` in ``/proc/meminfo``: this is
+            not Linux, or /proc is not mounted).
     """
     most = 1.0 if isinstance(at_least, float) else sys.float_info.max
     _number("at_least (an int: bytes, a float: a fraction)", at_least, most=most)
     cgroups = _memory_cgroups()
-    _memory(cgroups)  # refuses now what could never be read
+    _memory(cgroups)  # raises now if it can never be read
     return Gate(partial(_has_memory, cgroups, at_least), patience=patience, every=every)
 
 
@@ -157,21 +159,21 @@ def load_average(
     patience: float | None = 60.0,
     every: float = 1.0,
 ) -> Gate:
-    """A gate that is open while the load average is `at_most` this.
+    """A gate that is open while the load average is at most `at_most`.
 
     Args:
-        at_most: processes running or waiting to, in the whole machine (not per CPU), as `uptime`
-            shows; compare with ``os.cpu_count()``.
+        at_most: a number of processes that run or wait for a CPU, in the whole machine (not per
+            CPU), as `uptime` shows; compare it with ``os.cpu_count()``.
         minutes: the span of the average: 1, 5 or 15.
         patience, every: as for `Gate`.
 
     Raises:
         TypeError, ValueError: as for `Gate`; also for any other `minutes`.
-        OSError: the system does not tell.
+        OSError: the system does not report it.
     """
     _number("at_most", at_most)
     _choice("minutes", minutes, (1, 5, 15))
-    os.getloadavg()  # refuses now what could never be read
+    os.getloadavg()  # raises now if it can never be read
     which = (1, 5, 15).index(minutes)
     return Gate(partial(_load_is_low, which, at_most), patience=patience, every=every)
 
@@ -185,31 +187,32 @@ def pressure(
     patience: float | None = 60.0,
     every: float = 1.0,
 ) -> Gate:
-    """A gate that is open while the machine's pressure-stall information is `at_most` this.
+    """A gate that is open while the machine's pressure-stall value is at most `at_most`.
 
     Args:
-        resource: what tasks stall for: "cpu", "memory" or "io".
+        resource: the resource that tasks stall for: "cpu", "memory" or "io".
         at_most: per cent of the time, 0 to 100.
-        stalled: "some" counts the time when one task or more stalls, "full" the time when all do.
+        stalled: "some" counts the time in which at least one task stalls, "full" the time in which
+            all tasks stall.
         average: the span of the average: "avg10", "avg60" or "avg300" (seconds).
         patience, every: as for `Gate`.
 
     Raises:
         TypeError, ValueError: as for `Gate`; also for any other choice.
-        OSError: this kernel does not tell; `errno` says how it refused.
+        OSError: this kernel does not report it; `errno` is the kernel's error.
     """
     _choice("resource", resource, ("cpu", "memory", "io"))
     _number("at_most", at_most, most=100.0)
     _choice("stalled", stalled, ("some", "full"))
     _choice("average", average, ("avg10", "avg60", "avg300"))
     try:
-        _pressure(resource, stalled, average)  # refuses now what could never be read
+        _pressure(resource, stalled, average)  # raises now if it can never be read
     except OSError as error:
         raise OSError(
             error.errno,
-            f"this kernel does not tell the pressure on {resource} ({stalled!r}): that needs "
+            f"this kernel does not report the pressure on {resource} ({stalled!r}): that needs "
             'Linux 4.20 ("full" of cpu: 5.13) with CONFIG_PSI, and psi=1 among the kernel\'s '
-            "boot parameters where it is off by default",
+            "boot parameters if it is off by default",
             f"/proc/pressure/{resource}",
         ) from error
     condition = partial(_pressure_is_low, resource, stalled, average, at_most)
@@ -241,7 +244,7 @@ def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def _read(path: str) -> str:
-    """The text of a file of /proc or /sys: the one place where this module opens files."""
+    """The text of a file of /proc or /sys. This module opens files only here."""
     with open(path, "rb", buffering=0) as file:  # twice as fast as text for files so small
         return os.fsdecode(file.read())
 
@@ -253,7 +256,8 @@ def _read_if_there(path: str) -> str:
         return ""
 
 
-# Conditions: each is the `is_open` of a gate. Functions of the module, so that they can be pickled.
+# Conditions: each is the `is_open` of a gate. They are functions of the module so that they can be
+# pickled.
 
 
 def _has_memory(cgroups: list[_MemoryCgroup], at_least: float) -> bool:
@@ -269,7 +273,7 @@ def _pressure_is_low(resource: str, stalled: str, average: str, at_most: float) 
     return _pressure(resource, stalled, average) <= at_most
 
 
-# What the conditions look at.
+# The values that the conditions read.
 
 
 def _pressure(resource: str, stalled: str, average: str) -> float:
@@ -282,18 +286,19 @@ def _pressure(resource: str, stalled: str, average: str) -> float:
 
 
 def _memory(cgroups: list[_MemoryCgroup]) -> tuple[int, int]:
-    """Bytes that this process can still get, and those that it could ever have."""
+    """The bytes that this process can still get, and the bytes that it could ever have."""
     meminfo = _amounts(_read("/proc/meminfo"))
     try:
         available, installed = meminfo["MemAvailable:"] * 1024, meminfo["MemTotal:"] * 1024
     except KeyError as error:
         raise OSError(
-            errno.EOPNOTSUPP, f"this kernel does not tell {error.args[0]}", "/proc/meminfo"
+            errno.EOPNOTSUPP, f"this kernel does not report {error.args[0]}", "/proc/meminfo"
         ) from None
     total = installed
     for cgroup in cgroups:
         limit = cgroup.limit()
-        # A limit above all memory limits nothing, so spare the dearer reads. (v1 says "none" so.)
+        # A limit above the installed memory limits nothing, so its cgroup's usage, which costs more
+        # to read, is not read. (v1 writes "no limit" so.)
         if limit is not None and limit < installed:
             available = min(available, max(0, limit - cgroup.usage()))
             total = min(total, limit)
@@ -326,26 +331,26 @@ _V2 = _Files(
 
 
 class _MemoryCgroup(NamedTuple):
-    """One directory of a cgroup file system. It may lack any of the files: the root does in v2,
-    and so does a cgroup without the memory controller, or one that has been removed."""
+    """One directory of a cgroup file system. It may lack any of the files: the root lacks them in
+    v2, and so does a cgroup without the memory controller, or one that has been removed."""
 
     directory: str
     files: _Files
 
     def limit(self) -> int | None:
-        """Bytes, or None where there is no limit."""
+        """In bytes, or None if there is no limit."""
         texts = [_read_if_there(f"{self.directory}/{name}").strip() for name in self.files.limits]
         return min((int(text) for text in texts if text not in ("", "max")), default=None)
 
     def usage(self) -> int:
-        """Bytes that the kernel cannot take back."""
+        """The bytes that the kernel cannot reclaim."""
         used = int(_read_if_there(f"{self.directory}/{self.files.usage}") or 0)
         stat = _amounts(_read_if_there(f"{self.directory}/memory.stat"))
         return used - sum(stat.get(field, 0) for field in self.files.reclaimable)
 
 
 def _memory_cgroups() -> list[_MemoryCgroup]:
-    """The cgroups whose memory limits bind this process: its own and their ancestors. Both
+    """The cgroups whose memory limits apply to this process: its own cgroup and the ancestors. Both
     versions can be mounted at once, with the memory controller in either."""
     mounts = _cgroup_mounts()
     found = []
@@ -363,7 +368,7 @@ def _memory_cgroups() -> list[_MemoryCgroup]:
 
 
 class _Mount(NamedTuple):
-    """Where (`point`) the cgroups from `root` downwards are to be seen."""
+    """A mount that shows, at `point`, the cgroups from `root` downwards."""
 
     root: str
     point: str
@@ -394,8 +399,8 @@ def _with_ancestors(path: str, mounts: list[_Mount]) -> list[str]:
     """The directories of a cgroup and its ancestors, as far up as the mounts show them.
 
     A container may see its cgroup's path as the host does while only a part of the tree is
-    mounted, or see a path outside of its own namespace (``/../other``). Where no mount shows the
-    path, what the container sees as the top is the nearest thing to it.
+    mounted, or see a path outside of its own namespace (``/../other``). If no mount shows the
+    path, the top directory that the container sees stands for it.
     """
     for mount in mounts:
         try:

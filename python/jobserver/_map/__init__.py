@@ -1,4 +1,4 @@
-"""`Jobserver.map`: see `results.py` for how its parts hang together."""
+"""`Jobserver.map`: `results.py` describes its parts."""
 
 from .results import Results, results
 

@@ -1,8 +1,8 @@
-"""Calls: what a chunk of `map` is made of, on its way to a job, in the job, and on the way back.
+"""The calls of a chunk of `map`: how they are sent to a job, made there, and sent back.
 
-Arguments travel by columns and results as one list, since what one pickle holds costs far less
-than many pickles. The loop over the calls is the binding's (rust/python/src/map/calls.rs). Not
-here: what is made of chunks, and what becomes of them when a job dies (`results.py`).
+Arguments are sent by columns and results as one list, because one pickle costs far less than many.
+The binding has the loop over the calls (rust/python/src/map/calls.rs). Not here: the order of
+chunks, and the handling of a job's death (`results.py`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from .. import _native
 from .._wire import pickling, result
 from .._wire.segments import Payload
 
-#: What is raised instead of which value.
+#: Indexes of calls, and the exceptions that those calls raised instead of returning a value.
 Errors = List[Tuple[int, BaseException]]
 
 
 class Made(NamedTuple):
-    """What a chunk's job sends. Fewer values than there were calls: it ended early."""
+    """The message of a chunk's job. If it has fewer values than the chunk has calls, the job ended
+    early."""
 
     values: list[Any]
     failures: list[tuple[int, result.Failure]]
@@ -28,7 +29,7 @@ class Made(NamedTuple):
 
 
 class Progress(_native.Progress):
-    """The binding's, which can be sent to a job."""
+    """The binding's Progress, with a reduction that sends it to a job."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         index = mp.context.get_spawning_popen().duplicate_for_child(self.fileno())
@@ -40,8 +41,8 @@ def _opened(index: int) -> _native.Progress:
 
 
 class Calls(NamedTuple):
-    """The arguments of some calls, those from `first` to before `end`: by columns, a list for each
-    argument; or by rows, where there are no columns."""
+    """The arguments of the calls from `first` to before `end`: by columns, a list for each
+    argument; or by rows, if there are no columns."""
 
     columns: list[list[Any]]
     rows: Sequence[Any]
@@ -50,8 +51,8 @@ class Calls(NamedTuple):
     end: int
 
     def iterators(self) -> tuple[Iterator[Any], Iterator[Any] | None]:
-        """Over the rows from the first on; and over the keywords."""
-        # zip makes one tuple, and uses it again and again.
+        """Iterators over the rows and over the keywords, from `first` on."""
+        # zip makes one tuple and uses it for all rows.
         argses = zip(*map(self._from_first, self.columns)) if self.columns else None
         kwargses = None if self.kwargses is None else self._from_first(self.kwargses)
         return argses or self._from_first(self.rows), kwargses
@@ -59,7 +60,7 @@ class Calls(NamedTuple):
     def _from_first(self, sequence: Sequence[Any]) -> Iterator[Any]:
         rows: Any = iter(sequence)
         if self.first:
-            rows.__setstate__(self.first)  # and so touches no other
+            rows.__setstate__(self.first)  # skips the items before without touching them
         return cast("Iterator[Any]", rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,15 +83,16 @@ def run(
     place: int,
     limit: float,
 ) -> result.Dumped:
-    """In the job: makes the calls, as many as fit into so many seconds, but one at least."""
+    """In the job: makes as many calls as fit into `limit` seconds, but at least one."""
     count = calls.end - calls.first
     values, raised, seconds = progress.run(place, fn, *calls.iterators(), count, limit)
     failures = [(call, result.failure(error)) for call, error in raised]
     return result.Dumped(_dump(Made(values, failures, seconds)))
 
 
-#: What needs none of multiprocessing's reducers, and so can take the quickest way; and for how
-#: many values it pays to look whether they are all so (20 ns each; that way saves 2 us).
+#: Types that need none of multiprocessing's reducers, so the quickest pickling serves them; and up
+#: to how many values it pays to check that all have such types. (A check costs 20 ns for each
+#: value; the quickest pickling saves 2 us.)
 _SIMPLE = pickling.SIMPLE | {bytes}
 _FEW = 50
 

@@ -1,7 +1,7 @@
-"""A chunk of `map`: some calls, the job that is to make them, and what came of it.
+"""A chunk of `map`: some calls, the job that makes them, and its outcome.
 
-Not here: in which order chunks are cut, started and told (`results.py`), and how their calls travel
-(`calls.py`).
+Not here: the order in which chunks are made and started (`results.py`), and how their calls are
+sent (`calls.py`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Chunk:
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
         self.future: Future[Any] | None = None
-        #: Of the job in `Progress`, from when it is packed.
+        #: The job's place in `Progress`, from the time when the job is packed.
         self.place = 0
-        #: What the starter has made of it, until the job starts.
+        #: The starter's packed job, until the job starts.
         self.packed: Any = None
-        #: Values, and what is raised instead of which, once they are known.
+        #: The values, and the exceptions of calls that returned none; None until they are known.
         self.outcome: tuple[list[Any], Errors] | None = None
 
     @property
@@ -33,11 +33,11 @@ class Chunk:
 
     @property
     def to_start(self) -> bool:
-        """Whether its job is still to be started."""
+        """Whether the chunk's job has not started yet."""
         return self.outcome is None and (self.future is None or not self.future._pid)
 
     def part(self, first: int, end: int, outcome: Any = None) -> list[Chunk]:
-        """A chunk of some of these calls, counted from 0; none if it would be empty."""
+        """A list with a chunk of some of these calls, counted from 0; empty if there are none."""
         if first >= end:
             return []
         before = self.calls.first

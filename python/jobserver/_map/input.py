@@ -1,8 +1,8 @@
-"""What `map` was given to read, as it becomes chunks.
+"""The arguments that `map` reads, and the chunks that it makes of them.
 
-Ctrl-C may come between any two lines, and any `next` of the user's iterators may raise: what has
-been taken from them stays in `Input`, until one step in C makes it a chunk of the list. Not here:
-how many calls a chunk is to have (`sizes.py`).
+Ctrl-C may come between any two lines, and any `next` of the user's iterators may raise. Therefore
+items that have been taken from them stay in `Input` until one C call appends them to the list as a
+chunk. Not here: how many calls a chunk has (`sizes.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .chunk import Chunk
 
 
 class _Taken(NamedTuple):
-    """Of the next chunk: positional arguments by columns or by rows, and keywords."""
+    """The items taken for the next chunk: positional arguments by columns or by rows, and
+    keywords."""
 
     columns: list[list[Any]]
     rows: list[Any]
@@ -29,19 +30,19 @@ class _Taken(NamedTuple):
 
 
 class Input:
-    """The arguments of all calls, one after the other. What is wrong with them ends them."""
+    """The arguments of all calls, one after the other. An error in reading them ends them."""
 
     def __init__(self, argses: Any, kwargses: Any) -> None:
         self._argses: Iterator[Any] | None = None if argses is None else iter(argses)
         self._kwargses: Iterator[Any] | None = None if kwargses is None else iter(kwargses)
         self.ended = False
-        #: What has ended them, to be raised when the calls before have been told.
+        #: The error that ended them, which is raised after the results of the calls before.
         self.error: BaseException | None = None
         self._taken = _Taken([], [], [])
         self._filled: list[Chunk] = []
 
     def take(self, size: int, chunks: list[Chunk]) -> None:
-        """Appends a chunk of up to so many calls to `chunks`; none if there are no more."""
+        """Appends a chunk of up to `size` calls to `chunks`; none if there are no more."""
         if not self._filled:
             taken = self._taken
             count = self._fill(taken, size)
@@ -54,7 +55,7 @@ class Input:
         chunks.extend(itertools.starmap(self._filled.pop, ((),)))
 
     def _fill(self, taken: _Taken, size: int) -> int:
-        """Takes what is to be had: how many calls that makes."""
+        """Takes the arguments of up to `size` calls. Returns how many calls `taken` has now."""
         if self._argses is not None:
             self._extend_args(taken, self._argses, size)
         if self._kwargses is None:
@@ -76,7 +77,7 @@ class Input:
     def _extend_kwargs(self, taken: _Taken, source: Iterator[Any], size: int) -> None:
         rows = taken.kwargses
         try:
-            # What has been taken stays in the list, whatever is raised meanwhile.
+            # Items that have been taken stay in the list, also if an exception is raised.
             rows.extend(itertools.islice(source, max(0, size - len(rows))))
         except Exception as e:
             self._end(e)

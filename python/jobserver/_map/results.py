@@ -1,20 +1,20 @@
-"""`Jobserver.map`: many calls, grouped into chunks, a submission each; results in order.
+"""`Jobserver.map`: many calls, grouped into chunks; a chunk is one submission; results in order.
 
-A chunk costs a process, so calls that are short must share one. What happens to a call is told
-for that very call all the same: exceptions, because the job catches them one by one; deaths,
-because the job says which call it is in (`Progress`). Whatever else died with the job is done
-again, in another.
+A chunk costs a process, so short calls must share one. An error is still reported for the very
+call that caused it: exceptions, because the job catches them one by one; deaths, because the job
+records which call it is in (`Progress`). The other calls whose results died with the job are made
+again, in another job.
 
-There is one list of chunks, in the calls' order: results that the caller has not taken to their
-end, jobs under way, and what is to be started. When a job dies in a call, its chunk becomes
-three: that call, which has the death as its outcome, and the calls before and after. When the
-cause lies in no call that we know of (arguments that cannot be unpickled, a `preexec_fn` that
-fails), the chunk is halved until it is one call, for which it is told. So every failure makes
-chunks smaller, and the work ends.
+There is one list of chunks, in the order of the calls: chunks whose results the caller has not all
+taken, chunks of running jobs, and chunks to start. When a job dies in a call, its chunk becomes
+three chunks: that call, with the death as its outcome, the calls before it, and the calls after it.
+If the failure belongs to no known call (arguments that cannot be unpickled, a `preexec_fn` that
+fails), the chunk is halved, until a chunk of one call has the failure as its outcome. Every failure
+makes chunks smaller, so the work ends.
 
-All that is done here happens in `next` and can be interrupted between any two lines: each state
-is changed in one step, and what is interrupted is done again. Not here: what is read of the
-input (`_input.py`), and the life of a chunk within its job (`calls.py`).
+All of this happens in `next` and can be interrupted between any two lines: each state changes in
+one step, and an interrupted step is done again. Not here: how the input is read (`input.py`), and
+the calls of a chunk within its job (`calls.py`).
 """
 
 from __future__ import annotations
@@ -52,16 +52,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How many chunks for each slot may be ahead of the caller, if it does not say.
+#: The default of `buffersize`: chunks for each slot that may be started, or have results, while the
+#: caller has not taken all results.
 _AHEAD = 4
 
 
 class Results(_native.Results, Generic[T]):
-    """What :meth:`Jobserver.map` returns: an iterator over the calls' results, in their order.
+    """The iterator that :meth:`Jobserver.map` returns: the results of the calls, in their order.
 
-    What `next` raises does not end it, be it a call's own error, Blocked or KeyboardInterrupt:
-    the next `next` goes on. It is for one thread at a time. Dropping it, or :meth:`close`,
-    abandons the calls whose jobs have not begun; the others end in peace.
+    An exception that `next` raises does not end it, whether it is a call's own error, Blocked or
+    KeyboardInterrupt: the following `next` goes on. One thread at a time may use it. If it is
+    dropped or closed, calls whose jobs have not begun are not made; jobs that run end normally.
     """
 
     if TYPE_CHECKING:
@@ -85,21 +86,22 @@ class Results(_native.Results, Generic[T]):
         self._owner = owner
         self._fn = fn
         self._name = getattr(fn, "__qualname__", None)
-        #: Chunks up to the last that has been cut from the input, in order. The first may be
-        #: the one whose results are being taken.
+        #: The chunks up to the last that has been cut from the input, in order. The caller may be
+        #: taking the results of the first.
         self._chunks: list[Chunk] = []
-        #: The chunks of jobs under way. A job's Future is here before it starts.
+        #: The chunks of running jobs. A job's Future is here before the job starts.
         self._running: dict[Future[Any], Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
         left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
         self._sizes = Sizes(chunksize, left, owner.slots, owner.is_fresh)
         in_memory = type(argses) in (list, tuple) and kwargses is None and argses
         if in_memory and not owner.starter.sends:
-            # After a fork, who touches an object pays for a copy of its page: we would when we
-            # take it and when we let go of it. So jobs read them where they are.
+            # After a fork, a process that touches an object pays for a copy of its page. This
+            # process would touch each item when it takes and when it releases it. Therefore the
+            # jobs read the items where they are.
             self._chunks.append(Chunk(Calls([], argses, None, 0, len(argses))))
             self._input = Input((), None)
-            # And as nothing is sent, a job may be given more than it will do.
+            # Nothing is sent, so a job may get more calls than it will make.
             self._sizes.begin_with(len(argses))
         else:
             self._input = Input(argses, kwargses)
@@ -107,14 +109,14 @@ class Results(_native.Results, Generic[T]):
         self._buffersize = buffersize
         self._around = env, preexec_fn
         self._sleep_fn = sleep_fn
-        #: Until when `sleep_fn` does not want to be asked again.
+        #: The time before which `sleep_fn` is not called again.
         self._asleep = 0.0
         self._pid = getpid()
-        #: While there is something to be done.
+        #: None when there are no calls left.
         self._progress: _native.Progress | None = None
 
     def close(self) -> None:
-        """Abandons the calls that have not begun; there are no more results."""
+        """Drops the calls whose jobs have not begun, and all results."""
         self._input = Input((), None)
         self._input.ended = True
         self._chunks.clear()
@@ -125,7 +127,8 @@ class Results(_native.Results, Generic[T]):
     # The owner's loop.
 
     def _more(self) -> bool:
-        """Has the next chunk's results served, waiting for them: whether there are any."""
+        """Waits for the results of the next chunk and serves them. Returns whether there are
+        any."""
         self._check_process()
         if self._chunks and self._chunks[0] is self._served:
             self._chunks.pop(0)
@@ -135,28 +138,29 @@ class Results(_native.Results, Generic[T]):
             self._check_process()
             closing = owner.native.closing
             if self._finished and not closing:
-                self._feed()  # first, as to load what has been returned takes time
+                self._feed()  # before `_collect`, because loading results takes time
             self._collect()
             if self._chunks and self._chunks[0].outcome is not None:
                 return self._serve_first(self._chunks[0])
-            # While the Jobserver closes, what runs is served before its refusal is told.
+            # While the Jobserver closes, results of running jobs are served before its refusal.
             waiting = None if closing and self._under_way() else self._feed()
             if self._finished:
-                continue  # submitting has looked too
+                continue  # the submission has scanned too
             if not self._chunks:
                 return self._end()
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
                 self._start(waiting, self._deadline)
                 continue
             if not closing and self._pack_next():
-                continue  # that took time
+                continue  # packing took time, so look again
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
             self._sleep(look, left, waiting is not None)
 
     def _check_process(self) -> None:
-        """Asked after what may have forked: iterators, callbacks and the like are the user's."""
+        """RuntimeError in a forked child. Called after code of the user that may have forked, such
+        as iterators and callbacks."""
         if self._pid != getpid():
             raise RuntimeError(
                 f"these results belong to process {self._pid}, which called map; "
@@ -166,27 +170,27 @@ class Results(_native.Results, Generic[T]):
     def _serve_first(self, chunk: Chunk) -> bool:
         assert chunk.outcome is not None
         self._serve(chunk, *chunk.outcome)
-        chunk.outcome = [], []  # what the caller drops is not to be kept here,
-        chunk.future = None  # nor there
+        chunk.outcome = [], []  # results that the caller drops must not be kept here
+        chunk.future = None  # or here
         if not self._owner.native.closing:
-            self._feed()  # if this raises, what has just been served is still to come
+            self._feed()  # if this raises, the results just served still come
         return True
 
     def _end(self) -> bool:
-        self._progress = None  # its descriptor is not for who keeps a traceback
+        self._progress = None  # otherwise a kept traceback would keep its descriptor
         error, self._input.error = self._input.error, None
         if error is not None:
             raise error
         return False
 
     def _must_start(self) -> bool:
-        """Whether a chunk that found no slot must have one. If nothing of ours runs, for nobody
-        else may end; that job may then have our own. With "yield" in any case, as the caller
-        needs none until a result is there."""
+        """Whether the caller must wait for a slot for a chunk that found none. True if none of its
+        jobs run, because no other job may end; the chunk's job may then borrow the caller's slot.
+        With "yield" always true, because the caller needs no slot until a result is there."""
         return not self._under_way() or self._owner.gives_slot_away()
 
     def _under_way(self) -> int:
-        """How many jobs run."""
+        """The number of running jobs."""
         return sum(1 for each in self._running if each._pid and each._outcome is None)
 
     def _sleep(self, look: _native.Look, left: float | None, wants_slot: bool) -> None:
@@ -201,9 +205,10 @@ class Results(_native.Results, Generic[T]):
     # From the input to jobs.
 
     def _feed(self) -> Chunk | None:
-        """Starts what can be without waiting. Returns a chunk that could not, if there is one."""
-        # No more than there are slots. A job that has just ended has something to tell first, if
-        # what is to follow it has not been prepared.
+        """Starts the chunks that can start without waiting. Returns a chunk that could not start,
+        if there is one."""
+        # Not more jobs than slots. If no following chunk is packed, the results of a job that has
+        # just ended come first.
         while self._under_way() < self._owner.slots:
             chunk = next(self._packed(), None) if self._finished else self._next_chunk()
             if chunk is None or self._asleep_for() > 0:
@@ -218,7 +223,8 @@ class Results(_native.Results, Generic[T]):
         return (chunk for chunk in self._chunks if chunk.packed is not None)
 
     def _pack_next(self) -> bool:
-        """While jobs run, prepares a chunk to follow them, one for each slot: whether it did."""
+        """While jobs run, packs one more chunk to follow them, up to one for each slot. Returns
+        whether it did."""
         if not self._sizes.settled or len([*self._packed()]) >= self._owner.slots:
             return False
         chunk = self._next_chunk(packed=False)
@@ -227,7 +233,7 @@ class Results(_native.Results, Generic[T]):
         return chunk is not None
 
     def _next_chunk(self, packed: bool = True) -> Chunk | None:
-        """What is to be started next; or if not `prepared`, what is to be prepared."""
+        """The next chunk to start; if not `packed`, the next chunk to pack."""
         for place, chunk in enumerate(itertools.islice(self._chunks, self._buffersize)):
             if not chunk.to_start:
                 continue
@@ -243,7 +249,7 @@ class Results(_native.Results, Generic[T]):
         return None
 
     def _cut(self, place: int, chunk: Chunk) -> Chunk:
-        """Makes two of a chunk that is too large: the first of them."""
+        """Cuts a chunk that is too large into two. Returns the first."""
         size = self._sizes.next()
         if chunk.size <= size:
             return chunk
@@ -251,7 +257,7 @@ class Results(_native.Results, Generic[T]):
         return self._chunks[place]
 
     def _start(self, chunk: Chunk, deadline: float | None) -> None:
-        """Starts a chunk's job. Blocked if there is no slot for it in time."""
+        """Starts a chunk's job. Raises Blocked if there is no slot for it in time."""
         owner = self._owner
         owner.check_open()
         future = chunk.future
@@ -265,7 +271,7 @@ class Results(_native.Results, Generic[T]):
             if not self._pack(chunk):
                 return
         self._running[future] = chunk
-        # Not to be used again after a start that was interrupted.
+        # Removed first, because it must not be used again after an interrupted start.
         packed, chunk.packed = chunk.packed, None
         try:
             gate = None if self._sleep_fn is None else self._ask
@@ -275,13 +281,14 @@ class Results(_native.Results, Generic[T]):
             chunk.packed = packed
             raise
         finally:
-            del packed  # its descriptors are not for who keeps a traceback
+            del packed  # otherwise a kept traceback would keep its descriptors
             if not future._pid:
                 self._running.pop(future, None)
 
     def _pack(self, chunk: Chunk) -> bool:
-        """Does for a chunk all that can be done, and fail, before it has a slot. If it cannot be
-        sent, that is its outcome, or that of its parts, and this returns False."""
+        """Packs a chunk's job: all steps that can be done, and can fail, before it has a slot. If
+        the chunk cannot be sent, that error becomes the outcome of the chunk or of its parts, and
+        this returns False."""
         chunk.place = self._free_place()
         try:
             chunk.packed = self._owner.pack(self._work(chunk))
@@ -294,7 +301,7 @@ class Results(_native.Results, Generic[T]):
 
     def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
-            # For what runs, on a slot that is lent too, and for what is prepared.
+            # Places for running jobs, one of them on a loan, and for packed chunks.
             self._progress = calls.Progress(2 * self._owner.slots + 1)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
@@ -306,7 +313,7 @@ class Results(_native.Results, Generic[T]):
         return next(place for place in itertools.count() if place not in taken)
 
     def _asleep_for(self) -> float:
-        """For how many seconds `sleep_fn` does not want to be asked."""
+        """The seconds before `sleep_fn` may be called again."""
         return self._asleep and self._asleep - time.monotonic()
 
     def _ask(self) -> Any:
@@ -318,7 +325,7 @@ class Results(_native.Results, Generic[T]):
     # From jobs to results.
 
     def _collect(self) -> None:
-        """Takes in what came of jobs that have ended."""
+        """Takes in the outcomes of jobs that have ended."""
         while self._finished:
             future = self._finished[0]
             chunk = self._running.get(future)
@@ -347,7 +354,8 @@ class Results(_native.Results, Generic[T]):
     def _fail(
         self, chunk: Chunk, call: int | None, outcome: tuple[Any, BaseException | None]
     ) -> None:
-        """After the job of a chunk has failed, in this call if that is known."""
+        """Handles the failure of a chunk's job. `call` is the call in which it failed, if that is
+        known."""
         if chunk.size == 1:
             call = 0
         if call is None:
@@ -360,13 +368,13 @@ class Results(_native.Results, Generic[T]):
         self._replace(chunk, parts + chunk.part(call + 1, chunk.size))
 
     def _replace(self, chunk: Chunk, parts: list[Chunk]) -> None:
-        if chunk in self._chunks:  # else Ctrl-C came just after this
+        if chunk in self._chunks:  # otherwise Ctrl-C came just after an earlier replacement
             place = self._chunks.index(chunk)
             self._chunks[place : place + 1] = parts
 
 
 def _without_frames(error: BaseException) -> BaseException:
-    """Drops tracebacks whose frames would keep what was to be sent."""
+    """Drops tracebacks, whose frames would keep the objects that were to be sent."""
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None
@@ -387,7 +395,7 @@ def results(
     preexec_fn: Any,
     sleep_fn: Any,
 ) -> Results[T]:
-    """Checks what `map` was given, and starts what can be started without waiting."""
+    """Checks the arguments of `map`, and starts the chunks that can start without waiting."""
     if argses is None and kwargses is None:
         raise TypeError("map needs argses, kwargses or both: without them it makes no call")
     made = Results(
@@ -408,6 +416,6 @@ def results(
     try:
         made._feed()
     except BaseException:
-        made.close()  # its descriptor is not for who keeps a traceback
+        made.close()  # otherwise a kept traceback would keep its descriptor
         raise
     return made

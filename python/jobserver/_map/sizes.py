@@ -1,23 +1,26 @@
-"""How many calls a chunk of `map` is to have: what the user says, or by what calls have taken."""
+"""How many calls a chunk of `map` has: the user's number, or a choice by the time of earlier
+calls."""
 
 from __future__ import annotations
 
 import math
 
-#: How long the calls of a chunk are to take, in seconds, if we choose its size: many times
-#: what a fork costs, and yet no long wait for the last.
+#: How long the calls of a chunk should take, in seconds, if this file chooses its size: many times
+#: the cost of a fork, and still a short wait for the last chunk.
 _AIM = 0.010
 
-#: The most by which chunks grow at a time, since the next calls may be slower than the last.
+#: The largest factor by which chunks grow at a time, because the next calls may be slower than the
+#: last.
 _GROWTH = 128
 
-#: The most calls of one, where calls are so short that to take and to send their arguments counts:
-#: while one chunk is under way its owner packs the next. If each is a fork, that counts more.
-#: (So few ints also need no memory file.)
+#: The largest number of calls in a chunk. Calls can be so short that reading and sending their
+#: arguments counts: while one chunk runs, its owner packs the next. If each chunk costs a fork, the
+#: fork counts more, so `_MOST_FRESH` is larger. (So few ints also need no memory file.)
 _MOST = 8 * 1024
 _MOST_FRESH = 64 * 1024
 
-#: When a chunk that we have chosen too large ends early, in seconds; the rest is for other jobs.
+#: A chunk whose chosen size was too large ends early, after so many seconds; other jobs make the
+#: rest.
 _TOO_LONG = 5 * _AIM
 
 
@@ -25,29 +28,29 @@ class Sizes:
     """The size of the next chunk."""
 
     def __init__(self, fixed: int | None, left: int, slots: int, is_fresh: bool) -> None:
-        """Fixed by the user, or chosen; for so many calls as far as is known, on so many slots.
+        """`fixed` is the user's size, or None. `left` is the number of calls as far as it is known.
         `is_fresh` says whether each chunk has a process of its own."""
         self._fixed = fixed
         self._slots = slots
-        #: How many calls are left, as far as is known.
+        #: The number of calls that are left, as far as it is known.
         self.left = left
-        #: How many the next chunk is to have; and, when the last calls are shared out among the
-        #: slots, at most.
+        #: The chosen number of calls of the next chunk; and the limit for it when the last calls
+        #: are shared out among the slots.
         self._size = 1
         self._share = math.inf
         self._most = _MOST_FRESH if is_fresh else _MOST
-        #: After how many seconds a job ends early with what it has.
+        #: The seconds after which a job ends early with the results that it has.
         self.limit = _TOO_LONG if fixed is None else math.inf
         #: Whether the next chunks will not be much larger than the last.
         self.settled = fixed is not None
 
     def begin_with(self, size: int) -> None:
-        """Unless the user has fixed the size: the first chunk has so many calls."""
+        """Gives the first chunk so many calls, unless the user has fixed the size."""
         if self._fixed is None:
             self._size = size
 
     def next(self) -> int:
-        """How many calls the next chunk is to have."""
+        """The number of calls of the next chunk."""
         if self._fixed is not None:
             return self._fixed
         if self._share is math.inf and 0 < self.left <= self._size * self._slots:
@@ -55,7 +58,7 @@ class Sizes:
         return int(min(self._size, self._share))
 
     def measure(self, calls: int, seconds: float) -> None:
-        """Chooses by what so many calls have taken."""
+        """Chooses the size of the next chunk: `calls` calls took `seconds` seconds."""
         most = max(self._size, min(self._most, calls * _GROWTH))
         fitting = min(self._most, int(_AIM * calls / max(seconds, 1e-6)))
         self._size = max(1, min(most, fitting))

@@ -1,11 +1,11 @@
-"""How a job's process is born: one file a start method, all behind `Starter`.
+"""How a job's process is started: a file for each start method, all behind `Starter`.
 
-| method     | the job is                                   | its work arrives          |
+| method     | the job's process                            | its work                  |
 |------------|----------------------------------------------|---------------------------|
-| fork       | a copy of the owner                          | as it is, in memory       |
-| forkserver | a copy of a small helper, which the owner of | as a message, pickled     |
-|            | the whole tree started                       |                           |
-| spawn      | a new interpreter                            | as a message, pickled     |
+| fork       | a copy of the owner                          | in memory, not pickled    |
+| forkserver | a copy of a small helper, which serves the   | a message, pickled        |
+|            | whole tree of jobs                           |                           |
+| spawn      | a new interpreter                            | a message, pickled        |
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def starter(
     preload: tuple[str, ...],
     helper: int | None,
 ) -> Starter:
-    """The starter for a start method, for jobs in this pool, with so many jobs a worker at most;
-    for a fork server, what it imports, and another process's `descriptor` if that has started
-    it."""
-    # Imported when wanted: a program rarely uses more than one.
+    """The starter for a start method, for jobs in this pool, with at most `max_tasks` jobs a
+    worker. For a fork server: the modules that it imports, and the `descriptor` of another process
+    if that has started it."""
+    # Each is imported at its first use: a program rarely uses more than one.
     if method == "fork":
         from .fork import Fork, ForkedWorkers
 

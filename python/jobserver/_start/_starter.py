@@ -1,4 +1,4 @@
-"""What the three start methods have in common."""
+"""The common parts of the three start methods."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ if TYPE_CHECKING:
     from .._wire.segments import Payload
     from .launch import Launch
 
-#: The job that a worker is hired for: its Future, its admission, and what launches it.
+#: The job that a worker is hired for: its Future, its admission, its launch, and the descriptors of
+#: the launch.
 First = Tuple["Future[Any]", _native.Admission, "Payload", _native.Descriptors]
 
 
 class Starter:
     """Starts jobs by one method, for one owner in one process."""
 
-    #: Whether what jobs are to do travels to them, rather than being there already.
+    #: Whether a job's work is sent to it. False if the job has the work in its memory.
     sends = True
 
     _tracker: Holder | None = None
 
     def pack(self, work: _native.Work) -> Any:
-        """Does all that can be done, and fail, before a slot is taken."""
+        """Packs a job: all steps that can be done, and can fail, before it has a slot."""
         raise NotImplementedError
 
     def check(self, work: _native.Work) -> None:
-        """Raises what `pack` would, and leaves nothing behind."""
+        """Raises what `pack` would raise, and keeps nothing."""
 
     def start(
         self, owner: _native.Owner, future: Future[Any], admission: _native.Admission, packed: Any
     ) -> int:
-        """Admits a job, and starts it: does what `pack` returned. 0 if it has, otherwise
-        `_native.DUE` or `_native.TIMED_OUT`. In the job itself, never returns."""
+        """Admits a job, and starts it; `packed` is what `pack` returned. Returns 0 if the job has
+        started, otherwise `_native.DUE` or `_native.TIMED_OUT`. Never returns in the job itself."""
         raise NotImplementedError
 
     def descriptor(self, owner: _native.Owner) -> int | None:
-        """What another process needs to start jobs by the same helper, if there is one."""
+        """The descriptor that another process needs to start jobs by the same helper; None without
+        helper."""
         return None
 
     def renewed(self) -> Starter:
-        """One for this process, which this one has come to by a fork."""
+        """A starter for this process, after a fork has copied this one into it."""
         raise NotImplementedError
 
     def share_tracker(self) -> None:
-        """Before a process is born: has it share this one's resource tracker."""
+        """Called before a process is started: makes it share this process's resource tracker."""
         if self._tracker is None:
             from .._arguments import in_users_program
             from .._tracker import Holder
@@ -56,25 +58,26 @@ class Starter:
             self._tracker = Holder()
 
     def stop(self) -> None:
-        """Ends what was started beside the jobs, and waits for its end."""
+        """Ends the helper processes, and waits for their end."""
         if self._tracker is not None:
             self._tracker.release()
             self._tracker = None
 
 
 class HiringStarter(Starter):
-    """Starts jobs in workers that are born first, and then told what to run: one job each, or
-    several in turn."""
+    """Starts jobs in workers that are hired first and launched then: one job each, or several one
+    after the other."""
 
     def __init__(self, max_tasks: int | None) -> None:
-        """With so many jobs a worker, at most; None: no bound."""
+        """With at most `max_tasks` jobs a worker; None means no limit."""
         self._max_tasks = max_tasks
 
     def check(self, work: _native.Work) -> None:
         self.pack(work)[1].clear()
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
-        """Has another worker born; if there is a first job, for that, which is admitted first."""
+        """Hires a worker. If there is a first job, admits that job before, and launches it on the
+        worker."""
         raise NotImplementedError
 
     def start(
@@ -87,7 +90,7 @@ class HiringStarter(Starter):
         message, descriptors = packed
         try:
             if self._max_tasks == 1:
-                # Nobody is idle, nor ever is: a worker is born and launched in one call.
+                # No worker is ever idle: one call hires a worker and launches its job.
                 state = self.hire(owner, (future, admission, message, descriptors))
             else:
                 state = owner.launch(future, admission, message, descriptors)

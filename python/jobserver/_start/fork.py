@@ -1,8 +1,8 @@
 """Start method fork: the job is a copy of its owner and sees all of the owner's memory.
 
-Nothing is pickled on the way to the job, so closures, lambdas and open objects work.
-Costs grow with the owner's memory, and a lock that another thread holds at that moment is
-never released in the job; for an owner with threads, forkserver is the better method.
+The job's function and arguments are not pickled, so closures, lambdas and open objects work. The
+cost grows with the owner's memory. A lock that another thread holds at the fork is never released
+in the job; for an owner with threads, forkserver is the better method.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Fork(Starter):
-    """A fresh process for each job."""
+    """Starts a new process for each job."""
 
     sends = False
 
@@ -56,8 +56,8 @@ class Fork(Starter):
 
 
 class ForkedWorkers(HiringStarter):
-    """Processes that run several jobs in turn, sent to them as messages. What cannot be sent has a
-    fresh process, to which nothing need be sent."""
+    """Workers that run several jobs one after the other; their jobs are sent as messages. A job
+    that cannot be pickled has a new process, to which nothing must be sent."""
 
     def __init__(self, max_tasks: int | None) -> None:
         super().__init__(max_tasks)
@@ -74,7 +74,7 @@ class ForkedWorkers(HiringStarter):
         return work
 
     def check(self, work: _native.Work) -> None:
-        pass  # a fresh process takes anything
+        pass  # a job that cannot be pickled has a new process
 
     def start(
         self,
@@ -88,7 +88,7 @@ class ForkedWorkers(HiringStarter):
         return super().start(owner, future, admission, packed)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
-        assert first is None  # a fresh process is forked with its job
+        assert first is None  # a new process for one job is forked with that job
         self.share_tracker()
         _announce()
         loader = JobLoader(owner.pool, self._identity, self._setup, self._max_tasks)
@@ -106,11 +106,11 @@ def _set_up() -> tuple[_job.Identity, _native.Setup]:
 
 
 def _announce() -> None:
-    """Tells those who want to know of forks."""
+    """Raises the audit event of a fork, and the warning about threads."""
     sys.audit("os.fork")
-    # From CPython 3.12 on, `os.fork` warns where there are threads; so do we.
-    # Not by `threading.active_count`: what a signal handler raises in there can leave its lock
-    # locked, and then no thread starts any more.
+    # From CPython 3.12 on, `os.fork` warns if there are threads; this package does too.
+    # `threading.active_count` is not used: if a signal handler raises in it, its lock can stay
+    # locked, and then no thread can start any more.
     known: Any = threading
     if sys.version_info >= (3, 12) and len(known._active) + len(known._limbo) > 1:
         warnings.warn(
@@ -121,17 +121,18 @@ def _announce() -> None:
         )
 
 
-#: The last that was made.
+#: The last stdin that was made.
 _stdin: Any = None
 
 
 def _unread_stdin() -> Any:
-    """A file object on descriptor 0 that nobody has read from, for jobs to have as stdin,
-    since two readers of one input would get half each; None where there is none."""
+    """A file object on descriptor 0 that has read nothing yet, as stdin for jobs. In a job,
+    descriptor 0 is the null device, because two readers of one input would get half each. None if
+    there is no stdin."""
     global _stdin
     if sys.stdin is None:
         return None
-    # A job has it from its owner, and there is nothing to read where it leads to.
+    # A job has inherited this object from its owner; it refers to the null device, so it is empty.
     if not (_job.is_this_process() and _is_null(0) and _is_open(_stdin)):
         _stdin = None
         with contextlib.suppress(OSError):
@@ -143,11 +144,11 @@ def _is_open(file: Any) -> bool:
     try:
         return file is not None and not file.closed
     except ValueError:
-        return False  # the job has detached what is below it
+        return False  # the job has detached its buffer
 
 
 def _is_null(fd: int) -> bool:
-    """Whether a descriptor is of the null device."""
+    """Whether a descriptor refers to the null device."""
     try:
         return os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
     except OSError:

@@ -1,10 +1,10 @@
 """Start method forkserver: the job is forked from a small helper process.
 
-The helper has the user's main module loaded, and what is to be preloaded, and is otherwise
-empty, so that a fork of it costs the same however large the owner is, and is safe though the
-owner has threads. It is started by the first submission and serves the whole tree of jobs below.
-From an owner that submits much, it forks processes ahead of need: each submission takes one, and
-asks for the next.
+The helper, the fork server, has loaded the user's main module and the modules to preload, and
+nothing else. So the cost of a fork does not depend on the owner's size, and a fork is safe although
+the owner has threads. The first submission starts it, and it serves the whole tree of jobs below.
+For an owner that submits many jobs it forks workers ahead: each submission takes one of them and
+requests the next.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from ._starter import First
 
 
-#: Each takes a descriptor of the owner's, and two of the helper's.
+#: The largest number of workers ahead. Each costs one descriptor of the owner and two of the
+#: helper.
 _MOST_AHEAD = 64
 
 
-#: So many helpers in a row end before we take it that the next will too.
+#: After so many helpers have ended in a row, the submission fails: the next would end too.
 _HELPERS = 5
 
 
@@ -47,7 +48,8 @@ class ForkServer(HiringStarter):
         home: str,
         helper: int | None,
     ) -> None:
-        """For a pool with so many slots and this home, by the helper with this request socket."""
+        """For a pool with so many slots and this home. `helper` is the request socket of a running
+        helper."""
         super().__init__(max_tasks)
         self._preload = preload
         self._slots = slots
@@ -57,7 +59,7 @@ class ForkServer(HiringStarter):
         self._helper = _native.ForkServer(helper)
 
     def renewed(self) -> ForkServer:
-        # After a fork it is the parent's child: this process may use it, but not end it.
+        # After a fork, the helper is the parent's child: this process may use it, but not end it.
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
             helper = self._helper.fileno()
@@ -68,7 +70,7 @@ class ForkServer(HiringStarter):
             self._start_helper(owner)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
                 return self._helper.fileno()
-        raise _gone_again("the fork server has gone away")
+        raise _gone_again("the fork server has ended")
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1
@@ -82,12 +84,12 @@ class ForkServer(HiringStarter):
         packed: Launch,
     ) -> int:
         if self._max_tasks != 1 and self._helper.gone:
-            owner.dismiss_idle()  # nobody would tell how they end
+            owner.dismiss_idle()  # no fork server would report how they end
         return super().start(owner, future, admission, packed)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         for left in reversed(range(_HELPERS)):
-            # If somebody kills it, that costs its jobs nothing. A new one takes its place.
+            # If the helper is killed, its jobs lose nothing. A new helper takes its place.
             try:
                 return self._hire(owner, first)
             except _native.ForkServerGone as e:
@@ -99,12 +101,12 @@ class ForkServer(HiringStarter):
         if first is not None and not self._helper.running:
             state = owner.admit(first[1])
             if state:
-                return state  # a helper that nobody needs is not started
+                return state  # without an admitted job, no helper is started
         self._start_helper(owner)
         introduction, descriptors = self._introductions.to_job(
             self._home, self._max_tasks, owner.hears_of_yields
         )
-        # As many ahead as there are slots, but not for an owner that submits a job or two.
+        # As many workers ahead as there are slots, but none for an owner that submits few jobs.
         ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0
         try:
             return owner.hire_forked(self._helper, introduction, descriptors, first, ahead)
@@ -130,21 +132,21 @@ class ForkServer(HiringStarter):
 
 def _gone_again(last: str) -> RuntimeError:
     return RuntimeError(
-        f"no job was started: {last}, and so did those before, {_HELPERS} in a row. Something "
-        "kills it (the kernel, where memory or `ulimit -s` is short), or a module that it imports "
-        '(the main module, `preload`) ends it; see its messages, or use context="fork" or "spawn"'
+        f"no job was started: {last}; {_HELPERS} fork servers have ended in a row. Something kills "
+        "them (the kernel, if memory or `ulimit -s` is short), or a module that they import (the "
+        'main module, `preload`) ends them; see its messages, or use context="fork" or "spawn"'
     )
 
 
 def main(interruptible: bool) -> NoReturn:
-    """In the helper: its request socket is its standard input. Ctrl-C at a terminal reaches it
-    too, and is not meant for it: SIGINT stays blocked."""
+    """In the helper, whose request socket is its standard input. Ctrl-C at a terminal reaches the
+    helper too, but must not end it: SIGINT stays blocked."""
     requests = _native.Channel(0)
     _native.fill_standard()
     introduction = requests.receive_introduction()
     server = _native.Server(requests.fileno())
     del requests
-    # Were this ignored, as it may be in the owner, nobody could say how a job ended.
+    # The owner may ignore SIGCHLD. If the helper did, it could not find out how a job ended.
     child_ended = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     result.get_ready()
     if _nobody_minds_forks():
@@ -163,9 +165,10 @@ def main(interruptible: bool) -> NoReturn:
 
 
 def _nobody_minds_forks() -> bool:
-    """Whether nothing of others would notice a fork's hooks without a fork. Nothing that is the
-    user's has been asked for yet; but `sitecustomize`, say, may have registered hooks, or started
-    threads, which would find what is theirs in this interpreter freed."""
+    """Whether fork hooks can run here without a fork: true if only this package and `threading`
+    have hooks, and there are no other threads. The user's modules are not loaded yet. But
+    `sitecustomize`, for example, may have registered hooks, or started threads, whose interpreter
+    state the hooks would free."""
 
     def mark() -> None:
         pass

@@ -1,9 +1,9 @@
-"""The introduction: what a process that does not share its owner's memory is told once.
+"""The introduction: the message that a process without its owner's memory gets once.
 
-It is the *preparation*, which is what multiprocessing passes to a new child (search path, folder,
-main module, key) and the pool; and the *terms*: who the owner is, and how many jobs to expect. A
-fork server is prepared itself, before there are any jobs; so a process for which that is the same
-has nothing to do. Not here: what a process makes of it (`loading.py`).
+It consists of two parts. The *preparation* is the data that multiprocessing passes to a new child
+(search path, folder, main module, key), and the pool. The *terms* are the owner's identity and the
+number of jobs. A fork server is prepared itself, before there are any jobs; a process that it forks
+does nothing if its preparation is the same. Not here: how a process uses it (`loading.py`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .program import interpreter
 
 
 class _Tracked:
-    """The descriptor of multiprocessing's resource tracker, on its way to a job."""
+    """The descriptor of multiprocessing's resource tracker, in an introduction."""
 
     def __init__(self, descriptor: Any, inode: int) -> None:
         self.descriptor = descriptor
-        self.inode = inode  # tells one tracker from another
+        self.inode = inode  # by which trackers are compared
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Tracked) and self.inode == other.inode
@@ -43,8 +43,8 @@ class Preparation(NamedTuple):
     tracker: _Tracked
 
 
-#: The owner's pid and its name to multiprocessing; how many jobs a process may have; what a fork
-#: server is to import; whether jobs are to tell when they give their slots away.
+#: The owner's pid and its name in multiprocessing; how many jobs the process may run; the modules
+#: that a fork server imports; whether jobs report that they give their slots to the pool.
 Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool]
 
 
@@ -53,27 +53,30 @@ class Introductions:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        #: What the fork server was prepared for, if this process knows.
+        #: The fork server's preparation, if this process knows it.
         self._helpers: Preparation | None = None
-        #: The last to a process that is prepared already.
+        #: The last introduction without a preparation, for a process that is prepared already.
         self._short: tuple[Terms, Payload] | None = None
 
     def to_helper(
         self, home: str, preload: tuple[str, ...]
     ) -> tuple[Preparation, tuple[Payload, _native.Descriptors]]:
-        """To a fork server for the pool with this home; and what to say if it `was_sent`."""
+        """The introduction of a fork server for the pool with this home, and the preparation in it,
+        which `was_sent` takes."""
         self._helpers = None
         preparation = _preparation(self._method, home)
         return preparation, pickling.dump_launch(preparation, terms(None, preload))
 
     def was_sent(self, preparation: Preparation) -> None:
-        """Not sooner: another thread may have been quicker, with one of its own."""
+        """Records the fork server's preparation. It is recorded only after the fork server has
+        started, because another thread may have started one first, with another preparation."""
         self._helpers = preparation
 
     def to_job(
         self, home: str, tasks: int | None, tells: bool
     ) -> tuple[Payload, _native.Descriptors]:
-        """To a process that is to run jobs of that pool, `tasks` at most."""
+        """The introduction of a process that runs jobs of the pool with this home, `tasks` at
+        most."""
         preparation, said = _preparation(self._method, home), terms(tasks, tells=tells)
         if preparation != self._helpers:
             return pickling.dump_launch(preparation, said)
@@ -88,14 +91,14 @@ def terms(tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False)
 
 def _preparation(method: str, home: str) -> Preparation:
     if not _main.is_frozen():
-        interpreter()  # or the resource tracker could not be started, and would not say why
+        interpreter()  # raises; the start of the resource tracker would fail without a reason
     try:
         data = mp.spawn.get_preparation_data("")
     except FileNotFoundError as e:
         raise FileNotFoundError(e.errno, _folder_gone()) from None
-    del data["name"]  # which is each job's own
+    del data["name"]  # each job has its own name
     data["start_method"] = method
-    data["sys_argv"] = list(data["sys_argv"])  # which, alone of all this, is not a copy
+    data["sys_argv"] = list(data["sys_argv"])  # the only part that is not a copy
     try:
         tracker = _Tracked(*_tracker.running())
     except OSError as e:
@@ -107,4 +110,4 @@ def _folder_gone() -> str:
     name = "this process's current folder"
     with contextlib.suppress(OSError):
         name += ", " + os.readlink("/proc/self/cwd").replace(" (deleted)", "")
-    return f'{name}, is gone, and jobs begin there: call os.chdir first, or use context="fork"'
+    return f'{name}, was removed, and jobs start in it: call os.chdir first, or use context="fork"'

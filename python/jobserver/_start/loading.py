@@ -1,7 +1,7 @@
-"""Loading: how a process that does not share its owner's memory comes to its jobs.
+"""Loading: how a process without its owner's memory gets its jobs.
 
-It is set up as its introduction says (`introduction.py`), and loads the job of each launch
-(`launch.py`), until the binding says that it is to end (rust/python/src/worker.rs).
+Its introduction sets it up (`introduction.py`). Then it loads the job of each launch (`launch.py`),
+until the binding ends it (rust/python/src/worker.rs).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REHEARSALS = 20
 
 
 class JobInterpreter:
-    """What a preparation means for a process."""
+    """The state of a process that a preparation describes."""
 
     def __init__(self, preparation: Preparation) -> None:
         self.preparation = preparation
@@ -44,8 +44,8 @@ class JobInterpreter:
             self.setup.look_for_hooks()
 
     def rehearse(self) -> None:
-        """In a fork server: does all that is the same for each job, and runs one that does nothing
-        again and again, so that the interpreter knows the way by heart and no job finds it cold."""
+        """In a fork server: does all steps that are the same for each job, and runs a job that does
+        nothing many times, so that CPython has specialised the bytecode that each job runs."""
         self.setup.get_ready(self.pool)
         self.setup.assign()
         introduction = pickling.dump_launch(None, terms(1))[0]
@@ -55,14 +55,14 @@ class JobInterpreter:
 
 
 def _nothing() -> None:
-    """For a fork server to rehearse with."""
+    """The function that a fork server rehearses with."""
 
 
 _NOTHING = _native.Work(None, None, None, _nothing, (), None)
 
 
 class JobLoader:
-    """Loads the jobs of this process, each when it is told to: see rust/python/src/worker.rs."""
+    """Loads the jobs of this process, each at its launch: see rust/python/src/worker.rs."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class JobLoader:
         setup: _native.Setup,
         tasks: int | None,
     ) -> None:
-        """For a process that may have so many jobs."""
+        """`tasks` is the number of jobs that this process may run."""
         self._pool = pool
         self._process: Any = identity.process
         self._setup = setup
@@ -82,11 +82,11 @@ class JobLoader:
     def load(
         self, message: Received, descriptors: _native.Descriptors, slot: int
     ) -> tuple[_native.Work, _native.Setup]:
-        """A job that is launched on this slot."""
+        """Adopts the slot and loads the job that is launched on it."""
         pickling.received = descriptors
         me = _native.getpid()
         if not self._pool.adopt(slot):
-            _native.exit_at_once()  # the owner is gone, and the slot with it
+            _native.exit_at_once()  # the owner has ended, and its slot was reclaimed
         try:
             load = pickling.loads_after(UNCHANGED, message)
             if load is None:
@@ -111,7 +111,8 @@ class JobLoader:
         return _native.Work(None, time_limit, preexec_fn, *call)
 
     def unload(self) -> bool:
-        """After a job: undoes what was done for it. Whether another may follow it here."""
+        """After a job: undoes its environment. Returns whether another job may follow in this
+        process."""
         if self._undo:
             _job.apply_environment(self._undo)
             self._undo = []
@@ -122,7 +123,7 @@ class JobLoader:
 
 
 class _IntroducedLoader(JobLoader):
-    """The worker of a process that was not forked from its owner, by a preparation."""
+    """The loader of a process that was not forked from its owner, for a preparation."""
 
     def __init__(self, interpreter: JobInterpreter, tasks: int | None) -> None:
         super().__init__(interpreter.pool, interpreter.identity, interpreter.setup, tasks)
@@ -140,7 +141,8 @@ class _IntroducedLoader(JobLoader):
 
 
 class NewProcessLoader:
-    """A new process, which is set up when it has a job, whose Future is told if that fails."""
+    """The loader of a new process, which is set up at its first job. If that fails, the job's
+    Future gets the error."""
 
     def __init__(
         self,
@@ -149,8 +151,8 @@ class NewProcessLoader:
         channel: _native.Channel | None = None,
         interruptible: bool = False,
     ) -> None:
-        """With what it has been sent. Without a channel it only rehearses, and is not to become
-        a job."""
+        """`introduction` is the received introduction. Without a channel the process only
+        rehearses, and does not become a job."""
         self._introduction = introduction
         self._known = known
         self._channel = channel
@@ -186,7 +188,7 @@ class NewProcessLoader:
 
 
 def _not_loaded(error: BaseException) -> result.NotLoaded:
-    """What is to be told of what a job has met before its function ran."""
+    """The error that the owner gets for an exception that a job met before its function ran."""
     mended = _main.not_imported(error)
     if mended is not None:
         return result.NotLoaded(mended)
@@ -198,7 +200,7 @@ def _not_loaded(error: BaseException) -> result.NotLoaded:
     return made
 
 
-#: This package, and what imports modules.
+#: The files of this package, and those that import modules.
 _MACHINERY = (
     _wording.PACKAGE,
     "<frozen ",
@@ -212,18 +214,18 @@ def _is_machinery(file: str) -> bool:
     return file.startswith(_MACHINERY)
 
 
-#: A message with the descriptors that came with it.
+#: A message, and the descriptors that came with it.
 Introduction = Tuple[Received, _native.Descriptors]
 
-#: What a process is prepared for before it is introduced; or what it was sent to be prepared by, if
-#: that has failed. None: nothing.
+#: The preparation of a process before its introduction; or the message that should have prepared
+#: it, if that failed; or None.
 Known = Union[JobInterpreter, Introduction, None]
 
 
 def _introduced(
     message: Received, descriptors: _native.Descriptors, known: Known
 ) -> tuple[JobInterpreter, Terms]:
-    """What an introduction says to a process that knows this already."""
+    """The contents of an introduction, for a process with this earlier preparation."""
     pickling.received = descriptors
     loader = pickling.MessageReader(message)
     preparation: Preparation | None = loader.load()
@@ -235,13 +237,13 @@ def _introduced(
     elif isinstance(known, tuple):
         known, _ = _introduced(*known, None)
     if known is None:
-        raise RuntimeError("the introduction does not say what to prepare for")
+        raise RuntimeError("the introduction has no preparation, and the process knows none")
     return known, said
 
 
 def preload(message: Received, descriptors: _native.Descriptors) -> Known:
-    """In a fork server, prepares for what it has been sent, and imports what it is to. What
-    fails here is left to the jobs, whose Futures can be told."""
+    """In a fork server: prepares it by its introduction, and imports the modules to preload. The
+    jobs repeat each step that fails here, because a job's Future can have the error."""
     try:
         interpreter, said = _introduced(message, descriptors, None)
     except BaseException:
@@ -249,21 +251,21 @@ def preload(message: Received, descriptors: _native.Descriptors) -> Known:
     try:
         interpreter.rehearse()
     except BaseException:
-        return interpreter  # each job tries to apply it again
+        return interpreter  # each job tries again to apply it
     me = os.getpid()
     for module in said[2]:
         try:
             importlib.import_module(module)
         except BaseException as e:
             _main.end_if_forked(me, e)
-            _job.report(e)  # jobs can do without, or will meet it themselves
+            _job.report(e)  # a job that needs the module will have the error itself
     return interpreter
 
 
 def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> None:
-    """In a new process: waits for its jobs, runs them, and ends. Returns if it is given none, since
-    the owner gave up, or is gone. SIGINT is blocked until the first, and after that too unless it
-    is `interruptible`."""
+    """In a new process: waits for its jobs, runs them, and ends. Returns if the process gets no
+    job, because the owner gave up or has ended. SIGINT is blocked until the first job; with
+    `interruptible` it is unblocked then."""
     introduction = channel.receive_introduction()
     if introduction is not None:
         _native.run_jobs(channel, NewProcessLoader(introduction, known, channel, interruptible))

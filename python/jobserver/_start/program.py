@@ -1,10 +1,9 @@
-"""How a new program is started: an interpreter like this one, or this very program if it is frozen.
+"""How a new program is started: an interpreter like this one, or this same program if it is frozen.
 
-The core starts it, by posix_spawn, where there is no reason against that. multiprocessing starts it
-where that is the only way, as in a frozen program (PyInstaller, cx_Freeze, Nuitka), whose
-`multiprocessing.freeze_support()` knows multiprocessing's command line and no other; and where
-somebody has replaced how multiprocessing starts programs, or their command line, to see them, as
-viztracer does.
+Usually the core starts it, by posix_spawn. multiprocessing starts it in two cases. A frozen program
+(PyInstaller, cx_Freeze, Nuitka) calls `multiprocessing.freeze_support()`, which knows only
+multiprocessing's command line. And a tool such as viztracer, to see new programs, replaces
+multiprocessing's function that starts programs, or their command line.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from typing import Any, Callable, List, Union
 from .. import _main, _tracker
 from .. import _multiprocessing as mp
 
-#: Its command; or what starts it, with a descriptor that it is to have as its standard input, and
-#: returns its pid.
+#: A command; or a function that takes the descriptor of the new program's standard input, starts
+#: the program, and returns its pid.
 Program = Union[List[str], Callable[[int], int]]
 
 
 def program(module: str, is_helper: bool = False) -> Program:
-    """A new program that calls this module's `main`, with whether to unblock SIGINT, since this
-    process has not blocked it. Programs are born with it blocked: Ctrl-C must not interrupt them
-    before they can keep quiet about it. (One that `is_helper` is none of those that run jobs.)"""
+    """A new program that calls this module's `main`. Programs start with SIGINT blocked: Ctrl-C
+    must not interrupt them before they can suppress its traceback. The argument of `main` says
+    whether to unblock SIGINT later: only if it is not blocked in this process. `is_helper` marks a
+    program that runs no jobs."""
     interruptible = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     statement = f"from {module} import main; main({interruptible})"
     is_watched = not mp.is_shipped(mp.spawn.get_command_line, mp.spawn.get_executable)
@@ -40,15 +40,16 @@ def program(module: str, is_helper: bool = False) -> Program:
     return _command(statement)
 
 
-#: Of a program that embeds Python, sys.executable may be that program, or nothing.
+#: In a program that embeds Python, sys.executable may be that program, or empty.
 _NO_INTERPRETER = (
-    "jobs are to be run by the interpreter {!r} (sys.executable), which is not there: call "
+    "the interpreter for jobs, {!r} (sys.executable), does not exist: call "
     'multiprocessing.set_executable with the path of one, or use context="fork"'
 )
 
 
 def interpreter() -> str:
-    """The interpreter that new programs are to be run by, which is there."""
+    """The path of the interpreter that runs new programs. Raises FileNotFoundError if it is not
+    there."""
     executable = os.fsdecode(mp.spawn.get_executable() or "")
     folders = [""] if os.sep in executable else os.get_exec_path()
     if not any(os.path.isfile(os.path.join(folder, executable)) for folder in folders):
@@ -57,7 +58,8 @@ def interpreter() -> str:
 
 
 def _command(statement: str) -> list[str]:
-    """An interpreter like this one, that can import this package and runs `statement`."""
+    """The command of an interpreter like this one, which can import this package and runs
+    `statement`."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     text = f"import sys; sys.path.insert(0, {folder!r}); {statement}"
     return [interpreter(), *mp.util._args_from_interpreter_flags(), "-c", text]
@@ -69,8 +71,8 @@ def _start_by_others(statement: str, end: int) -> int:
 
 
 def _start_child(entry: _Entry, end: int) -> int:
-    """Starts a program by multiprocessing's command line, and sends it what its children are sent
-    first: a preparation, which is empty, and a process, which is none."""
+    """Starts a program by multiprocessing's command line, and sends it the first data of its
+    children: an empty preparation, and `entry` in the place of a process object."""
     entry.end = end
     reader, writer = os.pipe()
     try:
@@ -93,12 +95,12 @@ def _spawn(command: list[Any], descriptors: list[int]) -> int:
 
 
 class _Entry:
-    """What multiprocessing takes for the process that it is to bring up."""
+    """The object that multiprocessing treats as the process object of its child."""
 
-    #: The descriptor that is to be the standard input.
+    #: The descriptor that becomes the standard input.
     end: int
 
-    # Those who replace `run` look at these too.
+    # Tools that replace `run` read these too.
     _target, _args, _kwargs = None, (), {}  # type: ignore[var-annotated]
 
     def __init__(self, module: str, interruptible: bool) -> None:

@@ -1,4 +1,4 @@
-"""Start method spawn: the job is a new interpreter. It costs the most and shares nothing."""
+"""Start method spawn: the job is a new interpreter. It costs the most and shares no memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Spawn(HiringStarter):
 
 
 def main(interruptible: bool) -> NoReturn:
-    """In the new interpreter: its channel is its standard input."""
+    """In the new interpreter, whose channel is its standard input."""
     channel = _native.Channel(0)
     _native.fill_standard()
     _job.become_program()

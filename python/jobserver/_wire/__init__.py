@@ -1,1 +1,2 @@
-"""What travels between owner and job: pickles, and what a job returned or raised."""
+"""The messages between owner and job: pickles, and values that a job returned or exceptions that it
+raised."""

@@ -1,16 +1,16 @@
-"""What travels between owner and job: objects to a message and back.
+"""Pickling: objects to a message between owner and job, and back.
 
-A message is bytes when small; otherwise a memory file, with the large buffers of its
-objects (NumPy arrays, say) beside the pickle rather than inside it (PEP 574). Several
-objects can stand in one message, to be loaded one after the other.
+A small message is bytes. A large one is a memory file, with the large buffers of its objects (for
+example NumPy arrays) beside the pickle and not inside it (PEP 574). One message can hold several
+objects, which are loaded one after the other.
 
-A memory file arrives mapped, where the system can do that (MemoryMap), and a very large
-buffer as a view of the mapping, which lives for as long as such a view does. So a large array
-is copied once, by its sender into the file. Elsewhere it arrives as the file, and is read.
+If the system can map it, a memory file is received as a mapping (MemoryMap), and a very large
+buffer as a view of the mapping, which lives as long as such a view. So a large array is copied
+once, by its sender into the file. On other systems the file itself is received, and is read.
 
-multiprocessing's own reducers apply, so that its connections, locks and queues can be
-arguments. What pickle refuses goes to cloudpickle if that is installed; not at once,
-because pickle is several times faster and refers to functions by name.
+multiprocessing's reducers are used, so its connections, locks and queues can be arguments. If
+pickle refuses an object, cloudpickle is tried if it is installed. pickle comes first because it is
+several times faster and refers to functions by name.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ from .._exceptions import OwnersOnly
 from .._signals import raised_by_handler
 from .segments import Payload, Received, segments_of, to_memory
 
-#: Buffers smaller than this are cheaper inside the pickle.
+#: Smaller buffers, in bytes, cost less inside the pickle.
 _LARGE = 16 * 1024
 Buffers = List[pickle.PickleBuffer]
 
 
 class Passed:
-    """Stands for a descriptor in a pickle: the index of where it is in what was passed."""
+    """Stands for a descriptor in a pickle: its index among the descriptors that are sent with the
+    message."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
     def detach(self) -> int:
-        """The descriptor, in the job; a fresh duplicate, as its taker will close it."""
+        """In the job: the descriptor, as a new duplicate, because its user will close it."""
         return received.duplicate(self.index)
 
 
 class Descriptors:
     """Collects the descriptors that an object needs while it is pickled.
 
-    Poses as multiprocessing's Popen, which is whom its reducers ask; what they hand out
-    and get is therefore exactly what they know.
+    It stands for multiprocessing's Popen, which multiprocessing's reducers call. So the reducers
+    pass and get exactly the objects that they expect.
     """
 
     DupFd = Passed
 
     def __init__(self, forked: bool = False) -> None:
-        """For a process that is `forked` from this one, or for one that imports what it needs."""
+        """For a process that is `forked` from this one, or for one that imports its modules."""
         self.forked = forked
         self.held = _native.Descriptors()
         self.refused: OSError | None = None
@@ -73,12 +74,13 @@ class Descriptors:
 received = _native.Descriptors()
 
 
-#: How multiprocessing's locks are pickled, once it has been asked for any.
+#: The reducers of multiprocessing's locks, after its module has been imported.
 _of_locks: dict[type, Callable[[Any], Any]] = {}
 
 
 def _reduce_lock(lock: Any) -> Any:
-    """CPython before 3.11 sends the address of a fork context's lock, to be used as it is."""
+    """Refuses a fork context's lock. CPython before 3.11 pickles its address, as if the process had
+    its memory."""
     if lock._semlock.name is None:
         raise RuntimeError(
             "a lock of multiprocessing's fork context cannot be sent to a job: make it, or "
@@ -88,7 +90,7 @@ def _reduce_lock(lock: Any) -> Any:
 
 
 def _reducers() -> dict[type, Callable[[Any], Any]]:
-    """multiprocessing's own reducers, and ours for its locks."""
+    """multiprocessing's reducers, and `_reduce_lock` for its locks."""
     module = sys.modules.get("multiprocessing.synchronize")
     if module is not None and not _of_locks:
         for name in ("Lock", "RLock", "Semaphore", "BoundedSemaphore"):
@@ -97,12 +99,12 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
 
 
 def dump(value: Any) -> Payload:
-    """One object as a message. PicklingError, with advice, where it cannot be done."""
+    """One object as a message. Raises PicklingError, with advice, if it cannot be pickled."""
     return dump_each([value])
 
 
 def dump_plain(value: Any) -> Payload:
-    """One object that needs none of multiprocessing's reducers, the quickest way."""
+    """One object that needs none of multiprocessing's reducers, by the quickest pickling."""
     stream = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     return stream if len(stream) <= _native.INLINE else to_memory([memoryview(stream)])
 
@@ -116,22 +118,22 @@ def dump_each(objects: Sequence[Any]) -> Payload:
 
 
 def apart(value: Any) -> Any:
-    """Large bytes, or a large bytearray, as something that is pickled beside the pickle and
-    loaded as what it was; anything else as it is. For what nothing else refers to."""
+    """Large bytes, or a large bytearray, as a buffer that is sent beside the pickle and loaded as
+    its original type; any other value unchanged. For values that no other object refers to."""
     if type(value) in (bytes, bytearray) and len(value) > _native.INLINE:
         return pickle.PickleBuffer(value)
     return value
 
 
-#: What refers to nothing else.
+#: Types whose objects refer to no other object.
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 
 
 def arguments_apart(
     args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], Mapping[str, Any] | None]:
-    """The same for a function's arguments. What is passed twice must arrive as one object, and
-    so stays in the pickle; as does a bytearray if another argument may refer to it."""
+    """The same for a function's arguments. An object that is passed twice must arrive as one
+    object, so it stays in the pickle. So does a bytearray if another argument may refer to it."""
     values = (*args, *(kwargs or {}).values())
     if not any(apart(value) is not value for value in values):
         return args, kwargs
@@ -147,35 +149,36 @@ def arguments_apart(
 
 
 def dump_whole(value: Any) -> bytes:
-    """One object in one piece, large buffers and all."""
+    """One object as one pickle, with its large buffers inside."""
     return bytes(_pickle_somehow([value], apart=False)[0])
 
 
-#: What pickles in the quickest way, since it needs none of multiprocessing's reducers.
+#: Types for the quickest pickling: they need none of multiprocessing's reducers.
 SIMPLE = frozenset({type(None), bool, int, float, str})
 _FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType})
 
 
 def are_simple(fn: Any, args: tuple[Any, ...]) -> bool:
-    """Whether a function and its arguments are of the simple kind."""
+    """Whether a function and its arguments are of simple types."""
     return type(fn) in _FUNCTIONS and SIMPLE.issuperset(map(type, args))
 
 
 def dump_simply(value: Any) -> bytes | None:
-    """An object of the simple kind as a message; None if it cannot be pickled so, or is large."""
+    """An object of simple types as a message; None if it cannot be pickled so, or is large."""
     try:
         message = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        return None  # the long way may still be open to it, or says why not
+        return None  # the slower way may still pickle it, or reports the reason
     if len(message) >= _native.INLINE // 2:
         return None
     return None if _main.MARK in message and _main.out_of_reach(message) else message
 
 
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
-    """Says whether a buffer stays inside the pickle; if not, keeps it in `buffers`."""
+    """A function that says whether a buffer stays inside the pickle, and otherwise appends it to
+    `buffers`."""
 
     def inside(buffer: pickle.PickleBuffer) -> bool:
         if buffer.raw().nbytes < _LARGE:
@@ -187,40 +190,41 @@ def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
 
 
 def _pickler(stream: io.BytesIO, inside: Any) -> Any:
-    # Not a ForkingPickler, which is slow to make, and has nothing else of its own.
+    # Not a ForkingPickler, which is slow to make and adds only these reducers.
     made = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
     made.dispatch_table = {**copyreg.dispatch_table, **_reducers()}
     return made
 
 
 def dump_launch(*objects: Any, forked: bool = False) -> tuple[Payload, _native.Descriptors]:
-    """A message to a new process, and the descriptors to pass with it."""
+    """A message to a new process, and the descriptors to send with it."""
     descriptors = Descriptors(forked)
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:
-        # Set as an attribute, not by multiprocessing's function: no signal handler can run
-        # just before an assignment in a `finally`, whereas it can when a function is entered.
+        # Assigned, and not set by multiprocessing's function: no signal handler can run just before
+        # an assignment in a `finally`, but one can run when a function is entered.
         spawning.spawning_popen = descriptors
         return dump_each(objects), descriptors.held
     except BaseException:
-        descriptors.held.clear()  # even if somebody keeps the traceback
+        descriptors.held.clear()  # also if the traceback is kept
         if descriptors.refused is not None:
-            raise descriptors.refused from None  # not pickle's fault
+            raise descriptors.refused from None  # the system refused, not pickle
         raise
     finally:
         spawning.spawning_popen = before
 
 
 def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Buffers]:
-    """With cloudpickle where pickle cannot. Large buffers can be kept apart from the stream."""
+    """Pickles by pickle, or by cloudpickle if pickle cannot. With `apart`, large buffers are not in
+    the stream."""
     try:
         pickled = _pickle(_pickler, objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
         if isinstance(e, RecursionError):
-            raise _unpicklable(e) from e  # cloudpickle needs more depth still
+            raise _unpicklable(e) from e  # cloudpickle would need an even deeper recursion
         return _pickle_otherwise(objects, apart, e)
     reason = _main.out_of_reach(pickled[0]) if _submission() else None
     return pickled if reason is None else _pickle_by_value(objects, apart, pickled, reason)
@@ -229,7 +233,7 @@ def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Bu
 def _pickle_by_value(
     objects: Sequence[Any], apart: bool, by_name: tuple[memoryview, Buffers], reason: str
 ) -> tuple[memoryview, Buffers]:
-    """What a process that is not forked would not find by its name in the main module."""
+    """Pickles by value names of the main module that a process would not find there."""
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
@@ -237,8 +241,8 @@ def _pickle_by_value(
         if spawning.forked:
             return by_name
         raise pickle.PicklingError(
-            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], with "
-            "which it travels by value"
+            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], which "
+            "sends it by value"
         ) from None
     return _pickle_otherwise(objects, apart, None)
 
@@ -258,7 +262,7 @@ def _pickle(
 def _pickle_otherwise(
     objects: Sequence[Any], apart: bool, error: BaseException | None
 ) -> tuple[memoryview, Buffers]:
-    """With cloudpickle, after this error of pickle's, if there was one."""
+    """Pickles by cloudpickle, after this error of pickle, if there was one."""
     try:
         import cloudpickle
     except ImportError:
@@ -268,7 +272,7 @@ def _pickle_otherwise(
     if isinstance(spawning, Descriptors):
         spawning.held.clear()
 
-    # On the class: pickle's C code reads it there, when a pickler is made.
+    # Set on the class, because pickle's C code reads it there when a pickler is made.
     table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())
     made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
@@ -283,15 +287,16 @@ def _pickle_otherwise(
         raise _unpicklable(e) from e
 
 
-#: What cloudpickle would do.
+#: Advice to install cloudpickle.
 _HELP = (
-    "; only what can be imported by name can travel between processes; with "
-    "nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
+    "; only functions and classes that can be imported by name can be sent to another process; "
+    "with nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
 )
 
 
 def _is_of_code(error: BaseException) -> bool:
-    """Whether pickle has failed at something that cloudpickle can: a function, class or module."""
+    """Whether pickle failed at an object that cloudpickle can pickle: a function, class or
+    module."""
     text = _wording.called(str, error)
     if isinstance(error, TypeError):
         return "'module'" in text
@@ -303,7 +308,7 @@ def _is_of_code(error: BaseException) -> bool:
 def _unpicklable(error: BaseException, advice: str = "") -> pickle.PicklingError:
     what = "the function or an argument cannot be pickled: " if _submission() else ""
     if _submission() and not isinstance(error, OwnersOnly):
-        advice += '; under context="fork" nothing has to travel to a job'
+        advice += '; with context="fork" nothing must be pickled for a job'
     return pickle.PicklingError(f"{what}{_wording.in_words(error)}{advice}")
 
 
@@ -324,7 +329,8 @@ class MessageReader:
 
 
 def loads_after(known: bytes, message: Received) -> Callable[[], Any] | None:
-    """What loads the last object of a short message that begins with this; None if it does not."""
+    """A function that loads the last object of a short message that begins with `known`; None if
+    the message does not."""
     if type(message) is bytes and message.startswith(known):
         return functools.partial(pickle.loads, message[len(known) :])
     return None

@@ -1,7 +1,7 @@
-"""A job's result on its way to the owner: a value, or an exception with its traceback.
+"""A job's result as a message to the owner: a value, or an exception with its traceback.
 
-The exception is pickled by itself, inside: should it not survive the journey, the owner
-can still be told what it was, and where in the job it was raised.
+The exception is a separate pickle inside the message. If it cannot be unpickled, the owner still
+has its type, its text and the traceback in the job.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from .._signals import raised_by_handler
 from . import pickling
 from .segments import Payload, Received
 
-#: An exception pickled, in a line, and its traceback. A plain tuple: a class of its own would be
-#: pickled by name each time, and to make a named one takes 2 ms of the import of this package.
+#: A pickled exception, its type and text in a line, and its traceback. A plain tuple: an instance
+#: of a class would be pickled with the class's name each time, and to make a NamedTuple takes 2 ms
+#: of this package's import.
 Failure = Tuple[bytes, str, str]
 
 
 class NotLoaded(pickle.UnpicklingError):
-    """What a job meets before its function runs: an UnpicklingError to its owner, and the traceback
-    that is to be `told`, if any."""
+    """An error that a job met before its function ran. Its owner gets an UnpicklingError, with the
+    traceback in `told`, if there is one."""
 
     told = ""
 
@@ -31,14 +32,14 @@ class NotLoaded(pickle.UnpicklingError):
 
 
 class Dumped:
-    """What a function of ours returns in a job whose message it has made itself."""
+    """The return value of a function of this package that has made the job's message itself."""
 
     def __init__(self, message: Payload) -> None:
         self.message = message
 
 
 def dump_value(value: Any) -> Payload:
-    """A message that says what the job's function returned."""
+    """The message with the value that the job's function returned."""
     if type(value) in pickling.SIMPLE:
         stream = pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
         if len(stream) <= _native.INLINE:
@@ -52,7 +53,7 @@ def dump_value(value: Any) -> Payload:
 
 
 def unpicklable(value: Any, cause: pickle.PicklingError) -> pickle.PicklingError:
-    """Says that what a function returned cannot be sent."""
+    """The error for a return value that cannot be pickled."""
     error = pickle.PicklingError(
         f"what the job returned, a {type(value).__name__}, cannot be pickled: {cause}"
     )
@@ -61,18 +62,19 @@ def unpicklable(value: Any, cause: pickle.PicklingError) -> pickle.PicklingError
 
 
 def get_ready() -> None:
-    """Has what tells of exceptions loaded where jobs are forked from, so that they need not; but
-    not with the package, whose import it would make a tenth slower."""
+    """Loads the module that formats tracebacks into the process that jobs are forked from, so that
+    jobs need not. The package does not import it, because its own import would be a tenth slower.
+    """
     import traceback  # noqa: F401
 
 
 def dump_exception(error: BaseException) -> Payload:
-    """A message that says what the job's function raised."""
+    """The message with the exception that the job's function raised."""
     return pickling.dump((None, failure(error)))
 
 
 def failure(error: BaseException) -> Failure:
-    """What can be told of an exception."""
+    """Converts an exception for a message."""
     text = error.told if isinstance(error, NotLoaded) else _wording.traceback_of(error)
     summary = _wording.in_words(error)
     try:
@@ -86,16 +88,16 @@ def failure(error: BaseException) -> Failure:
 
 
 def _pickled(error: BaseException) -> bytes:
-    """In one piece, and only if it can be read back, which is where exceptions fail most."""
+    """The pickle of an exception. Unpickles it too, because exceptions mostly fail there."""
     data = pickling.dump_whole(error)
     pickle.loads(data)
     return data
 
 
 def load(message: Received) -> tuple[Any, BaseException | None]:
-    """What a job returned, and None; or None, and what it raised."""
+    """The value that a job returned, and None; or None, and the exception that it raised."""
     if message == b"":
-        return None, None  # as it is most often: see rust/python/src/job.rs
+        return None, None  # the most frequent case: see rust/python/src/job.rs
     try:
         value, failure = pickling.load(message)
     except BaseException as e:
@@ -106,7 +108,7 @@ def load(message: Received) -> tuple[Any, BaseException | None]:
 
 
 def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
-    # Not in `load`: a frame of its cause's would refer to the error, and it to that.
+    # Not in `load`: the cause's traceback has the frame of `load`, which would refer to this error.
     error = pickle.UnpicklingError(
         f"what the job returned cannot be unpickled here: {_wording.in_words(cause)}"
     )
@@ -115,7 +117,7 @@ def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
 
 
 def load_failure(failure: Failure) -> BaseException:
-    """The exception, with its traceback in the job as its cause."""
+    """The exception, with its traceback in the job as its `__cause__`."""
     pickled, summary, text = failure
     try:
         error = pickle.loads(pickled)

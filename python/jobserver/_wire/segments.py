@@ -1,7 +1,7 @@
 """A message's segments: pickles, and the large buffers beside them, in bytes or in a memory file.
 
-memory file = header segment*        (each segment begins at a multiple of 64; what is to
-                                      be a view, of 4096)
+memory file = header segment*        (a segment begins at a multiple of 64; one that is
+                                      loaded as a view, of 4096)
 header      = count u64, then for each segment its size u64 and its form u64
 segment     = first the pickles, then one buffer each
 """
@@ -16,21 +16,22 @@ from typing import Iterator, NamedTuple, Sequence, Union
 from .. import _native
 from .._exceptions import advised
 
-#: Buffers smaller than this are cheaper copied than mapped, and keep no file's memory.
+#: For smaller buffers, in bytes, a copy costs less than a view, and keeps no memory of the file.
 _VERY_LARGE = 1024 * 1024
-#: What becomes an object of Python's own and is smaller than this is quicker to read than to
-#: copy from a view: that saves a pass over the memory, and costs the import of ctypes (2.5 ms).
+#: A segment that becomes a Python object and is smaller than this, in bytes, is read. Otherwise it
+#: is copied from a view, which saves a pass over the memory and costs the import of ctypes (2.5
+#: ms).
 _HUGE = 16 * 1024 * 1024
 _ALIGN = 64
 _PAGE = 4096
 _U64 = struct.Struct("=Q")
 _SEGMENT = struct.Struct("=QQ")
 
-#: What a channel is given to carry, and what it brings.
+#: The messages that a channel sends, and those that it receives.
 Payload = Union[bytes, _native.MemoryFile]
 Received = Union[Payload, _native.MemoryMap]
 
-#: What a segment is loaded as.
+#: The type that a segment is loaded as.
 _VIEW, _BYTES, _BYTEARRAY = range(3)
 Loaded = Union[bytes, bytearray, memoryview]
 
@@ -67,7 +68,7 @@ def _form(segment: memoryview) -> int:
 
 
 def _offsets(table: Sequence[_Segment]) -> Iterator[int]:
-    """Where these segments begin."""
+    """The offsets of these segments."""
     end = _U64.size + _SEGMENT.size * len(table)
     for size, form in table:
         align = _PAGE if form == _VIEW else _ALIGN
@@ -89,7 +90,7 @@ class _File:
         self._file = file
 
     def read(self, size: int, offset: int) -> bytearray:
-        # Looked at before memory is asked for: a job may say anything.
+        # Checked before memory is allocated: a job may send any header.
         if offset + size > os.fstat(self._file.fileno()).st_size:
             raise _too_short()
         data = bytearray(size)
@@ -134,9 +135,10 @@ class _Map:
 
 
 def _view(memory: _native.MemoryMap) -> memoryview:
-    """A writable view of all of it, that keeps it for as long as anything refers to the view."""
+    """A writable view of the whole mapping, which keeps the mapping as long as anything refers to
+    the view."""
     try:
-        import ctypes  # late, since few need it
+        import ctypes  # imported late because it is rarely needed
     except ImportError:  # a Python that was built without it
         return memoryview(bytearray(memory.read(len(memory), 0)))
     array = (ctypes.c_char * len(memory)).from_address(memory.address)
@@ -149,7 +151,7 @@ def _too_short() -> EOFError:
 
 
 def segments_of(message: Received) -> list[Loaded]:
-    """The pickles, and then the buffers that belong to them."""
+    """The pickles of a message, and then the buffers that belong to them."""
     if isinstance(message, bytes):
         return [message]
     source = _Map(message) if isinstance(message, _native.MemoryMap) else _File(message)

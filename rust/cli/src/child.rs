@@ -1,4 +1,4 @@
-//! The command that is run: signals on their way to it, and its end on its way out.
+//! Runs the user's command: passes signals on to it, and returns its exit code.
 
 use jobserver_core::platform::{is_ignored, pass_on, pass_on_to, see_children_end, SignalsHeld};
 use jobserver_core::{advice, ExitStatus, JobId, Jobs, Outcome, Result, Slot};
@@ -6,21 +6,23 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::process::Command;
 
-/// What is passed on to the command; those that a terminal sends to the command as well (true)
-/// only if somebody has sent them to us. (SIGHUP a terminal may send to us alone.)
+/// The signals that are passed on to the command. Signals with true are those that a terminal sends
+/// to the command too: they are passed on only if a process sent them. (A terminal may send SIGHUP
+/// to this process alone.)
 const SIGNALS: [(i32, bool); 4] =
     [(SIGINT, true), (SIGQUIT, true), (SIGTERM, false), (SIGHUP, false)];
 
 /// The program and its arguments.
 pub(crate) fn command(words: &[OsString]) -> Command {
-    // clap has seen to it that there is at least one.
+    // clap requires at least one word.
     let mut command = Command::new(words.first().cloned().unwrap_or_default());
     command.args(words.iter().skip(1));
     command
 }
 
-/// Runs a command to its end, on `slot` if there is one, while signals leave us alive to give
-/// it back. What the exit code should be; the second is the signal that killed it, if one did.
+/// Runs a command to its end, on `slot` if there is one. Signals do not end this process meanwhile,
+/// so it can give the slot back. Returns the exit code, and the signal that killed the command, if
+/// one did.
 pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Option<i32>)> {
     survive_signals();
     see_children_end(&mut command);
@@ -32,7 +34,7 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
             say!("{name}: {e}");
             let code = match e.raw_os_error() {
                 Some(NOT_THERE) => 127,
-                // A limit, which is not for the command to keep.
+                // A limit of the system, which is not the command's fault.
                 Some(errno) if advice(errno).is_some() => crate::FAILED,
                 _ => 126,
             };
@@ -42,12 +44,13 @@ pub(crate) fn run(mut command: Command, slot: Option<Slot>) -> Result<(i32, Opti
     follow(jobs, job)
 }
 
-/// From now on, what signals would end us by is kept for the command, and passed on to it.
+/// From now on, signals that would end this process are kept for the command, and passed on to it.
 pub(crate) fn survive_signals() {
     for (signal, from_processes_only) in SIGNALS {
-        // Ignored, as nohup or a shell's background job has it: the command will ignore it too.
+        // A signal that is ignored, as under nohup or in a shell's background job, is ignored by
+        // the command too.
         if !is_ignored(signal) {
-            let _ = pass_on(signal, from_processes_only); // fails for what nobody may handle
+            let _ = pass_on(signal, from_processes_only); // fails for signals without handlers
         }
     }
 }
@@ -56,7 +59,7 @@ pub(crate) fn survive_signals() {
 fn follow(mut jobs: Jobs, job: JobId) -> Result<(i32, Option<i32>)> {
     pass_on_to(jobs.pid(job));
     loop {
-        // What the scan has reaped must get no signal any more: its pid may be another's.
+        // A process that the scan has reaped must get no signal: another may have its pid.
         let held = SignalsHeld::begin();
         if let Some(finished) = jobs.scan()?.pop() {
             pass_on_to(None);
@@ -73,10 +76,10 @@ fn follow(mut jobs: Jobs, job: JobId) -> Result<(i32, Option<i32>)> {
     }
 }
 
-/// Linux's and everybody's ENOENT.
+/// ENOENT, which has this number on all systems.
 const NOT_THERE: i32 = 2;
 
-/// Ends as the command did: killed by the same signal, if it was.
+/// Ends as the command did: if a signal killed it, by the same signal.
 pub(crate) fn end_like((code, signal): (i32, Option<i32>)) -> i32 {
     if let Some(signal) = signal {
         let _ = signal_hook::low_level::emulate_default_handler(signal);

@@ -1,5 +1,6 @@
-//! `jobserver exec`: one slot of the pool in force, for one command. What is below the command has
-//! that slot as its own: it finds the command in the ledger (see `slots::lineage` of the core).
+//! `jobserver exec`: one slot of the pool in force, for one command. Programs below the command
+//! have that slot as their implicit slot: they find the command in the ledger (see `slots::lineage`
+//! of the core).
 
 use crate::child;
 use jobserver_core::{Jobs, Pool, Result, Slot};

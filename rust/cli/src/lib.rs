@@ -1,11 +1,10 @@
 //! The `jobserver` command: a pool of slots for any program (`run`), one slot for one command
-//! (`exec`), and who holds what (`status`).
+//! (`exec`), and the holders of slots (`status`).
 //!
-//! For shells, makefiles and programs in any language. What a pool is, and how it is joined,
-//! stands in `jobserver-core`; here are only the words on the command line, and the passing
-//! on of signals and exit codes.
+//! It is for shells, makefiles and programs in any language. `jobserver-core` defines pools and how
+//! they are joined. This crate reads the command line, and passes on signals and exit codes.
 
-/// Tells the user something. If it cannot be written, so be it: what counts is the command.
+/// Writes a message to the user. An error in writing is ignored, because the command matters more.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write;
@@ -31,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// The command's name.
 const NAME: &str = "jobserver";
 
-/// The exit code of a failure of ours, and not of the command's; as env and nohup have it.
+/// The exit code of a failure of this program, and not of the command; env and nohup use the same.
 const FAILED: i32 = 125;
 
 /// Share a pool of slots among make, cargo, ninja, Python programs and others, so that
@@ -55,7 +54,7 @@ enum Action {
         jobs: Option<usize>,
         /// How MAKEFLAGS names the pool [default: what the make on PATH understands]
         ///
-        /// "pipe" is for make before 4.4, "fifo" for all that is newer, cargo and ninja included.
+        /// "pipe" is for make before 4.4; "fifo" is for newer make, for cargo and for ninja.
         #[arg(long, value_enum)]
         style: Option<StyleArgument>,
         /// The command and its arguments, after `--`
@@ -68,9 +67,9 @@ enum Action {
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
-    /// Show the slots of the pool in force, or of all pools of this user: free, and held by whom
+    /// Show the slots of the pool in force, or of all pools of this user, and who holds them
     Status,
-    /// Print what has a shell complete this command's words
+    /// Print a script by which a shell completes the words of this command
     ///
     /// For bash: eval "$(jobserver completion bash)"
     Completion {
@@ -104,9 +103,9 @@ fn style(asked: Option<StyleArgument>) -> Style {
     }
 }
 
-/// Runs the command that these arguments, the program's name first, ask for. Returns the exit
-/// code: that of the command that was run, or 125 for a failure of ours, 126 or 127 for a
-/// command that cannot be run or is not there, 2 for arguments that make no sense.
+/// Runs the `jobserver` command with these arguments, the first of which is the program's name.
+/// Returns the exit code: that of the user's command; 125 for a failure of this program; 126 if the
+/// user's command cannot be run; 127 if it is not there; 2 for wrong arguments.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -154,7 +153,7 @@ fn write_manual(folder: &Path) -> jobserver_core::Result<i32> {
     Ok(0)
 }
 
-/// The pool in force, None if there is none; or why it cannot be joined.
+/// The pool in force, None if there is none; or the reason why it cannot be joined.
 fn pool_in_force() -> Result<Option<Pool>, String> {
     match Joined::by_environment() {
         Joined::Nothing | Joined::OneJob => Ok(None),

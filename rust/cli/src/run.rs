@@ -1,4 +1,4 @@
-//! `jobserver run`: a new pool for a command and all that is below it.
+//! `jobserver run`: a new pool for a command and all programs below it.
 
 use crate::child;
 use jobserver_core::slots::{Style, MAKELEVEL};
@@ -6,19 +6,19 @@ use jobserver_core::{usable_cpus, Pool, Result};
 use std::ffi::OsString;
 
 pub(crate) fn run(jobs: Option<usize>, style: Style, words: &[OsString]) -> Result<i32> {
-    child::survive_signals(); // or one that ends us would leave the pool's home
+    child::survive_signals(); // a signal that ends this process would leave the pool's home
     let (pool, ends) = Pool::for_command(jobs.unwrap_or_else(usable_cpus), style)?;
     let mut command = child::command(words);
     pool.name_to(&mut command, ends);
-    // What runs below this, but not below another make, is in no recipe.
+    // A program below this, but not below another make, is in no recipe.
     command.env_remove(MAKELEVEL);
     let end = child::run(command, None)?;
     report(&pool)?;
-    drop(pool); // its home goes, which it would not if a signal ended us
+    drop(pool); // removes its home, before a signal may end this process
     Ok(child::end_like(end))
 }
 
-/// Says so if the slots are not all there again, or more.
+/// Reports if slots are missing, or if there are too many.
 fn report(pool: &Pool) -> Result<()> {
     pool.reclaim();
     let (slots, free) = (pool.slots(), pool.free()?);

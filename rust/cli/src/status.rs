@@ -1,4 +1,4 @@
-//! `jobserver status`: the slots of a pool, and who holds them.
+//! `jobserver status`: the slots of a pool, and their holders.
 
 use jobserver_core::platform::within_limit;
 use jobserver_core::slots::homes;
@@ -20,7 +20,7 @@ pub(crate) fn status() -> Result<i32> {
                     Err(e) if e.kind() == ErrorKind::Elsewhere => {
                         text.push_str(&format!("{}: {e}\n", home.display()));
                     }
-                    Err(_) => {} // it has just gone
+                    Err(_) => {} // the pool has just ended
                 }
             }
         }
@@ -28,7 +28,7 @@ pub(crate) fn status() -> Result<i32> {
     if text.is_empty() {
         text.push_str("no pool\n");
     }
-    // Who reads it may have seen enough.
+    // An error is ignored: the reader may have closed the pipe.
     let _ = within_limit(|| std::io::stdout().write_all(text.as_bytes()));
     Ok(0)
 }
@@ -57,7 +57,7 @@ fn line(pid: impl ToString, seconds: impl ToString, what: &str, command: &str) -
     format!("{:>9} {:>9}  {what:<9}{command}\n", pid.to_string(), seconds.to_string())
 }
 
-/// What a process was started as, as far as the system tells.
+/// The command line of a process, if the system reports it.
 fn words(pid: jobserver_core::process::Pid) -> String {
     let words =
         std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();

@@ -1,20 +1,20 @@
-//! What only the host of this crate can do: the program, or the interpreter, whose threads call it.
+//! The host of this crate: the program, or the interpreter, whose threads call it.
 
 use crate::error::Error;
 
-/// The host of a call that may wait.
+/// The operations that a call which may wait needs from its host.
 pub trait Host {
-    /// What the calls return that fail, for a reason of this crate's or the host's.
+    /// The error of calls that use this host. The reason is this crate's or the host's.
     type Error: From<Error>;
 
-    /// Runs the handlers of signals that have come. An error leaves the call that has asked for this.
+    /// Runs the handlers of signals that have come. The call that called this returns its error.
     fn run_signal_handlers(&self) -> Result<(), Self::Error>;
 
-    /// Does this, which may take long, while other threads of the host can run.
+    /// Runs `work`, which may take long, while other threads of the host can run.
     fn unlocked<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T;
 }
 
-/// A host without signal handlers of its own, and without a lock: a plain Rust program.
+/// A plain Rust program: a host without signal handlers and without a lock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plain;
 

@@ -14,7 +14,7 @@ use pyo3::types::PyBytes;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A nameless file for a body too large for the socket; closed when it is dropped.
+/// A file without a name, for a body too large for the socket; closed when it is dropped.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct MemoryFile {
     file: Descriptor,
@@ -32,7 +32,7 @@ impl MemoryFile {
     }
 }
 
-/// The number of a descriptor, for Python to use at once.
+/// The number of a descriptor, which Python must use at once.
 pub(crate) fn number(descriptor: &Descriptor) -> PyResult<RawFd> {
     intact(descriptor).map(|fd| fd.as_raw_fd()).map_err(to_python)
 }
@@ -41,10 +41,10 @@ fn intact(descriptor: &Descriptor) -> core::Result<BorrowedFd<'_>> {
     descriptor.intact().map_err(core::Error::lost("cannot use a descriptor"))
 }
 
-/// What was in a memory file: memory of this process, which goes when this is dropped.
+/// The contents of a memory file: memory of this process, which is unmapped when this is dropped.
 ///
-/// The stable ABI of CPython 3.8 knows no way for a class to offer a buffer; so this says where
-/// the memory is, and who makes a buffer of that keeps this.
+/// In the stable ABI of CPython 3.8 a class cannot offer a buffer. So this has the address of the
+/// memory, and code that makes a buffer of it keeps this object.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct MemoryMap {
     map: wire::MemoryMap,
@@ -61,7 +61,8 @@ impl MemoryMap {
         self.map.address()
     }
 
-    /// A copy of a part, where nobody writes to it meanwhile; fewer bytes if it has no more.
+    /// A copy of a part, while nothing else writes to it. It has fewer bytes if the map has no
+    /// more.
     fn read<'py>(
         &self,
         py: Python<'py>,
@@ -77,8 +78,8 @@ impl MemoryMap {
     }
 }
 
-/// What travels in a frame: bytes, or a memory file. Which bytes of the file count is told
-/// by what is in it (see `_pickling.py`), so its size is not needed here.
+/// The body of a frame: bytes, or a memory file. The contents of the file say which of its bytes
+/// count (see `_wire/segments.py`), so this does not need its size.
 #[derive(FromPyObject)]
 pub(crate) enum Payload<'py> {
     Inline(Bound<'py, PyBytes>),
@@ -93,15 +94,15 @@ impl Payload<'_> {
         }
     }
 
-    /// Alone, as a message.
+    /// A message with this payload and no descriptors.
     pub(crate) fn as_message(&self) -> wire::Message<'_> {
         wire::Message { payload: self.as_core(), descriptors: &[] }
     }
 }
 
-/// Descriptors to pass to a new process: duplicates of our own, since what they were made
-/// from may be closed, and its number used again, before a slot comes. Or those that have come to
-/// a process, which are its own until they are cleared.
+/// Descriptors to send to a new process. They are duplicates, because the originals may be closed,
+/// and their numbers used again, before there is a slot. Or descriptors that this process has
+/// received, which it owns until they are cleared.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Descriptors(Mutex<Vec<Arc<Descriptor>>>);
 
@@ -112,7 +113,8 @@ impl Descriptors {
         Descriptors(Mutex::default())
     }
 
-    /// Adds a duplicate of this one. Returns its place in what the process will receive.
+    /// Adds a duplicate of this descriptor. Returns its place among those that the process will
+    /// receive.
     fn add(&self, fd: RawFd) -> PyResult<usize> {
         let duplicate = Arc::new(duplicate(fd)?);
         let mut held = self.list();
@@ -120,20 +122,20 @@ impl Descriptors {
         Ok(held.len() - 1)
     }
 
-    /// A new duplicate of the one at this place, for its taker to close.
+    /// A new duplicate of the descriptor at this place, which the caller closes.
     fn duplicate(&self, place: usize) -> PyResult<RawFd> {
         let duplicate = OwnedFd::from(self.at(place)?);
         Ok(duplicate.into_raw_fd())
     }
 
-    /// Closes them, but for those that a launch under way still passes on.
+    /// Closes them, except those that a launch is still sending.
     fn clear(&self) {
         self.list().clear();
     }
 }
 
 impl Descriptors {
-    /// A duplicate of the one at this place.
+    /// A duplicate of the descriptor at this place.
     pub(crate) fn at(&self, place: usize) -> PyResult<Descriptor> {
         let known = self.list().get(place).map(Arc::clone);
         let known = known.ok_or_else(|| PyIndexError::new_err("no such descriptor has come"))?;
@@ -159,7 +161,7 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
     })
 }
 
-/// A frame as Python has it: its contents, and the descriptors that came with it.
+/// A frame in Python: its contents, and the descriptors that came with it.
 pub(crate) type Received = (Py<PyAny>, Descriptors);
 
 pub(crate) fn frame_to_python(py: Python<'_>, frame: Frame) -> PyResult<Received> {
@@ -193,7 +195,7 @@ impl Channel {
 
 #[pymethods]
 impl Channel {
-    /// The channel on this inherited descriptor, which stays the caller's to close.
+    /// The channel on a duplicate of this inherited descriptor. The caller closes the descriptor.
     #[new]
     fn new(fd: RawFd) -> PyResult<Channel> {
         Ok(core::Channel::from_socket(duplicate(fd)?).into())
@@ -203,8 +205,8 @@ impl Channel {
         self.channel.as_descriptor().as_raw_fd()
     }
 
-    /// Waits for the introduction, and from then on ends with the owner if that wants it so.
-    /// None if the owner is gone, or gave up, or none has come for long.
+    /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
+    /// then on. None if the owner has ended or gave up, or if no introduction came for long.
     fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
         let introduction = self.worker().introduction(&Interpreter(py))?;
         let Some(frame) = introduction else { return Ok(None) };

@@ -1,17 +1,17 @@
-//! Death: how a job ended that sent no result.
+//! Death: the end of a job that sent no result.
 
 use jobserver_core::ExitStatus;
 use pyo3::prelude::*;
 
-/// What is known of a death. Which exception tells of it, is Python's to say: `_death.py`.
+/// The facts of a death. `_death.py` makes the exception.
 #[pyclass(frozen, get_all, module = "jobserver._native")]
 pub(crate) struct Death {
     exitcode: Option<i32>,
     signal: Option<i32>,
     text: String,
-    /// The limit, in seconds, if the job ended because it ran for longer.
+    /// The time limit in seconds, if the job was killed because it ran for longer.
     time_limit: Option<f64>,
-    /// What the job had said of its end.
+    /// The job's last words.
     last_words: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The one place where Rust's errors become Python's.
+//! Converts errors of the core to Python exceptions, all in this file.
 
 use jobserver_core::{Error, ErrorKind};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -18,8 +18,8 @@ pyo3::create_exception!(
     "The pool belongs to another pid or time namespace than this process."
 );
 
-/// For `map_err`: an OSError with its number where the system refused, so that Python
-/// picks the subclass; ValueError where the caller erred.
+/// For `map_err`. If the system refused, an OSError with its number, from which Python chooses the
+/// subclass. If it is the caller's fault, a ValueError.
 pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match (error.kind(), error.raw_os_error()) {

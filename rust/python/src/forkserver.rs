@@ -9,14 +9,14 @@ use jobserver_core::forkserver as core;
 use pyo3::prelude::*;
 use std::os::fd::RawFd;
 
-/// The helper of a tree of jobs: running, or not yet, or not any more.
+/// The helper of a tree of jobs, whether it runs or not.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct ForkServer(pub(crate) core::Helper);
 
 #[pymethods]
 impl ForkServer {
-    /// Without a helper yet; or joins one by its request socket, which stays the caller's
-    /// to close.
+    /// Joins the helper with this request socket, which the caller closes; None: there is no helper
+    /// yet.
     #[new]
     #[pyo3(signature = (fd = None))]
     fn new(fd: Option<RawFd>) -> PyResult<ForkServer> {
@@ -24,25 +24,25 @@ impl ForkServer {
         Ok(ForkServer(joined.unwrap_or_default()))
     }
 
-    /// Whether there is one, to which this program has not closed the way.
+    /// Whether there is a helper, and this program has not closed its request socket.
     #[getter]
     fn running(&self) -> bool {
         self.0.is_running()
     }
 
-    /// Whether there was a helper and it has gone, though nobody may have noticed yet.
+    /// Whether the helper has ended, perhaps unnoticed until now.
     #[getter]
     fn gone(&self) -> bool {
         self.0.is_gone()
     }
 
-    /// How many workers have been asked for ahead of need.
+    /// The number of workers ahead.
     #[getter]
     fn ahead(&self) -> usize {
         self.0.ahead()
     }
 
-    /// Has those workers end.
+    /// Makes the workers ahead end.
     fn dismiss_ahead(&self) {
         self.0.dismiss_ahead();
     }
@@ -56,8 +56,8 @@ impl ForkServer {
         self.0.pid().map(|pid| pid.as_raw_nonzero().get())
     }
 
-    /// Ends the workers that are ahead, and the helper for good if this process started it, for
-    /// whose end it waits.
+    /// Ends the workers ahead. If this process started the helper, ends it too and waits for its
+    /// end.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         Ok(self.0.stop(&Interpreter(py))?)
     }
@@ -73,8 +73,8 @@ impl Server {
         core::Server::new(duplicate(fd)?).map(Server).map_err(to_python)
     }
 
-    /// In the helper: serves until nobody is left to serve, then returns None. Returns in
-    /// each forked worker with its channel. The GIL stays held: the helper has one thread.
+    /// In the helper: serves until there are no clients and no children, then returns None. Returns
+    /// in each forked worker with its channel. The GIL stays held: the helper has one thread.
     fn serve(&mut self, py: Python<'_>) -> PyResult<Option<Channel>> {
         let channel = self.0.serve(|| hooks::fork(py)).map_err(to_python)?;
         Ok(channel.map(Channel::from))

@@ -1,4 +1,4 @@
-//! What the core asks of its host, which is CPython: signal handlers, the GIL, forks.
+//! The core's host operations, for CPython: signal handlers, the GIL, forks.
 
 use crate::errors::to_python;
 use crate::{hooks, upcalls};
@@ -10,7 +10,7 @@ use jobserver_core::Error;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
-/// Any error of a call: the core's, or one that Python code has raised.
+/// An error of a call: the core's, or one that Python code has raised.
 pub(crate) struct Raised(PyErr);
 
 impl From<Error> for Raised {

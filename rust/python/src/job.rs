@@ -1,8 +1,8 @@
-//! One job in its process, from when that has been set up to its end or to what follows
+//! One job in its process, from the setup to the end of the process or to its next job.
 //!
-//! The common way is here and not in Python, since code that runs only in new processes runs
-//! cold in each of them: the interpreter finds nothing in its caches, and each page that it
-//! writes to then is copied first. What is not common is Python's: see `_job.py`.
+//! The common steps are here and not in Python, because Python code that runs only in new processes
+//! runs slowly in each of them: the interpreter finds nothing in its caches, and the kernel copies
+//! each page that it writes to. The rare steps are in Python: see `_job.py`.
 
 use crate::channel::{Channel, Payload};
 use crate::errors::to_python;
@@ -25,11 +25,11 @@ use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// One submission's work: what a job is to run, and around it.
+/// One submission's work: the function that a job runs, and the settings around it.
 ///
-/// In the order in which a job uses it: the environment first, so that what the function's
-/// module reads when it is imported is already right; then the time limit, `preexec_fn` and
-/// the function.
+/// The fields are in the order in which a job uses them. The environment is first, because the
+/// import of the function's module may read it. Then come the time limit, `preexec_fn` and the
+/// function.
 #[pyclass(frozen, get_all, module = "jobserver._native")]
 pub(crate) struct Work {
     env: Option<Py<PyAny>>,
@@ -63,12 +63,12 @@ impl Work {
         upcalls::apply_environment(py, changes)
     }
 
-    /// Limits this process's time from now on, if the submission did.
+    /// Starts the time limit of this process, if the submission has one.
     fn limit_time(&self) -> PyResult<Option<TimeLimit>> {
         let refused = |e| to_python(core::Error::refused("cannot limit a job's time", e));
         match self.time_limit.map(Duration::try_from_secs_f64) {
             Some(Ok(limit)) => platform::end_after(limit).map(Some).map_err(refused),
-            _ => Ok(None), // or one too long for the clock
+            _ => Ok(None), // also if the limit is too long for the clock
         }
     }
 
@@ -83,7 +83,7 @@ impl Work {
     }
 }
 
-/// In a new process that was forked for a job: sets it up, and runs the job to the end.
+/// In a new process that was forked for a job: sets it up, and runs the job to its end.
 pub(crate) fn run_forked(
     py: Python<'_>,
     born: Box<Born>,
@@ -95,8 +95,8 @@ pub(crate) fn run_forked(
     run(py, channel, ready)
 }
 
-/// In a forked process: makes it a job's. Its channel; whether it could be set up; and what ends the
-/// process once it is dropped.
+/// In a forked process: makes it a job's process. Returns its channel, whether the setup succeeded,
+/// and the guard that ends the process when it is dropped.
 pub(crate) fn set_up(
     py: Python<'_>,
     born: Box<Born>,
@@ -112,8 +112,8 @@ pub(crate) fn set_up(
     (channel, set_up, never_on)
 }
 
-/// Runs a job that has been set up so, or that could not be: does its work, sends the result,
-/// and ends the process.
+/// Runs a job, or reports that its setup failed: does its work, sends the result, and ends the
+/// process.
 pub(crate) fn run(
     py: Python<'_>,
     channel: Channel,
@@ -129,8 +129,9 @@ pub(crate) fn run(
     })
 }
 
-/// A process's whole life, as far as others may want to see it begin and end; `body` returns its
-/// exit code. (coverage.py, for one, replaces multiprocessing's `_bootstrap`, or `os._exit`.)
+/// Runs `body`, which returns the exit code, within the functions that a tool has replaced to see
+/// processes begin and end. (For example, coverage.py replaces multiprocessing's `_bootstrap`, or
+/// `os._exit`.)
 pub(crate) fn live(
     py: Python<'_>,
     channel: &Channel,
@@ -160,21 +161,21 @@ fn live_bootstrapped(
     let body = Mutex::new(Some(body));
     let call = move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
         let body = body.lock().ok().and_then(|mut body| body.take());
-        body.map(|body| body(args.py())) // None: it has been called before
+        body.map(|body| body(args.py())) // None if it was called before
     };
     let body = PyCFunction::new_closure(py, None, None, call)?;
     upcalls::live_bootstrapped(py, channel.fileno(), body.into_any())
 }
 
-/// What follows a job.
+/// What the process does after a job.
 pub(crate) enum After {
-    /// The process is to end, with this exit code.
+    /// The process ends, with this exit code.
     Ends(i32),
-    /// It stays for another job.
+    /// The process stays for another job.
     Stays,
 }
 
-/// What a process does after its last job. Its exit code.
+/// Ends a process after its last job. Returns its exit code.
 pub(crate) fn end(py: Python<'_>, setup: Option<&Bound<'_, Setup>>, after: PyResult<After>) -> i32 {
     let wound_down = wind_down(py, setup);
     let code = match after {
@@ -188,7 +189,7 @@ pub(crate) fn end(py: Python<'_>, setup: Option<&Bound<'_, Setup>>, after: PyRes
     code
 }
 
-/// Does the work and sends what came of it; the process may stay if it `is_clean` then.
+/// Does the work and sends its result. The process may stay if it `is_clean` then.
 pub(crate) fn send(
     py: Python<'_>,
     worker: &mut Worker,
@@ -200,7 +201,7 @@ pub(crate) fn send(
         Ok((limit, work)) => (limit, work.get().call(py)),
         Err(error) => (None, Err(error)),
     };
-    // Most functions return None, so that needs no pickling on either side.
+    // Most functions return None, so None needs no pickling on either side.
     let dumped = called.and_then(|value| match value.is_none() {
         true => Ok(None),
         false => upcalls::dump_value(&value).map(Some),
@@ -211,7 +212,7 @@ pub(crate) fn send(
         Ok(outcome) => outcome,
         Err(error) => Some(dump_failure(py, error)?),
     };
-    // First what was printed: whoever has the result can count on it.
+    // Printed output is flushed first: an owner that has the result can rely on it.
     flush(py)?;
     let payload = match &outcome {
         None => None,
@@ -233,8 +234,9 @@ pub(crate) fn send(
     })
 }
 
-/// A message that says what the job's function raised; or the exit code, and what to say of it, if
-/// that was to end the process. A job that was forked deep in calls of its owner's may have no room to make one.
+/// The message with the exception that the job's function raised. For SystemExit, the exit code and
+/// the last words instead. A job that was forked deep in calls of its owner may be so close to the
+/// recursion limit that the limit is raised for this.
 fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
     let error = error.into_value(py).into_any();
     match upcalls::dump_failure(py, error.clone_ref(py)) {
@@ -250,24 +252,24 @@ fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
     }
 }
 
-/// How many more calls there are to be room for then.
+/// By how much the recursion limit is raised then.
 const ROOM: usize = 500;
 
-/// Ends what the job began, and flushes what that printed. What it has not begun is not even
-/// looked for.
+/// Ends what the job began, and flushes its output. If the job began nothing, this looks no
+/// further.
 fn wind_down(py: Python<'_>, setup: Option<&Bound<'_, Setup>>) -> PyResult<()> {
-    release_own_slot(core::owner::has_owner()); // where nothing could be sent
+    release_own_slot(core::owner::has_owner()); // for a job that could send nothing
     match setup {
         Some(setup) if setup.get().nothing_to_end(py)? => Ok(()),
         _ => upcalls::wind_down(py),
     }
 }
 
-/// Flushes what has been printed. Either stream can be None, closed, without flush, or lead to
-/// where nobody reads, or to a full disk; a job's result is not lost for that.
+/// Flushes stdout and stderr. Either stream can be None, closed, without `flush`, or lead to a pipe
+/// without reader or a full disk. A job's result is not lost for that.
 #[pyfunction]
 pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
-    static SYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new(); // an import is dear, even of this
+    static SYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new(); // even an import of `sys` is slow
     let names = SYS.get_or_try_init(py, || PyResult::Ok(py.import("sys")?.dict().unbind()))?;
     for name in [intern!(py, "stdout"), intern!(py, "stderr")] {
         let Some(stream) = names.bind(py).get_item(name)?.filter(|stream| !stream.is_none()) else {

@@ -1,12 +1,12 @@
 //! `jobserver._native`: the Python binding of `jobserver-core`.
 //!
-//! It converts, releases the GIL around every wait, runs Python's signal handlers when a
-//! wait is interrupted, and maps errors. No logic lives here: what a slot, a process or a
-//! scan is stands in the core, and what a Future is in the Python package.
+//! It converts, releases the GIL around every wait, runs Python's signal handlers when a wait is
+//! interrupted, and maps errors. It has no logic: the core defines slots, processes and scans, and
+//! the Python package defines Futures.
 //!
-//! The GIL is this module's lock: tables are only touched while it is held and never
-//! borrowed across a wait, so a fork by another thread cannot catch one half changed. Nor is a
-//! reference to a Python object dropped without it: see .cargo/config.toml.
+//! The GIL is this module's lock. Tables are used only while it is held and are never borrowed
+//! across a wait, so a fork by another thread cannot copy a table that is half changed. References
+//! to Python objects are dropped only while it is held too: see .cargo/config.toml.
 
 mod admission;
 mod channel;
@@ -30,44 +30,47 @@ mod worker;
 
 use pyo3::prelude::*;
 
-/// The CPUs that this process may really use: affinity and cgroup quota considered.
+/// The number of CPUs that this process may use, by its affinity and its cgroup's quota.
 #[pyfunction]
 fn usable_cpus() -> usize {
     jobserver_core::usable_cpus()
 }
 
-/// Which limit an error number of the system means here, and how to raise it.
+/// The limit that an error number of the system means here, and how to raise it.
 #[pyfunction]
 fn advice(errno: i32) -> Option<&'static str> {
     jobserver_core::advice(errno)
 }
 
-/// Ends a process that has had no job. (Nobody is told, as `os._exit` might: see `Hooks`.)
+/// Ends a process that has had no job. (Tools that replace `os._exit` do not see this: see
+/// `Hooks`.)
 #[pyfunction]
 fn exit_at_once() {
     jobserver_core::platform::exit_at_once(0)
 }
 
-/// In a new interpreter: makes descriptor 0 the null device, and 1 and 2 if they are closed.
+/// In a new interpreter: makes descriptor 0 the null device, and also 1 and 2 if they are closed.
 #[pyfunction]
 fn fill_standard() -> PyResult<()> {
     jobserver_core::platform::fill_standard(true).map_err(errors::to_python)
 }
 
-/// The `jobserver` command, with these words, the program's name first: its exit code.
+/// Runs the `jobserver` command with these words, the first of which is the program's name. Returns
+/// its exit code.
 #[pyfunction]
 fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> i32 {
     py.detach(|| jobserver_cli::main(words))
 }
 
-/// In a forked child: is another process, and lets go of what its parent's jobs hang on.
+/// In a forked child: records that this is another process, and closes the lifeline of its parent's
+/// jobs.
 #[pyfunction]
 fn forget_lifeline() {
     jobserver_core::process::begin_child();
     jobserver_core::process::Lifeline::forget_parents();
 }
 
-/// Waits for the jobs of Jobservers that were dropped while those ran.
+/// Waits for the jobs of Jobservers that were dropped while the jobs ran.
 #[pyfunction]
 fn wait_for_left(py: Python<'_>) -> PyResult<()> {
     py.check_signals()?;
@@ -77,26 +80,26 @@ fn wait_for_left(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// The same as `os.getpid`, mostly without a system call.
+/// The same as `os.getpid`, usually without a system call.
 #[pyfunction]
 fn getpid() -> i32 {
     jobserver_core::process::getpid().as_raw_nonzero().get()
 }
 
-/// At the end of a process: removes the homes that it has made. No signal handler comes into it.
+/// At the end of a process: removes the homes that it has made. No signal handler runs meanwhile.
 #[pyfunction]
 fn remove_homes() {
     jobserver_core::slots::remove_homes();
 }
 
-/// Tells of an error that cannot be raised, as `sys.unraisablehook` does, and where it came up.
+/// Reports an error that cannot be raised, and its place, by `sys.unraisablehook`.
 #[pyfunction]
 fn tell_unraisable(error: Bound<'_, PyAny>, place: Bound<'_, PyAny>) {
     let py = place.py();
     PyErr::from_value(error).write_unraisable(py, Some(&place));
 }
 
-/// In a process that others will be forked from, as its only thread: see `hooks::rehearse_fork`.
+/// In a process that others will be forked from, with one thread: see `hooks::rehearse_fork`.
 #[pyfunction]
 fn rehearse_fork(py: Python<'_>) {
     hooks::rehearse_fork(py);

@@ -1,4 +1,4 @@
-//! What came of a job, as Python has it: a message, a Death, or an exception.
+//! The outcome of a job in Python: a message, a Death, or an exception.
 
 use crate::channel::body_to_python;
 use crate::death::Death;

@@ -1,4 +1,5 @@
-//! Owner: the calls of an owner of the core's, for Python. Each converts, calls, and maps errors.
+//! Owner: the calls of the core's owner, for Python. Each call converts, calls the core, and maps
+//! errors.
 
 use crate::admission::{Admission, DUE, NO_WORKER, STARTED, TIMED_OUT};
 use crate::channel::{Descriptors, Payload};
@@ -19,16 +20,17 @@ use jobserver_core::JobId;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-/// The job that a worker is hired for: its Future, its admission, and what launches it.
+/// The job that a worker is hired for: its Future, its admission, its launch, and the descriptors
+/// of the launch.
 type FirstJob<'py> =
     (Bound<'py, Promise>, Bound<'py, Admission>, Payload<'py>, Bound<'py, Descriptors>);
 
-/// What a thread has seen: for `Owner.wait`.
+/// The state that a thread has seen, for `Owner.wait`.
 #[pyclass(frozen, name = "Look", module = "jobserver._native")]
 pub(crate) struct PyLook(Look);
 
-/// Futures are told from here what came of their jobs (see `promise.rs`), and are then appended
-/// to the deque `finished` if they have callbacks, or a memory file to read.
+/// Delivers outcomes to Futures (see `promise.rs`). Appends a finished Future to the deque
+/// `finished` if it has callbacks, or a memory file to read.
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Owner {
     pub(crate) owner: core::Owner<Py<Promise>>,
@@ -40,7 +42,7 @@ impl Owner {
         OwnersInterpreter { py, finished: &self.finished }
     }
 
-    /// Admits a job, unless that has been done: `STARTED`, `DUE` or `TIMED_OUT`.
+    /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
     fn obtain(&self, py: Python<'_>, admission: &mut Admission) -> PyResult<u8> {
         if admission.is_over {
             return Ok(STARTED);
@@ -63,7 +65,7 @@ impl Owner {
         Ok(STARTED)
     }
 
-    /// Notes that a job has started, and concludes its admission.
+    /// Records that a job has started, and concludes its admission.
     fn begun(
         &self,
         future: &Bound<'_, Promise>,
@@ -75,7 +77,8 @@ impl Owner {
         Ok(STARTED)
     }
 
-    /// Admits a job, if there is one, and launches it so: `STARTED`, or what has kept it from that.
+    /// Admits a job, if there is one, and launches it by `launch`: `STARTED`, or the reason why it
+    /// did not start.
     fn start(
         &self,
         job: Option<FirstJob<'_>>,
@@ -117,47 +120,47 @@ impl Owner {
         Owner { owner: core::Owner::new(pool, Options { orphans_stay, yields }), finished }
     }
 
-    /// The pool that its jobs run in. Not to be kept in a variable: a traceback that somebody
-    /// keeps would keep the pool's descriptors open.
+    /// The pool of its jobs. A caller must not keep it in a variable: a kept traceback would keep
+    /// the pool's descriptors open.
     #[getter]
     fn pool(&self) -> PyResult<Pool> {
         self.owner.pool().map(Pool).map_err(to_python)
     }
 
-    /// Whether its jobs are to tell when they give their slots away.
+    /// Whether its jobs report that they give their slots away.
     #[getter]
     fn hears_of_yields(&self) -> bool {
         self.owner.hears_of_yields()
     }
 
-    /// Fails if nothing is started any more.
+    /// Fails if this owner starts no more jobs.
     fn check_open(&self) -> PyResult<()> {
         self.owner.check_open().map_err(to_python)
     }
 
-    /// Whether a slot could be taken at this moment; if a job `may_lend`, its own counts.
+    /// Whether a slot is free. With `may_lend`, a job's own slot counts.
     fn could_admit(&self, may_lend: bool) -> PyResult<bool> {
         self.owner.could_admit(may_lend).map_err(to_python)
     }
 
-    /// Whether this process is a job with a slot that it could lend or hand over.
+    /// Whether this process is a job with a slot that it can lend or give away.
     #[getter]
     fn can_lend(&self) -> bool {
         self.owner.pool().is_ok_and(|pool| pool.runs())
     }
 
-    /// Puts back the slots of processes that have been killed.
+    /// Reclaims the slots of processes that have ended.
     fn reclaim(&self) {
         let _ = self.owner.pool().map(|pool| pool.reclaim());
     }
 
-    /// Scans, and waits if need be, until the submission is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
+    /// Scans and waits until the submission is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
     fn admit(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<u8> {
         self.obtain(py, &mut *admission.try_borrow_mut()?)
     }
 
-    /// Takes a slot if one is free at this moment, or, if a job `may_lend`, its own: whether it has. True
-    /// for a job that takes none.
+    /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
+    /// `may_lend`, takes the job's own. Returns whether it has. True for a job that takes no slot.
     fn admit_at_once(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
         let mut admission = admission.try_borrow_mut()?;
         if !admission.is_over && admission.consume {
@@ -170,14 +173,14 @@ impl Owner {
         Ok(true)
     }
 
-    /// After a submission that has failed: gives the slot back, and if it was this process's own, waits
-    /// until there is one to go on with.
+    /// After a failed submission: gives the slot back. If it was this process's own, waits until
+    /// this process has a slot again.
     fn conclude(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<()> {
         let admitted = &mut admission.try_borrow_mut()?.admitted;
         Ok(self.owner.conclude(&self.host(py), admitted)?)
     }
 
-    /// Forks a job that has been admitted, which does its work there and then. Returns in the owner only.
+    /// Forks an admitted job, which does its work at once. Returns only in the owner.
     fn fork(
         &self,
         future: Bound<'_, Promise>,
@@ -189,7 +192,7 @@ impl Owner {
         let mut admission = admission.try_borrow_mut()?;
         let pool = self.owner.pool().map_err(to_python)?;
         setup.get().refresh(py, &pool)?;
-        job::flush(py)?; // or what is buffered would be printed twice
+        job::flush(py)?; // otherwise buffered output would be printed twice
         let slot = &mut admission.admitted.slot;
         match self.owner.fork_job(&self.host(py), slot, || future.clone().unbind())? {
             Birth::Owner(Some(started)) => self.begun(&future, &mut admission, started),
@@ -198,7 +201,7 @@ impl Owner {
         }
     }
 
-    /// Forks a worker that runs the jobs which `loader` loads. Returns in the owner only.
+    /// Forks a worker that runs the jobs which `loader` loads. Returns only in the owner.
     fn fork_worker(&self, setup: Bound<'_, Setup>, loader: Bound<'_, PyAny>) -> PyResult<()> {
         let py = setup.py();
         let pool = self.owner.pool().map_err(to_python)?;
@@ -210,7 +213,7 @@ impl Owner {
         }
     }
 
-    /// Admits a job, and launches it on a worker that is idle. `NO_WORKER` if there is none: hire one.
+    /// Admits a job, and launches it on an idle worker. `NO_WORKER` if there is none: hire one.
     fn launch(
         &self,
         future: Bound<'_, Promise>,
@@ -225,8 +228,8 @@ impl Owner {
         })
     }
 
-    /// Hires a worker in a new program, which gets its channel as its standard input, and is born with
-    /// SIGINT blocked. If there is a `first` job, admits it, and launches it there.
+    /// Hires a worker in a new program, which has its channel as its standard input, and starts
+    /// with SIGINT blocked. If there is a `first` job, admits it, and launches it there.
     #[pyo3(signature = (program, introduction, descriptors, first))]
     fn hire_program(
         &self,
@@ -242,7 +245,7 @@ impl Owner {
     }
 
     /// Hires a worker that a fork server has forked ahead, or forks now. If there is a `first` job,
-    /// admits it, and launches it there. Then has the fork server fork more, so many `ahead`.
+    /// admits it, and launches it there. Then requests workers ahead until there are `ahead`.
     #[pyo3(signature = (server, introduction, descriptors, first, ahead))]
     fn hire_forked(
         &self,
@@ -259,8 +262,9 @@ impl Owner {
         self.start(first, |first| self.owner.hire_forked(&host, helper, introduction, first, ahead))
     }
 
-    /// Starts the fork server, a program that serves the socket on its standard input, unless there is
-    /// one: whether it has. The helper is born with SIGINT blocked, and first sent this.
+    /// Starts the fork server, a program that serves the socket on its standard input, unless there
+    /// is one. Returns whether it started one. The helper starts with SIGINT blocked, and gets this
+    /// introduction first.
     fn start_fork_server(
         &self,
         py: Python<'_>,
@@ -276,8 +280,9 @@ impl Owner {
         Ok(self.owner.start_fork_server(&Interpreter(py), helper, introduction, start)?)
     }
 
-    /// Scans, and waits if need be, until the job of `future` has finished: `STARTED` for that, `DUE` or
-    /// `TIMED_OUT`. While it waits, a job's slot is given to the pool if it `yields`, or must.
+    /// Scans and waits until the job of `future` has finished: `STARTED` for that, `DUE` or
+    /// `TIMED_OUT`. While it waits, a job gives its slot to the pool if it `yields`, or if a job of
+    /// its own has given its slot away.
     #[pyo3(signature = (future, timeout, yields))]
     fn wait_for(
         &self,
@@ -294,14 +299,16 @@ impl Owner {
         })
     }
 
-    /// One scan. Returns what has been seen then, for `wait`.
+    /// Scans once. Returns the state that the scan saw, for `wait`.
     fn look(&self, py: Python<'_>) -> PyResult<PyLook> {
         Ok(PyLook(self.owner.scan(&self.host(py))?))
     }
 
-    /// Waits until something may be ready: a job, another thread's scan, the end of `timeout` seconds; or,
-    /// `for_slot`, a free slot. Returns at once if something has changed since that look. Signal handlers
-    /// run, and may raise. A job `keeps_slot`, or gives it to the pool meanwhile if it `yields`, or must.
+    /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
+    /// with `for_slot`, a slot may be free. Returns at once if something has changed since that
+    /// look. Signal handlers run, and may raise. A job keeps its slot meanwhile if it `keeps_slot`.
+    /// Otherwise it gives it to the pool if it `yields`, or if a job of its own has given its slot
+    /// away.
     #[pyo3(signature = (look, for_slot, keeps_slot, timeout, yields))]
     fn wait(
         &self,
@@ -316,59 +323,60 @@ impl Owner {
         Ok(self.owner.wait(&host, look.0, for_slot, keeps_slot, timeout, yields)?)
     }
 
-    /// Lets nothing be started from now on, and tells those who wait for a slot. What runs goes on.
-    /// An error, and nothing has changed, if this very thread has a launch under way.
+    /// From now on no job can be started. Wakes the threads that wait for a slot. Running jobs go
+    /// on. Fails, and changes nothing, if this thread itself has begun a launch that is not over.
     fn begin_close(&self) -> PyResult<()> {
         self.owner.begin_close().map_err(to_python)
     }
 
-    /// Whether that has begun, or is over.
+    /// Whether the close has begun, or is over.
     #[getter]
     fn closing(&self) -> bool {
         self.owner.is_closing()
     }
 
-    /// Whether everything has been given up.
+    /// Whether the owner is closed.
     #[getter]
     fn closed(&self) -> bool {
         self.owner.is_closed()
     }
 
-    /// After `begin_close`: waits until nothing runs any more, and gives everything up: whether it has.
-    /// False if `callbacks`, and some are due.
+    /// After `begin_close`: waits until no job runs, and closes everything. Returns true when all
+    /// is closed; with `callbacks`, false if some are due first.
     fn close(&self, py: Python<'_>, callbacks: bool) -> PyResult<bool> {
         Ok(self.owner.close(&self.host(py), callbacks)?)
     }
 
-    /// Ends a job and everything that it has started: asks by SIGTERM, and after `grace`
-    /// seconds, or at once if they are 0, kills what is left.
+    /// Ends a job and all processes below it: sends SIGTERM, and after `grace` seconds, or at once
+    /// if they are 0, kills the processes that are left.
     fn kill(&self, py: Python<'_>, job: u64, grace: f64) -> PyResult<()> {
         Ok(self.owner.kill(&Interpreter(py), JobId(job), grace)?)
     }
 
-    /// Sends a signal to a job; harmless if it has ended.
+    /// Sends a signal to a job. If the job has ended, does nothing.
     fn signal(&self, job: u64, signal: i32) -> PyResult<()> {
         self.owner.signal(JobId(job), signal).map_err(to_python)
     }
 
-    /// Has those workers end that are idle.
+    /// Makes the idle workers end.
     fn dismiss_idle(&self) {
         self.owner.dismiss_idle();
     }
 
-    /// How many workers are idle.
+    /// The number of idle workers.
     #[getter]
     fn idle(&self) -> usize {
         self.owner.idle()
     }
 
-    /// Whether a job has given its slot away, and so this process is to do so while it waits.
+    /// Whether a job has given its slot away, so that this process must give its own away while it
+    /// waits.
     #[getter]
     fn any_has_yielded(&self) -> bool {
         self.owner.any_has_yielded()
     }
 
-    /// How many jobs have Futures that have been told of nothing yet.
+    /// The number of jobs whose Futures have no outcome yet.
     #[getter]
     fn unfinished(&self) -> usize {
         self.owner.unfinished()
@@ -379,7 +387,8 @@ impl Owner {
         self.owner.outstanding()
     }
 
-    /// Jobs that run have their Futures here, those the package's owner, and that this.
+    /// A running job has its Future here, the Future refers to the package's owner, and that refers
+    /// to this.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.finished)?;
         self.owner.visit_kept(|future| visit.call(future))

@@ -1,4 +1,4 @@
-//! What an owner of the core's asks of its host: that Futures be told.
+//! The host operations of the core's owner: it delivers outcomes to Futures.
 
 use crate::host::{Interpreter, Raised};
 use crate::outcome::outcome_to_python;
@@ -9,8 +9,8 @@ use jobserver_core::platform::Forked;
 use jobserver_core::Outcome;
 use pyo3::prelude::*;
 
-/// The interpreter, for the calls of an owner: what has finished, and has callbacks or a memory file to
-/// read, is appended to the deque `finished`.
+/// The interpreter, for the calls of an owner. It appends finished Futures that have callbacks, or
+/// a memory file to read, to the deque `finished`.
 pub(crate) struct OwnersInterpreter<'a, 'py> {
     pub(crate) py: Python<'py>,
     pub(crate) finished: &'a Py<PyAny>,

@@ -1,4 +1,4 @@
-//! Pool: a pool of the core's, for Python.
+//! Pool: a pool of the core, for Python.
 
 use crate::errors::to_python;
 use jobserver_core as core;
@@ -20,7 +20,8 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<Descriptor> {
 
 #[pymethods]
 impl Pool {
-    /// A new one, named in the "fifo" or "pipe" style; or, with None, as the make on PATH takes it.
+    /// A new pool, named in the "fifo" or "pipe" style; with None, in a style that the make on PATH
+    /// accepts.
     #[new]
     #[pyo3(signature = (slots, style=None))]
     fn new(slots: usize, style: Option<&str>) -> PyResult<Pool> {
@@ -33,13 +34,13 @@ impl Pool {
         Ok(Pool(pool))
     }
 
-    /// The pool that another process has made, by its home.
+    /// The pool of another process, by its home.
     #[staticmethod]
     fn open(home: PathBuf) -> PyResult<Pool> {
         core::Pool::open(&home).map(Pool).map_err(to_python)
     }
 
-    /// How MAKEFLAGS names it.
+    /// The name of the pool in MAKEFLAGS.
     #[getter]
     fn auth(&self) -> OsString {
         self.0.auth().to_os_string()
@@ -57,8 +58,8 @@ impl Pool {
         self.0.inherited_ends()
     }
 
-    /// In a job: takes over the slot that it was launched on, if any, by the word that came with its
-    /// launch. False if it is no longer for us, when nothing may run.
+    /// In a job: adopts the slot that it was launched on, if any, by the word in its launch. False
+    /// if the slot was reclaimed meanwhile; then the job must not run.
     fn adopt(&self, word: u64) -> PyResult<bool> {
         self.0.adopt(Assignment::from_word(word)).map_err(to_python)
     }
@@ -68,25 +69,25 @@ impl Pool {
         self.0.slots()
     }
 
-    /// How many slots are free, for everybody.
+    /// The number of free slots of the pool.
     fn free(&self) -> PyResult<usize> {
         self.0.free().map_err(to_python)
     }
 
-    /// Puts back the slots of processes that have been killed: whether there were any.
+    /// Reclaims the slots of processes that have ended. Returns whether there were any.
     fn reclaim(&self) -> bool {
         self.0.reclaim()
     }
 }
 
-/// In a job: the pool that it was started in.
+/// In a job: its pool.
 #[pyfunction]
 pub(crate) fn own_pool() -> Option<Pool> {
     core::slots::current_pool().map(Pool)
 }
 
-/// Joins the pool in force by these values of the variables that can name one. The pool, or why it cannot
-/// be joined; and whether the program has only the one slot that it was started on.
+/// Joins the pool in force, by these values of the variables that can name one. Returns the pool,
+/// or the reason why it cannot be joined; and whether the program has only its implicit slot.
 #[pyfunction]
 pub(crate) fn join_pool(values: Vec<OsString>) -> (Option<Pool>, Option<String>, bool) {
     match Joined::by(InForce::by(values)) {

@@ -1,4 +1,4 @@
-//! A new program for jobs, however it is to be started: see `_start/program.py`.
+//! A new program for jobs, and the ways to start it: see `_start/program.py`.
 
 use crate::errors::to_python;
 use jobserver_core::platform::SignalsHeld;
@@ -10,15 +10,15 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
-const NO_PID: &str = "what somebody has put in the place of multiprocessing.util.spawnv_passfds \
-    returned no pid: has it started a process?";
+const NO_PID: &str = "the function in the place of multiprocessing.util.spawnv_passfds returned \
+    no pid: has it started a process?";
 
 #[derive(FromPyObject)]
 pub(crate) enum Program<'py> {
     /// The program and its arguments.
     Command(Vec<OsString>),
-    /// A function that starts it, with the number of a descriptor that it is to have as its
-    /// standard input, and returns its pid.
+    /// A function that takes the descriptor of the program's standard input, starts the program,
+    /// and returns its pid.
     StartedBy(Bound<'py, PyAny>),
 }
 

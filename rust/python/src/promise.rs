@@ -1,9 +1,9 @@
-//! Promise: the state of a Future, which is told of its job by scans.
+//! Promise: the state of a Future, to which scans deliver the outcome of its job.
 //!
-//! Here and not in Python, so that telling runs no Python code: neither a signal handler nor
-//! another thread can come between an event's taking and its telling. And a submission, which
-//! comes between two forks, writes to few pages (see `setup.rs`). Not here: what the state
-//! means to a user (`_future.py`).
+//! It is here and not in Python so that a delivery runs no Python code: no signal handler and no
+//! other thread can run between the moment when an event is taken and the delivery. And a
+//! submission, which comes between two forks, writes to few pages (see `setup.rs`). Not here: the
+//! user's view of the state (`_future.py`).
 
 use crate::channel::MemoryFile;
 use crate::death::Death;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One Python object, or none yet. Locked for a moment only, in which no Python code runs.
+/// One Python object, or none yet. It is locked only briefly, and no Python code runs meanwhile.
 #[derive(Default)]
 struct Cell(Mutex<Option<Py<PyAny>>>);
 
@@ -30,35 +30,35 @@ impl Cell {
         self.lock().as_ref().map(|object| object.clone_ref(py))
     }
 
-    /// Puts this into its place, unless something is there: what is there then.
+    /// Stores this object, unless there is one. Returns the object that is there then.
     fn get_or_set(&self, py: Python<'_>, object: Py<PyAny>) -> Py<PyAny> {
         let mut place = self.lock();
         let first = place.get_or_insert_with(|| object.clone_ref(py)).clone_ref(py);
-        drop(place); // before `object`, which may be the last reference to it
+        drop(place); // unlocked before `object`, perhaps its last reference, is dropped
         first
     }
 }
 
 #[pyclass(frozen, subclass, module = "jobserver._native")]
 pub(crate) struct Promise {
-    /// The package's owner, by which it was submitted.
+    /// The package's owner, which submitted the job.
     owner: Cell,
     time_limit: Option<f64>,
     consume: u32,
-    /// The function's, if it has one.
+    /// The name of the job's function, if it has one.
     name: Option<Py<PyString>>,
     /// The process that submitted it.
     owner_pid: Pid,
     pid: AtomicI32,
     job: AtomicU64,
-    /// Since when the job runs, if it has a time limit.
+    /// The time when the job started, if it has a time limit.
     since: OnceLock<Instant>,
-    /// What came of the job, once that is known: a message, a Death or an exception; and when
-    /// it has been loaded, that, so that a message's memory is free.
+    /// The outcome of the job, if it is known: a message, a Death or an exception. After a message
+    /// has been loaded, the loaded value replaces it, so that the message's memory is freed.
     outcome: Cell,
     loaded: Cell,
     callbacks: Cell,
-    /// Deques to which it is appended when it is told.
+    /// The deques to which the Future is appended when its job has ended.
     watchers: Mutex<Vec<Py<PyAny>>>,
 }
 
@@ -72,7 +72,7 @@ impl Promise {
         consume: u32,
         name: Option<&Bound<'_, PyAny>>,
     ) -> Promise {
-        // (It may be anything, if the function is an object of the user's.)
+        // (The name may be any object, if the function is an object of a user's class.)
         let name = name.and_then(|name| name.cast::<PyString>().ok()).cloned();
         Promise {
             owner: Cell(Mutex::new(Some(owner))),
@@ -131,8 +131,8 @@ impl Promise {
         self.loaded.get(py)
     }
 
-    /// Keeps what the outcome has been decoded to. Of two threads that come here at once, the
-    /// first decides for both: what it has brought.
+    /// Stores the loaded outcome. Of two threads at once, the first stores its value, and both
+    /// return it.
     fn _keep(&self, py: Python<'_>, loaded: Py<PyAny>) -> Py<PyAny> {
         let kept = self.loaded.get_or_set(py, loaded);
         let died = self.outcome.get(py).is_some_and(|it| it.bind(py).is_instance_of::<Death>());
@@ -149,13 +149,13 @@ impl Promise {
         self.callbacks.get(py)
     }
 
-    /// The callbacks: these, unless another thread has brought some first.
+    /// The callbacks: `made`, unless another thread has stored some first.
     fn _callbacks_or(&self, py: Python<'_>, made: Py<PyAny>) -> Py<PyAny> {
         self.callbacks.get_or_set(py, made)
     }
 
-    /// Has the Future appended to this deque when its job has ended: at once if it has. So who
-    /// waits for any of many need not look at each.
+    /// Appends the Future to this deque when its job has ended, at once if it has. So a caller that
+    /// waits for any of many Futures need not check each.
     fn _watch(this: &Bound<'_, Self>, queue: Bound<'_, PyAny>) -> PyResult<()> {
         let promise = this.get();
         {
@@ -168,7 +168,7 @@ impl Promise {
         append(&queue, this)
     }
 
-    /// Takes that back.
+    /// Removes the deque again.
     fn _unwatch(&self, queue: Bound<'_, PyAny>) {
         let mut watchers = self.watchers();
         let place = watchers.iter().position(|each| each.is(&queue));
@@ -187,7 +187,7 @@ impl Promise {
     fn __clear__(&self) {
         for cell in [&self.owner, &self.outcome, &self.loaded, &self.callbacks] {
             let cleared = cell.lock().take();
-            drop(cleared); // not while it is locked: this may run code
+            drop(cleared); // not while it is locked: the drop may run code
         }
         let watchers = std::mem::take(&mut *self.watchers());
         drop(watchers);
@@ -195,7 +195,7 @@ impl Promise {
 }
 
 impl Promise {
-    /// The job has begun.
+    /// Records that the job has started.
     pub(crate) fn begun(&self, pid: Pid, job: JobId) {
         self.pid.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
         self.job.store(job.0, Ordering::Relaxed);
@@ -204,7 +204,7 @@ impl Promise {
         }
     }
 
-    /// The job's time limit, if it has just ended so because of that.
+    /// The job's time limit, if the limit is the reason why the job has just ended.
     pub(crate) fn exceeded_limit(&self, status: ExitStatus) -> Option<f64> {
         let ran = self.since.get().map_or(Duration::ZERO, Instant::elapsed);
         self.time_limit.filter(|seconds| {
@@ -221,12 +221,12 @@ impl Promise {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The job has ended. Returns whether somebody must look at it: it has callbacks, or a
-    /// memory file to read before its Jobserver closes.
+    /// Stores the outcome of the job. Returns whether the package must handle the Future: it has
+    /// callbacks, or a memory file to read before its Jobserver closes.
     pub(crate) fn tell(this: &Bound<'_, Self>, outcome: Py<PyAny>) -> PyResult<bool> {
         let (py, promise) = (this.py(), this.get());
         let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
-        *promise.outcome.lock() = Some(outcome); // told once only: nothing is replaced
+        *promise.outcome.lock() = Some(outcome); // delivered only once, so it replaces nothing
         let watchers = std::mem::take(&mut *promise.watchers());
         for queue in watchers {
             append(queue.bind(py), this)?;

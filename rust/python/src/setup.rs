@@ -1,9 +1,9 @@
-//! Setup: what makes the interpreter of a new process that of a job.
+//! Setup: makes the interpreter of a new process the interpreter of a job.
 //!
-//! Prepared before the fork where there is one. In a freshly forked process every page that
-//! is written to, if only to count a reference, must be copied by the kernel, and that costs
-//! more than everything else a job does; so the job computes, makes and frees nothing here
-//! that its owner can have ready. Not here: which objects these are (`_job.py`).
+//! If the process is forked, the setup is prepared before the fork. In a newly forked process the
+//! kernel must copy every page that is written to, also if only a reference count changes. These
+//! copies cost more than everything else in a job. So a job computes, makes and frees nothing here
+//! that its owner can prepare. Not here: which objects these are (`_job.py`).
 
 use crate::channel::Channel;
 use crate::errors::to_python;
@@ -24,63 +24,65 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a namespace is to have by which name.
+/// A namespace, a name in it, and the value that the name gets.
 type Assignment = (Py<PyDict>, Py<PyString>, Py<PyAny>);
 
-/// The values of the variables, where they are set.
+/// The values of the variables that are set.
 type Values<'py> = [Option<Bound<'py, PyBytes>>; CHANGED.len()];
 
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Setup {
-    /// What `os.environ` keeps its variables in: bytes by bytes.
+    /// The dictionary of `os.environ`: names and values are bytes.
     environ: Py<PyDict>,
     assignments: Vec<Assignment>,
     null_stdin: bool,
-    /// Where the parent's sentinel is to be, by this name.
+    /// The namespace and the name for the parent's sentinel.
     sentinel: (Py<PyDict>, Py<PyString>),
     registries: Registries,
     hooks: Hooks,
-    /// When that was looked for last.
+    /// Whether `_bootstrap` was replaced at the last check.
     bootstrap_is_replaced: AtomicBool,
-    /// The names of the variables, as `environ` has them.
+    /// The names of the variables, as they are in `environ`.
     names: [Py<PyBytes>; CHANGED.len()],
     prepared: Mutex<Option<Arc<Variables>>>,
 }
 
-/// What tells whether a process has anything to leave behind, or to see to at its end.
+/// Objects that show whether a process has begun something that outlives a job, or has something to
+/// do at its end.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Registries {
-    /// The pid of the process that has used a Jobserver last.
+    /// The pid of the process that last used a Jobserver.
     owner: Py<PySet>,
-    /// By thread, `threading._active`.
+    /// `threading._active`, by thread.
     threads: Py<PyDict>,
-    /// multiprocessing's.
+    /// multiprocessing's registry of finalizers.
     finalizers: Py<PyDict>,
     after_fork: Py<PyAny>,
     children: Py<PySet>,
-    /// How many functions are registered with atexit, if jobs care for those.
+    /// The count of functions registered with atexit, if jobs run those.
     exit_functions: Option<Py<PyAny>>,
 }
 
-/// What others replace to see the processes of multiprocessing begin and end; None where they had
-/// done so before this package was imported.
+/// Functions that tools replace to see multiprocessing's processes begin and end; None if they were
+/// replaced before this package was imported.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Hooks {
-    /// Where `_bootstrap` is looked up, and what it is usually.
+    /// The class in which `_bootstrap` is looked up, and CPython's function.
     process: Py<PyAny>,
     bootstrap: Option<Py<PyAny>>,
-    /// The same of `_exit`: the module's names, its name, and the function.
+    /// The same for `_exit`: the module's namespace, the name, and CPython's function.
     os: Py<PyDict>,
     exits_name: Py<PyString>,
     exit: Option<Py<PyAny>>,
 }
 
-/// The variables for a job, and what they were made from.
+/// The variables for a job, and the values that they were made from.
 struct Variables {
     before: [Option<Vec<u8>>; CHANGED.len()],
-    /// Where the job is to have the ends of the pipe that they name, if they do.
+    /// The place at which the job has the ends of the pipe that the variables name, if they name
+    /// one.
     place: Option<Place>,
     changed: Vec<Variable>,
 }
@@ -88,14 +90,13 @@ struct Variables {
 struct Variable {
     name: Py<PyBytes>,
     value: Py<PyBytes>,
-    /// Both, as the C library wants to have them.
+    /// Both, in the form of the C library.
     assignment: CString,
 }
 
 #[pymethods]
 impl Setup {
-    /// For jobs that are to find these assignments made, and with `null_stdin` nothing to read
-    /// on descriptor 0.
+    /// For jobs with these assignments. With `null_stdin`, descriptor 0 is the null device.
     #[new]
     fn new(
         py: Python<'_>,
@@ -106,7 +107,8 @@ impl Setup {
         registries: Registries,
         hooks: Hooks,
     ) -> Setup {
-        // New strings, which lie side by side: to assign by one counts a reference to it.
+        // New strings, which are next to each other in memory, because each assignment counts a
+        // reference to one.
         let new = |name: String| PyString::new(py, &name).unbind();
         let assignments = assignments.into_iter();
         let assignments = assignments.map(|(space, name, value)| (space, new(name), value));
@@ -129,7 +131,7 @@ impl Setup {
             let namespace = namespace.bind(py);
             let before = namespace.get_item(name)?;
             if before.as_ref().is_none_or(|before| !before.is(value)) {
-                // What was there stays, unseen: to free it would write, and run code.
+                // The value before is leaked: to free it would write to memory, and run code.
                 std::mem::forget(before);
                 namespace.set_item(name, value)?;
             }
@@ -137,8 +139,8 @@ impl Setup {
         Ok(())
     }
 
-    /// Looks whether somebody has replaced multiprocessing's way of bringing a process up. Before a
-    /// fork, and when something of the user's has been imported, since each look writes to memory.
+    /// Checks whether a tool has replaced multiprocessing's `_bootstrap`. Called before a fork, and
+    /// after an import of the user's modules; not more often, because each check writes to memory.
     fn look_for_hooks(&self, py: Python<'_>) -> PyResult<()> {
         let now = self.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
         let is_replaced = self.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual));
@@ -146,13 +148,13 @@ impl Setup {
         Ok(())
     }
 
-    /// In a process that jobs will be forked from: makes ready what each would otherwise.
+    /// In a process that jobs will be forked from: prepares what each job would otherwise prepare.
     fn get_ready(&self, py: Python<'_>, pool: &Bound<'_, PyPool>) -> PyResult<()> {
         self.refresh(py, &pool.get().0)
     }
 
-    /// In a job of `pool` that was not forked from its owner: makes it all so. Whether it `tells` its
-    /// owner when it gives its slot away.
+    /// In a job of `pool` that was not forked from its owner: prepares and applies the setup.
+    /// `tells` says whether the job reports to its owner that it gives its slot away.
     fn apply(
         &self,
         py: Python<'_>,
@@ -170,7 +172,7 @@ impl Setup {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before each fork: makes ready what may have changed since the last.
+    /// Before each fork: prepares again what may have changed since the last fork.
     pub(crate) fn refresh(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
         self.look_for_hooks(py)?;
         let known = self.prepared().clone();
@@ -180,12 +182,12 @@ impl Setup {
             let ends = place.as_ref().map(|place| place.ends());
             let made = Variables { place, ..Variables::naming(py, pool, ends, before)? };
             let replaced = self.prepared().replace(Arc::new(made));
-            drop(replaced); // Python objects, so not while that is locked
+            drop(replaced); // not while `prepared` is locked: these are Python objects
         }
         Ok(())
     }
 
-    /// In the job: makes it all so.
+    /// In the job: applies the setup.
     pub(crate) fn assume(
         &self,
         py: Python<'_>,
@@ -194,10 +196,11 @@ impl Setup {
         tells: bool,
     ) -> PyResult<()> {
         pool.set_on_yield(tells.then(|| telling_by(&channel.channel)));
-        Family::collect_orphans().map_err(to_python)?; // for Future.kill to find what we shall start
+        Family::collect_orphans().map_err(to_python)?; // so that Future.kill finds all below it
         fill_standard(self.null_stdin).map_err(to_python)?;
         self.assign(py)?;
-        // Readable once the owner has gone, or has heard all that it wants to hear.
+        // The channel is readable after the owner has ended, or needs nothing more from this
+        // process.
         let (parent, name) = &self.sentinel;
         parent.bind(py).set_item(name, channel.fileno())?;
         self.name_pool(py, pool)?;
@@ -207,7 +210,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Has MAKEFLAGS name the pool.
+    /// Makes MAKEFLAGS name the pool.
     fn name_pool(&self, py: Python<'_>, pool: &Pool) -> PyResult<()> {
         let prepared = self.prepared().clone();
         let (ends, variables) = match prepared {
@@ -228,29 +231,29 @@ impl Setup {
         Ok(())
     }
 
-    /// In the job: opens the ends, if there are to be any, wherever there is room.
+    /// In the job: opens the ends of the pipe, if the variables name a pipe, at any free place.
     fn named_anew(&self, py: Python<'_>, pool: &Pool) -> PyResult<(Option<Ends>, Arc<Variables>)> {
         let ends = pool.open_ends().map_err(to_python)?;
         let variables = Variables::naming(py, pool, ends, self.values(py)?)?;
         Ok((ends, Arc::new(variables)))
     }
 
-    /// Whether a job has begun nothing that would go on after it.
+    /// Whether a job has begun nothing that would outlive it.
     pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
         self.registries.nothing_begun(py)
     }
 
-    /// Whether the process, at its end, has nothing to see to.
+    /// Whether the process has nothing to do at its end.
     pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.nothing_begun(py)? && !self.registries.exit_functions(py)?)
     }
 
-    /// Whether somebody had replaced multiprocessing's way of bringing a process up.
+    /// Whether a tool had replaced multiprocessing's `_bootstrap` at the last check.
     pub(crate) fn bootstrap_is_replaced(&self) -> bool {
         self.bootstrap_is_replaced.load(Ordering::Relaxed)
     }
 
-    /// Calls what somebody has put in the place of `os._exit`, if so.
+    /// Calls the function that a tool has put in the place of `os._exit`, if there is one.
     pub(crate) fn call_replaced_exit(&self, py: Python<'_>, code: i32) -> PyResult<()> {
         let now = self.hooks.os.bind(py).get_item(&self.hooks.exits_name)?;
         match (now, &self.hooks.exit) {
@@ -291,7 +294,7 @@ impl Registries {
 }
 
 impl Variables {
-    /// As they must be to name `pool`, by these descriptors or else as it names itself.
+    /// The variables that name `pool`: by these descriptors, or otherwise by its own name.
     fn naming(
         py: Python<'_>,
         pool: &Pool,

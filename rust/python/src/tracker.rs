@@ -1,5 +1,5 @@
-//! The writing end of the pipe of the resource tracker that a tree of jobs shares, as an object:
-//! no signal handler that raises can leave it open. What it is for stands in `_tracker.py`.
+//! The writing end of the resource tracker's pipe, which a tree of jobs shares, as an object: a
+//! signal handler that raises cannot leave it open. `_tracker.py` describes its use.
 
 use crate::errors::to_python;
 use crate::pool::duplicate;
@@ -20,8 +20,8 @@ pub(crate) struct TrackerPipe {
 
 #[pymethods]
 impl TrackerPipe {
-    /// A duplicate of this writing end, or else that of a pipe that nobody reads; made by this
-    /// process, or received from its owner.
+    /// A duplicate of the writing end `of`, or the writing end of a new pipe without a reader.
+    /// `made` says whether this process made it, or received it from its owner.
     #[new]
     #[pyo3(signature = (of, made))]
     fn new(of: Option<RawFd>, made: bool) -> PyResult<TrackerPipe> {
@@ -34,23 +34,23 @@ impl TrackerPipe {
         Ok(TrackerPipe { end: Mutex::new(Some(end)), inode, maker })
     }
 
-    /// The descriptor; -1 once closed.
+    /// The descriptor; -1 after it was closed.
     #[getter]
     fn end(&self) -> RawFd {
         self.held().as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    /// Whether the descriptor is still that: a job may have closed it.
+    /// Whether the descriptor is still this pipe: a job may have closed it.
     fn is_open(&self) -> bool {
         self.held().as_ref().is_some_and(Descriptor::is_intact)
     }
 
-    /// Whether this very process has made it, and none that it was forked from.
+    /// Whether this process itself made it, and not a process that it was forked from.
     fn is_own(&self) -> bool {
         self.maker == Some(getpid())
     }
 
-    /// Leaves the descriptor to whoever knows it.
+    /// Leaves the descriptor open, for other code that has its number.
     fn detach(&self) {
         let _left = self.held().take().map(|end| OwnedFd::from(end).into_raw_fd());
     }

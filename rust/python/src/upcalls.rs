@@ -1,16 +1,16 @@
-//! Calls up into the Python package: all that the binding looks up there by name.
+//! Calls up into the Python package: all functions that the binding looks up there by name.
 //!
-//! They are for what is rare in a job's life, or knows Python's own modules; the common way calls no
-//! Python function of ours.
+//! They are for rare steps of a job, or for steps that need Python's own modules. The common steps
+//! call no Python function of this package.
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-/// What the module `_job` offers.
+/// The module of functions for jobs.
 const JOB: &str = "jobserver._job";
 
-/// What the module `_arguments` offers.
+/// The module of functions for arguments.
 const ARGUMENTS: &str = "jobserver._arguments";
 
 fn function<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -22,7 +22,7 @@ pub(crate) fn apply_environment(py: Python<'_>, changes: &Py<PyAny>) -> PyResult
     function(py, JOB, "apply_environment")?.call1((changes,)).map(drop)
 }
 
-/// Calls a job's function within what its `preexec_fn` returned.
+/// Calls a job's function within the context manager that its `preexec_fn` returned.
 pub(crate) fn call_prepared<'py>(
     py: Python<'py>,
     preexec_fn: &Py<PyAny>,
@@ -32,19 +32,19 @@ pub(crate) fn call_prepared<'py>(
     function(py, JOB, "call_prepared")?.call1((preexec_fn, called, args, kwargs))
 }
 
-/// A message that says what a job's function returned.
+/// The message with the value that a job's function returned.
 pub(crate) fn dump_value<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     function(value.py(), JOB, "dump_value")?.call1((value,))
 }
 
-/// A message that says what a job's function raised; or the exit code, and what to say of it, if that
-/// was to end the process.
+/// The message with the exception that a job's function raised. For SystemExit, the exit code and
+/// the last words instead.
 pub(crate) fn dump_failure<'py>(py: Python<'py>, error: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
     function(py, JOB, "dump_failure")?.call1((error,))
 }
 
-/// Runs a process's jobs within what somebody has put in the place of multiprocessing's `_bootstrap`:
-/// the exit code.
+/// Runs a process's jobs within the function that a tool has put in the place of multiprocessing's
+/// `_bootstrap`. Returns the exit code.
 pub(crate) fn live_bootstrapped(
     py: Python<'_>,
     sentinel: i32,
@@ -53,7 +53,7 @@ pub(crate) fn live_bootstrapped(
     function(py, JOB, "live_bootstrapped")?.call1((sentinel, body))?.extract()
 }
 
-/// Drops what a job's owner, and not the job, has to see to at its end.
+/// Drops the functions and finalizers that the job's owner, and not the job, runs at its end.
 pub(crate) fn disinherit(py: Python<'_>) -> PyResult<()> {
     function(py, JOB, "disinherit")?.call0().map(drop)
 }
@@ -63,18 +63,18 @@ pub(crate) fn wind_down(py: Python<'_>) -> PyResult<()> {
     function(py, JOB, "wind_down")?.call0().map(drop)
 }
 
-/// Tells of an error that nobody else is told of.
+/// Reports an error that cannot be sent to the owner.
 pub(crate) fn report(py: Python<'_>, error: PyErr) {
     let told = function(py, JOB, "report").and_then(|report| report.call1((error.into_value(py),)));
-    let _ = told; // there is nobody left to tell
+    let _ = told; // an error of the report cannot be reported
 }
 
-/// Whether a process that idles had better give its memory back.
+/// Whether memory is so short that an idle worker should end.
 pub(crate) fn memory_is_short(py: Python<'_>) -> PyResult<bool> {
     function(py, JOB, "memory_is_short")?.call0()?.extract()
 }
 
-/// In a worker: a job of this launch, on this assignment: its work and its setup.
+/// In a worker: the job of this launch, on this assignment: its work and its setup.
 pub(crate) fn load<'py>(
     loader: &Bound<'py, PyAny>,
     launch: Bound<'py, PyTuple>,
@@ -82,12 +82,12 @@ pub(crate) fn load<'py>(
     loader.call_method1(intern!(loader.py(), "load"), launch)
 }
 
-/// In a worker, after a job: undoes what was done for it. Whether another may follow it here.
+/// In a worker, after a job: undoes its environment. Returns whether another job may follow.
 pub(crate) fn unload(loader: &Bound<'_, PyAny>) -> PyResult<bool> {
     loader.call_method0(intern!(loader.py(), "unload"))?.is_truthy()
 }
 
-/// One call's positional arguments, made a tuple; or keyword arguments, made a dictionary.
+/// One call's positional arguments as a tuple, or its keyword arguments as a dictionary.
 pub(crate) fn converted_arguments<'py>(
     arguments: Bound<'py, PyAny>,
     converter: &str,
@@ -95,8 +95,8 @@ pub(crate) fn converted_arguments<'py>(
     function(arguments.py(), ARGUMENTS, converter)?.call1((arguments,))
 }
 
-/// What stands for the arguments of a call of `map` whose reading has raised this; unless it is nothing
-/// of theirs.
+/// An object that stands for the arguments of a call of `map` whose reading raised this. Fails if
+/// the error does not belong to the reading.
 pub(crate) fn unreadable(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
     function(py, ARGUMENTS, "unreadable")?.call1((error.into_value(py),))
 }
@@ -106,12 +106,12 @@ pub(crate) fn append(queue: &Bound<'_, PyAny>, item: &Bound<'_, PyAny>) -> PyRes
     queue.call_method1(intern!(queue.py(), "append"), (item,)).map(drop)
 }
 
-/// The next chunk's results are to be served by an iterator of `map`: whether there are any.
+/// Makes an iterator of `map` serve the results of its next chunk. Returns whether there are any.
 pub(crate) fn more(results: &Bound<'_, PyAny>) -> PyResult<bool> {
     results.call_method0(intern!(results.py(), "_more"))?.is_truthy()
 }
 
-/// Flushes a stream of Python's.
+/// Flushes a Python stream.
 pub(crate) fn flush(stream: &Bound<'_, PyAny>) -> PyResult<()> {
     stream.call_method0(intern!(stream.py(), "flush")).map(drop)
 }

@@ -1,6 +1,6 @@
-//! A process that runs jobs, each when its owner says so, until it is to end: what of that is Python's.
-//! Not here: when it ends (`worker` of the core), a job's own life (`job.rs`), and how one is loaded
-//! (`_start/launch.py`).
+//! The Python part of a process that runs jobs, each at its launch. Not here: when it ends
+//! (`worker` of the core), the steps of one job (`job.rs`), and how a job is loaded
+//! (`_start/loading.py`).
 
 use crate::channel::{frame_to_python, Channel, Payload};
 use crate::errors::to_python;
@@ -18,8 +18,8 @@ use jobserver_core::worker::Worker;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// In a new process: runs the jobs that `loader` (of `_start/launch.py`) loads, and ends. Returns
-/// only if there are none, or with what has failed before.
+/// In a new process: runs the jobs that `loader` (of `_start/loading.py`) loads, and ends the
+/// process. Returns only if there are none, or if an error came before the first.
 #[pyfunction]
 pub(crate) fn run_jobs(
     py: Python<'_>,
@@ -29,7 +29,7 @@ pub(crate) fn run_jobs(
     run_each(py, channel.get(), loader)
 }
 
-/// In a forked worker: the same, once it is set up.
+/// In a forked worker: sets it up, and then does the same.
 pub(crate) fn run_forked_worker(
     py: Python<'_>,
     born: Box<Born>,
@@ -53,7 +53,8 @@ fn run_each(py: Python<'_>, channel: &Channel, loader: &Bound<'_, PyAny>) -> PyR
     }
 }
 
-/// Runs this job and, while the process may stay, those that follow. The process's exit code.
+/// Runs this job and, while the process may stay, the following jobs. Returns the process's exit
+/// code.
 fn run_all(
     work: Bound<'_, Work>,
     setup: Bound<'_, Setup>,
@@ -81,8 +82,8 @@ fn run_all(
     }
 }
 
-/// Does a job's work and sends what came of it. The process may stay for another if Python is as
-/// clean as before.
+/// Does a job's work and sends its result. The process may stay for another job if Python's state
+/// is as clean as before.
 fn send(
     worker: &mut Worker,
     setup: &Bound<'_, Setup>,
@@ -95,16 +96,16 @@ fn send(
     })
 }
 
-/// In a process that was born with SIGINT blocked: lets it through. (Python's own way makes an
-/// enumeration of what was blocked before, which is dear where everything runs for the first time.)
+/// In a process that started with SIGINT blocked: unblocks it. (`signal.pthread_sigmask` would make
+/// enumeration objects of the signals that were blocked, which is slow in a new process.)
 #[pyfunction]
 pub(crate) fn unblock_interrupts(py: Python<'_>) -> PyResult<()> {
     unblock(Signal::INT);
     py.check_signals()
 }
 
-/// In a process that others will be forked from: does all that one does with its first job, up to
-/// its end, with this launch.
+/// In a process that others will be forked from: does all steps of a first job with this launch, up
+/// to its end.
 #[pyfunction]
 pub(crate) fn rehearse_job(
     py: Python<'_>,
@@ -125,7 +126,7 @@ type Loaded<'py> = (Bound<'py, Work>, Bound<'py, Setup>);
 
 fn load<'py>(py: Python<'py>, loader: &Bound<'py, PyAny>, frame: Frame) -> PyResult<Loaded<'py>> {
     let Head::Launch { assignment } = frame.head else {
-        return Err(PyRuntimeError::new_err("an owner sent something that is no launch"));
+        return Err(PyRuntimeError::new_err("the owner sent a frame that is no launch"));
     };
     let (message, descriptors) = frame_to_python(py, frame)?;
     let launch = (message, descriptors, assignment.to_word()).into_pyobject(py)?;

@@ -1,4 +1,4 @@
-//! Workers that an owner has a fork server fork ahead of need.
+//! Workers that a fork server forks ahead, for an owner.
 
 use super::ForkServer;
 use crate::error::Result;
@@ -7,29 +7,29 @@ use crate::wire::Channel;
 use rustix::process::Pid;
 use std::collections::VecDeque;
 
-/// Processes that an owner has asked a fork server for ahead of need. They hold nothing, hang on
-/// the owner's lifeline, and end when their channels do.
+/// Workers ahead, which an owner has requested. They hold no slot, hang on the owner's lifeline,
+/// and end when their channels are closed.
 #[derive(Debug, Default)]
 pub struct Ahead {
-    /// The owner's ends. The answers are read when the processes are needed.
+    /// The owner's ends of their channels. The answers are read when the workers are needed.
     channels: VecDeque<Channel>,
-    /// The owner, once it has asked for some.
+    /// The owner; None before its first request.
     owner: Option<Pid>,
 }
 
 impl Ahead {
-    /// How many there are, or will be in a moment.
+    /// The number of workers that are requested and not taken.
     pub fn number(&self) -> usize {
         self.channels.len()
     }
 
-    /// The next of them: its answer is there, or will be in a moment. None if there is none.
+    /// The next worker; its answer is there or comes soon. None if there is none.
     pub fn take(&mut self) -> Option<Channel> {
         self.channels.pop_front()
     }
 
-    /// Sees to it that there are `number` of them, or will be in a moment; or fewer, if the helper
-    /// is behind with many requests: never waits.
+    /// Requests workers until there are `number`; fewer, if the helper is behind with many
+    /// requests. Never waits.
     pub fn top_up(
         &mut self,
         number: usize,
@@ -47,7 +47,7 @@ impl Ahead {
         Ok(())
     }
 
-    /// Has them end, whoever else has copies of the channels.
+    /// Makes the workers end, also if other processes have copies of the channels.
     pub fn dismiss(&mut self) {
         for channel in self.channels.drain(..) {
             channel.stop_sending();
@@ -58,7 +58,7 @@ impl Ahead {
 impl Drop for Ahead {
     fn drop(&mut self) {
         if self.owner == Some(getpid()) {
-            self.dismiss(); // else these are a forked child's copies
+            self.dismiss(); // otherwise these are the copies in a forked child
         }
     }
 }

@@ -15,20 +15,20 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The client's end: asks for jobs to be forked. The process that started the helper also
-/// holds the helper itself.
+/// The client's end: requests forks of workers. In the process that started the helper it also
+/// holds the helper's process.
 #[derive(Debug)]
 pub struct ForkServer {
     requests: Arc<Descriptor>,
     process: Option<Child>,
-    /// How the helper has ended, once it is reaped.
+    /// How the helper ended; set when it is reaped.
     ended: OnceLock<ExitStatus>,
 }
 
-/// How many descriptors come with a request, at most.
+/// The largest number of descriptors in a request.
 pub(super) const REQUEST: usize = 2;
 
-/// Room for the helper's answers, which are short.
+/// The buffer size for the helper's answers, which are short, in bytes.
 const SHORT: usize = 64;
 
 impl ForkServer {
@@ -39,7 +39,7 @@ impl ForkServer {
         Ok(ForkServer::started(ours, Child::spawn_on(theirs.into_socket()?, command)?))
     }
 
-    /// A helper that has been started with the other end of this channel to serve.
+    /// A helper that was started with the other end of this channel, to serve it.
     pub fn started(requests: Channel, helper: Child) -> ForkServer {
         let (requests, process) = (requests.into_shared(), Some(helper));
         ForkServer { requests, process, ended: OnceLock::new() }
@@ -50,15 +50,15 @@ impl ForkServer {
         ForkServer { requests: Arc::new(requests), process: None, ended: OnceLock::new() }
     }
 
-    /// The request socket as a channel, to tell the helper something before the first request;
-    /// it must know how to take that.
+    /// The request socket as a channel, to send the helper an introduction before the first
+    /// request. The helper must know how to receive it.
     pub fn introduction(&self) -> Result<Channel> {
         let socket = self.requests.duplicate();
         let socket = socket.map_err(Error::system("cannot start a fork server"))?;
         Ok(Channel::from_socket(socket))
     }
 
-    /// The writing end of the request socket, for other processes to join by.
+    /// The writing end of the request socket, by which other processes join.
     pub fn as_descriptor(&self) -> &Descriptor {
         &self.requests
     }
@@ -68,19 +68,19 @@ impl ForkServer {
         self.process.as_ref().map(Child::pid)
     }
 
-    /// Asks for a process with this end of a channel, that hangs on this lifeline from its birth;
-    /// the answer comes on the other end. Waits while the helper is behind with many requests;
-    /// false if a signal has come meanwhile: ask again.
+    /// Requests a worker with this end of a channel, which hangs on this lifeline from its start.
+    /// The answer comes on the other end. Waits while the helper is behind with many requests.
+    /// Returns false if a signal came meanwhile: request again.
     pub fn request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<bool> {
         self.send_request(job_end, lifeline, no_sigpipe(), Errno::INTR)
     }
 
-    /// The same without waiting: false if it would have to.
+    /// The same, but never waits: returns false if it would have to.
     pub fn try_request(&self, job_end: &Channel, lifeline: Option<&Lifeline>) -> Result<bool> {
         self.send_request(job_end, lifeline, no_sigpipe() | SendFlags::DONTWAIT, Errno::AGAIN)
     }
 
-    /// False where the system says "not now" by this error.
+    /// Returns false if the system returns the error `not_now`.
     fn send_request(
         &self,
         job_end: &Channel,
@@ -105,11 +105,11 @@ impl ForkServer {
         }
     }
 
-    /// Waits for the helper's answer, on the owner's end of the channel that it was sent the
-    /// other end of. None if a signal has come: ask again.
+    /// Waits for the helper's answer on the owner's end of the channel of a request. None if a
+    /// signal came: call this again.
     pub fn wait_answer(&self, channel: &Channel) -> Result<Option<Child>> {
-        // The request socket too: were the helper killed between fork and answer, its child
-        // would keep the channel open, and wait for us.
+        // The wait includes the request socket. If the helper is killed between the fork and the
+        // answer, its child keeps the channel open and waits for this process.
         let descriptors = vec![Arc::clone(channel.socket()), Arc::clone(&self.requests)];
         let woken = Wait::new(descriptors, None).block(None)?;
         match channel.try_receive(&mut [0; SHORT])? {
@@ -119,21 +119,21 @@ impl ForkServer {
         }
     }
 
-    /// Whether this program has closed the way to the helper, which may be there still.
+    /// Whether this program has closed the request socket; the helper may still run.
     pub fn is_lost(&self) -> bool {
         !self.requests.is_intact()
     }
 
-    /// Whether the helper has gone, as far as a look can tell: it serves nobody, and tells of no
-    /// death.
+    /// Whether the helper has ended, as far as one check can tell. Then it serves no request, and
+    /// reports no exits.
     pub fn is_gone(&self) -> bool {
-        // The socket is readable when it is closed, by whichever side. A child that the helper has
-        // just forked may have the other end still.
+        // The socket is readable when either side has closed it. A child that the helper has just
+        // forked may still hold the other end.
         self.requests.is_readable() || self.process.as_ref().is_some_and(Child::has_ended)
     }
 
-    /// Tells the helper to end as soon as its children have. Harmless when repeated. One that can
-    /// be told nothing any more is ended at once.
+    /// Makes the helper end when its children have ended. May be called again. If this program has
+    /// closed the request socket, kills the helper at once.
     pub fn stop(&self) {
         let _ = match (self.requests.intact(), &self.process) {
             (Ok(requests), _) => {
@@ -145,8 +145,8 @@ impl ForkServer {
         };
     }
 
-    /// After [`ForkServer::stop`]: whether the helper has ended; waits, and returns early
-    /// when a signal comes.
+    /// After [`ForkServer::stop`]: waits for the helper's end, and returns whether it has ended.
+    /// Returns early when a signal comes.
     pub fn wait_stopped(&self) -> Result<bool> {
         let Some(process) = &self.process else { return Ok(true) };
         if self.reap(process)? {
@@ -154,13 +154,13 @@ impl ForkServer {
         }
         match process.intact_watch() {
             Some(exit) => Wait::on(exit).block(None)?,
-            // Its end of the socket closes as it ends; the exit itself follows at once.
+            // Its end of the socket closes when it ends; its exit follows soon.
             None => Wait::new(vec![], Some(Duration::from_millis(1))).block(None)?,
         };
         self.reap(process)
     }
 
-    /// How the helper has ended, if this process has started it and that is known by now.
+    /// How the helper ended, if this process started it and has reaped it.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.ended.get().copied()
     }
@@ -168,7 +168,7 @@ impl ForkServer {
     fn reap(&self, process: &Child) -> Result<bool> {
         if self.ended.get().is_none() {
             if let Some(status) = process.try_wait()? {
-                let _ = self.ended.set(status); // or another thread has
+                let _ = self.ended.set(status); // fails if another thread has set it
             }
         }
         Ok(self.ended.get().is_some())
@@ -190,11 +190,11 @@ fn answered(frame: Frame) -> Result<Child> {
         Head::Refused { errno } => {
             Err(Error::system("the fork server cannot fork a job")(Errno::from_raw_os_error(errno)))
         }
-        _ => Err(Error::new(ErrorKind::Protocol, "the fork server gave a strange answer")),
+        _ => Err(Error::new(ErrorKind::Protocol, "the fork server sent an unknown answer")),
     }
 }
 
-/// What a request to a helper that has gone away is answered with.
+/// The error of a request to a helper that has ended.
 pub fn gone() -> Error {
-    Error::new(ErrorKind::ForkServerGone, "the fork server has gone away")
+    Error::new(ErrorKind::ForkServerGone, "the fork server has ended")
 }

@@ -1,5 +1,5 @@
-//! The fork server of a tree of jobs as one owner uses it: running, or not yet, or not any more; and
-//! the workers that it has forked ahead.
+//! The fork server of a tree of jobs, as one owner uses it, whether it runs or not; and the workers
+//! that it has forked ahead.
 
 use super::{gone, Ahead, ForkServer};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,15 +10,15 @@ use crate::wire::{Channel, Head, Message};
 use rustix::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// See the module. The lock is held neither while the host can run other threads, nor while code of
-/// others runs, so that neither a fork by another thread nor an interruption can leave it locked.
+/// See the module. No lock is held while other threads of the host, or code of the user, can run.
+/// So neither a fork by another thread nor an interruption can leave it locked.
 #[derive(Debug, Default)]
 pub struct Helper(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     running: Option<Arc<ForkServer>>,
-    /// Asked for by this process.
+    /// The workers that this process has requested.
     ahead: Ahead,
 }
 
@@ -26,7 +26,7 @@ struct State {
 type Forked = (Channel, Child);
 
 impl Helper {
-    /// One that another process of the tree has started, by its request socket.
+    /// A helper that another process of the tree has started, by its request socket.
     pub fn join(requests: Descriptor) -> Helper {
         let running = Some(Arc::new(ForkServer::join(requests)));
         Helper(Mutex::new(State { running, ahead: Ahead::default() }))
@@ -36,17 +36,17 @@ impl Helper {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is one, to which this program has not closed the way.
+    /// Whether there is a helper, and this program has not closed its request socket.
     pub fn is_running(&self) -> bool {
         self.state().running.as_ref().is_some_and(|helper| !helper.is_lost())
     }
 
-    /// Whether there was one that has gone, though nobody may have noticed yet.
+    /// Whether the helper has ended, perhaps unnoticed until now.
     pub fn is_gone(&self) -> bool {
         self.state().running.as_ref().is_some_and(|helper| helper.is_gone())
     }
 
-    /// The one that runs now.
+    /// The helper that runs now.
     ///
     /// # Errors
     ///
@@ -61,18 +61,18 @@ impl Helper {
         self.state().running.as_ref()?.pid()
     }
 
-    /// How many workers have been asked for ahead of need.
+    /// The number of workers ahead.
     pub fn ahead(&self) -> usize {
         self.state().ahead.number()
     }
 
-    /// Has those workers end.
+    /// Makes the workers ahead end.
     pub fn dismiss_ahead(&self) {
         self.state().ahead.dismiss();
     }
 
-    /// Has a helper started by `start`, with the request socket as its standard input, unless there is
-    /// one: whether it has. This is sent to the helper first.
+    /// Starts a helper by `start`, with the request socket as its standard input, unless there is
+    /// one, and sends it the introduction first. Returns whether it started one.
     pub fn start<H: Host>(
         &self,
         host: &H,
@@ -86,16 +86,16 @@ impl Helper {
         let started = Arc::new(ForkServer::started(ours, start(theirs.into_socket()?)?));
         let head = Head::Introduction { lifeline: false };
         let sent = introduction.send(&started.introduction()?, head);
-        // If it is gone already, the first request will tell.
+        // If it has ended already, the first request will fail.
         let sent = sent.or_else(|e| if e.is_hang_up() { Ok(()) } else { Err(e) });
         let needed = sent.map(|()| self.put(&started));
         if !matches!(needed, Ok(true)) {
-            self.see_out(host, &started)?; // another thread was quicker
+            self.see_out(host, &started)?; // an error, or another thread was quicker
         }
         Ok(needed?)
     }
 
-    /// Puts a helper in its place, unless there is one by now: whether it did.
+    /// Stores a started helper, unless there is one by now. Returns whether it did.
     fn put(&self, started: &Arc<ForkServer>) -> bool {
         let mut state = self.state();
         let needed = state.running.as_ref().is_none_or(|helper| helper.is_lost());
@@ -106,8 +106,8 @@ impl Helper {
         needed
     }
 
-    /// Ends the workers that are ahead, and the helper for good if this process started it, for whose
-    /// end it waits.
+    /// Ends the workers ahead. If this process started the helper, ends it too and waits for its
+    /// end.
     pub fn stop<H: Host>(&self, host: &H) -> std::result::Result<(), H::Error> {
         let helper = {
             let mut state = self.state();
@@ -117,11 +117,12 @@ impl Helper {
         helper.map_or(Ok(()), |helper| self.see_out(host, &helper))
     }
 
-    /// A worker that was forked ahead, and has neither failed nor ended.
+    /// Takes a worker that was forked ahead and has neither failed nor ended. None if there is
+    /// none.
     pub fn take_ahead<H: Host>(&self, host: &H) -> std::result::Result<Option<Forked>, H::Error> {
         let helper = self.current()?;
         if helper.is_gone() {
-            // They may be there still, but nobody would tell how they end.
+            // The workers may still run, but nothing would report how they end.
             return Err(self.give_up(host, &helper, gone()));
         }
         loop {
@@ -129,12 +130,12 @@ impl Helper {
             match answer(host, &helper, &channel)? {
                 Ok(child) if !child.has_ended() => return Ok(Some((channel, child))),
                 Err(e) if e.raw_os_error().is_none() => return Err(self.give_up(host, &helper, e)),
-                _ => {} // it was refused then, or killed since
+                _ => {} // the fork was refused, or the worker was killed since
             }
         }
     }
 
-    /// Has a worker forked that hangs on this lifeline, and waits for the answer.
+    /// Requests a worker that hangs on this lifeline, and waits for the answer.
     pub fn fork_one<H: Host>(
         &self,
         host: &H,
@@ -142,7 +143,8 @@ impl Helper {
     ) -> std::result::Result<Forked, H::Error> {
         let helper = self.current()?;
         let (owner_end, job_end) = Channel::pair()?;
-        // The host's lock is kept where that is quick, lest another thread fork, and copy these ends.
+        // The first try keeps the host's lock, because it is quick: another thread that ran could
+        // fork, and its child would have copies of these ends.
         let mut asked = helper.try_request(&job_end, lifeline);
         while let Ok(false) = asked {
             host.run_signal_handlers()?;
@@ -155,7 +157,7 @@ impl Helper {
         Ok((owner_end, child))
     }
 
-    /// Has workers forked ahead of need, until there are so many. Waits for none of them.
+    /// Requests workers ahead until there are `number`. Waits for none of them.
     pub fn top_up(&self, number: usize, lifeline: Option<&Lifeline>) -> Result<()> {
         let State { running, ahead } = &mut *self.state();
         match running {
@@ -164,11 +166,12 @@ impl Helper {
         }
     }
 
-    /// After a request has failed: gives the helper up if it is gone. What is to be raised.
+    /// After a failed request: gives the helper up if it has ended. Returns the error for the
+    /// caller.
     fn give_up<H: Host>(&self, host: &H, helper: &Arc<ForkServer>, error: Error) -> H::Error {
         if error.kind() == ErrorKind::ForkServerGone {
             if helper.is_lost() {
-                self.forget(helper); // it serves others still, and ends after them
+                self.forget(helper); // it still serves other processes, and ends after them
             } else if let Err(raised) = self.see_out(host, helper) {
                 return raised;
             }
@@ -179,7 +182,7 @@ impl Helper {
         error.into()
     }
 
-    /// Ends this helper, if this process started it, and forgets it.
+    /// Ends this helper if this process started it, and forgets it.
     fn see_out<H: Host>(
         &self,
         host: &H,

@@ -1,10 +1,10 @@
 //! The fork server: a small, single-threaded process that forks jobs for other processes.
 //!
-//! Forking an owner costs time that grows with its memory, and is unsafe while it has
-//! threads. A helper that is neither large nor threaded forks in its stead. One helper
-//! serves a whole tree: every process of it holds the writing end of one request socket,
-//! an inherited pair and never a name that a stranger could reach, and sends the job's end
-//! of a fresh channel. All else happens on that channel:
+//! A fork of an owner costs time that grows with its memory, and is unsafe while it has threads. So
+//! a helper, which is small and has one thread, forks for it. One helper serves a whole tree: every
+//! process of the tree holds the writing end of one request socket, and sends the job's end of a
+//! new channel. The socket is an inherited pair; it has no name by which another user could reach
+//! it. All other messages go over the new channel:
 //!
 //! ```text
 //! owner  ── request: the job's end of a channel, a lifeline ──> helper ── fork ──> job
@@ -14,9 +14,9 @@
 //! owner <── Exited(status) ───────── helper
 //! ```
 //!
-//! An owner may ask for processes ahead of need ([`Ahead`]): they cost it a message then, and not
-//! a fork. A job runs nothing before its owner knows its pid, and an owner that gives up in
-//! between just closes its end: the job sees an end of file and ends.
+//! An owner may request workers ahead ([`Ahead`]): each then costs it a message and not a fork. A
+//! job runs nothing before its owner knows its pid. An owner that gives up before that closes its
+//! end: the job reads an end of file and ends.
 
 mod ahead;
 mod client;

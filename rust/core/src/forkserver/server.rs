@@ -1,4 +1,5 @@
-//! The helper's end of a fork server: it serves requests until no client and no child is left.
+//! The helper's end of a fork server: it serves requests until there are no clients and no
+//! children.
 
 use super::client::REQUEST;
 use crate::error::{Error, Result};
@@ -17,18 +18,18 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// The helper's end: serves requests until every client is gone and every child reaped.
+/// The helper's end: serves requests until every client has ended and every child is reaped.
 #[derive(Debug)]
 pub struct Server {
     requests: Option<Arc<Descriptor>>,
-    /// Keeps a place in the table of descriptors; see `next_request`.
+    /// Reserves a place in the table of descriptors; see `next_request`.
     spare: Option<Descriptor>,
     set: Box<dyn ReadySet>,
     children: HashMap<u64, (Child, Channel)>,
     next: u64,
 }
 
-/// What a request brings: the job's end of a channel, and what it is to hang on.
+/// A request: the job's end of a channel, and its lifeline, if it has one.
 type Request = (Channel, Option<Descriptor>);
 
 const RECEIVING: &str = "cannot receive a request";
@@ -36,13 +37,13 @@ const RECEIVING: &str = "cannot receive a request";
 /// The key of the request socket in the ready set; children count up from 1.
 const REQUESTS: u64 = 0;
 
-/// A place in the table of descriptors, for a moment.
+/// Takes a place in the table of descriptors, to find out whether there is one.
 fn place() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Server {
-    /// Serves the requests that come on this socket.
+    /// A server of the requests that come on this socket.
     pub fn new(requests: Descriptor) -> Result<Server> {
         let starting = "cannot serve as fork server";
         let requests = Arc::new(requests);
@@ -52,8 +53,8 @@ impl Server {
         Ok(Server { requests: Some(requests), spare, set, children: HashMap::new(), next: 1 })
     }
 
-    /// Serves. In the helper, returns None when there is nothing left to serve; in each
-    /// job that `fork` makes, returns the job's end of its channel.
+    /// Serves. In the helper, returns None when there are no clients and no children. In each job
+    /// that `fork` makes, returns the job's end of its channel.
     pub fn serve(
         &mut self,
         mut fork: impl FnMut() -> std::io::Result<Forked>,
@@ -92,11 +93,11 @@ impl Server {
         Ok(ready)
     }
 
-    /// Takes one request: the channel that came with it. At the end of file, stops asking.
+    /// Receives one request. At the end of file, watches the socket no more.
     ///
-    /// The kernel silently drops a descriptor that does not fit into the receiver's table,
-    /// and with it the only way to answer. So there must be room: if there is none, a spare
-    /// place serves to refuse the request.
+    /// The kernel silently drops a descriptor for which the receiver's table has no place, and with
+    /// it the only way to answer. If there is no place, the spare place is used to receive the
+    /// channel and to refuse the request.
     fn next_request(&mut self) -> Result<Option<Request>> {
         let room = [(); REQUEST].map(|()| place());
         if let Some(full) = room.iter().find_map(|place| place.as_ref().err()) {
@@ -164,13 +165,13 @@ impl Server {
         None
     }
 
-    /// Says that a job is born, and remembers to say when it ends. An owner that is gone
-    /// by now hears neither; its job sees the end of file.
+    /// Reports that a worker has been forked, and enters it, to report its end too. If its owner
+    /// has ended, these messages are lost, and the worker reads an end of file.
     fn enter(&mut self, child: Child, channel: Channel) {
         let head = Head::Started { pid: child.pid() };
         let pidfd: Vec<_> = child.watch().into_iter().map(|fd| fd.as_fd()).collect();
         if channel.try_send(head, &pidfd).is_err() {
-            // The pidfd could not travel (ETOOMANYREFS): its owner can do without.
+            // The pidfd could not be sent (ETOOMANYREFS): the owner can do without it.
             let _ = channel.try_send(head, &[]);
         }
         let key = self.next;
@@ -198,8 +199,8 @@ impl Server {
         let _ = channel.try_send(Head::Exited { status }, &[]);
     }
 
-    /// In a job: lets go of everything of the helper's, without touching the set that the
-    /// helper goes on using.
+    /// In a job: closes everything of the helper, without a change to the set that the helper goes
+    /// on using.
     fn abandon(&mut self) {
         self.requests = None;
         self.spare = None;

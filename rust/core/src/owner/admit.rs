@@ -1,4 +1,4 @@
-//! Admission: how a submission comes to a slot.
+//! Admission: how a submission gets a slot.
 
 use super::shared::Owner;
 use super::waits::Until;
@@ -6,33 +6,36 @@ use super::OwnerHost;
 use crate::error::Result;
 use crate::slots::Slot;
 
-/// What a submission runs on, once it has been admitted. Dropping it gives a slot back.
+/// The slot of an admitted submission. A drop gives the slot back.
 #[derive(Debug, Default)]
 pub struct Admitted {
-    /// None for a job that takes no slot; and once a job has it.
+    /// None for a job that takes no slot, and after the slot has passed to a job.
     pub slot: Option<Slot>,
-    /// The slot was this process's own: it must not go on before [`Owner::resume`] returns.
+    /// The slot was this process's own, so this process must not go on before [`Owner::resume`]
+    /// returns.
     pub own: bool,
 }
 
 impl<J> Owner<J> {
-    /// Scans, and waits if need be, until a slot can be taken, or `timeout` seconds are over; or, if
-    /// `callbacks`, until the host has something to do.
+    /// Scans and waits until a slot can be taken, or `timeout` seconds are over. With `callbacks`,
+    /// also returns when the host has something to do.
     ///
-    /// A job that would have to wait gets its own slot instead, to lend or, if it yields, to hand over.
+    /// If this process is a job that would have to wait, this returns the job's own slot instead:
+    /// the job lends it or, if it yields, gives it away.
     pub fn admit<H: OwnerHost<J>>(
         &self,
         host: &H,
         timeout: Option<f64>,
         callbacks: bool,
     ) -> std::result::Result<Until<Admitted>, H::Error> {
-        let pool = self.open_pool()?; // before any callbacks
+        let pool = self.open_pool()?; // fails before any callback runs
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
         let look = || self.admit_at_once(may_wait);
         self.until(host, timeout, Some(&pool), callbacks, look)
     }
 
-    /// Takes a slot if one is free at this moment; or, if a job `may_lend`, its own.
+    /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
+    /// `may_lend`, returns the job's own slot.
     pub fn admit_at_once(&self, may_lend: bool) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
         if let Some(slot) = pool.try_take()? {
@@ -42,14 +45,15 @@ impl<J> Owner<J> {
         Ok(own.map(|slot| Admitted { slot: Some(slot), own: true }))
     }
 
-    /// Whether [`Owner::admit_at_once`] would find a slot; if a job `may_lend`, its own counts.
+    /// Whether [`Owner::admit_at_once`] would return a slot. With `may_lend`, a job's own slot
+    /// counts.
     pub fn could_admit(&self, may_lend: bool) -> Result<bool> {
         let pool = self.open_pool()?;
         Ok(pool.has_one()? || may_lend && pool.runs())
     }
 
-    /// After an admission is used up, or has failed: gives a slot back that no job has. If it was this
-    /// process's own, waits until there is one to go on with, the own one or another.
+    /// Ends an admission: gives the slot back if no job has it. If the slot was this process's own,
+    /// waits until this process has a slot again, the same or another.
     pub fn conclude<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -62,7 +66,7 @@ impl<J> Owner<J> {
         }
     }
 
-    /// After this process's slot was given away: waits until there is one to go on with.
+    /// After this process's slot was given away: waits until this process has a slot again.
     pub fn resume<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<(), H::Error> {
         let Ok(pool) = self.pool() else { return Ok(()) };
         self.until(host, None, Some(&pool), false, || Ok(pool.resume()?.then_some(())))?;

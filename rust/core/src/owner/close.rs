@@ -1,4 +1,4 @@
-//! Closing an owner, and what becomes of its jobs when it is dropped.
+//! Closing an owner, and the fate of its jobs when it is dropped.
 
 use super::shared::{Owner, Phase, State};
 use super::OwnerHost;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::thread;
 
 impl<J> Owner<J> {
-    /// Lets nothing be started from now on, and tells those that wait for a slot. What runs goes on.
+    /// From now on no job can be started. Wakes the threads that wait for a slot. Running jobs go
+    /// on.
     ///
     /// # Errors
     ///
-    /// This very thread has a launch under way; nothing has changed.
+    /// This thread itself has begun a launch that is not over; nothing has changed.
     pub fn begin_close(&self) -> Result<()> {
         let mut state = self.state();
         state.refuse_within_launch()?;
@@ -27,8 +28,8 @@ impl<J> Owner<J> {
         Ok(())
     }
 
-    /// After [`Owner::begin_close`]: waits until nothing runs any more, and gives everything up:
-    /// whether it has. False if `callbacks`, and the host has something to do first.
+    /// After [`Owner::begin_close`]: waits until no job runs, and closes everything. Returns true
+    /// when all is closed. With `callbacks`, returns false if the host has something to do first.
     pub fn close<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -40,16 +41,16 @@ impl<J> Owner<J> {
                 return Ok(false);
             }
             if self.close_if_idle()? {
-                // (Another thread may just have taken in the last.)
+                // (Another thread may just have delivered the last outcome.)
                 return Ok(!(callbacks && host.is_due()?));
             }
-            // As whoever waits for a job without a slot, which has none to lend to jobs of its own.
+            // As in a wait for a job without a slot, which has no slot to lend to jobs of its own.
             let yields = self.options.yields || self.state().jobs.any_without_slot();
             self.wait(host, look, false, false, None, yields)?;
         }
     }
 
-    /// Gives everything up if nothing runs any more: whether it has.
+    /// Closes everything if no job runs. Returns whether the owner is closed.
     fn close_if_idle(&self) -> Result<bool> {
         let mut state = self.state();
         state.refuse_within_launch()?;
@@ -59,7 +60,7 @@ impl<J> Owner<J> {
         let mut pool = None;
         if state.is_idle() {
             pool = Some(std::mem::replace(&mut state.phase, Phase::Closed));
-            state.jobs.wake(); // what was waited for will not come any more
+            state.jobs.wake(); // nothing that a waiter waits for can come any more
             state.jobs.abandon();
             state.lifeline = None;
         }
@@ -74,12 +75,12 @@ impl<J> Owner<J> {
 }
 
 impl<J> State<J> {
-    /// Whether nothing runs, nor is being launched.
+    /// Whether no job runs and no launch has begun.
     fn is_idle(&self) -> bool {
         self.launching.is_empty() && self.jobs.outstanding() == 0
     }
 
-    /// Whoever closes waits for the launches that are under way.
+    /// A closing thread waits for all launches, so it must not be within a launch itself.
     fn refuse_within_launch(&self) -> Result<()> {
         match self.launching.contains(&thread::current().id()) {
             true => Err(Error::closed_within_launch()),
@@ -88,7 +89,7 @@ impl<J> State<J> {
     }
 }
 
-/// Nobody has the owner any more: its jobs go on to their ends.
+/// The owner is dropped: its jobs run on to their ends.
 impl<J> Drop for Owner<J> {
     fn drop(&mut self) {
         let mut state = self.state();
@@ -96,7 +97,7 @@ impl<J> Drop for Owner<J> {
         let kept: Kept = Arc::new((home, state.lifeline.take()));
         let jobs = state.jobs.take_kept();
         state.jobs.let_run_on(&kept);
-        drop(state); // before what was kept for the jobs, as that may run code
+        drop(state); // unlocked before the kept values are dropped, which may run code
         drop(jobs);
     }
 }

@@ -8,33 +8,33 @@ use crate::process::{Child, Lifeline, Signal};
 use crate::slots::{Pool, Slot};
 use crate::wire::Channel;
 
-/// On which side of a fork the caller finds itself.
+/// The side of a fork that the caller is on.
 #[derive(Debug)]
 pub enum Birth {
-    /// In the owner; with the job, if the worker was forked for one.
+    /// In the owner, with the job if the worker was forked for one.
     Owner(Option<Started>),
     /// In the new process.
     Worker(Box<Born>),
 }
 
-/// A new process, with what it was born with.
+/// A new process, and the state that it inherits.
 #[derive(Debug)]
 pub struct Born {
     /// Its end of the channel.
     pub channel: Channel,
     /// Its pool.
     pub pool: Pool,
-    /// Whether its owner wants to hear when it gives its slot away.
+    /// Whether it reports to its owner that it gives its slot away.
     pub tells: bool,
-    /// What has kept it from becoming a job; None if nothing has.
+    /// The error that kept it from becoming a job; None if there was none.
     pub failed: Option<Error>,
-    /// Its signals, held back until this is dropped.
+    /// Its signals, which stay held until this is dropped.
     pub held: SignalsHeld,
     /// Ends the process when it is dropped.
     pub never_on: NeverOn,
 }
 
-/// Ends a forked process that would go on, by an error of ours, in what its owner was about.
+/// Ends a forked process that an error would let run on in the owner's code.
 #[derive(Debug)]
 pub struct NeverOn;
 
@@ -45,7 +45,7 @@ impl Drop for NeverOn {
 }
 
 impl<J> Owner<J> {
-    /// Forks a job, which runs on this slot, if there is one. The owner keeps a `J` for it.
+    /// Forks a job, which runs on this slot, if there is one. The owner keeps a `J` for the job.
     pub fn fork_job<H: ForkHost>(
         &self,
         host: &H,
@@ -79,14 +79,15 @@ impl<J> Owner<J> {
         let pool = self.pool()?;
         let (owner_end, job_end) = Channel::pair()?;
         let (lifeline, tells) = (self.lifeline()?, self.hears_of_yields());
-        // The host's hooks may be code in its language, and an error of a signal handler that ran in one
-        // would be dropped, its Ctrl-C lost, and a lock of that code's left locked.
-        // (With several threads another one may take the signal, and this still happen, as
-        // it may around `os.fork`.)
-        // Handlers are run before signals are held too, lest a handler run, and start things, with
-        // all signals blocked; after that, only what came in between is left.
-        // A Ctrl-C that comes still later, while the hooks run, would reach this process alone: the
-        // job is not there yet, and would run on. So we begin anew.
+        // The host's hooks may run code in its language. If a signal handler ran in a hook, its
+        // error would be dropped, its Ctrl-C lost, and a lock of that code could stay locked.
+        // (With several threads another thread may take the signal, and this can still happen, as
+        // it can around `os.fork`.)
+        // Handlers also run before signals are held, because a handler that runs later, and starts
+        // processes, would run with all signals blocked. After that only signals that came in
+        // between are left.
+        // A Ctrl-C that comes later, while the hooks run, would reach only this process: the job
+        // does not exist yet, and would run on. In that case the loop starts again.
         let (held, forked) = loop {
             host.run_signal_handlers()?;
             let held = SignalsHeld::begin();
@@ -131,8 +132,8 @@ impl<J> Owner<J> {
         }
     }
 
-    /// In a forked child: forgets the owner's jobs. What is kept for them is leaked on purpose: to
-    /// drop that would write to the memory that the fork shares, and may run code.
+    /// In a forked child: forgets the owner's jobs. The values kept for them are leaked on purpose:
+    /// a drop would write to memory that the fork shares, and may run code.
     fn abandon(&self) {
         let mut state = self.state();
         std::mem::forget(state.jobs.take_kept());

@@ -1,5 +1,5 @@
-//! Hiring: how an owner comes to a worker. A worker that is hired for a job is launched on it in the
-//! same call, in which no signal handler runs: an error of one would leave the worker without a job.
+//! Hiring: how an owner gets a worker. A worker that is hired for a job is launched in the same
+//! call. No signal handler runs in between: its error would leave the worker without a job.
 
 use super::shared::Owner;
 use super::Started;
@@ -13,11 +13,11 @@ use rustix::fd::OwnedFd;
 
 /// The first job of a worker, or the next one.
 pub struct First<'a, J> {
-    /// What it runs on; taken if it is launched.
+    /// The slot that it runs on; taken when it is launched.
     pub slot: &'a mut Option<Slot>,
-    /// What launches it.
+    /// The launch.
     pub message: Message<'a>,
-    /// What the owner is to keep for it.
+    /// Makes the value that the owner keeps for it.
     pub job: &'a dyn Fn() -> J,
 }
 
@@ -29,7 +29,7 @@ impl<J> std::fmt::Debug for First<'_, J> {
 
 impl<J> Owner<J> {
     /// Hires a worker that `start` starts as a new program, with its channel as its standard input.
-    /// `first` is launched on it, if there is one.
+    /// Launches `first` on it, if there is one.
     pub fn hire_program<E: From<crate::Error>>(
         &self,
         introduction: Message<'_>,
@@ -43,9 +43,9 @@ impl<J> Owner<J> {
         Ok(self.hired(owner_end, child, first)?)
     }
 
-    /// Hires a worker that a fork server has forked ahead, or forks now. `first` is launched on it, if
-    /// there is one. Then the fork server is asked for more, until there are so many `ahead`; no harm
-    /// is done where it cannot be.
+    /// Hires a worker that a fork server has forked ahead, or forks now. Launches `first` on it, if
+    /// there is one. Then requests workers ahead until there are `ahead`; an error of these
+    /// requests is ignored.
     pub fn hire_forked<H: Host>(
         &self,
         host: &H,
@@ -72,12 +72,13 @@ impl<J> Owner<J> {
         while let Some((channel, child)) = helper.take_ahead(host)? {
             if introduce(&channel, introduction, None)? {
                 return Ok((channel, child));
-            } // else it has just ended, having waited for long
+            } // otherwise it has just ended, because it was idle for too long
         }
         let lifeline = self.lifeline()?;
         let (mut channel, mut child) = helper.fork_one(host, lifeline.as_ref())?;
         if !introduce(&channel, introduction, None)? {
-            // So may this one, if we were held up. Not for ever: somebody may be killing them.
+            // This worker may have ended too, if this thread was delayed. There is one more try,
+            // and no loop, because another program may be killing the workers.
             (channel, child) = helper.fork_one(host, lifeline.as_ref())?;
             introduce(&channel, introduction, None)?;
         }
@@ -105,11 +106,11 @@ impl<J> Owner<J> {
     ) -> Result<Option<Started>> {
         let mut state = self.state();
         state.jobs.hired(channel, child)?;
-        // It goes to the newest of those that are idle, and so to this one.
+        // The launch goes to the newest idle worker, which is this one.
         first.map_or(Ok(None), |mut first| state.launch(&mut first))
     }
 
-    /// What a new job is to hang on to, if it is to.
+    /// The lifeline of a new job; None if orphans stay.
     pub(super) fn lifeline(&self) -> Result<Option<Lifeline>> {
         if self.options.orphans_stay {
             return Ok(None);
@@ -120,8 +121,8 @@ impl<J> Owner<J> {
     }
 }
 
-/// Tells a new worker what all its jobs have in common, and what to hang on if that is new: whether it
-/// was there to hear it. (If not, it will be told of when it is given a job.)
+/// Sends a new worker its introduction, and its lifeline if it does not have one. Returns false if
+/// the worker has ended. (Its end is reported when it is launched.)
 fn introduce(
     channel: &Channel,
     introduction: Message<'_>,

@@ -1,13 +1,13 @@
-//! The table of what an owner has running: births entered, results and ends noticed.
+//! The table of an owner's processes: it enters new processes, and collects results and exits.
 //!
-//! One scan looks at all that is ready and says, once per job, what came of it. A job's
-//! slot goes back to its pool as soon as its result is complete or its death is seen. The
-//! process itself may live on: a little, until a later scan reaps it; or, idle and without a
-//! slot, for another job, if its last one's result says that it stays. Not here: how a process
-//! is born, whether it stays, and what a result means.
+//! One scan looks at all ready descriptors and returns, once for each job, its outcome. A job's
+//! slot goes back to its pool when its result is complete or its death is seen. The process itself
+//! may run on: until a later scan reaps it; or, idle and without a slot, for another job, if the
+//! result of its last job says that it stays. Not here: how a process is started, whether it stays,
+//! and what a result means.
 //!
-//! The table is a plain value. Threads that share one lock it for each call, but not
-//! while they sleep: see [`Jobs::begin_wait`].
+//! The table is a plain value. Threads that share one lock it for each call, but not while they
+//! sleep: see [`Jobs::begin_wait`].
 
 use super::outcome::{JobId, Started};
 use super::process::{Process, State};
@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::Arc;
 
-/// Which of a process's two descriptors is ready; the low bit of its key in the ready set.
+/// One of a process's two descriptors; the low bit of its key in the ready set.
 pub(super) const CHANNEL: u64 = 0;
 pub(super) const EXIT: u64 = 1;
 
@@ -35,25 +35,25 @@ pub(super) fn key(process: u64, which: u64) -> u64 {
 pub struct Jobs<J = ()> {
     pub(super) set: Option<Box<dyn ReadySet>>,
     pub(super) processes: HashMap<u64, Process<J>>,
-    /// Those that wait for a launch. The last to have worked is first in demand: its memory is
-    /// the warmest, and those that are too many can leave.
+    /// The idle processes. The next launch goes to the last of them, which worked last: its memory
+    /// is the warmest, and superfluous workers can leave.
     pub(super) idle: Vec<u64>,
-    /// Children whose death no descriptor tells of.
+    /// Children whose exit no descriptor reports.
     pub(super) unwatched: BTreeSet<u64>,
     pub(super) next: u64,
-    /// The process whose children they are, once there have been any.
+    /// The process whose children they are; None until there is one.
     pub(super) owner: Option<Pid>,
     pub(super) changes: u64,
     pub(super) quiet: Option<Quiet>,
-    /// This program has closed descriptors of the table's: see `renew`.
+    /// This program has closed descriptors of the table: see `renew`.
     pub(super) lost: bool,
-    /// The jobs that have said that they gave their slots away.
+    /// The jobs that reported that they gave their slots away.
     pub(super) yielded: BTreeSet<JobId>,
-    /// Some process has stayed after a job: answers may come within microseconds.
+    /// A process has stayed after a job, so answers may come within microseconds.
     pub(super) quick: bool,
     pub(super) waiting: Vec<Arc<Bell>>,
     pub(super) spare_bells: Vec<Arc<Bell>>,
-    /// Where packets are received; kept, since fresh memory costs page faults.
+    /// The buffer for received packets. It is kept, because new memory costs page faults.
     pub(super) buffer: Vec<u8>,
 }
 
@@ -79,12 +79,13 @@ impl<J> Default for Jobs<J> {
 }
 
 impl Jobs {
-    /// An empty table, of an owner that keeps nothing; it costs nothing until something is started.
+    /// An empty table of an owner that keeps no values. It opens nothing until a process is
+    /// started.
     pub fn new() -> Jobs {
         Jobs::default()
     }
 
-    /// Starts a command under `slot`; its outcome will be [`super::Outcome::Ended`].
+    /// Starts a command on `slot`; its outcome will be [`super::Outcome::Ended`].
     pub fn spawn(&mut self, command: &mut Command, slot: Option<Slot>) -> Result<JobId> {
         if let Some(slot) = &slot {
             slot.launch();
@@ -96,26 +97,28 @@ impl Jobs {
 }
 
 impl<J> Jobs<J> {
-    /// How many processes run a job, or have ended or are to end and are not yet reaped.
+    /// The number of processes that run a job, that are to end, or that have ended and are not
+    /// reaped.
     pub fn outstanding(&self) -> usize {
         self.processes.len() - self.idle.len()
     }
 
-    /// How many processes wait for a launch.
+    /// The number of processes that wait for a launch.
     pub fn idle(&self) -> usize {
         self.idle.len()
     }
 
-    /// How many jobs run on slots, as far as is known. If those are all the slots that there
-    /// are, and the caller has one, then one of these jobs is about to send its result.
+    /// The number of jobs that run on slots, as far as it is known. If this is the number of all
+    /// slots, and the caller has a slot, then one of these jobs is about to send its result.
     pub fn on_slots(&self) -> usize {
         let on_slot =
             |process: &&Process<J>| process.state == State::Running && process.slot.is_some();
         self.processes.values().filter(on_slot).count()
     }
 
-    /// Whether a job has given its slot away while it waits, or its process does so at its end. It, or
-    /// what it waits for, will need one to go on: an owner that waits for it must not keep the last.
+    /// Whether a job has given its slot away while it waits, or while its process ends. That job,
+    /// or a job that it waits for, needs a slot to go on: an owner that waits for it must not keep
+    /// the last slot.
     pub fn any_has_yielded(&mut self) -> bool {
         let mut yielded = std::mem::take(&mut self.yielded);
         yielded.retain(|id| self.process_of(*id).is_some());
@@ -130,24 +133,24 @@ impl<J> Jobs<J> {
         self.processes.values().any(without)
     }
 
-    /// How many jobs have not been told of yet.
+    /// The number of jobs whose outcomes are not known yet.
     pub fn unfinished(&self) -> usize {
         self.kept().count()
     }
 
-    /// What is kept for the jobs that have not been told of.
+    /// The values kept for the jobs whose outcomes are not known yet.
     pub fn kept(&self) -> impl Iterator<Item = &J> {
         self.processes.values().filter_map(|process| process.job.as_ref())
     }
 
-    /// Keeps nothing for those jobs any more: they will not be told of.
+    /// Takes the values kept for those jobs. Their outcomes will not be returned.
     pub fn take_kept(&mut self) -> Vec<J> {
         self.processes.values_mut().filter_map(|process| process.job.take()).collect()
     }
 
-    /// Enters a job whose process has been born, and knows what to do.
+    /// Enters a job whose process has been started and has its work.
     ///
-    /// If the system refuses to watch it, the process is ended and the error returned.
+    /// If the system refuses to watch the process, this kills the process and returns the error.
     pub fn started(
         &mut self,
         channel: Channel,
@@ -159,7 +162,7 @@ impl<J> Jobs<J> {
         self.enter_running(child, Some(channel), slot, job)
     }
 
-    /// Enters a process that waits for its first launch. Errors as [`Jobs::started`].
+    /// Enters a process that waits for its first launch. Errors as for [`Jobs::started`].
     pub fn hired(&mut self, channel: Channel, child: Child) -> Result<()> {
         let number = self.enter(Process::born(child, Some(channel)))?;
         self.idle.push(number);
@@ -194,15 +197,16 @@ impl<J> Jobs<J> {
         self.processes.insert(number, process);
         let heard = self.set.as_ref().is_some_and(|set| set.grows_while_waited_for());
         if !heard || self.unwatched.contains(&number) {
-            self.ring(); // waiting threads must watch, or look at, this one too
+            self.ring(); // waiting threads must watch this process too
         }
         Ok(number)
     }
 
-    /// Launches a job on a process that is idle. None if there is no such process: hire one. Only
-    /// if there is, `slot` is taken. Without a slot, the job is launched on `without_slot`.
+    /// Launches a job on an idle process. None if there is none: hire one. `slot` is taken only if
+    /// the job is launched. Without a slot, the job is launched on `without_slot`.
     ///
-    /// `send` sends the launch, with this head; its error comes back, with the slot.
+    /// `send` sends the launch, with this head. Its error is returned, and `slot` then still has
+    /// the slot.
     pub fn launch(
         &mut self,
         slot: &mut Option<Slot>,
@@ -217,28 +221,29 @@ impl<J> Jobs<J> {
         let head = Head::Launch { assignment };
         while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
-            // A fork server's end of the channel outlives its child, so that no error would tell.
+            // The fork server keeps its copy of the channel's end after its child has ended, so no
+            // error of `send` would report that.
             if process.jobs > 0 && !process.child.is_ours() && process.child.has_ended() {
                 process.dismiss();
                 continue;
             }
             let sent = process.channel.as_ref().map_or(Ok(()), |channel| send(channel, head));
             match sent {
-                // It has left, or was killed, and had no job: another takes its place.
+                // It has ended and had no job: another process takes its place.
                 Err(e) if e.is_hang_up() && process.jobs > 0 => process.dismiss(),
                 Err(e) if !e.is_hang_up() => {
                     process.dismiss();
                     return Err(e);
                 }
-                // A new process that is gone already is told of as a death, lest there be no
-                // end of new ones.
+                // The end of a new process is reported as a death. Otherwise new processes could be
+                // hired without end.
                 _ => return Ok(Some(process.take_up(number, slot.take(), job()))),
             }
         }
         Ok(None)
     }
 
-    /// Has the processes that are idle end.
+    /// Makes the idle processes end.
     pub fn dismiss_idle(&mut self) {
         for number in std::mem::take(&mut self.idle) {
             if let Some(process) = self.processes.get_mut(&number) {
@@ -247,8 +252,8 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// The table's ready set, made when it is first needed, and with it the bell of a first wait:
-    /// all that one thread's jobs ever need open beside their own is open from the first of them.
+    /// The table's ready set. Its first use also makes the bell of a first wait. So from the first
+    /// job on, one thread's jobs need no more descriptors than their own.
     pub(super) fn set(&mut self) -> rustix::io::Result<&mut Box<dyn ReadySet>> {
         match &mut self.set {
             Some(set) => Ok(set),
@@ -267,14 +272,14 @@ impl<J> Jobs<J> {
         channel: Option<&Channel>,
     ) -> rustix::io::Result<()> {
         if self.set.as_ref().is_some_and(|set| !set.is_intact()) {
-            (self.set, self.lost) = (None, true); // what has its number is not to hear of this
+            (self.set, self.lost) = (None, true); // another file has its number now
         }
         let set = self.set()?;
         if let Some(channel) = channel {
             set.add(channel.socket(), key(number, CHANNEL))?;
         }
         match child.watch() {
-            // The fork server tells of the deaths of its children on their channels.
+            // The fork server reports the exits of its children on their channels.
             _ if !child.is_ours() => {}
             Some(exit) => {
                 if let Err(e) = set.add(exit, key(number, EXIT)) {
@@ -291,59 +296,61 @@ impl<J> Jobs<J> {
         Ok(())
     }
 
-    /// The process of a job, unless it is idle, or has had another since, or has been reaped.
+    /// The process of a job, unless it is idle, has another job now, or has been reaped.
     fn process_of(&self, id: JobId) -> Option<&Process<J>> {
         self.processes.get(&id.process()).filter(|process| {
             process.state != State::Idle && JobId::new(id.process(), process.jobs) == id
         })
     }
 
-    /// Sends a signal to a job; one that has ended already is no error.
+    /// Sends a signal to a job. If the job has ended, does nothing.
     pub fn signal(&mut self, id: JobId, signal: Signal) -> Result<()> {
         self.last_job(id);
         self.process_of(id).map_or(Ok(()), |process| process.child.signal(signal))
     }
 
-    /// Sees to it that a job's process has no other job.
+    /// Makes this job the last of its process.
     fn last_job(&mut self, id: JobId) {
         if self.process_of(id).is_some() {
             self.processes.entry(id.process()).and_modify(|process| process.signalled = true);
         }
     }
 
-    /// The pid of a job that is running or not yet reaped.
+    /// The pid of a job that runs or is not reaped yet.
     pub fn pid(&self, id: JobId) -> Option<Pid> {
         self.process_of(id).map(|process| process.child.pid())
     }
 
-    /// A job that is running or not yet reaped, and all that it has started: to be signalled,
-    /// so that its process will have no other job.
+    /// A job that runs or is not reaped yet, and all processes below it, to be signalled. Its
+    /// process gets no other job.
     pub fn family(&mut self, id: JobId) -> Option<Family> {
         self.last_job(id);
         let Process { child, channel, .. } = self.process_of(id)?;
-        // Or else, its job done, it would wait for us, and whoever ends the family for its end.
+        // Otherwise the process, after its job, would wait for this owner, while this owner waits
+        // for the end of the family.
         channel.iter().for_each(Channel::stop_sending);
         Some(Family::new(child.pid(), child.intact_watch().cloned()))
     }
 
-    /// In the child of a fork: closes all that was inherited from the parent's table, and
-    /// leaves an empty one. The parent's jobs are not this process's.
+    /// In the child of a fork: closes all that it inherited from the parent's table, and empties
+    /// the table. The parent's jobs are not jobs of this process.
     ///
-    /// Emptied in place, since a large block that is freed has malloc tidy up all of its
-    /// memory, and each page that is written to here is copied first.
+    /// The table is emptied in place. If a large block is freed, malloc tidies up all of its
+    /// memory, and each page that this process writes to is copied first.
     pub fn abandon(&mut self) {
-        self.processes.clear(); // not forgotten, as a drop would have it: they are not ours
+        self.processes.clear(); // this process need not wait for them: they are the parent's
         self.set = None;
         self.idle.clear();
         self.unwatched.clear();
         self.waiting.clear();
         self.spare_bells.clear();
-        // The count goes on, for who has looked before this and will wait after it.
+        // The count goes on, for a caller that looked before this and waits after it.
         self.changes += 1;
     }
 
-    /// Gives up what runs: it goes on to its end, which nobody is told of, and what is `kept` for
-    /// it stays until then. (In a process that was forked from the owner's, nothing is ours.)
+    /// Gives up the running processes: they run on to their ends, which are not reported, and
+    /// `kept` is kept until then. (In a process that was forked from the owner, this only empties
+    /// the table.)
     pub fn let_run_on(&mut self, kept: &Kept) {
         if self.owner != Some(getpid()) {
             return self.abandon();
@@ -352,7 +359,7 @@ impl<J> Jobs<J> {
             if let Some(slot) = &process.slot {
                 slot.disown();
             }
-            // Its channel may be open in another process too, that was forked from this one.
+            // Its channel may be open in another process too, which was forked from this one.
             process.dismiss();
             leave(process.child, Some(Kept::clone(kept)));
         }

@@ -1,4 +1,4 @@
-//! Killing a job, and everything that it has started.
+//! Killing a job and all processes below it.
 
 use super::shared::Owner;
 use super::JobId;
@@ -7,16 +7,17 @@ use crate::process::ProcessId;
 use crate::wait::Woken;
 use std::time::{Duration, Instant};
 
-/// For how long those that are killed are waited for. One that does not end is left to the system.
+/// How long this waits for killed processes. A process that does not end in time is left to the
+/// system.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longer than anybody waits, and no more than a clock can add.
+/// Longer than any caller waits, and short enough to add to a clock.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 impl<J> Owner<J> {
-    /// Ends a job and everything that it has started. All are asked by SIGTERM, in half of `grace`
-    /// (in seconds) those that have nobody below them, then everybody; what is left after `grace` is
-    /// killed, at once if that is 0.
+    /// Ends a job and all processes below it. In the first half of `grace` (in seconds), each
+    /// process gets SIGTERM when no process is below it; after that half, all others get SIGTERM.
+    /// After `grace` the processes that are left are killed; with 0 at once.
     pub fn kill<H: Host>(
         &self,
         host: &H,
@@ -37,7 +38,7 @@ impl<J> Owner<J> {
                     Woken::Missed => {}
                     Woken::Interrupted => {
                         if let Err(e) = host.run_signal_handlers() {
-                            family.ask_everybody(); // nobody is to stay stopped
+                            family.ask_everybody(); // no process must stay stopped
                             return Err(e);
                         }
                     }

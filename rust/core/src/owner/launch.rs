@@ -1,4 +1,4 @@
-//! Launching a job on a worker that is idle.
+//! Launching a job on an idle worker.
 
 use super::hire::First;
 use super::shared::{Owner, State};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 const HIRE_DELAY: Duration = Duration::from_millis(1);
 
 impl<J> Owner<J> {
-    /// Launches a job on a worker that is idle. None if there is none, when nothing has happened: hire
-    /// one. If the slots are all taken, one of the jobs on them is about to send its result, and its
-    /// worker to be idle: that is waited for, but not for long.
+    /// Launches a job on an idle worker. None if there is none, and nothing has happened: hire one.
+    /// If all slots are taken, a job on one of them is about to send its result, after which its
+    /// worker is idle. This waits for that, but not long.
     pub fn launch<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -31,7 +31,7 @@ impl<J> Owner<J> {
             drop(state);
             let in_time = match look {
                 Some(look) => self.sleep(host, look, None, Some(looks_until))?,
-                None => true, // not looked yet
+                None => true, // no scan yet
             };
             if !about_to_stay || !in_time {
                 return Ok(None);

@@ -1,11 +1,11 @@
-//! The owner: what a process does with the jobs that it submits.
+//! The owner: the jobs that a process submits, and the calls that work on them.
 //!
-//! Each call is complete in itself: it admits, launches, hires, waits, kills or closes, and meanwhile looks
-//! at everything that has finished. [`Owner`] is for programs, and interpreters, whose threads share
-//! one; [`Jobs`] is the table below it, a plain value, and enough for a program that starts commands.
+//! Each call is one complete step: it admits, launches, hires, waits, kills or closes, and scans
+//! meanwhile. [`Owner`] is for programs, and interpreters, whose threads share one. [`Jobs`] is the
+//! table below it, a plain value, which is enough for a program that starts commands.
 //!
-//! What only the caller can do is in traits: run signal handlers and let other threads run
-//! ([`Host`]), be told of outcomes ([`OwnerHost`]), fork between its own hooks ([`ForkHost`]).
+//! Traits have the operations that only the caller can do: run signal handlers and let other
+//! threads run ([`Host`]), take outcomes ([`OwnerHost`]), fork within its own hooks ([`ForkHost`]).
 
 mod admit;
 mod close;

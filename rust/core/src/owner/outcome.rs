@@ -1,10 +1,10 @@
-//! Jobs by their names, and what comes of them.
+//! The ids of jobs, and their outcomes.
 
 use crate::error::Error;
 use crate::process::{ExitStatus, Pid};
 use crate::wire::{Body, Frame, Head};
 
-/// Names a job of one owner; never used again.
+/// The id of a job of one owner; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
 
@@ -28,15 +28,15 @@ pub struct Started {
     pub pid: Pid,
 }
 
-/// What came of a job.
+/// The outcome of a job.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It sent this result.
+    /// The job sent this result.
     Result(Body),
-    /// It ended without having sent a result, and had said this of its end before. (For a command,
-    /// which says nothing, the normal end.)
+    /// The job's process ended without a result, after it had sent these last words. (A command
+    /// sends none; this is its normal end.)
     Ended(ExitStatus, Option<Body>),
-    /// It sent something that could not be received.
+    /// The job sent a message that could not be received.
     Lost(Error),
 }
 
@@ -49,13 +49,13 @@ impl Outcome {
     }
 }
 
-/// A job that has finished, well or not.
+/// A job that has finished, by a result or otherwise.
 #[derive(Debug)]
 pub struct Finished<J> {
-    /// Which.
+    /// Its id.
     pub id: JobId,
-    /// What its owner kept for it.
+    /// The value that its owner kept for it.
     pub job: J,
-    /// What came of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }

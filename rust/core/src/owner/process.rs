@@ -1,4 +1,4 @@
-//! A process of an owner's table: a worker, or a command, from its birth until it is reaped.
+//! A process of an owner's table: a worker, or a command, from its start until it is reaped.
 
 use super::outcome::{Finished, JobId, Outcome, Started};
 use crate::process::Child;
@@ -9,16 +9,16 @@ use crate::wire::{Body, Channel};
 pub(super) struct Process<J> {
     pub(super) child: Child,
     pub(super) channel: Option<Channel>,
-    /// How many jobs it has been given.
+    /// The number of jobs that it got.
     pub(super) jobs: u32,
-    /// What the owner keeps for the job that it was given last, until that is told of.
+    /// The value that the owner keeps for its last job, until the outcome of that job is known.
     pub(super) job: Option<J>,
-    /// Of that job.
+    /// The slot of that job.
     pub(super) slot: Option<Launched>,
     pub(super) state: State,
-    /// It is to have no other job: this one was signalled, and the signal may arrive late.
+    /// It gets no other job: this one was signalled, and the signal may arrive late.
     pub(super) signalled: bool,
-    /// What it has said of its end, which is to come.
+    /// The last words of its job, whose end is still to come.
     pub(super) last_words: Option<Body>,
 }
 
@@ -26,14 +26,14 @@ pub(super) struct Process<J> {
 pub(super) enum State {
     /// It waits for a launch.
     Idle,
-    /// It has a job of which nothing has been told yet.
+    /// It has a job whose outcome is not known yet.
     Running,
-    /// Nothing more will be told of it: it is to end.
+    /// It has no job any more, and ends.
     Ending,
 }
 
 impl<J> Process<J> {
-    /// One that waits for its first launch.
+    /// A process that waits for its first launch.
     pub(super) fn born(child: Child, channel: Option<Channel>) -> Process<J> {
         Process {
             child,
@@ -52,7 +52,7 @@ impl<J> Process<J> {
         self.channel.as_ref().is_some_and(|channel| !channel.as_descriptor().is_intact())
     }
 
-    /// Takes up another job, that it has been sent the launch of.
+    /// Records another job, whose launch has been sent.
     pub(super) fn take_up(&mut self, number: u64, slot: Option<Slot>, job: J) -> Started {
         self.job = Some(job);
         self.slot = slot.map(|slot| slot.launched(&self.child, true));
@@ -61,13 +61,13 @@ impl<J> Process<J> {
         self.started(number)
     }
 
-    /// The job that it was given last.
+    /// The last job that it got.
     pub(super) fn started(&self, number: u64) -> Started {
         Started { id: JobId::new(number, self.jobs), pid: self.child.pid() }
     }
 
-    /// Its job has finished in this way: says so once, and gives the slot back. The process is to end
-    /// then, unless it stays.
+    /// Records the outcome of its job, once, and gives the slot back. The process ends then, unless
+    /// it stays.
     pub(super) fn finish(
         &mut self,
         number: u64,
@@ -84,9 +84,10 @@ impl<J> Process<J> {
         finished.extend(self.job.take().map(|job| Finished { id, job, outcome }));
     }
 
-    /// After its job: waits for another, if it may.
+    /// After its job: makes it idle if it may stay, otherwise dismisses it. Returns whether it
+    /// stays.
     pub(super) fn stay(&mut self) -> bool {
-        self.slot = None; // its own no more, or it would not stay
+        self.slot = None; // the worker has given it back, otherwise it would not stay
         let stays = !self.signalled && self.jobs < u32::MAX;
         match stays {
             true => self.state = State::Idle,
@@ -95,7 +96,7 @@ impl<J> Process<J> {
         stays
     }
 
-    /// Has the process end, by the end of what it can receive.
+    /// Makes the process end: it reads an end of file on its channel.
     pub(super) fn dismiss(&mut self) {
         self.state = State::Ending;
         if let Some(channel) = &self.channel {
@@ -103,7 +104,7 @@ impl<J> Process<J> {
         }
     }
 
-    /// It has sent all that it will. (If it runs a job, its end will be what is told of that.)
+    /// It sends no more frames. (If it runs a job, the outcome of that job is the process's end.)
     pub(super) fn has_gone_silent(&mut self) {
         if self.state == State::Idle {
             self.state = State::Ending;

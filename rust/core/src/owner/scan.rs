@@ -1,4 +1,5 @@
-//! The scan of an owner's table: what is ready is received, reaped, and said once for each job.
+//! The scan of an owner's table: it receives what is ready, reaps, and returns each job's outcome
+//! once.
 
 use super::jobs::{key, Jobs, CHANNEL, EXIT};
 use super::outcome::{Finished, JobId, Outcome};
@@ -11,8 +12,8 @@ use crate::wire::{Head, Received, PACKET};
 use rustix::io::Errno;
 
 impl<J> Jobs<J> {
-    /// Looks, without blocking, at everything that is ready, and says what came of each
-    /// job that has something to say.
+    /// Looks, without blocking, at everything that is ready. Returns the jobs whose outcomes this
+    /// scan found.
     pub fn scan(&mut self) -> Result<Vec<Finished<J>>> {
         let _undisturbed = Undisturbed::begin();
         let mut finished = Vec::new();
@@ -25,7 +26,7 @@ impl<J> Jobs<J> {
         }
         while let Some(set) = &mut self.set {
             let ready = match set.ready() {
-                Err(_) if !finished.is_empty() => break, // the next scan will meet it too
+                Err(_) if !finished.is_empty() => break, // the next scan will have the error too
                 Err(_) if !set.is_intact() => {
                     self.renew(&mut finished)?;
                     continue;
@@ -49,15 +50,16 @@ impl<J> Jobs<J> {
         for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
             self.check_exit(number, &mut finished);
         }
-        // Also when a process was only reaped: somebody may wait for the last to be.
-        // And when one has yielded: those who wait for it may have to do so too.
+        // Waiters wake also when a process was only reaped, because a thread may wait for the last
+        // to be reaped; and when a job has yielded, because an owner that waits for it may have to
+        // yield too.
         if !finished.is_empty() || self.processes.len() < there || self.yielded.len() > yielded {
             self.wake();
         }
         Ok(finished)
     }
 
-    /// Takes in all that a process's channel holds.
+    /// Receives all frames that a process's channel holds.
     fn read_channel(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
         loop {
             let Some(process) = self.processes.get_mut(&number) else { return };
@@ -77,7 +79,7 @@ impl<J> Jobs<J> {
                             self.idle.push(number);
                             self.quick = true;
                         }
-                        return; // an idle process waits for us
+                        return; // an idle process sends nothing more
                     }
                     Head::Yielded => {
                         self.yielded.insert(JobId::new(number, process.jobs));
@@ -89,7 +91,7 @@ impl<J> Jobs<J> {
                     }
                     _ => process.finish(number, Outcome::from_frame(frame), finished),
                 },
-                // With the fork server gone, nobody will ever say how its child ended.
+                // The fork server has ended, so nothing will report how its child ended.
                 Ok(Received::EndOfFile) if !ours => {
                     return self.ended(number, ExitStatus::Unknown, finished)
                 }
@@ -103,8 +105,8 @@ impl<J> Jobs<J> {
                 }
                 Err(e) => process.finish(number, Outcome::Lost(e), finished),
             }
-            // (An idle process has nothing to send, and is to end.) If the process means to stay, it has
-            // to be told otherwise: of what could not be received, that is unknown.
+            // (An idle process that sends a frame ends too.) If the process intends to stay, this
+            // must end it: a message that could not be received does not say whether it stays.
             process.dismiss();
             self.idle.retain(|idle| *idle != number);
             if ours {
@@ -113,15 +115,15 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// After this program has closed descriptors of the table's: tells of the processes that can
-    /// be heard of no more, and watches the others by a new set. (The old one may be another's, or
-    /// tell for ever of what is gone.)
+    /// After this program has closed descriptors of the table: gives up the processes that the
+    /// owner can receive nothing from any more, and watches the others by a new set. (The old set
+    /// may be another file now, or report for ever descriptors that are closed.)
     fn renew(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
         (self.set, self.lost) = (None, true);
         self.spare_bells.retain(|bell| bell.is_intact());
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
             if self.processes.get(&number).is_some_and(Process::is_lost) {
-                let lost = Error::system("cannot hear of a job any more")(Errno::BADF);
+                let lost = Error::system("cannot receive from a job any more")(Errno::BADF);
                 self.lose(number, lost, finished);
             }
             let Some(mut process) = self.processes.remove(&number) else { continue };
@@ -134,15 +136,16 @@ impl<J> Jobs<J> {
         Ok(())
     }
 
-    /// Gives up a process whose channel is closed, or another file. It is ended, as it would be
-    /// with its owner: nobody can hear of it, nor has a Future to do so.
+    /// Gives up a process whose channel is closed, or is another file now. The process is ended, as
+    /// it would be at its owner's end: nothing can be received from it, and no Future can get its
+    /// result.
     fn lose(&mut self, number: u64, error: Error, finished: &mut Vec<Finished<J>>) {
         let Some(process) = self.processes.get_mut(&number) else { return };
         process.child.end();
         process.finish(number, Outcome::Lost(error), finished);
         process.dismiss();
         let ours = process.child.is_ours();
-        // Nobody will say when it has ended: that is for all to see.
+        // Nothing will report its end to this owner, so any process may reclaim its slot.
         let slot = if ours { None } else { process.slot.take() };
         slot.iter().for_each(Launched::disown);
         self.idle.retain(|idle| *idle != number);
@@ -160,18 +163,19 @@ impl<J> Jobs<J> {
             Ok(Some(status)) => status,
             Err(_) => ExitStatus::Unknown,
         };
-        self.read_channel(number, finished); // what it had sent before it ended comes first
+        self.read_channel(number, finished); // frames that it sent before its end come first
         self.ended(number, status, finished);
     }
 
-    /// Watches no descriptor for a child's end any more, but looks. It may be dead and not
-    /// ours to reap yet: a debugger that has attached to it is told first.
+    /// Polls for a child's end instead of watching a descriptor. The child may have ended while
+    /// this process cannot reap it yet, because a debugger that is attached to it is notified
+    /// first.
     fn watch_by_looking(&mut self, number: u64) {
         let Some(process) = self.processes.get(&number) else { return };
         if let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) {
             if self.unwatched.insert(number) {
                 set.remove(exit, key(number, EXIT));
-                self.ring(); // who waits already must look now and then, from now on
+                self.ring(); // threads that already wait must poll from now on
             }
         }
     }

@@ -1,4 +1,4 @@
-//! An owner whose threads share it: what it consists of, and its scan.
+//! An owner that threads share: its state, and its scan.
 
 use super::jobs::Jobs;
 use super::wait::Look;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-/// The process that has made an owner last.
+/// The process that last made an owner.
 static LAST_OWNER: AtomicI32 = AtomicI32::new(0);
 
 /// Whether this process may have jobs of its own.
@@ -20,38 +20,39 @@ pub fn has_owner() -> bool {
     LAST_OWNER.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
 }
 
-/// What a caller chooses for all jobs of an owner.
+/// The options for all jobs of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Jobs go on when this process is killed.
+    /// Jobs run on when this process is killed.
     pub orphans_stay: bool,
-    /// This process, if it is a job, gives its slot to the pool while it waits for jobs.
+    /// If this process is a job, it gives its slot to the pool while it waits for jobs.
     pub yields: bool,
 }
 
-/// The jobs that this process submits to one pool, of which it keeps a `J` each.
+/// The jobs that this process submits to one pool. It keeps a `J` for each.
 ///
-/// No code of the host's runs while `state` is locked: such code may let another thread run, which
-/// would then want the lock, or fork, which would leave it locked in the child.
+/// No code of the host runs while `state` is locked. Such code may let another thread run, which
+/// would wait for the lock, or fork, which would leave the lock locked in the child.
 #[derive(Debug)]
 pub struct Owner<J> {
     state: Mutex<State<J>>,
     /// The process whose jobs these are.
     pid: Pid,
     pub(super) options: Options,
-    /// How many slots the pool has.
+    /// The number of slots of the pool.
     pub(super) slots: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct State<J> {
     pub(super) jobs: Jobs<J>,
-    /// Taken from the table, and not delivered yet. Kept here, since what runs in between (a
-    /// finalizer of the host's, for one) may itself wait for one of these.
+    /// Jobs that were taken from the table and are not delivered yet. They are kept here because
+    /// code that runs in between (for example a finalizer of the host) may itself wait for one of
+    /// them.
     pub(super) undelivered: VecDeque<Finished<J>>,
-    /// The threads that have a launch under way; see [`Owner::begin_launch`].
+    /// The threads that have begun a launch; see [`Owner::begin_launch`].
     pub(super) launching: Vec<ThreadId>,
-    /// What the jobs hang on, once there have been any.
+    /// The lifeline of the jobs; None until there was a job.
     pub(super) lifeline: Option<Lifeline>,
     pub(super) phase: Phase,
 }
@@ -59,11 +60,11 @@ pub(super) struct State<J> {
 /// Whether an owner starts jobs.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// In this pool.
+    /// The owner starts jobs, in this pool.
     Open(Pool),
-    /// Nothing new; what runs goes on.
+    /// The owner starts no more jobs; running jobs go on.
     Closing(Pool),
-    /// Nothing runs any more, and the pool is given up.
+    /// No job runs any more, and the owner has released the pool.
     Closed,
 }
 
@@ -77,7 +78,7 @@ impl Phase {
 }
 
 impl<J> Owner<J> {
-    /// For jobs in this pool; closed from the beginning if there is none.
+    /// For jobs in this pool. Without a pool the owner is closed from the beginning.
     pub fn new(pool: Option<Pool>, options: Options) -> Owner<J> {
         let pid = getpid();
         LAST_OWNER.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
@@ -93,20 +94,20 @@ impl<J> Owner<J> {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State<J>> {
-        // Poisoned only by a bug of ours; what it guards is then no worse than before.
+        // Only a bug in this crate poisons it; the state is then no worse than before.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pool that its jobs run in.
+    /// The pool of its jobs.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed): it is closed.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed): the owner is closed.
     pub fn pool(&self) -> Result<Pool> {
         self.state().phase.pool().cloned().ok_or_else(Error::closed)
     }
 
-    /// The pool, while something may still be started.
+    /// The pool. Fails if the owner starts no more jobs.
     pub fn open_pool(&self) -> Result<Pool> {
         match &self.state().phase {
             Phase::Open(pool) => Ok(pool.clone()),
@@ -114,7 +115,7 @@ impl<J> Owner<J> {
         }
     }
 
-    /// Fails once nothing is started any more.
+    /// Fails if the owner starts no more jobs.
     pub fn check_open(&self) -> Result<()> {
         match self.is_closing() {
             true => Err(Error::closed()),
@@ -122,18 +123,19 @@ impl<J> Owner<J> {
         }
     }
 
-    /// Whether nothing is started any more.
+    /// Whether the owner starts no more jobs.
     pub fn is_closing(&self) -> bool {
         !matches!(self.state().phase, Phase::Open(_))
     }
 
-    /// Whether everything has been given up.
+    /// Whether the owner is closed.
     pub fn is_closed(&self) -> bool {
         matches!(self.state().phase, Phase::Closed)
     }
 
-    /// Fails in a process that was forked from the owner in the midst of a call, by code of the user's
-    /// that this has run (a signal handler, a finalizer): what is in the table is not for it to take.
+    /// Fails in a process that was forked from the owner during a call, by code of the user that
+    /// the call ran (a signal handler, a finalizer). Such a process must not take entries of the
+    /// table.
     pub(super) fn check_process(&self) -> Result<()> {
         match is_this(self.pid) {
             true => Ok(()),
@@ -141,7 +143,8 @@ impl<J> Owner<J> {
         }
     }
 
-    /// One scan: delivers what has finished. What has been seen then, for [`Owner::wait`].
+    /// Scans once, and delivers the finished jobs. Returns the state that the scan saw, for
+    /// [`Owner::wait`].
     pub fn scan<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<Look, H::Error> {
         let look = self.take_finished()?;
         let mut delivered = false;
@@ -163,10 +166,10 @@ impl<J> Owner<J> {
         self.state().undelivered.pop_front()
     }
 
-    /// After what a scan has found is delivered: wakes the threads that looked, in vain, after the
-    /// scan had taken it from the table and before it was delivered. (Any object of the host's that is
-    /// made may let another thread run: through a garbage collector, for one.) Returns what `scan`
-    /// does, which includes this wake-up if nothing else has happened since.
+    /// After a scan's outcomes are delivered: wakes the threads that looked after the scan had
+    /// taken them from the table and before they were delivered, and found nothing. (Each object
+    /// that the host makes may let another thread run, for example through a garbage collector.)
+    /// Returns what `scan` returns. This includes the wake-up if nothing else has happened since.
     fn wake_after_delivery(&self, look: Look) -> Look {
         let jobs = &mut self.state().jobs;
         jobs.wake();
@@ -177,49 +180,51 @@ impl<J> Owner<J> {
         }
     }
 
-    /// Sends the signal of this number to a job; harmless if it has ended.
+    /// Sends the signal of this number to a job. If the job has ended, does nothing.
     ///
     /// # Errors
     ///
-    /// There is no such signal, or the system refuses.
+    /// There is no such signal, or the system refused.
     pub fn signal(&self, job: JobId, signal: i32) -> Result<()> {
         let known = signal_from_raw(signal).ok_or_else(|| Error::no_signal(signal))?;
         self.state().jobs.signal(job, known)
     }
 
-    /// Has those processes end that wait for jobs.
+    /// Makes the idle processes end.
     pub fn dismiss_idle(&self) {
         self.state().jobs.dismiss_idle();
     }
 
-    /// How many processes wait for jobs.
+    /// The number of idle processes.
     pub fn idle(&self) -> usize {
         self.state().jobs.idle()
     }
 
-    /// How many processes run a job, or have ended or are to end and are not yet reaped.
+    /// The number of processes that run a job, that are to end, or that have ended and are not
+    /// reaped.
     pub fn outstanding(&self) -> usize {
         self.state().jobs.outstanding()
     }
 
-    /// How many jobs have not been told of yet.
+    /// The number of jobs whose outcomes are not known yet.
     pub fn unfinished(&self) -> usize {
         self.state().jobs.unfinished()
     }
 
-    /// Whether a job has given its slot away, and so this process is to do so while it waits.
+    /// Whether a job has given its slot away, so that this process must give its own away while it
+    /// waits.
     pub fn any_has_yielded(&self) -> bool {
         self.state().jobs.any_has_yielded()
     }
 
-    /// Whether its jobs are to tell when they give their slots away, since this process, a job that
-    /// holds a slot, would keep that while it waits for them.
+    /// Whether jobs report that they give their slots away. They do if this process is a job that
+    /// holds its slot, because it would keep that slot while it waits for them.
     pub fn hears_of_yields(&self) -> bool {
         !self.options.yields && self.state().phase.pool().is_some_and(Pool::is_job)
     }
 
-    /// What is kept for the jobs that run, and for those whose outcomes are not delivered. None if this
-    /// very thread, or another, is in a call that changes it.
+    /// Visits the values kept for running jobs, and for jobs whose outcomes are not delivered.
+    /// Visits none if this thread or another is in a call that changes them.
     pub fn visit_kept<E>(
         &self,
         mut visit: impl FnMut(&J) -> std::result::Result<(), E>,
@@ -229,17 +234,17 @@ impl<J> Owner<J> {
         state.undelivered.iter().try_for_each(|finished| visit(&finished.job))
     }
 
-    /// Lets go of what is kept for jobs: nobody has what comes of them.
+    /// Takes the values kept for jobs: their outcomes are not delivered any more.
     pub fn take_kept(&self) -> Vec<J> {
         let mut state = self.state();
         let undelivered = std::mem::take(&mut state.undelivered);
         let kept = state.jobs.take_kept();
-        drop(state); // before the caller drops them, as that may run code
+        drop(state); // unlocked before the caller drops them, which may run code
         kept.into_iter().chain(undelivered.into_iter().map(|finished| finished.job)).collect()
     }
 
-    /// Keeps the owner open until the launch, or its failure, is over. Another thread may run
-    /// meanwhile, and may want to close: in a fork's hooks, or in a wait for the fork server.
+    /// Keeps the owner open until the launch succeeds or fails. Another thread may run meanwhile,
+    /// and may want to close the owner: in a fork's hooks, or in a wait for the fork server.
     pub(super) fn begin_launch(&self) -> Result<Launching<'_, J>> {
         self.check_process()?;
         let mut state = self.state();
@@ -251,7 +256,7 @@ impl<J> Owner<J> {
     }
 }
 
-/// A launch under way.
+/// A launch that has begun and is not over.
 pub(super) struct Launching<'a, J>(&'a Owner<J>);
 
 impl<J> Drop for Launching<'_, J> {
@@ -262,7 +267,7 @@ impl<J> Drop for Launching<'_, J> {
             state.launching.swap_remove(place);
         }
         if !matches!(state.phase, Phase::Open(_)) {
-            state.jobs.wake(); // whoever closes may have waited for this
+            state.jobs.wake(); // a closing thread may have waited for this
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Waits for what an owner's table holds, or for a slot: begun with a lock on the table, slept through
-//! without one.
+//! Waits for the processes of an owner's table, or for a slot. A wait begins with a lock on the
+//! table, and sleeps without it.
 
 use super::jobs::Jobs;
 use super::process::Process;
@@ -11,42 +11,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a caller has seen of a table: see [`Jobs::begin_wait`].
+/// The state of a table that a caller has seen: see [`Jobs::begin_wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look(pub(super) u64);
 
 impl Look {
-    /// What is seen after one more change.
+    /// The state after one more change.
     pub(super) fn next(self) -> Look {
         Look(self.0 + 1)
     }
 }
 
-/// A prepared wait of one thread; give it back with [`Jobs::end_wait`].
+/// A prepared wait of one thread; end it with [`Jobs::end_wait`].
 #[derive(Debug)]
 pub struct Waiting {
     wait: Wait,
     quick: bool,
     bell: Option<Arc<Bell>>,
     pool: Option<PoolWait>,
-    /// It has found that this program has closed something that it would have waited for.
+    /// It has found that this program has closed a descriptor that it waits for.
     lost: AtomicBool,
 }
 
 impl Waiting {
-    /// Where that may pay, looks for a moment whether a sleep is needed: whether something is
-    /// ready. Then look for signals, and sleep.
+    /// If answers may come soon, spins for a short time. Returns whether something is ready; if
+    /// not, check for signals, and sleep.
     pub fn spin(&self) -> bool {
         self.quick && self.wait.spin_intact()
     }
 
-    /// Sleeps until a job or a slot is ready, another thread has handled something, a signal
+    /// Sleeps until a job or a slot is ready, another thread has collected something, a signal
     /// comes, or `deadline`.
     pub fn block(&self, deadline: Option<Instant>) -> Result<Woken> {
         match self.wait.block(deadline) {
             Err(e) if e.kind() == ErrorKind::DescriptorLost => {
                 self.lost.store(true, Ordering::Relaxed);
-                // If it is the table's, the next scan sees to it.
+                // If it is a descriptor of the table, the next scan replaces it.
                 let pool = self.pool.as_ref().is_none_or(PoolWait::mend);
                 if pool {
                     Ok(Woken::Ready)
@@ -60,19 +60,19 @@ impl Waiting {
 }
 
 impl<J> Jobs<J> {
-    /// What the caller sees now: pass it to [`Jobs::begin_wait`].
+    /// The state that the caller sees now: pass it to [`Jobs::begin_wait`].
     pub fn look(&self) -> Look {
         Look(self.changes)
     }
 
-    /// Prepares a wait, to be slept through without a lock on the table.
+    /// Prepares a wait, which sleeps without a lock on the table.
     ///
-    /// None, and nothing to wait for, if a scan has changed something since that `look`: what the
-    /// caller wants may have happened. So: call [`Jobs::look`], see whether what you want is there,
-    /// and only then wait. Where another thread's scan finds what you want, that thread must call
-    /// [`Jobs::wake`] once it has put it where you look. (Such a count is known as an eventcount.)
+    /// None if a scan has changed something since that `look`, because the event that the caller
+    /// waits for may have happened. So call [`Jobs::look`], then check for the event, and only then
+    /// wait. If another thread's scan finds the event, that thread must call [`Jobs::wake`] after
+    /// it has put it where the caller checks. (Such a count is known as an eventcount.)
     ///
-    /// With a `pool`, the wait ends also when a slot of it may be free.
+    /// With a `pool`, the wait also ends when a slot of it may be free.
     pub fn begin_wait(&mut self, look: Look, pool: Option<&Pool>) -> Result<Option<Waiting>> {
         let Look(changes) = look;
         if changes != self.changes {
@@ -83,10 +83,11 @@ impl<J> Jobs<J> {
         if self.lost {
             return Ok(None);
         }
-        // Made now if it has not been: what another thread starts meanwhile must wake us.
+        // The set is made now if there is none: a process that another thread starts meanwhile must
+        // wake this thread.
         let set = self.set();
         let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
-        // At the limit of descriptors we do without, and look now and then instead.
+        // At the limit of descriptors there is no bell, and the wait polls instead.
         let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
@@ -106,7 +107,8 @@ impl<J> Jobs<J> {
         Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }
 
-    /// In a quiet time, looks once whether anything can still be heard. When to be here again for that.
+    /// In a quiet time, checks once whether all descriptors are still intact. Returns the time
+    /// until that check.
     fn look_over(&mut self) -> Option<Duration> {
         if self.processes.is_empty() {
             return None;
@@ -129,12 +131,12 @@ impl<J> Jobs<J> {
         let before = self.waiting.len();
         self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
         if self.waiting.len() < before {
-            self.spare_bells.push(bell); // else it has been rung, and would ring again: let it go
+            self.spare_bells.push(bell); // otherwise it has been rung, and would wake the next wait
         }
     }
 
-    /// Waits for something to be ready: a job, a free slot of `pool` if given, `deadline`.
-    /// For a table that no other thread uses.
+    /// Waits until a job is ready, a slot of `pool` is free if that is given, or `deadline`. For a
+    /// table that no other thread uses.
     pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
         let Some(waiting) = self.begin_wait(self.look(), pool)? else { return Ok(Woken::Ready) };
         let woken = loop {

@@ -1,5 +1,5 @@
-//! An owner's waits: scans and sleeps by turns, while other threads of the host can run and the
-//! handlers of signals are run.
+//! An owner's waits: scans and sleeps alternate. Meanwhile other threads of the host can run, and
+//! signal handlers run.
 
 use super::shared::Owner;
 use super::wait::{Look, Waiting};
@@ -9,20 +9,20 @@ use crate::slots::Pool;
 use crate::wait::Woken;
 use std::time::{Duration, Instant};
 
-/// How a wait has ended.
+/// The reason why a wait has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until<T> {
-    /// What was waited for is there.
+    /// The wait found this.
     Found(T),
     /// The host has something to do first: see [`OwnerHost::is_due`].
     Due,
-    /// The time is up.
+    /// The time is over.
     TimedOut,
 }
 
 impl<J> Owner<J> {
-    /// Scans and sleeps by turns until `look` finds something, the time is up, or, if `callbacks`, the
-    /// host has something to do.
+    /// Scans and sleeps until `look` finds something, or the time is over. With `callbacks`, also
+    /// returns when the host has something to do.
     pub(super) fn until<H: OwnerHost<J>, T>(
         &self,
         host: &H,
@@ -34,7 +34,7 @@ impl<J> Owner<J> {
         self.until_releasing(host, timeout, pool, callbacks, &mut || (), look)
     }
 
-    /// The same, with something to be done before each sleep.
+    /// The same, and calls `release` before each sleep.
     fn until_releasing<H: OwnerHost<J>, T>(
         &self,
         host: &H,
@@ -58,15 +58,16 @@ impl<J> Owner<J> {
                 return Ok(Until::TimedOut);
             }
             release();
-            // What wakes us may do so for ever, without being what we wait for.
+            // Other events may wake this thread again and again without the event that it waits
+            // for.
             more_time = self.sleep(host, look, pool, deadline)?
                 && deadline.is_none_or(|deadline| Instant::now() < deadline);
         }
     }
 
-    /// Scans, and waits if need be, until a job is `done`, `timeout` seconds are over, or the host has
-    /// something to do. A job gives its slot to the pool while it waits
-    /// if it `yields`, or must.
+    /// Scans and waits until a job is `done`, `timeout` seconds are over, or the host has something
+    /// to do. If this process is a job, it gives its slot to the pool while it waits if it
+    /// `yields`, or if a job of its own has given its slot away.
     pub fn wait_for<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -80,9 +81,10 @@ impl<J> Owner<J> {
         })
     }
 
-    /// Waits until something may be ready: a job, another thread's scan, the end of `timeout` seconds;
-    /// or, `for_slot`, a free slot, for which a job keeps its own. Otherwise it gives that to the pool
-    /// meanwhile, if it `yields`, or must. Returns at once if something has changed since the `look`.
+    /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
+    /// with `for_slot`, a slot may be free. Returns at once if something has changed since `look`.
+    /// A job keeps its slot meanwhile if it `keeps_slot`. Otherwise it gives it to the pool if it
+    /// `yields`, or if a job of its own has given its slot away.
     pub fn wait<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -103,9 +105,9 @@ impl<J> Owner<J> {
         })
     }
 
-    /// Waits, where a job's own slot is given to the pool for as long as it sleeps, and one is there
-    /// again afterwards: if it `yields`, or if a job of its own has, which will need one to go on.
-    /// An error goes on without: Ctrl-C must work at once.
+    /// Waits by `wait`. A job gives its own slot to the pool during the sleep, and has a slot again
+    /// afterwards, if it `yields`, or if a job of its own has given its slot away and needs one to
+    /// go on. After an error it goes on without a slot: Ctrl-C must work at once.
     pub(super) fn yielding<H: OwnerHost<J>, T>(
         &self,
         host: &H,
@@ -124,7 +126,7 @@ impl<J> Owner<J> {
         Ok(waited)
     }
 
-    /// Sleeps until something may be ready, or the deadline: whether it was not the deadline.
+    /// Sleeps until something may be ready, or the deadline. Returns false at the deadline.
     pub(super) fn sleep<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -133,8 +135,9 @@ impl<J> Owner<J> {
         deadline: Option<Instant>,
     ) -> std::result::Result<bool, H::Error> {
         loop {
-            // Not only when a wait was interrupted: a signal that comes together with what is
-            // waited for, as Ctrl-C does that also ends a job, interrupts nothing.
+            // Handlers run here too, and not only after an interrupted wait: a signal that comes
+            // together with the event interrupts nothing, for example a Ctrl-C that also ends a
+            // job.
             host.run_signal_handlers()?;
             self.check_process()?;
             let begun = self.state().jobs.begin_wait(look, pool)?;
@@ -169,7 +172,7 @@ impl<J> Owner<J> {
     }
 }
 
-/// When a timeout is over. One too long for the clock (infinity included) never is.
+/// The time when a timeout is over. None if it is too long for the clock, for example infinite.
 fn deadline(timeout: Option<f64>) -> Option<Instant> {
     let timeout = timeout.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))

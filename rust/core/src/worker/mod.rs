@@ -1,9 +1,10 @@
-//! The worker: a process that runs jobs, each when its owner says so, until it is to end.
+//! The worker: a process that runs jobs, each at its launch, until it ends.
 //!
-//! It is introduced, once; launched, for each job; and it sends what came of each. Between two jobs it
-//! holds no slot and nothing of the last one's, and ignores Ctrl-C. It ends once its owner wants no
-//! more of it; where a job has left something behind (processes, much memory, whatever the host
-//! knows of); or when it has been idle for long, or memory is short. Not here: what a job is.
+//! It gets one introduction, then a launch for each job, and sends the result of each. Between two
+//! jobs it holds no slot and no objects of the last job, and ignores Ctrl-C. It ends when its owner
+//! dismisses it; when a job has left something behind (processes, much memory, other things that
+//! the host checks); when it has been idle for long; or when it is idle and memory is short. Not
+//! here: what a job is.
 
 mod clock;
 
@@ -18,29 +19,30 @@ use crate::wait::Woken;
 use crate::wire::{Channel, Frame, Head, Message};
 use std::time::{Duration, Instant};
 
-/// How long a worker is idle before it ends, and after how long it looks whether memory is short.
+/// How long a worker is idle before it ends, and how often it checks meanwhile whether memory is
+/// short.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// By how much the memory of one worker may grow over its jobs, in bytes.
+/// The largest growth of one worker's memory over its jobs, in bytes.
 const GROWTH: u64 = 300 << 20;
 
-/// What only the host of a worker can do.
+/// The operations that a worker needs from its host.
 pub trait WorkerHost: Host {
-    /// Runs signal handlers, but forgets a Ctrl-C: the worker has nothing that could be interrupted,
-    /// and the terminal tells its owner too.
+    /// Runs signal handlers, but drops a Ctrl-C: an idle worker does nothing that could be
+    /// interrupted, and the terminal sends Ctrl-C to its owner too.
     fn forget_interrupt(&self) -> std::result::Result<(), Self::Error>;
 
-    /// Whether a worker that is idle had better give its memory back.
+    /// Whether memory is so short that an idle worker should end.
     fn memory_is_short(&self) -> std::result::Result<bool, Self::Error>;
 }
 
-/// What follows when a job's result has been sent.
+/// What the process does after a job's result has been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// The process is to end.
+    /// The process ends.
     Ends,
-    /// It stays for another job.
+    /// The process stays for another job.
     Stays,
 }
 
@@ -48,9 +50,9 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Worker {
     channel: Channel,
-    /// Its process. What a job's function has forked says nothing of the job.
+    /// Its process. A process that a job's function has forked sends nothing.
     pid: Pid,
-    /// Since its first job.
+    /// The growth of its memory since its first job.
     growth: Option<Growth>,
 }
 
@@ -60,8 +62,8 @@ impl Worker {
         Worker { channel, pid: getpid(), growth: None }
     }
 
-    /// Waits for the introduction, and from then on ends with the owner if that wants it so. None if
-    /// the owner is gone, or gave up, or none has come for long.
+    /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
+    /// then on. None if the owner has ended or gave up, or if no introduction came for long.
     pub fn introduction<H: WorkerHost>(
         &self,
         host: &H,
@@ -76,7 +78,8 @@ impl Worker {
         Ok(Some(frame))
     }
 
-    /// Waits for the first launch, for as long as there is an owner, who counts on this worker.
+    /// Waits for the first launch, without limit while there is an owner, because the owner relies
+    /// on this worker.
     pub fn first_launch<H: WorkerHost>(
         &self,
         host: &H,
@@ -90,13 +93,14 @@ impl Worker {
         host: &H,
         receive: impl FnOnce(&Worker) -> std::result::Result<Option<Frame>, H::Error>,
     ) -> std::result::Result<Option<Frame>, H::Error> {
-        // What is there already may be older than a Ctrl-C that has come while this process started.
+        // A frame that is already there may be older than a Ctrl-C that came while this process
+        // started.
         let there = self.channel.wait_until(Instant::now())? == Woken::Ready;
         let _ignored = (!there).then(|| ignore_interrupts(host)).transpose()?;
         receive(self)
     }
 
-    /// Waits for another launch, which may well be under way. None if it is time to end.
+    /// Waits for another launch, which may come soon. None if the worker must end.
     pub fn next_launch<H: WorkerHost>(
         &self,
         host: &H,
@@ -108,7 +112,7 @@ impl Worker {
         self.idle(host)
     }
 
-    /// Waits for what comes next, not for ever. None if it is time to end.
+    /// Waits for the next frame, with a limit. None if the worker must end.
     fn idle<H: WorkerHost>(&self, host: &H) -> std::result::Result<Option<Frame>, H::Error> {
         let leaves = Instant::now() + IDLE_TIMEOUT;
         let mut first = true;
@@ -130,35 +134,35 @@ impl Worker {
     }
 
     /// After a job: gives its slot back, and sends its result. The worker stays for another job if
-    /// the job has left nothing behind, and the host says that the process `is_clean`. A process that is to
-    /// end stays under the job's time limit to its end.
+    /// the job has left nothing behind, and the host says that the process `is_clean`. A process
+    /// that ends stays under the job's time limit until its end.
     pub fn send_result<E: From<crate::Error>>(
         &mut self,
         result: Message<'_>,
         limit: Option<TimeLimit>,
         is_clean: impl FnOnce() -> std::result::Result<bool, E>,
     ) -> std::result::Result<Next, E> {
-        // First the slot: whoever has the result can count on it.
+        // The slot goes back first: an owner that has the result can rely on a free slot.
         let released = release_own_slot(has_owner());
         let stays =
             released && is_clean()? && self.has_left_nothing() && limit.is_none_or(TimeLimit::lift);
         match result.send(&self.channel, Head::Result { stays }) {
             Err(e) if !e.is_hang_up() => Err(e.into()),
             Ok(()) if stays => Ok(Next::Stays),
-            _ => Ok(Next::Ends), // or nobody is left to hear it
+            _ => Ok(Next::Ends), // also if the owner has ended
         }
     }
 
-    /// Whether this is the worker's process, and not what a job has forked, and neither children nor much
-    /// memory are left of its jobs.
+    /// Whether this is the worker's process, and not one that a job has forked, and its jobs have
+    /// left neither children nor much memory behind.
     fn has_left_nothing(&mut self) -> bool {
         getpid() == self.pid
             && !has_children()
             && !self.growth.get_or_insert_with(Growth::since_now).exceeds(GROWTH)
     }
 
-    /// Says why the job will end without a result. No error if that cannot be said: the owner may be
-    /// gone, and the exit code says most of it.
+    /// Sends the job's last words. An error is ignored: the owner may have ended, and the exit code
+    /// has the most important part.
     pub fn send_last_words(&self, words: &[u8]) {
         if getpid() == self.pid {
             let _ = self.channel.send(Head::LastWords, words, &[]);
@@ -166,8 +170,8 @@ impl Worker {
     }
 }
 
-/// For as long as a worker waits, also if one has come already. A job that comes later is not to ignore
-/// them.
+/// Ignores Ctrl-C while a worker waits, and drops one that has come already. A job that starts
+/// later must not ignore it.
 fn ignore_interrupts<H: WorkerHost>(host: &H) -> std::result::Result<SignalIgnored, H::Error> {
     let ignoring = |e| crate::Error::refused("cannot ignore Ctrl-C", e);
     let ignored = SignalIgnored::begin(Signal::INT).map_err(ignoring)?;
@@ -175,10 +179,11 @@ fn ignore_interrupts<H: WorkerHost>(host: &H) -> std::result::Result<SignalIgnor
     Ok(ignored)
 }
 
-/// In a job that is told to: tells its owner when it gives its slot away, by this channel.
+/// In a job whose introduction requires it: reports to its owner, on this channel, that the job
+/// gives its slot away.
 pub fn telling_by(channel: &Channel) -> crate::slots::OnYield {
     let channel = channel.share();
     Box::new(move || {
-        let _ = channel.send(Head::Yielded, &[], &[]); // or it is gone
+        let _ = channel.send(Head::Yielded, &[], &[]); // fails only if the owner has ended
     })
 }

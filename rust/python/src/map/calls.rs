@@ -1,5 +1,5 @@
-//! What `map` does in the job for each call, and so must cost little: it makes the call, and says so
-//! (Progress).
+//! The loop over a chunk's calls in the job. It costs time for each call, so it must be fast. It
+//! makes each call, and records it (Progress).
 
 use crate::channel::{number, Descriptors};
 use crate::errors::to_python;
@@ -13,12 +13,12 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-/// Which of its calls each chunk in flight is at.
+/// The call that each running chunk is in.
 #[pyclass(frozen, subclass, module = "jobserver._native")]
 pub(crate) struct Progress(core::wire::Progress);
 
-/// What calls have returned, None where they have raised; what they have raised, and which
-/// they were; how many seconds they took together.
+/// The values that calls returned, None for calls that raised; the exceptions, with the indexes of
+/// their calls; the seconds that all calls took together.
 type Made<'py> = (Bound<'py, PyList>, Vec<(usize, Py<PyAny>)>, f64);
 
 #[pymethods]
@@ -28,7 +28,7 @@ impl Progress {
         core::wire::Progress::new(places).map(Progress).map_err(to_python)
     }
 
-    /// In a job: the owner's, by the descriptor at this place among those that have come.
+    /// In a job: the owner's Progress, by the received descriptor at this place.
     #[staticmethod]
     fn open(came: &Bound<'_, Descriptors>, place: usize) -> PyResult<Progress> {
         core::wire::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
@@ -38,19 +38,19 @@ impl Progress {
         number(self.0.as_descriptor())
     }
 
-    /// Before a job is started that is to have this place.
+    /// Clears a place, before a job with this place is started.
     fn clear(&self, place: usize) -> PyResult<()> {
         self.0.clear(place).map_err(to_python)
     }
 
-    /// The call that a job is in, or died in; None if it is in none.
+    /// The call that a job is in, or died in; None if it is in no call.
     fn running(&self, place: usize) -> PyResult<Option<u64>> {
         self.0.running(place).map_err(to_python)
     }
 
-    /// Makes so many calls, one after the other. Ends early when they have taken more than `limit`
-    /// seconds, and after one that has raised what is no Exception (KeyboardInterrupt, above
-    /// all); SystemExit is to end the process.
+    /// Makes `count` calls, one after the other. Ends early when they have taken more than `limit`
+    /// seconds, and after a call that raised an exception that is not an Exception (above all
+    /// KeyboardInterrupt). SystemExit ends the process.
     #[pyo3(signature = (place, function, argses, kwargses, count, limit))]
     fn run<'py>(
         &self,
@@ -70,7 +70,7 @@ impl Progress {
         for call in 0..count {
             self.0.begin(place, call as u64).map_err(to_python)?;
             let is_to_be_read = clock.is_to_be_read();
-            // Between calls of a function that is written in C, nobody else would.
+            // Between calls of a function that is written in C, nothing else runs signal handlers.
             let heard = if is_to_be_read { py.check_signals() } else { Ok(()) };
             match heard.and_then(|()| make(function, &mut argses, kwargses.as_mut())) {
                 Ok(value) => values.push(value),
@@ -107,7 +107,7 @@ fn make<'py>(
     }
 }
 
-/// One call's arguments, as they are or made so by this function of the package's.
+/// One call's arguments; if they have another type, this function of the package converts them.
 fn row<'py, T: PyTypeInfo>(
     next: Option<PyResult<Bound<'py, PyAny>>>,
     converter: &str,
@@ -115,7 +115,7 @@ fn row<'py, T: PyTypeInfo>(
     let next = next.unwrap_or_else(|| {
         Err(PyRuntimeError::new_err("the list of arguments became shorter while map read it"))
     })?;
-    // What columns give is just that, which is quicker to see.
+    // Rows that are made of columns have exactly this type, which is quicker to check.
     match next.cast_into_exact::<T>().or_else(|other| other.into_inner().cast_into::<T>()) {
         Ok(row) => Ok(row),
         Err(other) => {

@@ -1,5 +1,5 @@
-//! What `map` does for each call, and so must cost little. What is done for each chunk of calls is
-//! Python's: `_map.py`.
+//! The parts of `map` that run for each call and so must be fast. The parts that run for each chunk
+//! are in Python: `_map/results.py`.
 
 pub(crate) mod calls;
 pub(crate) mod results;

@@ -1,5 +1,5 @@
-//! Results: the iterator over what calls of `map` have returned. Not here: how a chunk's results come
-//! to be there (`_map.py`).
+//! Results: the iterator over the results of `map`'s calls. Not here: how the results of a chunk
+//! are made (`_map/results.py`).
 
 use crate::upcalls;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
@@ -9,19 +9,19 @@ use pyo3::pyclass::PyClassGuardMut;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use std::collections::VecDeque;
 
-/// An iterator over results that are there. When they have all been taken, its subclass's
-/// `_more` is to `_serve` others; the end is when it returns False.
+/// An iterator over results that are there. When they have all been taken, it calls `_more` of its
+/// subclass, which calls `_serve` with more results, or returns False at the end.
 ///
-/// Not frozen, though it would take a Mutex then: a borrow is cheaper by one atomic step for each
-/// result.
+/// The class is not frozen. A frozen class would need a Mutex, which costs one atomic step more for
+/// each result than a borrow.
 #[pyclass(subclass, module = "jobserver._native")]
 #[derive(Default)]
 pub(crate) struct Results {
     values: std::vec::IntoIter<Py<PyAny>>,
     taken: usize,
-    /// What is to be raised instead of which value, in order.
+    /// The exceptions to raise instead of values, with the indexes of their calls, in order.
     errors: VecDeque<(usize, Py<PyAny>)>,
-    /// What they are the results of.
+    /// The chunk whose results these are.
     of: Option<Py<PyAny>>,
 }
 
@@ -33,8 +33,8 @@ impl Results {
         Results::default()
     }
 
-    /// Hands these out from now on, the results `of` something, in one step that no signal
-    /// handler comes into. What was there before is dropped.
+    /// From now on the iterator returns these results `of` a chunk. This is one step, in which no
+    /// signal handler runs. Earlier results are dropped.
     #[pyo3(signature = (of, values, errors))]
     fn _serve(
         this: &Bound<'_, Self>,
@@ -45,11 +45,11 @@ impl Results {
         let values: Vec<_> = values.iter().map(Bound::unbind).collect();
         let ready = Results { values: values.into_iter(), taken: 0, errors: errors.into(), of };
         let before = std::mem::replace(&mut *Results::borrowed(this)?, ready);
-        drop(before); // not while it is borrowed: this may run code
+        drop(before); // not while it is borrowed: the drop may run code
         Ok(())
     }
 
-    /// What it hands out, or has handed out, the results of.
+    /// The chunk whose results it returns, or returned last.
     #[getter]
     fn _served(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.of.as_ref().map(|of| of.clone_ref(py))
@@ -83,14 +83,15 @@ impl Results {
     }
 }
 
-/// What `next` is to raise for an error that whoever iterates would take for the end.
+/// The error that `next` raises. StopIteration becomes the cause of another error, because the
+/// caller would take it for the end.
 fn not_the_end(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyStopIteration>(py) {
         return error;
     }
     let told = PyRuntimeError::new_err(
-        "a call of map, or what belongs to it, raised StopIteration: as that would end the \
-         results, it is the cause of this error",
+        "a call of map, or a function around it, raised StopIteration, which would end the \
+         results: it is the cause of this error",
     );
     told.set_cause(py, Some(error));
     told
@@ -101,7 +102,7 @@ impl Results {
         Ok(PyClassGuardMut::try_from(this)?)
     }
 
-    /// The next result, or what its call has raised.
+    /// The next result, or the exception that its call raised.
     fn take(&mut self) -> Option<Result<Py<PyAny>, Py<PyAny>>> {
         let value = self.values.next()?;
         let place = self.taken;

@@ -1,17 +1,18 @@
-//! The arguments of `map`'s calls on their way into chunks: *rows*, one for each call, which are
-//! kept by *columns*, a list for each argument, wherever they are tuples of one length.
+//! The arguments of `map`'s calls, as they are read for a chunk. A *row* has the arguments of one
+//! call. Rows that are tuples of one length are kept as *columns*, a list for each argument.
 //!
-//! So nothing is kept that the garbage collector looks at, one pickle holds a chunk, and an
-//! iterator that uses its tuple again and again (`zip`) can do so. Not here: what a chunk is,
-//! and what becomes of what an input raises (`_input.py`).
+//! So few objects are kept that the garbage collector visits, one pickle holds a chunk, and an
+//! iterator that uses one tuple for all rows (`zip`) can do so. Not here: what a chunk is
+//! (`_map/chunk.py`), and the exceptions that an input raises (`_map/input.py`).
 
 use crate::upcalls;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
-/// Takes rows from `source` until there are `size`, if it has so many. They are appended to
-/// `columns`; or to `rows`, once one is empty, has another length than those before, or is of no
-/// use, of which its call will tell. Whatever is raised, what has been taken is there.
+/// Takes rows from `source` until there are `size`, or `source` ends. Appends them to `columns`.
+/// Appends them to `rows` instead from the first row on that is empty, has another length than
+/// those before, or is not iterable; the call of such a row reports it. If `source` raises, the
+/// rows taken before stay there.
 #[pyfunction]
 pub(crate) fn take_rows(
     source: &Bound<'_, PyIterator>,
@@ -31,7 +32,7 @@ pub(crate) fn take_rows(
 
 struct Taken<'a, 'py> {
     count: usize,
-    /// Of `columns`; none before the first row, or if they are kept as rows.
+    /// The lists of `columns`; empty before the first row, and if rows are kept as rows.
     lists: Vec<Bound<'py, PyList>>,
     columns: &'a Bound<'py, PyList>,
     rows: &'a Bound<'py, PyList>,
@@ -86,7 +87,7 @@ impl<'a, 'py> Taken<'a, 'py> {
         Ok(())
     }
 
-    /// Keeps by rows what has been kept by columns.
+    /// Converts the columns to rows.
     fn make_rows(&mut self) -> PyResult<()> {
         for place in 0..self.lists.first().map_or(0, PyListMethods::len) {
             let row = self.lists.iter().map(|list| list.get_item(place));
@@ -99,19 +100,20 @@ impl<'a, 'py> Taken<'a, 'py> {
     }
 }
 
-/// What a row that is no tuple has in it. It is read when it is taken, since an iterator can be
-/// read once only, mostly cannot be sent, and may be changed later. None if it is of no use.
+/// The arguments of a row that is no tuple. They are read when the row is taken, because an
+/// iterator can be read only once, usually cannot be sent, and may be changed later. None if the
+/// row is not iterable, or is a string.
 fn read<'py>(row: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     if row.is_instance_of::<PyString>() || row.is_instance_of::<PyBytes>() {
-        return Ok(None); // as `_arguments.positional` has it
+        return Ok(None); // as in `_arguments.positional`
     }
     let Ok(arguments) = row.try_iter() else { return Ok(None) };
     let arguments = arguments.collect::<PyResult<Vec<_>>>()?;
     PyTuple::new(row.py(), arguments).map(Some)
 }
 
-/// What stands for a row that has raised this, for its call to raise; unless it is nothing of the
-/// row's.
+/// An object that stands for a row whose reading raised this; its call raises it. Fails if the
+/// error does not belong to the row.
 fn unreadable(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
     upcalls::unreadable(py, error)
 }
