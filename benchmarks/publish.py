@@ -1,4 +1,4 @@
-"""Puts the last whole run of the benchmark into the READMEs: what they say of speed comes from it.
+"""Puts the last whole run of the benchmark into the documents: their figures come from it.
 
 Between two marks in each file, and nowhere else; and the picture, at a place that does not change
 with the date.
@@ -32,8 +32,8 @@ def put(path: Path, found: str) -> None:
 def publish(run: dict[str, Any]) -> None:
     (HERE / "plot.svg").write_text(plot.svg(run))
     put(HERE / "README.md", report.markdown(run))
-    picture = "![what a job costs, by pool](benchmarks/plot.svg)"
-    put(HERE.parent / "README.md", f"{picture}\n\n{report.targets_markdown(run)}")
+    picture = "![what a job costs, by pool](../benchmarks/plot.svg)"
+    put(HERE.parent / "docs/speed.md", f"{picture}\n\n{report.targets_markdown(run)}")
 
 
 if __name__ == "__main__":

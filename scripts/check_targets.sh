@@ -1,5 +1,5 @@
 #!/bin/sh
-# Check that the crates compile for Unixes that no machine here runs: what README says of them.
+# Check that the crates compile for Unixes that no machine here runs: what docs/limits.md says of them.
 #
 # The standard library for those is compiled from its sources, which rustup's component rust-src or
 # Debian's package of that name brings; no foreign toolchain or linker is needed, since nothing is

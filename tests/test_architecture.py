@@ -16,7 +16,19 @@ PACKAGE = ROOT / "python/jobserver"
 RUST = [*CORE.glob("**/*.rs"), *BINDING.glob("**/*.rs"), *ROOT.glob("rust/cli/src/*.rs")]
 PYTHON = sorted(PACKAGE.glob("**/*.py"))
 
-#: Where a document may mean a path to begin.
+#: The documents whose names of files are looked for.
+DOCUMENTS = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    *sorted(
+        str(file.relative_to(ROOT))
+        for folder in ("docs", "benchmarks", "model", "rust/*")
+        for file in ROOT.glob(f"{folder}/*.md")
+    ),
+]
+
+#: Where a document may mean a path to begin, beside its own folder.
 FOLDERS = ["", "tests", "rust/core/src", "rust/python/src", "python/jobserver"]
 
 #: The floors of the core, the lowest first: each may use those before it.
@@ -241,11 +253,12 @@ def named_paths(document: str) -> list[str]:
     return re.findall(r"`([\w./-]+\.(?:rs|py|md|pml))`", (ROOT / document).read_text())
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_files_that_a_document_names_are_there(document: str) -> None:
+    folders = [*FOLDERS, str(Path(document).parent)]
     missing = [
         name
         for name in named_paths(document)
-        if not any((ROOT / folder / name).exists() for folder in FOLDERS)
+        if not any((ROOT / folder / name).exists() for folder in folders)
     ]
     assert missing == []

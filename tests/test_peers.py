@@ -1,4 +1,4 @@
-"""What the README's table says of the others, tried on those that are installed.
+"""What the table of docs/comparison.md says of the others, tried on those that are installed.
 
 So that no claim stands there which nobody has seen. Not here: what needs no trying, such as
 an argument that their functions do not have; nor how fast anything is (benchmarks/).
