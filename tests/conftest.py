@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from holding import Hold
 
-from jobserver import Jobserver, StartMethod
+from jobserver import Jobserver, StartMethod, _native
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -126,6 +126,12 @@ def wait_until(what: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it has not come to pass"
         time.sleep(0.001)
     return seen
+
+
+def take_slot(js: Jobserver) -> Any:
+    """Takes a slot by hand; it comes back when this is dropped. None if none is free."""
+    admission = _native.Admission(True, False, 0.0)
+    return None if js._owner.here().admit(admission) else admission
 
 
 def reap(js: Jobserver) -> None:

@@ -514,7 +514,7 @@ class InBoth:
 
 
 def own(future: Any) -> tuple[bool, Any]:
-    return future._owner == os.getpid(), future.result(DEADLINE)
+    return future._owner_pid == os.getpid(), future.result(DEADLINE)
 
 
 @pytest.mark.parametrize("tasks", [1, None])

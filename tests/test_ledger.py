@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import DEADLINE, METHODS, settle
+from conftest import DEADLINE, METHODS, settle, take_slot
 from holding import Hold, free, held
 from spans import Recorded
 from trees import recurse, recurse_in_turn, timed
@@ -263,11 +263,12 @@ class Counting:
     def wait_for_a_slot(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            handled = self._js._jobs.scan()
-            self._js._pool.reclaim()
-            assert not self._js._pool.free()
+            owner = self._js._owner
+            look = owner.look()
+            owner.open_pool().reclaim()
+            assert not owner.open_pool().free()
             left = deadline - time.monotonic()
-            self._js._jobs.wait(handled, self._js._pool, max(left, 0), None, False)
+            owner.native.wait(look, True, True, max(left, 0), False)
             self.waits += 1
         raise Blocked
 
@@ -280,7 +281,6 @@ def test_a_slot_is_free_when_the_result_is_complete_though_the_owner_looks_at_no
 ) -> None:
     js = made(1)
     future = js(held, hold.end)
-    pool: Any = js._owner.open_pool()
     assert free(js) == 0
     hold.let_go()
     # The event itself: a byte in the pool's pipe. Nothing of ours is asked meanwhile.
@@ -289,7 +289,7 @@ def test_a_slot_is_free_when_the_result_is_complete_though_the_owner_looks_at_no
         assert time.monotonic() < deadline
         time.sleep(0.001)
     assert future._outcome is None
-    assert pool.try_take() is not None
+    assert take_slot(js) is not None
     assert future.result(DEADLINE)
 
 

@@ -360,18 +360,18 @@ def test_a_forked_child_of_a_job_can_join_the_pool_like_a_program_below_it(
 
 def join_in_threads() -> int:
     """How many implicit slots threads have that all join make's pool at once."""
-    barrier, pools = threading.Barrier(8), []
+    barrier, homes = threading.Barrier(8), []
 
     def join() -> None:
         barrier.wait()
-        pools.append(Jobserver("fork")._owner.open_pool())
+        homes.append(Jobserver("fork")._owner.open_pool().home)
 
     threads = [threading.Thread(target=join) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(set(map(id, pools)))
+    return len(set(homes))
 
 
 def test_threads_that_join_at_once_have_one_implicit_slot(js: Jobserver) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, children
+from conftest import DEADLINE, children, take_slot
 from holding import Hold, free, held
 
 from jobserver import CallbackRaised, Future, Jobserver
@@ -153,11 +153,12 @@ def test_a_thread_that_waited_before_there_was_any_job_wakes_when_one_ends(
     second: list[int] = []
     waiting = threading.Thread(target=lambda: second.append(js(int, 7).result()), daemon=True)
 
-    def start_while_another_waits(*args: Any) -> None:
+    def start_while_another_waits(owner: Any, future: Any, admission: Any, packed: Any) -> Any:
         monkeypatch.undo()
+        assert not owner.admit(admission)
         waiting.start()
         until_asleep(waiting)
-        start(*args)
+        return start(owner, future, admission, packed)
 
     monkeypatch.setattr(starter, "start", start_while_another_waits)
     js(int, 0)
@@ -461,8 +462,7 @@ def test_closing_wakes_a_thread_that_waits_for_a_slot_which_another_process_has(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:
     js = make_jobserver(slots=1)
-    pool: Any = js._owner.open_pool()
-    slot = pool.try_take()  # as if it had
+    slot = take_slot(js)  # as if it had
     came: list[str] = []
 
     def submit() -> None:
@@ -475,5 +475,5 @@ def test_closing_wakes_a_thread_that_waits_for_a_slot_which_another_process_has(
     until_asleep(waiting)
     js.close()
     join(waiting)
-    slot.release()
+    del slot
     assert came == ["this Jobserver is closed"]

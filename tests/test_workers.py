@@ -61,7 +61,7 @@ def test_jobs_of_one_slot_share_a_process(make_jobserver: Make) -> None:
 
 def test_there_are_no_more_processes_than_slots(make_jobserver: Make) -> None:
     js = make_jobserver(2, max_tasks_per_child=None)
-    # One more may be born where a result is late: see HESITATION in rust/python/src/jobs.rs.
+    # One more may be born where a result is late: see HIRE_DELAY in rust/core/src/owner/launch.rs.
     assert len({future.result() for future in [js(pid) for _ in range(100)]}) <= 10
 
 
