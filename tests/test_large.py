@@ -1,7 +1,7 @@
 """Large results and arguments: what arrives is what was sent, writable where that was, mapped
 and not copied where the system can do that; and its memory goes when it goes.
 
-Not here: results of every size (test_results), limits of memory and files (test_limits), and
+Not here: results of every size (test_results), limits of memory and files (test_system_limits), and
 what a memory file must be for it to be mapped (the core's own tests).
 """
 
