@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from holding import Hold
+from holding import Hold, free
 
 from jobserver import Jobserver, StartMethod
 
@@ -157,3 +157,28 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     new = {fd: what for fd, what in descriptors().items() if before[1].get(fd) != what}
     assert new == {}
     assert threading.active_count() == before[2]
+
+
+@pytest.fixture
+def tells() -> Iterator[Any]:
+    """The pids that jobs tell this process."""
+    from killing import Tells  # which needs this module
+
+    made = Tells()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def made(make_jobserver: Callable[..., Jobserver]) -> Iterator[Callable[..., Jobserver]]:
+    """Makes Jobservers, all slots of which must be free at the test's end."""
+    all_made: list[Jobserver] = []
+
+    def make(slots: int = 2, **kwargs: Any) -> Jobserver:
+        all_made.append(make_jobserver(slots, **kwargs))
+        return all_made[-1]
+
+    yield make
+    for js in all_made:
+        settle(js)
+        assert free(js) == js.slots

@@ -120,22 +120,6 @@ def test_closing_ends_the_processes_ahead_though_a_child_has_their_channels(
     os.waitpid(child, 0)
 
 
-def test_processes_ahead_end_with_a_killed_owner() -> None:
-    program = (
-        "import os, signal\n"
-        "from jobserver import Jobserver\n"
-        "if __name__ == '__main__':\n"
-        "    js = Jobserver('forkserver', 2)\n"
-        "    pids = [js(os.getpid).result() for _ in range(6)]\n"
-        "    print(js._starter._helper.pid, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
-    assert owner.returncode == -signal.SIGKILL
-    helper = int(owner.stdout)
-    wait_until(lambda: not os.path.exists(f"/proc/{helper}/exe"))
-
-
 def folder_and_path() -> tuple[str, list[str]]:
     return os.getcwd(), sys.path
 

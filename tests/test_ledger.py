@@ -1,275 +1,33 @@
 """The ledger: slots that outlast whoever is killed, and that waiting jobs lend and yield.
 
-Pipes say that something has begun, and that it may end; what the kernel does of its own (ending
-the jobs of an owner that was killed) is looked for until a deadline. Not here: many kills at
-random moments (test_chaos), and how well yielding uses the slots (benchmarks/slot_use.py).
+Pipes say that something has begun, and that it may end. Not here: the slots of a killed owner's
+jobs (test_orphans), many kills at random moments (test_chaos), and how well yielding uses the
+slots (benchmarks/slot_use.py).
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import select
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from conftest import DEADLINE, METHODS, settle
+from conftest import DEADLINE, METHODS
 from holding import Hold, free, held
+from killing import Tells, assert_soon, kill, needs_pidfd, say_and_hold
 from spans import Recorded
 from trees import recurse, recurse_in_turn, timed
 
-from jobserver import Blocked, Future, Jobserver, StartMethod, SubmissionDied
+from jobserver import Blocked, Jobserver, StartMethod
 
 #: The start methods whose jobs are not each a new interpreter.
 FORKS = ("fork", "forkserver")
 
-#: How soon after a kill all must be as it was, in seconds: a promise, not a measurement.
-SOON = 1.0
 
 Make = Callable[..., Jobserver]
-
-
-class Tells:
-    """Pids that jobs tell this process."""
-
-    def __init__(self) -> None:
-        self._ours, self.end = multiprocessing.Pipe(duplex=False)
-
-    def next(self) -> int:
-        assert self._ours.poll(DEADLINE), "no job has told its pid"
-        return int(self._ours.recv())
-
-    def owner_and_jobs(self, future: Future[Any]) -> tuple[int, set[int]]:
-        """Of a job that has two: all three must tell."""
-        pids = {self.next() for _ in range(3)}
-        assert future._pid in pids and len(pids) == 3
-        return future._pid, pids - {future._pid}
-
-    def close(self) -> None:
-        self._ours.close()
-        self.end.close()
-
-
-@pytest.fixture
-def tells() -> Iterator[Tells]:
-    made = Tells()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def made(make_jobserver: Make) -> Iterator[Make]:
-    """Makes Jobservers, all slots of which must be free at the test's end."""
-    all_made: list[Jobserver] = []
-
-    def make(slots: int = 2, **kwargs: Any) -> Jobserver:
-        all_made.append(make_jobserver(slots, **kwargs))
-        return all_made[-1]
-
-    yield make
-    for js in all_made:
-        settle(js)
-        assert free(js) == js.slots
-
-
-def say_and_hold(tell: Connection, end: Connection) -> int:
-    tell.send(os.getpid())
-    return held(end)
-
-
-def own_two(js: Jobserver, tell: Connection, end: Connection, in_thread: bool) -> NoReturn:
-    """Has two jobs running, and goes on until it is killed."""
-
-    def submit() -> None:
-        for _ in range(2):
-            js.submit(say_and_hold, args=(tell, end))
-
-    if in_thread:
-        thread = threading.Thread(target=submit)
-        thread.start()
-        thread.join()
-    else:
-        submit()
-    tell.send(os.getpid())
-    while True:
-        signal.pause()
-
-
-def lend_or_hand_over(js: Jobserver, tell: Connection, end: Connection) -> None:
-    tell.send(os.getpid())
-    js.submit(say_and_hold, args=(tell, end)).result()
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return stat[stat.rindex(b")") + 2 :].split()[0] in (b"Z", b"X")
-
-
-def assert_soon(condition: Callable[[], object]) -> None:
-    """Steps of a poll: what is waited for here has no event that is ours."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def kill(pid: int) -> None:
-    """The kill is complete when this returns."""
-    pidfd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    try:
-        assert select.select([pidfd], [], [], DEADLINE)[0]
-    finally:
-        os.close(pidfd)
-
-
-needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs os.pidfd_open")
-
-
-def take_all(js: Jobserver) -> None:
-    """The next attempt to use the slots finds all of them."""
-    end, ours = multiprocessing.Pipe(duplex=False)
-    with end, ours:
-        jobs = [js.submit(held, args=(end,), timeout=SOON) for _ in range(js.slots)]
-        os.write(ours.fileno(), b"x" * len(jobs))
-        for job in jobs:
-            job.result(DEADLINE)
-
-
-# An owner is killed
-
-
-@needs_pidfd
-@pytest.mark.parametrize("waiting", ["hold", "yield"])
-@pytest.mark.parametrize("in_thread", [False, True])
-def test_a_killed_owner_takes_its_jobs_with_it_and_loses_no_slot(
-    made: Make, hold: Hold, tells: Tells, method: StartMethod, waiting: str, in_thread: bool
-) -> None:
-    if in_thread and method == "fork":
-        pytest.skip("a fork in a thread may deadlock, and CPython warns of it")
-    js = made(3, waiting=waiting)
-    future = js(own_two, js, tells.end, hold.end, in_thread)
-    owner, jobs = tells.owner_and_jobs(future)
-    kill(owner)
-    with pytest.raises(SubmissionDied):
-        future.result(DEADLINE)
-    assert_soon(lambda: all(has_ended(job) for job in jobs))
-    take_all(js)
-
-
-@needs_pidfd
-@pytest.mark.parametrize("method", ["fork"])
-@pytest.mark.filterwarnings("ignore:this process:DeprecationWarning")
-def test_jobs_outlive_the_thread_that_submitted_them(made: Make, hold: Hold, tells: Tells) -> None:
-    js = made()
-    submitted: list[Future[int]] = []
-    thread = threading.Thread(
-        target=lambda: submitted.append(js(say_and_hold, tells.end, hold.end))
-    )
-    thread.start()
-    thread.join()
-    pid = tells.next()
-    hold.let_go()
-    assert submitted[0].result(DEADLINE) == pid
-
-
-@needs_pidfd
-@pytest.mark.parametrize("waiting", ["hold", "yield"])
-def test_orphans_that_are_kept_run_on_and_their_slots_come_back_at_their_ends(
-    made: Make, hold: Hold, tells: Tells, waiting: str
-) -> None:
-    js = made(3, waiting=waiting, orphans="keep")
-    future = js(own_two, js, tells.end, hold.end, False)
-    owner, jobs = tells.owner_and_jobs(future)
-    kill(owner)
-    with pytest.raises(SubmissionDied):
-        future.result(DEADLINE)
-    js.submit(os.getpid, timeout=DEADLINE).result(DEADLINE)
-    assert not any(has_ended(job) for job in jobs)
-    third = js.submit(held, args=(hold.end,), timeout=DEADLINE)
-    with pytest.raises(Blocked):
-        js.submit(int, timeout=0)
-    hold.let_go(3)
-    third.result(DEADLINE)
-    assert_soon(lambda: free(js) == 3)
-    assert_soon(lambda: all(has_ended(job) for job in jobs))
-
-
-@needs_pidfd
-@pytest.mark.parametrize("waiting", ["hold", "yield"])
-@pytest.mark.parametrize("orphans", ["end", "keep"])
-def test_a_slot_that_a_killed_job_had_lent_or_handed_over_comes_back(
-    made: Make, hold: Hold, tells: Tells, waiting: str, orphans: str
-) -> None:
-    js = made(1, waiting=waiting, orphans=orphans)
-    future = js(lend_or_hand_over, js, tells.end, hold.end)
-    lender, borrower = tells.next(), tells.next()
-    kill(lender)
-    with pytest.raises(SubmissionDied):
-        future.result(DEADLINE)
-    if orphans == "keep":
-        with pytest.raises(Blocked):
-            js.submit(int, timeout=0)
-        kill(borrower)
-    assert_soon(lambda: has_ended(borrower))
-    take_all(js)
-
-
-@needs_pidfd
-def test_who_waits_sleeps_while_the_job_of_a_killed_lender_runs_on(
-    made: Make, hold: Hold, tells: Tells
-) -> None:
-    js = made(1, orphans="keep")
-    future = js(lend_or_hand_over, js, tells.end, hold.end)
-    lender, _ = tells.next(), tells.next()
-    waiter = js.submit(wait_in_vain, args=(js, tells.end), consume=0)
-    tells.next()
-    kill(lender)
-    with pytest.raises(SubmissionDied):
-        future.result(DEADLINE)
-    # It wakes a few times. Were it kept awake, it would be hundreds of times.
-    assert waiter.result(DEADLINE) < 20
-    hold.let_go()
-    assert_soon(lambda: free(js) == 1)
-
-
-def wait_in_vain(js: Jobserver, tell: Connection) -> int:
-    """How often it scanned meanwhile."""
-    jobs: Any = Counting(js)
-    tell.send(os.getpid())
-    with pytest.raises(Blocked):
-        jobs.wait_for_a_slot(0.3)
-    return int(jobs.waits)
-
-
-class Counting:
-    """Waits for a slot by hand, and counts how often it was woken."""
-
-    def __init__(self, js: Jobserver) -> None:
-        js.reclaim_resources()
-        self._js: Any = js
-        self.waits = 0
-
-    def wait_for_a_slot(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            handled = self._js._jobs.scan()
-            self._js._pool.reclaim()
-            assert not self._js._pool.free()
-            left = deadline - time.monotonic()
-            self._js._jobs.wait(handled, self._js._pool, max(left, 0), None, False)
-            self.waits += 1
-        raise Blocked
 
 
 # Slots come back by themselves

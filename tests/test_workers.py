@@ -478,21 +478,6 @@ def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
         assert all(future.result() == future.pid for future in [js(os.getpid) for _ in range(8)])
 
 
-def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
-    program = (
-        "import os, signal\n"
-        "from jobserver import Jobserver\n"
-        "if __name__ == '__main__':\n"
-        f"    js = Jobserver({method!r}, 1, max_tasks_per_child=None)\n"
-        "    print(js(os.getpid).result(), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
-    assert owner.returncode == -signal.SIGKILL
-    idle = int(owner.stdout)
-    wait_until(lambda: gone(idle))
-
-
 def large() -> bytes:
     return bytes(1 << 20)
 
