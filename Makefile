@@ -40,10 +40,10 @@ CHAOS_SEED ?= 1
 BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(name))'))
 
 # What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close orphans threads kill limits large namespaces)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths forkserver close orphans threads kill limits large namespaces)
 
 # What might differ where a process has many jobs.
-WARM_TESTS := $(patsubst %,tests/test_%.py,deaths kill limits slots nesting interrupts close orphans)
+WARM_TESTS := $(patsubst %,tests/test_%.py,deaths forkserver kill limits slots nesting interrupts close orphans)
 
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,30 @@ def made(make_jobserver: Callable[..., Jobserver]) -> Iterator[Callable[..., Job
     for js in all_made:
         settle(js)
         assert free(js) == js.slots
+
+
+@pytest.fixture
+def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]]:
+    """Makes pipes between the test and its jobs: (ours, theirs)."""
+    made: list[Connection] = []
+
+    def make() -> tuple[Connection, Connection]:
+        made.extend(js.context.Pipe())
+        return made[-2], made[-1]
+
+    yield make
+    for conn in made:
+        with contextlib.suppress(OSError):  # closed, or nobody is there
+            conn.send("end")  # to jobs that a failed test leaves waiting
+    js.close()
+    for conn in made:
+        conn.close()
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Has the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -210,19 +210,6 @@ def test_several_jobservers_are_closed_apart(make_jobserver: Callable[..., Jobse
     assert second(return_it, 42).result() == 42
 
 
-# The helper of start method forkserver
-
-
-def test_one_helper_serves_the_whole_tree_and_is_gone_after_closing() -> None:
-    before = children()
-    js = Jobserver("forkserver", 3)
-    helpers = js(parents, js, 3).result()
-    assert helpers == children() - before
-    assert len(helpers) == 1
-    js.close()
-    assert children() == before
-
-
 # The end of the interpreter
 
 SCRIPT = """

@@ -25,9 +25,6 @@ from sizes import LARGE, pattern
 
 from jobserver import Future, Jobserver
 
-#: Kept to the end of a job's process, so that its owner can see that end.
-kept: list[object] = []
-
 
 def identity(value: Any) -> Any:
     return value
