@@ -68,6 +68,11 @@ heading = @printf '\n== %s ==\n' "$(1)"
 # The steps are in order, cheapest first, except those of `make test` that run side by side. They
 # often wait, for deaths and deadlines, so that two of them take little longer than one.
 SIDE_BY_SIDE := pytest rust-test doc pytest-warm pytest-portable examples bench-works every-python
+
+# How many processes share the tests: one more than there are CPUs for us, since they often wait for
+# deaths and deadlines. (Found when a step begins: not all that a machine has may be ours.)
+WORKERS = $$($(RUN_PYTHON) -c 'from jobserver import Jobserver; print(Jobserver().slots + 1)')
+
 ifndef TESTING
 .NOTPARALLEL:
 endif
@@ -184,7 +189,7 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 
 pytest: $(VENV)/.dev ## Python: all tests
 	$(call heading,pytest)
-	@$(RUN_PYTHON) -m pytest
+	@$(RUN_PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 
 pytest-warm: $(VENV)/.dev ## Python: the tests of what may differ over processes that stay
 	$(call heading,pytest over processes that stay)
