@@ -86,6 +86,7 @@ def test_processes_ahead_that_were_killed_are_passed_over(busy: Jobserver) -> No
         reap(busy)
 
 
+@pytest.mark.fresh
 def test_processes_ahead_end_when_memory_is_short_and_cost_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def folder_and_argv() -> tuple[str, list[str]]:
     return os.getcwd(), list(sys.argv)
 
 
+@pytest.mark.fresh
 def test_a_job_sees_what_its_owner_has_changed_in_place(
     make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
