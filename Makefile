@@ -39,11 +39,14 @@ CHAOS_SEED ?= 1
 # What `make bench` was told: which scenarios, how many rounds at most; QUICK=1 shows that it works.
 BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(name))'))
 
-# What differs on the portable path: how ends are noticed, waited for and watched.
-PORTABLE_TESTS := $(patsubst %,tests/test_%.py,basics results deaths close threads kill large namespaces)
+# What differs on the portable path: how ends are noticed, waited for and watched. (Of orphans, that
+# nothing is left of them: that they end at once is Linux's.)
+PORTABLE_TESTS := $(patsubst %,tests/test_%.py, \
+	basics results deaths forkserver close threads kill limits large namespaces) \
+	tests/test_orphans.py::test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done
 
 # What might differ where a process has many jobs.
-WARM_TESTS := $(patsubst %,tests/test_%.py,deaths kill slots nesting interrupts close)
+WARM_TESTS := $(patsubst %,tests/test_%.py,deaths forkserver kill limits slots nesting interrupts close orphans)
 
 # The last mypys for Pythons before 3.10 take names that only type checkers import for missing:
 # there, only the module that has a stub is compared with it.
@@ -56,8 +59,9 @@ unexport MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKE_TERMOUT MAKE_TERMERR CARGO_MAKEFLAGS
 RUN := env -u MAKELEVEL -u MAKEOVERRIDES
 RUN_PYTHON := $(RUN) $(VENV)/bin/python
 
-# Nor may they see another copy of the package, or have their path chosen for them.
-unexport PYTHONPATH PYTHONHOME JOBSERVER_PORTABLE
+# Nor may they see another copy of the package, or have their path chosen for them; nor compile
+# their modules anew in each of thousands of interpreters.
+unexport PYTHONPATH PYTHONHOME JOBSERVER_PORTABLE PYTHONDONTWRITEBYTECODE
 
 # PyO3 asks this Python what to build for; left to itself it would look for one.
 export PYO3_PYTHON := $(PYTHON)
@@ -65,9 +69,18 @@ export PYO3_PYTHON := $(PYTHON)
 heading = @printf '\n== %s ==\n' "$(1)"
 
 .DEFAULT_GOAL := help
-# The steps are in order, cheapest first, except those of `make test` that run side by side. They
-# often wait, for deaths and deadlines, so that two of them take little longer than one.
-SIDE_BY_SIDE := pytest rust-test doc pytest-warm pytest-portable examples bench-works every-python
+# The steps are in order, cheapest first, except those of `make test` that run side by side: of the
+# lints each waits for the one that it needs, and of the tests the longest come first, so that the
+# last to end are short.
+LINTS := fmt clippy ruff types targets crates
+SIDE_BY_SIDE := pytest every-python pytest-warm pytest-portable rust-test bench-works doc examples
+
+# What each step took.
+TIMES := target/times
+
+# How many processes share the tests: one more than there are CPUs for us, since they often wait for
+# deaths and deadlines. (Found when a step begins: not all that a machine has may be ours.)
+WORKERS = $$($(RUN_PYTHON) -c 'from jobserver import Jobserver; print(Jobserver().slots + 1)')
 ifndef TESTING
 .NOTPARALLEL:
 endif
@@ -82,16 +95,30 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
 # (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
-test: fmt clippy targets crates ruff types $(VENV)/.bench ## run every check that CI runs
-	@$(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going \
-		TESTING=1 PYTHON='$(PYTHON)' $(SIDE_BY_SIDE:%=timed-%)
+TWO_AT_A_TIME = $(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+	TESTING=1 PYTHON='$(PYTHON)'
+test: tools $(VENV)/.dev $(VENV)/.bench ## run every check that CI runs
+	@: > $(TIMES); start=$$(date +%s); \
+	$(TWO_AT_A_TIME) $(LINTS:%=timed-%) && \
+		$(TWO_AT_A_TIME) --keep-going $(SIDE_BY_SIDE:%=timed-%); code=$$?; \
+	printf '\n== what the steps took ==\n'; cat $(TIMES); \
+	echo "$$(($$(date +%s) - start)) s for all of them, two at a time"; exit $$code
 	@printf '\nAll checks passed.\n'
 
 # (By another name, since make would not collect what a make prints.)
 SUB_MAKE := $(MAKE)
 timed-%:
 	@start=$$(date +%s); $(RUN) $(SUB_MAKE) --no-print-directory TESTING=1 PYTHON='$(PYTHON)' $*; code=$$?; \
-		echo "($* took $$(($$(date +%s) - start)) s)"; exit $$code
+		took=$$(($$(date +%s) - start)); echo "($* took $$took s)"; \
+		failed=; test $$code = 0 || failed=' FAILED'; \
+		printf '%5d s  %s%s\n' $$took $* "$$failed" >> $(TIMES); exit $$code
+
+# The order of steps of which one uses what another has built; alone, such a step has it built.
+ifdef TESTING
+timed-crates: timed-clippy
+else
+crates: clippy
+endif
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
@@ -154,7 +181,7 @@ targets: tools ## Rust: the crates compile for other Unixes, where this machine 
 	$(call heading,other Unixes)
 	@sh scripts/check_targets.sh
 
-crates: clippy ## Rust: the crates can be published
+crates: tools ## Rust: the crates can be published
 	$(call heading,cargo package)
 	@sh scripts/check_crates.sh
 
@@ -184,7 +211,7 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 
 pytest: $(VENV)/.dev ## Python: all tests
 	$(call heading,pytest)
-	@$(RUN_PYTHON) -m pytest
+	@$(RUN_PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 
 pytest-warm: $(VENV)/.dev ## Python: the tests of what may differ over processes that stay
 	$(call heading,pytest over processes that stay)

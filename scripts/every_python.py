@@ -30,6 +30,7 @@ TESTED = [
     "basics",
     "results",
     "deaths",
+    "forkserver",
     "pickling",
     "nesting",
     "parity",

@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from holding import Hold
+from holding import Hold, free
 
 from jobserver import Jobserver, StartMethod, _native
 
@@ -163,3 +164,55 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     new = {fd: what for fd, what in descriptors().items() if before[1].get(fd) != what}
     assert new == {}
     assert threading.active_count() == before[2]
+
+
+@pytest.fixture
+def tells() -> Iterator[Any]:
+    """The pids that jobs tell this process."""
+    from killing import Tells  # which needs this module
+
+    made = Tells()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def made(make_jobserver: Callable[..., Jobserver]) -> Iterator[Callable[..., Jobserver]]:
+    """Makes Jobservers, all slots of which must be free at the test's end."""
+    all_made: list[Jobserver] = []
+
+    def make(slots: int = 2, **kwargs: Any) -> Jobserver:
+        all_made.append(make_jobserver(slots, **kwargs))
+        return all_made[-1]
+
+    yield make
+    for js in all_made:
+        settle(js)
+        assert free(js) == js.slots
+
+
+@pytest.fixture
+def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]]:
+    """Makes pipes between the test and its jobs: (ours, theirs)."""
+    made: list[Connection] = []
+
+    def make() -> tuple[Connection, Connection]:
+        made.extend(js.context.Pipe())
+        return made[-2], made[-1]
+
+    yield make
+    for conn in made:
+        with contextlib.suppress(OSError):  # closed, or nobody is there
+            conn.send("end")  # to jobs that a failed test leaves waiting
+    js.close()
+    for conn in made:
+        conn.close()
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Has the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -162,13 +161,3 @@ def test_a_job_without_slot_that_is_waited_for_has_ours_meanwhile(
 def wait_for_slotless(js: Jobserver) -> int:
     jobs = [js.submit(consume_completed, args=(js, 3), consume=0)]
     return next(js.as_completed(jobs)).result()
-
-
-def test_waiting_costs_no_cpu(js: Jobserver, hold: Hold) -> None:
-    job = js(held, hold.end)
-    completed = js.as_completed([job], timeout=0.5)
-    before = time.process_time()
-    with pytest.raises(Blocked):
-        next(completed)
-    assert time.process_time() - before < 0.25
-    hold.let_go()

@@ -1,7 +1,8 @@
-"""The end of a Jobserver: closed by the program, by the interpreter's exit, or with its owner.
+"""The end of a Jobserver: closed by the program, or by the interpreter's exit.
 
-Not here: callbacks that are due at the end (test_callbacks). Scripts are run where the end of the
-whole interpreter matters. Semaphores of multiprocessing say "begun" and "go on".
+Not here: callbacks that are due at the end (test_callbacks), and killed owners (test_orphans).
+Scripts are run where the end of the whole interpreter matters. Semaphores of multiprocessing say
+"begun" and "go on".
 """
 
 from __future__ import annotations
@@ -209,19 +210,6 @@ def test_several_jobservers_are_closed_apart(make_jobserver: Callable[..., Jobse
     assert second(return_it, 42).result() == 42
 
 
-# The helper of start method forkserver
-
-
-def test_one_helper_serves_the_whole_tree_and_is_gone_after_closing() -> None:
-    before = children()
-    js = Jobserver("forkserver", 3)
-    helpers = js(parents, js, 3).result()
-    assert helpers == children() - before
-    assert len(helpers) == 1
-    js.close()
-    assert children() == before
-
-
 # The end of the interpreter
 
 SCRIPT = """
@@ -293,39 +281,6 @@ def test_jobs_go_on_submitting_while_the_interpreter_waits_for_them(
     process = script.start(method, "", tmp_path / "file")
     assert process.wait(DEADLINE) == 0
     assert (tmp_path / "file").exists()
-
-
-@pytest.mark.parametrize("busy", [True, False])
-def test_nothing_is_left_of_a_killed_owner_when_its_jobs_are_done(
-    method: StartMethod, tmp_path: Path, busy: bool
-) -> None:
-    script = Script(
-        tmp_path,
-        "future = js(report_and_read, file)\n"
-        "exec(ending)\n"
-        "os.write(1, b'ready\\n')\n"
-        "signal.pause()\n",
-    )
-    os.mkfifo(tmp_path / "fifo")
-    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
-    ending = "pass" if busy else "future.result()"
-    with script.start(method, ending, tmp_path / "fifo", stdout=subprocess.PIPE) as owner:
-        try:
-            assert owner.stdout is not None
-            output = owner.stdout.fileno()
-            if not busy:
-                os.write(fifo, b"x")
-            parent, _ = sorted(read_lines(output, 2))
-            # Whatever the owner starts has its output, whose end is therefore the end of all.
-            assert os.path.samefile(f"/proc/{parent}/fd/1", f"/proc/self/fd/{output}")
-            owner.kill()
-            owner.wait(DEADLINE)
-            os.write(fifo, b"x")
-            assert select.select([output], [], [], DEADLINE)[0]
-            assert os.read(output, 1) == b""
-        finally:
-            owner.kill()
-            os.close(fifo)
 
 
 def test_a_jobserver_dropped_unclosed_leaves_no_zombies_to_gather(method: StartMethod) -> None:

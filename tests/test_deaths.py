@@ -1,11 +1,11 @@
 """Deaths: a job whose process ends without a result takes down its own Future, exactly.
 
-Not here: exceptions, which are results of a kind (test_results), and the deaths of owners.
+Not here: exceptions, which are results of a kind (test_results), and the deaths of owners
+(test_orphans) and of the fork server's helper (test_forkserver).
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import os
 import pickle
@@ -31,13 +31,6 @@ def say_and_hold(conn: Connection) -> Any:
     """Says that it runs, and goes on until it is told something, which it returns."""
     conn.send("running")
     return conn.recv()
-
-
-def die_holding(conn: Connection, signum: int) -> None:
-    """Waits to be told, then dies."""
-    conn.send("running")
-    conn.recv()
-    signal.raise_signal(signum)
 
 
 def touch_null() -> None:
@@ -118,13 +111,6 @@ def result_of_dying(js: Jobserver) -> Any:
     return js.submit(signal.raise_signal, args=(signal.SIGTERM,)).result()
 
 
-def submit_after(conn: Connection, js: Jobserver) -> int:
-    js(os.getpid).result()
-    conn.send("running")
-    conn.recv()
-    return js(os.getpid).result()
-
-
 def told(conn: Connection) -> Any:
     """What the other side says, in time; an EOFError if it is gone."""
     assert conn.poll(DEADLINE), "nothing was said"
@@ -145,24 +131,6 @@ def facts(death: SubmissionDied) -> tuple[int | None, int | None, str]:
     assert str(death).startswith(prefix)
     told = re.sub(r"^of \S+ ", "", str(death)[len(prefix) :])
     return death.exitcode, death.signal, told.partition("; if no process has killed it")[0]
-
-
-@pytest.fixture
-def pipes(js: Jobserver) -> Iterator[Callable[[], tuple[Connection, Connection]]]:
-    """Makes pipes between the test and its jobs: (ours, theirs)."""
-    made: list[Connection] = []
-
-    def make() -> tuple[Connection, Connection]:
-        made.extend(js.context.Pipe())
-        return made[-2], made[-1]
-
-    yield make
-    for conn in made:
-        with contextlib.suppress(OSError):  # closed, or nobody is there
-            conn.send("end")  # to jobs that a failed test leaves waiting
-    js.close()
-    for conn in made:
-        conn.close()
 
 
 Pipes = Callable[[], Tuple[Connection, Connection]]
@@ -495,160 +463,6 @@ def test_a_program_that_reaps_every_child_still_hears_of_every_job(js: Jobserver
         signal.signal(signal.SIGCHLD, before)
 
 
-@pytest.fixture
-def helper_of(js: Jobserver) -> Iterator[Callable[[], int]]:
-    """The pid of the Jobserver's fork server, which must be running."""
-    before = children()
-
-    def find() -> int:
-        (pid,) = children() - before
-        return pid
-
-    yield find
-
-
-def kill(pid: int) -> None:
-    """Kills a child and waits for its end, but leaves it to be reaped."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-with_a_helper = pytest.mark.parametrize("method", ["forkserver"])
-
-
-@with_a_helper
-def test_a_killed_helper_is_replaced(js: Jobserver, helper_of: Callable[[], int]) -> None:
-    helpers = set()
-    for _ in range(3):
-        assert js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE) == 1
-        helpers.add(helper_of())
-        kill(helper_of())
-    assert len(helpers) == 3
-
-
-@with_a_helper
-def test_a_helper_that_is_dying_costs_no_submission(
-    js: Jobserver, helper_of: Callable[[], int]
-) -> None:
-    for n in range(10):
-        assert js.submit(abs, args=(-n,), timeout=DEADLINE).result(DEADLINE) == n
-        os.kill(helper_of(), signal.SIGKILL)  # and submits without waiting for its end
-
-
-@with_a_helper
-@pytest.mark.parametrize(
-    "how, told", [("os._exit(3)", "code 3"), ("os.kill(os.getpid(), 9)", "KILL")]
-)
-def test_a_helper_that_ends_again_and_again_is_an_error_that_says_how(
-    make_jobserver: Callable[..., Jobserver],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-    told: str,
-) -> None:
-    (tmp_path / "ends_the_helper.py").write_text(f"import os\n{how}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    js = make_jobserver(preload=["ends_the_helper"])
-    for call in (js, lambda fn: js.submit(fn, timeout=0), lambda fn: js.map(fn, [()])):
-        with pytest.raises(RuntimeError, match=f"no job was started: .*{told}") as raised:
-            call(int)
-        assert type(raised.value) is RuntimeError
-    assert js._owner.open_pool().free() == 2
-
-
-@with_a_helper
-def test_a_job_outlives_its_helper(
-    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
-) -> None:
-    ours, theirs = pipes()
-    future = js(say_and_hold, theirs)
-    assert told(ours) == "running"
-    kill(helper_of())
-    assert not future.done()
-    ours.send("still here")
-    assert future.result(DEADLINE) == "still here"
-
-
-@with_a_helper
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_death_without_a_helper_is_told_as_unknown(
-    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes, signum: int
-) -> None:
-    ours, theirs = pipes()
-    future = js(die_holding, theirs, signum)
-    theirs.close()
-    assert told(ours) == "running"
-    kill(helper_of())
-    ours.send("die")
-    assert_unknown(death_of(future))
-    assert js(abs, -1).result(DEADLINE) == 1
-
-
-@with_a_helper
-def test_a_job_whose_helper_is_gone_can_still_be_signalled(
-    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
-) -> None:
-    ours, theirs = pipes()
-    future = js(say_and_hold, theirs)
-    assert told(ours) == "running"
-    kill(helper_of())
-    assert future.wait(DEADLINE, signal=signal.SIGKILL)
-    assert_unknown(death_of(future))
-
-
-@with_a_helper
-def test_a_job_replaces_a_killed_helper_too(
-    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
-) -> None:
-    ours, theirs = pipes()
-    future = js(submit_after, theirs, js)
-    assert told(ours) == "running"
-    kill(helper_of())
-    ours.send("submit")
-    assert future.result(DEADLINE) > 0
-
-
-@with_a_helper
-def test_the_helper_is_deaf_to_ctrl_c(js: Jobserver, helper_of: Callable[[], int]) -> None:
-    js(abs, -1).result(DEADLINE)
-    helper = helper_of()
-    os.kill(helper, signal.SIGINT)
-    assert js(abs, -1).result(DEADLINE) == 1
-    assert helper_of() == helper
-
-
-@with_a_helper
-@pytest.mark.parametrize("killed", [False, True], ids=["first", "after a kill"])
-def test_threads_that_submit_at_once_start_one_helper(
-    make_jobserver: Callable[..., Jobserver],
-    helper_of: Callable[[], int],
-    killed: bool,
-) -> None:
-    js = make_jobserver(slots=4)
-    if killed:
-        js(abs, -1).result(DEADLINE)
-        kill(helper_of())
-    results: list[int] = []
-    ready = threading.Barrier(16)
-
-    def submit() -> None:
-        ready.wait(DEADLINE)
-        results.append(js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE))
-
-    threads = [threading.Thread(target=submit) for _ in range(16)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE)
-    finally:
-        sys.setswitchinterval(interval)
-    assert results == [1] * 16
-    helper_of()  # raises unless there is exactly one
-
-
 #: How many deaths of a kind are tried by each start method.
 MANY = {"fork": 1000, "forkserver": 200, "spawn": 10}
 
@@ -674,18 +488,3 @@ def test_each_of_many_deaths_is_reported_exactly(
         before = before or descriptors()
     assert descriptors() == before
     assert len(children() - there) <= 1, "only a helper may be left"
-
-
-def use_handle(js: Jobserver) -> int:
-    return js.submit(int, args=(7,), consume=0).result()
-
-
-@with_a_helper
-def test_a_handle_can_be_an_argument_also_of_the_job_that_finds_the_helper_killed(
-    js: Jobserver,
-) -> None:
-    assert js(use_handle, js).result() == 7
-    starter: Any = js._owner.starter
-    os.kill(starter._helper.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, starter._helper.pid, os.WEXITED | os.WNOWAIT)
-    assert js(use_handle, js).result() == 7

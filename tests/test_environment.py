@@ -316,7 +316,7 @@ def test_what_the_context_manager_raises_at_its_start_is_raised(
         OnlyExit(),
         SimpleNamespace(__enter__=print, __exit__=print),  # Python asks the type, as `with` does
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_context_manager_is_ignored(js: Jobserver, value: object) -> None:
     future = js.submit(happen, args=("fn",), preexec_fn=partial(return_it, value))

@@ -164,7 +164,7 @@ def test_signal_handlers_run_during_a_pause_and_it_goes_on(
     assert future.result() == 7
 
 
-@pytest.mark.parametrize("wait", WAITS.keys() - {"close"})
+@pytest.mark.parametrize("wait", [wait for wait in WAITS if wait != "close"])
 def test_a_signal_handler_may_itself_submit_and_wait(
     hold_on_fork: tuple[Jobserver, Hold],
     on_alarm: Callable[[Callable[[], object]], None],
@@ -398,13 +398,18 @@ class AtLine:
             sys.settrace(before)
 
 
+#: What interrupts at each line, or instruction, is in as many parts, each a test of its own: the
+#: first interrupts at the first, fifth, ninth. All in one would take longer than a test may.
+PARTS = 4
+
+
 def interrupted_at_each_line(
-    method: StartMethod, body: Callable[[Jobserver], object]
+    method: StartMethod, body: Callable[[Jobserver], object], first: int = 1, step: int = 1
 ) -> Iterator[Jobserver]:
-    """Runs `body` with a new Jobserver each time, interrupted one line later each time, until
+    """Runs `body` with a new Jobserver each time, interrupted `step` lines later each time, until
     it comes to its end; gives the Jobserver after each interrupt, and checks it afterwards."""
     before = children()
-    for number in itertools.count(1):
+    for number in itertools.count(first, step):
         js = Jobserver(method, 2)
         pool: Any = js._owner.open_pool()
         interrupted = True
@@ -427,12 +432,20 @@ def submit_and_wait(js: Jobserver) -> None:
     assert js(int, 7).result() == 7
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["fork", pytest.param("forkserver", marks=pytest.mark.slow)],
+in_parts = pytest.mark.parametrize(
+    "method, first, step",
+    [("fork", 1, 1)]
+    + [
+        pytest.param("forkserver", part + 1, PARTS, marks=pytest.mark.slow) for part in range(PARTS)
+    ],
 )
-def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(method: StartMethod) -> None:
-    for js in interrupted_at_each_line(method, submit_and_wait):
+
+
+@in_parts
+def test_ctrl_c_at_any_line_of_a_submission_loses_nothing(
+    method: StartMethod, first: int, step: int
+) -> None:
+    for js in interrupted_at_each_line(method, submit_and_wait, first, step):
         assert js(int, 7).result() == 7
 
 
@@ -445,12 +458,14 @@ STEPS = {"fork": 3, "forkserver": 7, "spawn": 50}
 
 
 @pytest.mark.parametrize("tasks", [1, None])
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("body", [submit_and_wait, map_and_take])
 def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
     make_jobserver: Callable[..., Jobserver],
     method: StartMethod,
     tasks: int | None,
     body: Callable[[Jobserver], object],
+    part: int,
 ) -> None:
     js = make_jobserver(max_tasks_per_child=tasks)
     for _ in range(4):
@@ -458,7 +473,7 @@ def test_ctrl_c_at_any_instruction_leaves_no_process_no_descriptor_and_no_slot(
     settle(js)
     before = children(), descriptors()
     step = STEPS[method] * (5 if body is map_and_take else 1)
-    for number in itertools.count(1, step):
+    for number in itertools.count(1 + part * step, PARTS * step):
         at = AtLine(number, in_owner=True, unit="opcode")
         with contextlib.suppress(KeyboardInterrupt), at.tracing():
             body(js)
@@ -477,12 +492,11 @@ def submit_and_close(js: Jobserver) -> None:
     js.close()
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["fork", pytest.param("forkserver", marks=pytest.mark.slow)],
-)
-def test_ctrl_c_at_any_line_of_closing_is_made_good_by_closing_again(method: StartMethod) -> None:
-    for _ in interrupted_at_each_line(method, submit_and_close):
+@in_parts
+def test_ctrl_c_at_any_line_of_closing_is_made_good_by_closing_again(
+    method: StartMethod, first: int, step: int
+) -> None:
+    for _ in interrupted_at_each_line(method, submit_and_close, first, step):
         pass
 
 

@@ -1,7 +1,7 @@
 """Large results and arguments: what arrives is what was sent, writable where that was, mapped
 and not copied where the system can do that; and its memory goes when it goes.
 
-Not here: results of every size (test_results), limits of memory and files (test_limits), and
+Not here: limits of memory and files (test_system_limits), and
 what a memory file must be for it to be mapped (the core's own tests).
 """
 
@@ -13,13 +13,14 @@ import pickle
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import DEADLINE, descriptors, settle
+from sizes import LARGE, pattern, zeros_and_keep
 
 from jobserver import Jobserver, SubmissionDied
 from jobserver._native import INLINE
@@ -385,3 +386,135 @@ def private_dirty() -> int:
     areas = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE)
     ours = [area for area in areas if "memfd:jobserver" in area]
     return sum(int(kib) * 1024 for area in ours for kib in re.findall(r"Anonymous: +(\d+)", area))
+
+
+def message_size(value: object) -> int:
+    """How many bytes a result takes on its way."""
+    return len(pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL))
+
+
+def filling(message: int) -> int:
+    """How many bytes must be returned to make a message of this size."""
+    size = next(size for size in range(message, 0, -1) if message_size(bytes(size)) == message)
+    assert 0 < message - size < 64
+    return size
+
+
+#: On both sides of where results stop travelling in the channel, and far from it.
+SIZES = [0, filling(INLINE - 1), filling(INLINE), filling(INLINE + 1), LARGE]
+
+
+def test_results_of_every_size_arrive_whole(js: Jobserver) -> None:
+    futures = [js(pattern, size, size) for size in SIZES]
+    assert [f.result(DEADLINE) for f in futures] == [pattern(size, size) for size in SIZES]
+
+
+@pytest.mark.fresh
+@pytest.mark.parametrize("size", SIZES)
+def test_a_job_ends_though_its_owner_does_not_look(js: Jobserver, size: int) -> None:
+    reader, writer = js.context.Pipe(duplex=False)
+    with reader, writer:
+        future = js(zeros_and_keep, size, writer)
+        writer.close()
+        assert reader.poll(DEADLINE), "the job waits for its owner"
+        with pytest.raises(EOFError):
+            reader.recv_bytes()
+    assert future.result(DEADLINE) == bytes(size)
+
+
+def test_many_large_results_at_once_do_not_mix(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver(slots=4)
+    futures = [js(pattern, seed, 256 * 1024) for seed in range(8)]
+    expected = [pattern(seed, 256 * 1024) for seed in range(8)]
+    assert [f.result(DEADLINE) for f in futures] == expected
+
+
+def memory_files() -> list[str]:
+    """The descriptors of results that travelled beside the channel."""
+    return [what for what in descriptors().values() if "jobserver" in what and "-pool-" not in what]
+
+
+def mapped_files() -> list[str]:
+    """Where such results are mapped."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in maps if "memfd:jobserver" in line]
+
+
+def test_a_large_result_that_was_read_holds_no_descriptor(js: Jobserver) -> None:
+    futures = [js(pattern, seed, LARGE) for seed in (1, 2)]
+    assert [f.result(DEADLINE) for f in futures] == [pattern(1, LARGE), pattern(2, LARGE)]
+    assert memory_files() == []
+
+
+def test_a_large_result_that_nobody_reads_goes_with_its_future(js: Jobserver) -> None:
+    future = js(pattern, 1, LARGE)
+    assert future.wait(DEADLINE)
+    assert len(memory_files() + mapped_files()) == 1, "the test looks for the wrong thing"
+    del future
+    gc.collect()
+    assert memory_files() + mapped_files() == []
+
+
+def test_closing_reads_the_large_results_that_are_left(js: Jobserver) -> None:
+    future = js(pattern, 1, LARGE)
+    js.close()
+    assert memory_files() == []
+    assert future.result() == pattern(1, LARGE)
+
+
+def arrays(numpy: Any) -> dict[str, Any]:
+    """One array of each kind that pickles in a way of its own."""
+    matrix = numpy.arange(100_000, dtype="f8").reshape(250, 400)
+    return {
+        "large": matrix,
+        "small": numpy.arange(3),
+        "empty": numpy.zeros((0, 5)),
+        "in Fortran's order": numpy.asfortranarray(matrix),
+        "a view with gaps": matrix[::2, ::3],
+        "of objects": numpy.array([{"a": 1}, None, "text"], dtype=object),
+        "of records": numpy.zeros(5000, dtype=[("name", "U8"), ("size", "i8")]),
+    }
+
+
+def make_arrays() -> dict[str, Any]:
+    return arrays(pytest.importorskip("numpy"))
+
+
+def fill(array: Any, value: float) -> Any:
+    """Writes to an argument, and returns it twice over."""
+    array[...] = value
+    return array, array
+
+
+def test_arrays_arrive_whole_and_writable(js: Jobserver) -> None:
+    numpy = pytest.importorskip("numpy")
+    expected = arrays(numpy)
+    result = js(make_arrays).result(DEADLINE)
+    assert list(result) == list(expected)
+    for name, array in result.items():
+        assert array.dtype == expected[name].dtype
+        assert array.shape == expected[name].shape
+        assert (array == expected[name]).all(), name
+        array[...] = array  # raises where it is read-only
+
+
+def test_an_array_argument_is_the_jobs_own(js: Jobserver) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.ones(100_000)
+    first, second = js(fill, array, 7).result(DEADLINE)
+    assert first is second, "one object must arrive as one"
+    assert (first == 7).all()
+    assert (array == 1).all()
+
+
+def test_a_lambda_travels_with_large_arrays(js: Jobserver) -> None:
+    pytest.importorskip("cloudpickle")
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(100_000)
+    result = js(lambda: array * 2).result(DEADLINE)
+    assert (result == array * 2).all()
+
+
+def test_large_work_travels(js: Jobserver) -> None:
+    work = b"w" * (4 * 1024 * 1024)
+    assert js(len, work).result(DEADLINE) == len(work)

@@ -539,18 +539,6 @@ def test_callbacks_are_issued_and_their_errors_lose_nothing(js: Jobserver, hold:
     assert (sorted(called), errors) == ([0, 1, 2], 3)
 
 
-def test_waiting_costs_no_cpu(js: Jobserver, hold: Hold) -> None:
-    for calls in (1, 5):  # with nothing more to start, and with something
-        results = js.map(held, [(hold.end,)] * calls, chunksize=1, timeout=0.5)
-        before = time.process_time()
-        with pytest.raises(Blocked):
-            next(results)
-        assert time.process_time() - before < 0.25
-        results.close()
-        hold.let_go(min(calls, 2))
-        settle(js)
-
-
 # Nesting.
 
 

@@ -339,19 +339,6 @@ def test_a_lambda_travels_with_what_only_a_job_may_have(js: Jobserver) -> None:
     assert not lock.acquire(block=False)
 
 
-def test_a_lambda_travels_with_large_arrays(js: Jobserver) -> None:
-    pytest.importorskip("cloudpickle")
-    numpy = pytest.importorskip("numpy")
-    array = numpy.arange(100_000)
-    result = js(lambda: array * 2).result(DEADLINE)
-    assert (result == array * 2).all()
-
-
-def test_large_work_travels(js: Jobserver) -> None:
-    work = b"w" * (4 * 1024 * 1024)
-    assert js(len, work).result(DEADLINE) == len(work)
-
-
 def put_all(queue: Any, values: list[Any]) -> None:
     for value in values:
         queue.put(value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import errno
-import gc
 import os
 import pickle
 import sys
@@ -21,29 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, descriptors
+from conftest import DEADLINE
+from sizes import LARGE, pattern
 
 from jobserver import Future, Jobserver
-from jobserver._native import INLINE
-
-LARGE = 4 * 1024 * 1024
-
-#: Kept to the end of a job's process, so that its owner can see that end.
-kept: list[object] = []
 
 
 def identity(value: Any) -> Any:
     return value
-
-
-def pattern(seed: int, size: int) -> bytes:
-    """Bytes that differ from place to place and from seed to seed."""
-    return b"".join((seed + n).to_bytes(8, "little") for n in range(size // 8))
-
-
-def zeros_and_keep(size: int, writer: Connection) -> bytes:
-    kept.append(writer)
-    return bytes(size)
 
 
 def print_and_linger(path: str, conn: Connection) -> str:
@@ -88,52 +72,11 @@ def raised_by(call: Callable[[], Any]) -> BaseException:
     return caught.value
 
 
-def message_size(value: object) -> int:
-    """How many bytes a result takes on its way."""
-    return len(pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL))
-
-
-def filling(message: int) -> int:
-    """How many bytes must be returned to make a message of this size."""
-    size = next(size for size in range(message, 0, -1) if message_size(bytes(size)) == message)
-    assert 0 < message - size < 64
-    return size
-
-
-#: On both sides of where results stop travelling in the channel, and far from it.
-SIZES = [0, filling(INLINE - 1), filling(INLINE), filling(INLINE + 1), LARGE]
-
-
 def test_falsy_results_are_results(js: Jobserver) -> None:
     values = [None, False, 0, b"", ()]
     futures = [js(identity, value) for value in values]
     assert [f.result(DEADLINE) for f in futures] == values
     assert futures[0].result() is None
-
-
-def test_results_of_every_size_arrive_whole(js: Jobserver) -> None:
-    futures = [js(pattern, size, size) for size in SIZES]
-    assert [f.result(DEADLINE) for f in futures] == [pattern(size, size) for size in SIZES]
-
-
-@pytest.mark.fresh
-@pytest.mark.parametrize("size", SIZES)
-def test_a_job_ends_though_its_owner_does_not_look(js: Jobserver, size: int) -> None:
-    reader, writer = js.context.Pipe(duplex=False)
-    with reader, writer:
-        future = js(zeros_and_keep, size, writer)
-        writer.close()
-        assert reader.poll(DEADLINE), "the job waits for its owner"
-        with pytest.raises(EOFError):
-            reader.recv_bytes()
-    assert future.result(DEADLINE) == bytes(size)
-
-
-def test_many_large_results_at_once_do_not_mix(make_jobserver: Callable[..., Jobserver]) -> None:
-    js = make_jobserver(slots=4)
-    futures = [js(pattern, seed, 256 * 1024) for seed in range(8)]
-    expected = [pattern(seed, 256 * 1024) for seed in range(8)]
-    assert [f.result(DEADLINE) for f in futures] == expected
 
 
 def test_a_result_is_the_same_object_each_time(js: Jobserver) -> None:
@@ -151,39 +94,6 @@ def test_results_outlive_their_jobserver(js: Jobserver) -> None:
     assert small.result() == pattern(1, 8)
     assert large.result() == pattern(2, LARGE)
     assert isinstance(error.exception(), KeyError)
-
-
-def memory_files() -> list[str]:
-    """The descriptors of results that travelled beside the channel."""
-    return [what for what in descriptors().values() if "jobserver" in what and "-pool-" not in what]
-
-
-def memory_maps() -> list[str]:
-    """Where such results are mapped."""
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in maps if "memfd:jobserver" in line]
-
-
-def test_a_large_result_that_was_read_holds_no_descriptor(js: Jobserver) -> None:
-    futures = [js(pattern, seed, LARGE) for seed in (1, 2)]
-    assert [f.result(DEADLINE) for f in futures] == [pattern(1, LARGE), pattern(2, LARGE)]
-    assert memory_files() == []
-
-
-def test_a_large_result_that_nobody_reads_goes_with_its_future(js: Jobserver) -> None:
-    future = js(pattern, 1, LARGE)
-    assert future.wait(DEADLINE)
-    assert len(memory_files() + memory_maps()) == 1, "the test looks for the wrong thing"
-    del future
-    gc.collect()
-    assert memory_files() + memory_maps() == []
-
-
-def test_closing_reads_the_large_results_that_are_left(js: Jobserver) -> None:
-    future = js(pattern, 1, LARGE)
-    js.close()
-    assert memory_files() == []
-    assert future.result() == pattern(1, LARGE)
 
 
 @pytest.fixture
@@ -301,51 +211,6 @@ def test_an_exception_that_is_returned_is_a_result(js: Jobserver) -> None:
     assert future.exception() is None
     assert future.result() is result
     assert js(identity, KeyboardInterrupt).result(DEADLINE) is KeyboardInterrupt
-
-
-def arrays(numpy: Any) -> dict[str, Any]:
-    """One array of each kind that pickles in a way of its own."""
-    matrix = numpy.arange(100_000, dtype="f8").reshape(250, 400)
-    return {
-        "large": matrix,
-        "small": numpy.arange(3),
-        "empty": numpy.zeros((0, 5)),
-        "in Fortran's order": numpy.asfortranarray(matrix),
-        "a view with gaps": matrix[::2, ::3],
-        "of objects": numpy.array([{"a": 1}, None, "text"], dtype=object),
-        "of records": numpy.zeros(5000, dtype=[("name", "U8"), ("size", "i8")]),
-    }
-
-
-def make_arrays() -> dict[str, Any]:
-    return arrays(pytest.importorskip("numpy"))
-
-
-def fill(array: Any, value: float) -> Any:
-    """Writes to an argument, and returns it twice over."""
-    array[...] = value
-    return array, array
-
-
-def test_arrays_arrive_whole_and_writable(js: Jobserver) -> None:
-    numpy = pytest.importorskip("numpy")
-    expected = arrays(numpy)
-    result = js(make_arrays).result(DEADLINE)
-    assert list(result) == list(expected)
-    for name, array in result.items():
-        assert array.dtype == expected[name].dtype
-        assert array.shape == expected[name].shape
-        assert (array == expected[name]).all(), name
-        array[...] = array  # raises where it is read-only
-
-
-def test_an_array_argument_is_the_jobs_own(js: Jobserver) -> None:
-    numpy = pytest.importorskip("numpy")
-    array = numpy.ones(100_000)
-    first, second = js(fill, array, 7).result(DEADLINE)
-    assert first is second, "one object must arrive as one"
-    assert (first == 7).all()
-    assert (array == 1).all()
 
 
 def print_where_nobody_reads() -> int:

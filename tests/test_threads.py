@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from jobserver import CallbackRaised, Future, Jobserver
 #: How often a race is run, by start method: as often as a job's cost allows. The jobs are
 #: built-in functions where they can be: those of this module would import pytest each time.
 ROUNDS = {"fork": 300, "forkserver": 200, "spawn": 3}
-
-
-@pytest.fixture
-def hasty() -> Iterator[None]:
-    """Has the interpreter switch threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def fail() -> None:
@@ -397,27 +387,6 @@ def test_nothing_starts_a_thread(
     assert tasks() <= before
     js.close()
     assert tasks() <= before
-
-
-def test_threads_that_submit_first_start_one_fork_server(hasty: None) -> None:
-    before = children()
-    for _ in range(10):
-        with Jobserver("forkserver", 4) as js:
-            together(*[lambda js=js: js(int, 0).result()] * 4)
-        assert children() == before
-
-
-def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None) -> None:
-    before = children()
-    for _ in range(10):
-        with Jobserver("forkserver", 4) as js:
-            js(int, 0).result()
-            starter: Any = js._owner.starter
-            os.kill(starter._helper.pid, signal.SIGKILL)
-            results: list[int] = []
-            together(*[lambda js=js, r=results: r.append(js(int, 7).result())] * 4)
-            assert results == [7] * 4
-        assert children() == before
 
 
 FIRST_RESULTS = """

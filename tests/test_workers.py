@@ -418,30 +418,6 @@ def test_killing_a_job_does_not_wait_for_its_process_to_idle(make_jobserver: Mak
     assert asked.result() == "asked"
 
 
-def sleep_for(seconds: float) -> None:
-    time.sleep(seconds)
-
-
-def test_a_time_limit_ends_with_its_job(make_jobserver: Make) -> None:
-    js = make_jobserver(1, max_tasks_per_child=None)
-    limited = js.submit(pid, time_limit=0.5)
-    assert limited.result() == js(sleep_for, 0.7).pid
-    assert js(pid).result() == limited.pid
-
-
-def outlast_the_limit() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX})
-    while signal.SIGRTMAX not in signal.sigpending():
-        time.sleep(0.001)
-
-
-def test_a_process_that_has_outlasted_a_time_limit_has_no_other_job(make_jobserver: Make) -> None:
-    js = make_jobserver(1, max_tasks_per_child=None)
-    outlasting = js.submit(outlast_the_limit, time_limit=0.1)
-    assert outlasting.exception() is None
-    assert js.submit(pid, time_limit=DEADLINE).result() != outlasting.pid
-
-
 def test_ctrl_c_does_not_end_an_idle_process(make_jobserver: Make) -> None:
     js = make_jobserver(1, max_tasks_per_child=None)
     first = js(pid).result()
@@ -500,21 +476,6 @@ def test_ctrl_c_does_not_reach_the_jobs_of_processes_ahead() -> None:
         reap(js)
         interrupt_all_that_wait(js)
         assert all(future.result() == future.pid for future in [js(os.getpid) for _ in range(8)])
-
-
-def test_idle_processes_end_with_a_killed_owner(method: str) -> None:
-    program = (
-        "import os, signal\n"
-        "from jobserver import Jobserver\n"
-        "if __name__ == '__main__':\n"
-        f"    js = Jobserver({method!r}, 1, max_tasks_per_child=None)\n"
-        "    print(js(os.getpid).result(), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
-    assert owner.returncode == -signal.SIGKILL
-    idle = int(owner.stdout)
-    wait_until(lambda: gone(idle))
 
 
 def large() -> bytes:

@@ -1,7 +1,9 @@
-"""Nested work ends on however few slots, whichever way each of its jobs waits.
+"""Waiting: it costs nothing, and nested work ends on however few slots, whichever way each of
+its jobs waits.
 
 A job that gives its slot away while it waits needs one again to go on; whoever waits for it must
-not keep the last. Not here: how many jobs run at once (test_slots).
+not keep the last. Not here: how many jobs run at once (test_slots), how long a Future waits
+(test_futures), and what ends a wait (test_interrupts).
 """
 
 from __future__ import annotations
@@ -11,15 +13,26 @@ import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import spans
-from conftest import DEADLINE, wait_until
+from conftest import DEADLINE, METHODS, OWNERS_METHODS, settle, wait_until
+from holding import Hold, free, held
+from killing import assert_soon
+from spans import Recorded
 from terminals import until_asleep
+from trees import recurse, recurse_in_turn, timed
 
-from jobserver import Jobserver
+from jobserver import Blocked, Future, Jobserver, StartMethod
+
+Make = Callable[..., Jobserver]
+
+#: The start methods whose jobs are not each a new interpreter.
+FORKS = ("fork", "forkserver")
 
 #: How a job may wait for one of its own.
 WAYS = ["result", "with", "close", "without a slot", "as_completed", "map", "hold", "yield"]
@@ -180,7 +193,7 @@ def test_a_slot_that_is_lent_when_a_wait_begins_is_of_use_to_others_when_it_come
 HAND_ON = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_few_slots import wait_and_record
+from test_waiting import wait_and_record
 from jobserver import Jobserver
 
 if __name__ == "__main__":
@@ -228,7 +241,7 @@ def test_a_slot_that_was_handed_on_is_not_borrowed_from_who_had_it(
 CHAIN = """
 import ast, sys
 sys.path.insert(0, sys.argv[1])
-from test_few_slots import level
+from test_waiting import level
 from jobserver import Jobserver
 
 if __name__ == "__main__":
@@ -245,3 +258,182 @@ def test_trees_of_jobs_of_a_program_below_a_job_end_on_one_slot(method: Any, see
     with Jobserver(method, 1) as js:
         assert js(run_below, command).result(DEADLINE) == f"{jobs_of(plan)}\n", plan
         assert js._owner.open_pool().free() == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+@pytest.mark.parametrize("method", FORKS)
+def test_recursion_ends_on_few_slots(made: Make, waiting: str, slots: int) -> None:
+    js = made(slots, waiting=waiting)
+    assert js(recurse, js, 5, 3).result(DEADLINE) == sum(3**level for level in range(5))
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+@pytest.mark.parametrize("method", ["spawn"])
+def test_recursion_of_spawned_jobs_ends_on_one_slot(made: Make, waiting: str) -> None:
+    js = made(1, waiting=waiting)
+    assert js(recurse_in_turn, js, 4).result(DEADLINE) == 4
+
+
+def submit_gated(js: Jobserver) -> int:
+    asked: list[None] = []
+    job = js.submit(os.getpid, sleep_fn=lambda: asked.append(None))
+    assert job.result() != os.getpid()
+    return len(asked)
+
+
+@pytest.mark.parametrize("waiting", ["hold", "yield"])
+def test_a_gated_submission_of_a_job_ends_on_one_slot(made: Make, waiting: str) -> None:
+    js = made(1, waiting=waiting)
+    assert js(submit_gated, js).result(DEADLINE) >= 1
+
+
+def submit_at_once(js: Jobserver, levels: int, gated: bool) -> int:
+    """How many levels below there was a slot for."""
+    gate = (lambda: None) if gated else None
+    try:
+        job = js.submit(submit_at_once, args=(js, levels - 1, gated), timeout=0, sleep_fn=gate)
+    except Blocked:
+        return 0
+    return 1 + job.result()
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_submission_that_does_not_wait_is_not_lent_a_slot(
+    made: Make, slots: int, gated: bool
+) -> None:
+    js = made(slots)
+    assert js(submit_at_once, js, 9, gated).result(DEADLINE) == slots - 1
+
+
+def submit_without_a_slot(js: Jobserver, wait: bool) -> int:
+    future = js.submit(recurse, args=(js, 2, 2), consume=0)
+    if wait:
+        return future.result()
+    js.close()
+    return future.result(0)
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["in result", "in close"])
+def test_whoever_waits_for_a_job_without_a_slot_leaves_its_own_to_the_jobs_of_that_one(
+    made: Make, wait: bool
+) -> None:
+    js = made(1)
+    assert js(submit_without_a_slot, js, wait).result(DEADLINE) == 3
+    assert_soon(lambda: free(js) == 1)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("method", FORKS)
+def test_jobs_that_yield_never_run_more_at_once_than_there_are_slots(
+    made: Make, slots: int
+) -> None:
+    js = made(slots, waiting="yield")
+    spans = js(timed, js, 4).result(DEADLINE)
+    assert Recorded.of(spans).most <= slots
+
+
+@pytest.mark.parametrize("name", ["waiting", "orphans"])
+@pytest.mark.parametrize("value", ["", "never", None, 1, b"hold"])
+@pytest.mark.parametrize("method", METHODS[:1])
+def test_unknown_ways_are_refused_by_name(method: StartMethod, name: str, value: Any) -> None:
+    ways: Any = {name: value}
+    with pytest.raises((TypeError, ValueError), match=name):
+        Jobserver(method, 1, **ways)
+
+
+#: How long it is watched, in seconds.
+WATCHED = 10
+
+
+#: A wait that has brought no news for a second is left once, to look whether news can come.
+QUIET = 1.5
+
+
+def switches(pid: int) -> tuple[int, int]:
+    """How often a process has gone to sleep, and how often it has been made to."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    counts = dict(line.split(":") for line in status if "ctxt_switches" in line)
+    return int(counts["voluntary_ctxt_switches"]), int(counts["nonvoluntary_ctxt_switches"])
+
+
+def sleeps(pid: int) -> bool:
+    """Whether it sleeps in a system call that it does so in for good."""
+    return "poll" in Path(f"/proc/{pid}/wchan").read_text()
+
+
+def wait_for_a_slot(js: Jobserver) -> int:
+    return js(int, "7").result()
+
+
+def wait_for_a_result(js: Jobserver, end: Any) -> Any:
+    return js.submit(held, args=(end,), consume=0).result() and 7
+
+
+@contextlib.contextmanager
+def those_who_wait(method: StartMethod, waiting: Any) -> Iterator[list[int]]:
+    """Processes that wait for a slot of a full pool, or for a result."""
+    hold = Hold()
+    with Jobserver(method, 2, waiting=waiting) as js:
+        try:
+            holders = [js(held, hold.end) for _ in range(2)]
+            waiters: list[Future[int]] = [
+                js.submit(wait_for_a_slot, args=(js,), consume=0),
+                js.submit(wait_for_a_slot, args=(js,), consume=0),
+                js.submit(wait_for_a_result, args=(js, hold.end), consume=0),
+            ]
+            yield [future.pid for future in waiters]
+        finally:
+            hold.let_go(3)
+        assert [future.result(DEADLINE) for future in waiters] == [7, 7, 7]
+        assert len([future.result(DEADLINE) for future in holders]) == 2
+    hold.close()
+
+
+@pytest.mark.slow
+def test_nothing_wakes_those_who_wait_on_a_full_pool() -> None:
+    # Two pools in the time of one.
+    with those_who_wait("fork", "hold") as some, those_who_wait("forkserver", "yield") as others:
+        pids = some + others
+        settle_down(pids)
+        before = [switches(pid) for pid in pids]
+        time.sleep(WATCHED)  # what is watched is this time itself
+        assert [switches(pid) for pid in pids] == before
+
+
+def settle_down(pids: list[int]) -> None:
+    """Until all sleep, and have been seen to sleep on."""
+    deadline = time.monotonic() + DEADLINE
+    seen: list[Any] = []
+    since = time.monotonic()
+    while time.monotonic() < since + QUIET:
+        assert time.monotonic() < deadline, "they do not come to rest"
+        now = [(sleeps(pid), switches(pid)) for pid in pids]
+        if now != seen or not all(asleep for asleep, _ in now):
+            seen, since = now, time.monotonic()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("method", OWNERS_METHODS)
+def test_waiting_for_a_call_of_map_costs_no_cpu(js: Jobserver, hold: Hold) -> None:
+    for calls in (1, 5):  # with nothing more to start, and with something
+        results = js.map(held, [(hold.end,)] * calls, chunksize=1, timeout=0.5)
+        before = time.process_time()
+        with pytest.raises(Blocked):
+            next(results)
+        assert time.process_time() - before < 0.25
+        results.close()
+        hold.let_go(min(calls, 2))
+        settle(js)
+
+
+@pytest.mark.parametrize("method", OWNERS_METHODS)
+def test_waiting_for_what_completes_first_costs_no_cpu(js: Jobserver, hold: Hold) -> None:
+    job = js(held, hold.end)
+    completed = js.as_completed([job], timeout=0.5)
+    before = time.process_time()
+    with pytest.raises(Blocked):
+        next(completed)
+    assert time.process_time() - before < 0.25
+    hold.let_go()

@@ -1,4 +1,8 @@
-"""The fork server's processes ahead of need, and what it imports ahead of need (`preload`)."""
+"""The fork server's helper process: its life and death, its processes ahead of need, and what it
+imports ahead of need (`preload`).
+
+Not here: Ctrl-C while it does not answer (test_interrupts), and its limits (test_system_limits).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import reap, wait_until
+from conftest import DEADLINE, children, reap, wait_until
 from holding import free
+from test_close import parents
+from test_deaths import Pipes, assert_unknown, death_of, say_and_hold, told
+from test_threads import together
 
 from jobserver import Jobserver
 from jobserver._start import introduction
@@ -77,6 +86,7 @@ def test_processes_ahead_that_were_killed_are_passed_over(busy: Jobserver) -> No
         reap(busy)
 
 
+@pytest.mark.fresh
 def test_processes_ahead_end_when_memory_is_short_and_cost_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,22 +128,6 @@ def test_closing_ends_the_processes_ahead_though_a_child_has_their_channels(
     assert not any(os.path.exists(f"/proc/{process}") for process in there)
     os.close(writer)
     os.waitpid(child, 0)
-
-
-def test_processes_ahead_end_with_a_killed_owner() -> None:
-    program = (
-        "import os, signal\n"
-        "from jobserver import Jobserver\n"
-        "if __name__ == '__main__':\n"
-        "    js = Jobserver('forkserver', 2)\n"
-        "    pids = [js(os.getpid).result() for _ in range(6)]\n"
-        "    print(js._owner.starter._helper.pid, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    owner = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
-    assert owner.returncode == -signal.SIGKILL
-    helper = int(owner.stdout)
-    wait_until(lambda: not os.path.exists(f"/proc/{helper}/exe"))
 
 
 def folder_and_path() -> tuple[str, list[str]]:
@@ -207,6 +201,7 @@ def folder_and_argv() -> tuple[str, list[str]]:
     return os.getcwd(), list(sys.argv)
 
 
+@pytest.mark.fresh
 def test_a_job_sees_what_its_owner_has_changed_in_place(
     make_jobserver: Callable[..., Jobserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,3 +291,217 @@ def test_forks_are_rehearsed_where_nobody_would_notice(first: str, expected: boo
     asked = "from jobserver._start import forkserver; print(forkserver._nobody_minds_forks())"
     command = [sys.executable, "-I", "-c", first + asked]
     assert subprocess.run(command, capture_output=True, text=True).stdout == f"{expected}\n"
+
+
+@pytest.fixture
+def helper_of(js: Jobserver) -> Iterator[Callable[[], int]]:
+    """The pid of the Jobserver's fork server, which must be running."""
+    before = children()
+
+    def find() -> int:
+        (pid,) = children() - before
+        return pid
+
+    yield find
+
+
+def kill(pid: int) -> None:
+    """Kills a child and waits for its end, but leaves it to be reaped."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+with_a_helper = pytest.mark.parametrize("method", ["forkserver"])
+
+
+def die_holding(conn: Connection, signum: int) -> None:
+    """Waits to be told, then dies."""
+    conn.send("running")
+    conn.recv()
+    signal.raise_signal(signum)
+
+
+def submit_after(conn: Connection, js: Jobserver) -> int:
+    js(os.getpid).result()
+    conn.send("running")
+    conn.recv()
+    return js(os.getpid).result()
+
+
+@with_a_helper
+def test_a_killed_helper_is_replaced(js: Jobserver, helper_of: Callable[[], int]) -> None:
+    helpers = set()
+    for _ in range(3):
+        assert js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE) == 1
+        helpers.add(helper_of())
+        kill(helper_of())
+    assert len(helpers) == 3
+
+
+@with_a_helper
+def test_a_helper_that_is_dying_costs_no_submission(
+    js: Jobserver, helper_of: Callable[[], int]
+) -> None:
+    for n in range(10):
+        assert js.submit(abs, args=(-n,), timeout=DEADLINE).result(DEADLINE) == n
+        os.kill(helper_of(), signal.SIGKILL)  # and submits without waiting for its end
+
+
+@with_a_helper
+@pytest.mark.parametrize(
+    "how, told", [("os._exit(3)", "code 3"), ("os.kill(os.getpid(), 9)", "KILL")]
+)
+def test_a_helper_that_ends_again_and_again_is_an_error_that_says_how(
+    make_jobserver: Callable[..., Jobserver],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    told: str,
+) -> None:
+    (tmp_path / "ends_the_helper.py").write_text(f"import os\n{how}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    js = make_jobserver(preload=["ends_the_helper"])
+    for call in (js, lambda fn: js.submit(fn, timeout=0), lambda fn: js.map(fn, [()])):
+        with pytest.raises(RuntimeError, match=f"no job was started: .*{told}") as raised:
+            call(int)
+        assert type(raised.value) is RuntimeError
+    assert js._owner.open_pool().free() == 2
+
+
+@with_a_helper
+def test_a_job_outlives_its_helper(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    assert told(ours) == "running"
+    kill(helper_of())
+    assert not future.done()
+    ours.send("still here")
+    assert future.result(DEADLINE) == "still here"
+
+
+@with_a_helper
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_death_without_a_helper_is_told_as_unknown(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes, signum: int
+) -> None:
+    ours, theirs = pipes()
+    future = js(die_holding, theirs, signum)
+    theirs.close()
+    assert told(ours) == "running"
+    kill(helper_of())
+    ours.send("die")
+    assert_unknown(death_of(future))
+    assert js(abs, -1).result(DEADLINE) == 1
+
+
+@with_a_helper
+def test_a_job_whose_helper_is_gone_can_still_be_signalled(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(say_and_hold, theirs)
+    assert told(ours) == "running"
+    kill(helper_of())
+    assert future.wait(DEADLINE, signal=signal.SIGKILL)
+    assert_unknown(death_of(future))
+
+
+@with_a_helper
+def test_a_job_replaces_a_killed_helper_too(
+    js: Jobserver, helper_of: Callable[[], int], pipes: Pipes
+) -> None:
+    ours, theirs = pipes()
+    future = js(submit_after, theirs, js)
+    assert told(ours) == "running"
+    kill(helper_of())
+    ours.send("submit")
+    assert future.result(DEADLINE) > 0
+
+
+@with_a_helper
+def test_the_helper_is_deaf_to_ctrl_c(js: Jobserver, helper_of: Callable[[], int]) -> None:
+    js(abs, -1).result(DEADLINE)
+    helper = helper_of()
+    os.kill(helper, signal.SIGINT)
+    assert js(abs, -1).result(DEADLINE) == 1
+    assert helper_of() == helper
+
+
+@with_a_helper
+@pytest.mark.parametrize("killed", [False, True], ids=["first", "after a kill"])
+def test_threads_that_submit_at_once_start_one_helper(
+    make_jobserver: Callable[..., Jobserver],
+    helper_of: Callable[[], int],
+    killed: bool,
+) -> None:
+    js = make_jobserver(slots=4)
+    if killed:
+        js(abs, -1).result(DEADLINE)
+        kill(helper_of())
+    results: list[int] = []
+    ready = threading.Barrier(16)
+
+    def submit() -> None:
+        ready.wait(DEADLINE)
+        results.append(js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE))
+
+    threads = [threading.Thread(target=submit) for _ in range(16)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+    finally:
+        sys.setswitchinterval(interval)
+    assert results == [1] * 16
+    helper_of()  # raises unless there is exactly one
+
+
+def use_handle(js: Jobserver) -> int:
+    return js.submit(int, args=(7,), consume=0).result()
+
+
+@with_a_helper
+def test_a_handle_can_be_an_argument_also_of_the_job_that_finds_the_helper_killed(
+    js: Jobserver,
+) -> None:
+    assert js(use_handle, js).result() == 7
+    starter: Any = js._owner.starter
+    os.kill(starter._helper.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, starter._helper.pid, os.WEXITED | os.WNOWAIT)
+    assert js(use_handle, js).result() == 7
+
+
+def test_one_helper_serves_the_whole_tree_and_is_gone_after_closing() -> None:
+    before = children()
+    js = Jobserver("forkserver", 3)
+    helpers = js(parents, js, 3).result()
+    assert helpers == children() - before
+    assert len(helpers) == 1
+    js.close()
+    assert children() == before
+
+
+def test_threads_that_submit_first_start_one_fork_server(hasty: None) -> None:
+    before = children()
+    for _ in range(10):
+        with Jobserver("forkserver", 4) as js:
+            together(*[lambda js=js: js(int, 0).result()] * 4)
+        assert children() == before
+
+
+def test_threads_that_find_the_fork_server_killed_all_get_their_jobs(hasty: None) -> None:
+    before = children()
+    for _ in range(10):
+        with Jobserver("forkserver", 4) as js:
+            js(int, 0).result()
+            starter: Any = js._owner.starter
+            os.kill(starter._helper.pid, signal.SIGKILL)
+            results: list[int] = []
+            together(*[lambda js=js, r=results: r.append(js(int, 7).result())] * 4)
+            assert results == [7] * 4
+        assert children() == before
