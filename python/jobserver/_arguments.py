@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, List, Literal, Mapping, NoReturn, Op
 
 from . import _main, _native
 from ._signals import raised_by_handler
-from ._wording import called
+from ._wording import converted
 
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]
@@ -45,7 +45,7 @@ _OTHERS_NAMES = {
 }
 
 
-def ours(name: str) -> str:
+def our_name(name: str) -> str:
     """The end of a message about a name of other pools: this package's name, if there is one."""
     known = _OTHERS_NAMES.get(name)
     return f"; here that is {known}" if known else ""
@@ -59,7 +59,7 @@ class Foreign:
         self._name = name
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
-        raise AttributeError(f"a {owner.__name__} has no {self._name!r}{ours(self._name)}")
+        raise AttributeError(f"a {owner.__name__} has no {self._name!r}{our_name(self._name)}")
 
 
 def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:
@@ -76,13 +76,13 @@ def misplaced(fn: Any, values: tuple[Any, ...]) -> TypeError:
 def unknown(call: str, names: Iterable[str]) -> TypeError:
     """The error that says that a call has no such arguments."""
     name = next(iter(names))
-    return TypeError(f"{call} has no argument {name!r}{ours(name)}")
+    return TypeError(f"{call} has no argument {name!r}{our_name(name)}")
 
 
 def _said(value: Any) -> str:
     """The repr of any value, for a message. Python itself refuses to convert an int of 5,000
     digits."""
-    return called(repr, value)
+    return converted(repr, value)
 
 
 def whole_number(value: Any, name: str) -> int:

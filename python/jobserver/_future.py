@@ -57,9 +57,9 @@ class Future(_native.Promise, Generic[T]):
             state = "running"
         else:
             state = "died" if isinstance(self._outcome, _native.Death) else "finished"
-        return f"<Future of {self._called()}: {state}>"
+        return f"<Future of {self._described()}: {state}>"
 
-    def _called(self) -> str:
+    def _described(self) -> str:
         """The job's pid, and its function's name if it has one, for messages."""
         return f"job {self._pid} of {self._name}" if self._name else f"job {self._pid}"
 
@@ -284,5 +284,5 @@ class _Callbacks:
         except Exception as e:
             if raised_by_handler(e):
                 raise
-            text = f"callback {callback.seqno} of {future!r} raised {_wording.called(repr, e)}"
+            text = f"callback {callback.seqno} of {future!r} raised {_wording.converted(repr, e)}"
             raise CallbackRaised(callback.seqno, future, text) from e

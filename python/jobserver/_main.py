@@ -198,7 +198,7 @@ def not_imported(error: BaseException) -> str | None:
 
 def advice(error: BaseException) -> str:
     """Advice for a job that cannot load its function or arguments; empty if there is none."""
-    if isinstance(error, AttributeError) and "__main__" in _wording.called(str, error):
+    if isinstance(error, AttributeError) and "__main__" in _wording.converted(str, error):
         return (
             ": a job imports the main module, which does not define this name there; put it into a "
             "module, or install nestable-jobserver[cloudpickle], which sends many objects by value"

@@ -258,7 +258,7 @@ def _claim(end: int) -> Iterator[None]:
 
 
 @atexit.register
-def _leave() -> None:
+def _forget_tracker() -> None:
     """At the end of the program: prevents CPython from waiting for the tracker. The tracker ends
     only when all processes that have the pipe have ended, and children that the user has forked
     from this process may run on."""

@@ -46,11 +46,11 @@ def in_words(error: BaseException) -> str:
     name = kind.__qualname__
     if kind.__module__ != "builtins" and not kind.__module__.startswith("_"):
         name = f"{kind.__module__}.{name}"
-    text = called(str, error)
+    text = converted(str, error)
     return f"{name}: {text}" if text else name
 
 
-def called(convert: Callable[[Any], str], value: Any) -> str:
+def converted(convert: Callable[[Any], str], value: Any) -> str:
     """The `str` or `repr` of a value, shortened; or a text that says that it failed."""
     try:
         text = convert(value)
@@ -153,7 +153,7 @@ def _alone(error: BaseException) -> str:
         shown = shown[-_FRAMES // 2 :]
     lines += _formatted(shown)
     lines.append(f"{in_words(error)}\n")
-    lines += (f"{called(str, note)}\n" for note in notes[:_LINKS])
+    lines += (f"{converted(str, note)}\n" for note in notes[:_LINKS])
     lines += (f"  | {in_words(member)}\n" for member in members[:_LINKS])
     if len(members) > _LINKS:
         lines.append(f"  | ... {len(members) - _LINKS} exceptions left out ...\n")
@@ -167,7 +167,7 @@ def _formatted(steps: list[TracebackType]) -> list[str]:
     return traceback.StackSummary.extract(frames).format()
 
 
-def shorn(error: BaseException, hidden: Callable[[str], bool]) -> BaseException:
+def without_steps(error: BaseException, hidden: Callable[[str], bool]) -> BaseException:
     """The exception without the steps of its traceback in files that are `hidden`."""
     shown = [step for step in steps(error) if not hidden(step.tb_frame.f_code.co_filename)]
     traceback: TracebackType | None = None

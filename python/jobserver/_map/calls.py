@@ -19,7 +19,7 @@ from .._wire.segments import Payload
 Errors = List[Tuple[int, BaseException]]
 
 
-class Made(NamedTuple):
+class ChunkOutcome(NamedTuple):
     """The message of a chunk's job. If it has fewer values than the chunk has calls, the job ended
     early."""
 
@@ -87,7 +87,7 @@ def run(
     count = calls.end - calls.first
     values, raised, seconds = progress.run(place, fn, *calls.iterators(), count, limit)
     failures = [(call, result.failure(error)) for call, error in raised]
-    return result.Dumped(_dump(Made(values, failures, seconds)))
+    return result.Dumped(_dump(ChunkOutcome(values, failures, seconds)))
 
 
 #: Types that need none of multiprocessing's reducers, so the quickest pickling serves them; and up
@@ -97,7 +97,7 @@ _SIMPLE = pickling.SIMPLE | {bytes}
 _FEW = 50
 
 
-def _dump(made: Made) -> Payload:
+def _dump(made: ChunkOutcome) -> Payload:
     if len(made.values) <= _FEW and _SIMPLE.issuperset(map(type, made.values)):
         return pickling.dump_plain((tuple(made), None))
     try:
@@ -106,7 +106,7 @@ def _dump(made: Made) -> Payload:
         return pickling.dump((tuple(_without_unpicklable(made)), None))
 
 
-def _without_unpicklable(made: Made) -> Made:
+def _without_unpicklable(made: ChunkOutcome) -> ChunkOutcome:
     """The same, with an error for each value that cannot be pickled."""
     failures = dict(made.failures)
     for call, value in enumerate(made.values):

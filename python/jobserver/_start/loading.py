@@ -194,7 +194,7 @@ def _not_loaded(error: BaseException) -> result.NotLoaded:
         return result.NotLoaded(mended)
     what = f"the job could not load what it was to run: {_wording.in_words(error)}"
     made = result.NotLoaded(what + _main.advice(error))
-    shorn = _wording.shorn(error, _is_machinery)
+    shorn = _wording.without_steps(error, _is_machinery)
     if shorn.__traceback__ is not None or shorn.__cause__ or shorn.__context__:
         made.told = _wording.traceback_of(shorn)
     return made

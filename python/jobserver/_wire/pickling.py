@@ -297,7 +297,7 @@ _HELP = (
 def _is_of_code(error: BaseException) -> bool:
     """Whether pickle failed at an object that cloudpickle can pickle: a function, class or
     module."""
-    text = _wording.called(str, error)
+    text = _wording.converted(str, error)
     if isinstance(error, TypeError):
         return "'module'" in text
     return isinstance(error, (pickle.PicklingError, AttributeError)) and any(

@@ -128,7 +128,7 @@ def load_failure(failure: Failure) -> BaseException:
             f"the job raised {summary}, which cannot be unpickled here: {_wording.in_words(e)}"
         )
     if not isinstance(error, BaseException):
-        what = _wording.called(repr, error)
+        what = _wording.converted(repr, error)
         error = pickle.UnpicklingError(
             f"the job raised {summary}, which pickles as something else: {what}"
         )

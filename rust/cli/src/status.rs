@@ -12,11 +12,11 @@ pub(crate) fn status() -> Result<i32> {
     });
     let mut text = String::new();
     match in_force {
-        Some(pool) => text.push_str(&of(&pool)?),
+        Some(pool) => text.push_str(&describe(&pool)?),
         None => {
             for home in homes() {
                 match Pool::open(&home) {
-                    Ok(pool) => text.push_str(&of(&pool)?),
+                    Ok(pool) => text.push_str(&describe(&pool)?),
                     Err(e) if e.kind() == ErrorKind::Elsewhere => {
                         text.push_str(&format!("{}: {e}\n", home.display()));
                     }
@@ -33,7 +33,7 @@ pub(crate) fn status() -> Result<i32> {
     Ok(0)
 }
 
-fn of(pool: &Pool) -> Result<String> {
+fn describe(pool: &Pool) -> Result<String> {
     pool.reclaim();
     let (slots, free) = (pool.slots(), pool.free()?);
     let name = pool.auth().to_os_string();

@@ -162,9 +162,9 @@ pub(crate) fn body_to_python(py: Python<'_>, body: Body) -> PyResult<Py<PyAny>> 
 }
 
 /// A frame in Python: its contents, and the descriptors that came with it.
-pub(crate) type Received = (Py<PyAny>, Descriptors);
+pub(crate) type MessageParts = (Py<PyAny>, Descriptors);
 
-pub(crate) fn frame_to_python(py: Python<'_>, frame: Frame) -> PyResult<Received> {
+pub(crate) fn frame_to_python(py: Python<'_>, frame: Frame) -> PyResult<MessageParts> {
     let came = frame.descriptors.into_iter().map(Arc::new).collect();
     Ok((body_to_python(py, frame.body)?, Descriptors(Mutex::new(came))))
 }
@@ -207,7 +207,7 @@ impl Channel {
 
     /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
     /// then on. None if the owner has ended or gave up, or if no introduction came for long.
-    fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<Received>> {
+    fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<MessageParts>> {
         let introduction = self.worker().introduction(&Interpreter(py))?;
         let Some(frame) = introduction else { return Ok(None) };
         frame_to_python(py, frame).map(Some)

@@ -39,7 +39,7 @@ impl OwnerHost<Py<Promise>> for OwnersInterpreter<'_, '_> {
         let future = job.into_bound(self.py);
         let outcome = outcome_to_python(&future, outcome)
             .unwrap_or_else(|error| error.into_value(self.py).into_any());
-        if Promise::tell(&future, outcome)? {
+        if Promise::deliver(&future, outcome)? {
             append(self.finished.bind(self.py), &future)?;
         }
         Ok(())

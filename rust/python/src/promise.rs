@@ -223,7 +223,7 @@ impl Promise {
 
     /// Stores the outcome of the job. Returns whether the package must handle the Future: it has
     /// callbacks, or a memory file to read before its Jobserver closes.
-    pub(crate) fn tell(this: &Bound<'_, Self>, outcome: Py<PyAny>) -> PyResult<bool> {
+    pub(crate) fn deliver(this: &Bound<'_, Self>, outcome: Py<PyAny>) -> PyResult<bool> {
         let (py, promise) = (this.py(), this.get());
         let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
         *promise.outcome.lock() = Some(outcome); // delivered only once, so it replaces nothing

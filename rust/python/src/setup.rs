@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A namespace, a name in it, and the value that the name gets.
-type Assignment = (Py<PyDict>, Py<PyString>, Py<PyAny>);
+type DictItem = (Py<PyDict>, Py<PyString>, Py<PyAny>);
 
 /// The values of the variables that are set.
 type Values<'py> = [Option<Bound<'py, PyBytes>>; CHANGED.len()];
@@ -34,7 +34,7 @@ type Values<'py> = [Option<Bound<'py, PyBytes>>; CHANGED.len()];
 pub(crate) struct Setup {
     /// The dictionary of `os.environ`: names and values are bytes.
     environ: Py<PyDict>,
-    assignments: Vec<Assignment>,
+    assignments: Vec<DictItem>,
     null_stdin: bool,
     /// The namespace and the name for the parent's sentinel.
     sentinel: (Py<PyDict>, Py<PyString>),

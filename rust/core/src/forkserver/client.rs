@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::{no_sigpipe, Descriptor};
-use crate::process::{leave, Child, ExitStatus, Lifeline};
+use crate::process::{leave_running, Child, ExitStatus, Lifeline};
 use crate::wait::{Wait, Woken};
 use crate::wire::{Channel, Frame, Head, Received};
 use rustix::fd::AsFd;
@@ -94,13 +94,13 @@ impl ForkServer {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        let requests = self.requests.intact().map_err(|_| gone())?;
+        let requests = self.requests.intact().map_err(|_| fork_server_gone())?;
         match sendmsg(requests, &[IoSlice::new(b"f")], &mut ancillary, flags) {
             Ok(_) => Ok(true),
             Err(e) if e == not_now => Ok(false),
             Err(e) => {
                 let error = Error::system("cannot ask the fork server")(e);
-                Err(if error.is_hang_up() { gone() } else { error })
+                Err(if error.is_hang_up() { fork_server_gone() } else { error })
             }
         }
     }
@@ -115,7 +115,7 @@ impl ForkServer {
         match channel.try_receive(&mut [0; SHORT])? {
             Received::Frame(frame) => answered(frame).map(Some),
             Received::NothingYet if woken == Woken::Interrupted => Ok(None),
-            _ => Err(gone()),
+            _ => Err(fork_server_gone()),
         }
     }
 
@@ -178,7 +178,7 @@ impl ForkServer {
 impl Drop for ForkServer {
     fn drop(&mut self) {
         match self.process.take() {
-            Some(process) if self.ended.get().is_none() => leave(process, None),
+            Some(process) if self.ended.get().is_none() => leave_running(process, None),
             _ => {}
         }
     }
@@ -195,6 +195,6 @@ fn answered(frame: Frame) -> Result<Child> {
 }
 
 /// The error of a request to a helper that has ended.
-pub fn gone() -> Error {
+pub fn fork_server_gone() -> Error {
     Error::new(ErrorKind::ForkServerGone, "the fork server has ended")
 }

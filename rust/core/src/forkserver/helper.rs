@@ -1,7 +1,7 @@
 //! The fork server of a tree of jobs, as one owner uses it, whether it runs or not; and the workers
 //! that it has forked ahead.
 
-use super::{gone, Ahead, ForkServer};
+use super::{fork_server_gone, Ahead, ForkServer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::platform::Descriptor;
@@ -13,26 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// See the module. No lock is held while other threads of the host, or code of the user, can run.
 /// So neither a fork by another thread nor an interruption can leave it locked.
 #[derive(Debug, Default)]
-pub struct Helper(Mutex<State>);
+pub struct Helper(Mutex<HelperState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct HelperState {
     running: Option<Arc<ForkServer>>,
     /// The workers that this process has requested.
     ahead: Ahead,
 }
 
 /// A worker that the fork server has forked: the owner's end of its channel, and its process.
-type Forked = (Channel, Child);
+type ForkedJob = (Channel, Child);
 
 impl Helper {
     /// A helper that another process of the tree has started, by its request socket.
     pub fn join(requests: Descriptor) -> Helper {
         let running = Some(Arc::new(ForkServer::join(requests)));
-        Helper(Mutex::new(State { running, ahead: Ahead::default() }))
+        Helper(Mutex::new(HelperState { running, ahead: Ahead::default() }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HelperState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,11 +119,14 @@ impl Helper {
 
     /// Takes a worker that was forked ahead and has neither failed nor ended. None if there is
     /// none.
-    pub fn take_ahead<H: Host>(&self, host: &H) -> std::result::Result<Option<Forked>, H::Error> {
+    pub fn take_ahead<H: Host>(
+        &self,
+        host: &H,
+    ) -> std::result::Result<Option<ForkedJob>, H::Error> {
         let helper = self.current()?;
         if helper.is_gone() {
             // The workers may still run, but nothing would report how they end.
-            return Err(self.give_up(host, &helper, gone()));
+            return Err(self.give_up(host, &helper, fork_server_gone()));
         }
         loop {
             let Some(channel) = self.state().ahead.take() else { return Ok(None) };
@@ -140,7 +143,7 @@ impl Helper {
         &self,
         host: &H,
         lifeline: Option<&Lifeline>,
-    ) -> std::result::Result<Forked, H::Error> {
+    ) -> std::result::Result<ForkedJob, H::Error> {
         let helper = self.current()?;
         let (owner_end, job_end) = Channel::pair()?;
         // The first try keeps the host's lock, because it is quick: another thread that ran could
@@ -159,7 +162,7 @@ impl Helper {
 
     /// Requests workers ahead until there are `number`. Waits for none of them.
     pub fn top_up(&self, number: usize, lifeline: Option<&Lifeline>) -> Result<()> {
-        let State { running, ahead } = &mut *self.state();
+        let HelperState { running, ahead } = &mut *self.state();
         match running {
             Some(running) => ahead.top_up(number, running, lifeline),
             None => Ok(()),

@@ -24,6 +24,6 @@ mod helper;
 mod server;
 
 pub use ahead::Ahead;
-pub use client::{gone, ForkServer};
+pub use client::{fork_server_gone, ForkServer};
 pub use helper::Helper;
 pub use server::Server;

@@ -69,7 +69,7 @@ pub struct MakeFlags {
 impl MakeFlags {
     /// Reads a value of MAKEFLAGS. Every value has a meaning; none is refused.
     pub fn parse(value: &OsStr) -> MakeFlags {
-        Parts::of(value.as_bytes()).says
+        Parts::parse(value.as_bytes()).says
     }
 }
 
@@ -82,7 +82,7 @@ pub fn export(
     for_make: Option<(RawFd, RawFd)>,
     slots: usize,
 ) -> OsString {
-    let parts = Parts::of(existing.unwrap_or_default().as_bytes());
+    let parts = Parts::parse(existing.unwrap_or_default().as_bytes());
     // As in make's own values, there is a blank even where there are no letters. Makefiles that
     // look for a letter in the first word of `-$(MAKEFLAGS)` would otherwise see the letters of our
     // options. Our options come first, where no option or backslash at the end of `existing` can
@@ -130,7 +130,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn of(value: &'a [u8]) -> Parts<'a> {
+    fn parse(value: &'a [u8]) -> Parts<'a> {
         let mut parts = Parts::default();
         let mut words = Words { rest: value }.peekable();
         let mut first = true;
@@ -140,18 +140,18 @@ impl<'a> Parts<'a> {
                 break;
             }
             let letters = letters(&word.text, first);
-            let asked = Asked::for_word(&word.text, letters);
+            let asked = MakeOption::for_word(&word.text, letters);
             // Make never writes a value as a word of its own, but accepts it so.
             let mut value = |attached: &[u8], fits: fn(&[u8]) -> bool| match attached {
                 [] => words.next_if(|next| fits(&next.text)).map_or(vec![], |next| next.text),
                 _ => attached.to_vec(),
             };
             match asked {
-                Some(Asked::Jobs(n)) => parts.says.jobs = number(&value(n, is_number)),
-                Some(Asked::Pool(name)) => {
+                Some(MakeOption::Jobs(n)) => parts.says.jobs = number(&value(n, is_number)),
+                Some(MakeOption::Pool(name)) => {
                     parts.says.named = PoolName::from_value(value(name, is_no_option))
                 }
-                Some(Asked::ForMake) | None => {}
+                Some(MakeOption::ForMake) | None => {}
             }
             parts.says.dry_run |= letters.is_some_and(|letters| letters.contains(&b'n'));
             parts.keep(&word, letters, asked.is_some());
@@ -175,25 +175,25 @@ impl<'a> Parts<'a> {
 
 /// The request of an option, with the value that is attached to it (or nothing).
 #[derive(Clone, Copy)]
-enum Asked<'t> {
+enum MakeOption<'t> {
     Jobs(&'t [u8]),
     Pool(&'t [u8]),
     ForMake,
 }
 
-impl<'t> Asked<'t> {
-    fn for_word(word: &'t [u8], letters: Option<&[u8]>) -> Option<Asked<'t>> {
+impl<'t> MakeOption<'t> {
+    fn for_word(word: &'t [u8], letters: Option<&[u8]>) -> Option<MakeOption<'t>> {
         if let Some(letters) = letters {
-            return word[letters.len()..].strip_prefix(b"j").map(Asked::Jobs);
+            return word[letters.len()..].strip_prefix(b"j").map(MakeOption::Jobs);
         }
         let (name, value) = match word.iter().position(|&c| c == b'=') {
             Some(equals) => (&word[..equals], &word[equals + 1..]),
             None => (word, &[][..]),
         };
         match name {
-            b"--jobs" => Some(Asked::Jobs(value)),
-            b"--jobserver-auth" | b"--jobserver-fds" => Some(Asked::Pool(value)),
-            _ if name == FOR_MAKE.as_bytes() => Some(Asked::ForMake),
+            b"--jobs" => Some(MakeOption::Jobs(value)),
+            b"--jobserver-auth" | b"--jobserver-fds" => Some(MakeOption::Pool(value)),
+            _ if name == FOR_MAKE.as_bytes() => Some(MakeOption::ForMake),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Closing an owner, and the fate of its jobs when it is dropped.
 
-use super::shared::{Owner, Phase, State};
+use super::shared::{Owner, OwnerState, Phase};
 use super::OwnerHost;
 use crate::error::{Error, Result};
 use crate::process::{reap_left, Kept};
@@ -74,7 +74,7 @@ impl<J> Owner<J> {
     }
 }
 
-impl<J> State<J> {
+impl<J> OwnerState<J> {
     /// Whether no job runs and no launch has begun.
     fn is_idle(&self) -> bool {
         self.launching.is_empty() && self.jobs.outstanding() == 0

@@ -10,11 +10,11 @@
 //! sleep: see [`Jobs::begin_wait`].
 
 use super::outcome::{JobId, Started};
-use super::process::{Process, State};
+use super::process::{Process, ProcessState};
 use super::quiet::Quiet;
 use crate::error::{Error, Result};
 use crate::platform::{backend, ReadySet};
-use crate::process::{getpid, leave, Child, Family, Kept, Pid, Signal};
+use crate::process::{getpid, leave_running, Child, Family, Kept, Pid, Signal};
 use crate::slots::{Assignment, Launched, Slot};
 use crate::wait::Bell;
 use crate::wire::{Channel, Head};
@@ -36,7 +36,7 @@ pub struct Jobs<J = ()> {
     pub(super) set: Option<Box<dyn ReadySet>>,
     pub(super) processes: HashMap<u64, Process<J>>,
     /// The idle processes. The next launch goes to the last of them, which worked last: its memory
-    /// is the warmest, and superfluous workers can leave.
+    /// is the warmest, and superfluous workers can end.
     pub(super) idle: Vec<u64>,
     /// Children whose exit no descriptor reports.
     pub(super) unwatched: BTreeSet<u64>,
@@ -111,8 +111,9 @@ impl<J> Jobs<J> {
     /// The number of jobs that run on slots, as far as it is known. If this is the number of all
     /// slots, and the caller has a slot, then one of these jobs is about to send its result.
     pub fn on_slots(&self) -> usize {
-        let on_slot =
-            |process: &&Process<J>| process.state == State::Running && process.slot.is_some();
+        let on_slot = |process: &&Process<J>| {
+            process.state == ProcessState::Running && process.slot.is_some()
+        };
         self.processes.values().filter(on_slot).count()
     }
 
@@ -129,7 +130,7 @@ impl<J> Jobs<J> {
     /// Whether a job runs that was started without a slot. It has none to lend to jobs of its own.
     pub fn any_without_slot(&self) -> bool {
         let without =
-            |process: &Process<J>| process.state == State::Running && process.slot.is_none();
+            |process: &Process<J>| process.state == ProcessState::Running && process.slot.is_none();
         self.processes.values().any(without)
     }
 
@@ -177,7 +178,8 @@ impl<J> Jobs<J> {
         job: impl FnOnce() -> J,
     ) -> Result<Started> {
         let born = Process::born(child, channel);
-        let process = Process { jobs: 1, slot, state: State::Running, job: Some(job()), ..born };
+        let process =
+            Process { jobs: 1, slot, state: ProcessState::Running, job: Some(job()), ..born };
         let started = process.started(self.next);
         self.enter(process)?;
         Ok(started)
@@ -299,7 +301,7 @@ impl<J> Jobs<J> {
     /// The process of a job, unless it is idle, has another job now, or has been reaped.
     fn process_of(&self, id: JobId) -> Option<&Process<J>> {
         self.processes.get(&id.process()).filter(|process| {
-            process.state != State::Idle && JobId::new(id.process(), process.jobs) == id
+            process.state != ProcessState::Idle && JobId::new(id.process(), process.jobs) == id
         })
     }
 
@@ -361,7 +363,7 @@ impl<J> Jobs<J> {
             }
             // Its channel may be open in another process too, which was forked from this one.
             process.dismiss();
-            leave(process.child, Some(Kept::clone(kept)));
+            leave_running(process.child, Some(Kept::clone(kept)));
         }
         self.abandon();
     }

@@ -1,7 +1,7 @@
 //! Launching a job on an idle worker.
 
 use super::hire::First;
-use super::shared::{Owner, State};
+use super::shared::{Owner, OwnerState};
 use super::{OwnerHost, Started};
 use crate::error::Result;
 use crate::slots::{Assignment, Pool};
@@ -41,7 +41,7 @@ impl<J> Owner<J> {
     }
 }
 
-impl<J> State<J> {
+impl<J> OwnerState<J> {
     /// Launches a job on an idle worker; None if there is none.
     pub(super) fn launch(&mut self, first: &mut First<'_, J>) -> Result<Option<Started>> {
         let without_slot = match first.slot {

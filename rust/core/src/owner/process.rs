@@ -15,7 +15,7 @@ pub(super) struct Process<J> {
     pub(super) job: Option<J>,
     /// The slot of that job.
     pub(super) slot: Option<Launched>,
-    pub(super) state: State,
+    pub(super) state: ProcessState,
     /// It gets no other job: this one was signalled, and the signal may arrive late.
     pub(super) signalled: bool,
     /// The last words of its job, whose end is still to come.
@@ -23,7 +23,7 @@ pub(super) struct Process<J> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ProcessState {
     /// It waits for a launch.
     Idle,
     /// It has a job whose outcome is not known yet.
@@ -41,7 +41,7 @@ impl<J> Process<J> {
             jobs: 0,
             job: None,
             slot: None,
-            state: State::Idle,
+            state: ProcessState::Idle,
             signalled: false,
             last_words: None,
         }
@@ -57,7 +57,7 @@ impl<J> Process<J> {
         self.job = Some(job);
         self.slot = slot.map(|slot| slot.launched(&self.child, true));
         self.jobs += 1;
-        self.state = State::Running;
+        self.state = ProcessState::Running;
         self.started(number)
     }
 
@@ -74,7 +74,7 @@ impl<J> Process<J> {
         outcome: Outcome,
         finished: &mut Vec<Finished<J>>,
     ) {
-        if std::mem::replace(&mut self.state, State::Ending) != State::Running {
+        if std::mem::replace(&mut self.state, ProcessState::Ending) != ProcessState::Running {
             return;
         }
         if let Some(slot) = &self.slot {
@@ -90,7 +90,7 @@ impl<J> Process<J> {
         self.slot = None; // the worker has given it back, otherwise it would not stay
         let stays = !self.signalled && self.jobs < u32::MAX;
         match stays {
-            true => self.state = State::Idle,
+            true => self.state = ProcessState::Idle,
             false => self.dismiss(),
         }
         stays
@@ -98,7 +98,7 @@ impl<J> Process<J> {
 
     /// Makes the process end: it reads an end of file on its channel.
     pub(super) fn dismiss(&mut self) {
-        self.state = State::Ending;
+        self.state = ProcessState::Ending;
         if let Some(channel) = &self.channel {
             channel.stop_sending();
         }
@@ -106,8 +106,8 @@ impl<J> Process<J> {
 
     /// It sends no more frames. (If it runs a job, the outcome of that job is the process's end.)
     pub(super) fn has_gone_silent(&mut self) {
-        if self.state == State::Idle {
-            self.state = State::Ending;
+        if self.state == ProcessState::Idle {
+            self.state = ProcessState::Ending;
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::jobs::{key, Jobs, CHANNEL, EXIT};
 use super::outcome::{Finished, JobId, Outcome};
-use super::process::{Process, State};
+use super::process::{Process, ProcessState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::{Undisturbed, AT_ONCE};
 use crate::process::ExitStatus;
@@ -72,7 +72,7 @@ impl<J> Jobs<J> {
                     Head::Exited { status } if !ours => {
                         return self.ended(number, status, finished);
                     }
-                    Head::Result { stays: true } if process.state == State::Running => {
+                    Head::Result { stays: true } if process.state == ProcessState::Running => {
                         process.last_words = None;
                         process.finish(number, Outcome::from_frame(frame), finished);
                         if process.stay() {

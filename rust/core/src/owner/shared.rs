@@ -35,7 +35,7 @@ pub struct Options {
 /// would wait for the lock, or fork, which would leave the lock locked in the child.
 #[derive(Debug)]
 pub struct Owner<J> {
-    state: Mutex<State<J>>,
+    state: Mutex<OwnerState<J>>,
     /// The process whose jobs these are.
     pid: Pid,
     pub(super) options: Options,
@@ -44,7 +44,7 @@ pub struct Owner<J> {
 }
 
 #[derive(Debug)]
-pub(super) struct State<J> {
+pub(super) struct OwnerState<J> {
     pub(super) jobs: Jobs<J>,
     /// Jobs that were taken from the table and are not delivered yet. They are kept here because
     /// code that runs in between (for example a finalizer of the host) may itself wait for one of
@@ -83,7 +83,7 @@ impl<J> Owner<J> {
         let pid = getpid();
         LAST_OWNER.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
         let slots = pool.as_ref().map_or(0, Pool::slots);
-        let state = State {
+        let state = OwnerState {
             jobs: Jobs::default(),
             undelivered: VecDeque::new(),
             launching: Vec::new(),
@@ -93,7 +93,7 @@ impl<J> Owner<J> {
         Owner { state: Mutex::new(state), pid, options, slots }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State<J>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, OwnerState<J>> {
         // Only a bug in this crate poisons it; the state is then no worse than before.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +157,7 @@ impl<J> Owner<J> {
 
     fn take_finished(&self) -> Result<Look> {
         self.check_process()?;
-        let State { jobs, undelivered, .. } = &mut *self.state();
+        let OwnerState { jobs, undelivered, .. } = &mut *self.state();
         undelivered.extend(jobs.scan()?);
         Ok(jobs.look())
     }

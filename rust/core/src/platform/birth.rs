@@ -10,7 +10,7 @@ pub(crate) use system::{close_on_exec, no_sigpipe, RESET_BEFORE_PACKETS};
 
 /// Makes a pipe: (read end, write end).
 pub(crate) fn pipe() -> rustix::io::Result<(Descriptor, Descriptor)> {
-    both(system::pipe()?)
+    as_descriptors(system::pipe()?)
 }
 
 /// Makes a pipe and returns its write end only. The reader opens the pipe again later.
@@ -20,10 +20,12 @@ pub fn pipe_without_reader() -> io::Result<Descriptor> {
 
 /// Makes a connected pair of sockets that keep messages whole and in order, for many writers.
 pub(crate) fn socket_pair() -> rustix::io::Result<(Descriptor, Descriptor)> {
-    both(system::socket_pair()?)
+    as_descriptors(system::socket_pair()?)
 }
 
-fn both((one, other): (OwnedFd, OwnedFd)) -> rustix::io::Result<(Descriptor, Descriptor)> {
+fn as_descriptors(
+    (one, other): (OwnedFd, OwnedFd),
+) -> rustix::io::Result<(Descriptor, Descriptor)> {
     Ok((Descriptor::new(one)?, Descriptor::new(other)?))
 }
 

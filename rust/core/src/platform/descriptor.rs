@@ -75,7 +75,7 @@ enum FileIdentity {
 impl FileIdentity {
     // Some systems have other types for these.
     #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
-    fn of(fd: impl AsFd) -> Result<FileIdentity> {
+    fn read(fd: impl AsFd) -> Result<FileIdentity> {
         let stat = fstat(fd)?;
         Ok(FileIdentity::File { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
     }
@@ -85,7 +85,7 @@ impl FileIdentity {
 pub(super) const STANDARD: std::ops::RangeInclusive<RawFd> = 0..=2;
 
 /// Returns the same file under a number above the standard streams.
-pub(super) fn raised(fd: OwnedFd) -> Result<OwnedFd> {
+pub(super) fn above_standard(fd: OwnedFd) -> Result<OwnedFd> {
     match STANDARD.contains(&fd.as_raw_fd()) {
         true => fcntl_dupfd_cloexec(&fd, STANDARD.end() + 1),
         false => Ok(fd),
@@ -95,21 +95,21 @@ pub(super) fn raised(fd: OwnedFd) -> Result<OwnedFd> {
 impl Descriptor {
     /// Wraps a descriptor that was just opened. It must be close-on-exec.
     pub fn new(fd: OwnedFd) -> Result<Descriptor> {
-        let fd = raised(fd)?;
-        let identity = FileIdentity::of(&fd)?;
-        Ok(Descriptor::known(fd, identity))
+        let fd = above_standard(fd)?;
+        let identity = FileIdentity::read(&fd)?;
+        Ok(Descriptor::with_identity(fd, identity))
     }
 
     /// Does the same for a descriptor whose inode other files share (an epoll set). No other
     /// process may use its open description.
     #[cfg(all(target_os = "linux", not(jobserver_portable)))]
     pub(crate) fn anonymous(fd: OwnedFd) -> Result<Descriptor> {
-        let fd = raised(fd)?;
+        let fd = above_standard(fd)?;
         let identity = FileIdentity::Mark(super::mark::put(&fd)?);
-        Ok(Descriptor::known(fd, identity))
+        Ok(Descriptor::with_identity(fd, identity))
     }
 
-    fn known(fd: OwnedFd, identity: FileIdentity) -> Descriptor {
+    fn with_identity(fd: OwnedFd, identity: FileIdentity) -> Descriptor {
         let (fd, found) = (ManuallyDrop::new(fd), AtomicU64::new(0));
         Descriptor { fd, identity, name: None, found }
     }
@@ -146,7 +146,7 @@ impl Descriptor {
 
     fn is_its_files(&self) -> bool {
         match self.identity {
-            FileIdentity::File { .. } => FileIdentity::of(self.fd.as_fd()) == Ok(self.identity),
+            FileIdentity::File { .. } => FileIdentity::read(self.fd.as_fd()) == Ok(self.identity),
             #[cfg(all(target_os = "linux", not(jobserver_portable)))]
             FileIdentity::Mark(mark) => super::mark::is_on(self.fd.as_fd(), mark),
         }
@@ -265,7 +265,7 @@ pub fn duplicate(raw: RawFd) -> io::Result<Descriptor> {
 
 /// Opens a file for the programs below this one, and returns its number, which is named to them.
 pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
-    let opened = raised(rustix::fs::open(path, flags, Mode::empty())?)?;
+    let opened = above_standard(rustix::fs::open(path, flags, Mode::empty())?)?;
     fcntl_setfd(&opened, FdFlags::empty())?;
     Ok(opened.into_raw_fd())
 }
@@ -274,7 +274,7 @@ pub(crate) fn open_for_others(path: &Path, flags: OFlags) -> Result<RawFd> {
 pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
     // SAFETY: it is only looked at, by a call that says whether it is open at all.
     let there = unsafe { BorrowedFd::borrow_raw(number) };
-    match FileIdentity::of(there) {
+    match FileIdentity::read(there) {
         Ok(there) => there == file.identity,
         Err(e) => e == Errno::BADF,
     }
@@ -283,7 +283,7 @@ pub(crate) fn is_free_or(number: RawFd, file: &Descriptor) -> bool {
 /// Opens a file at a number for the programs below this one, in a process without threads. Returns
 /// false if another file has the number.
 pub(crate) fn open_in_place(number: RawFd, path: &CStr, flags: OFlags) -> Result<bool> {
-    let opened = raised(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)?;
+    let opened = above_standard(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)?;
     if opened.as_raw_fd() == number {
         fcntl_setfd(&opened, FdFlags::empty())?;
         let _ = opened.into_raw_fd();
@@ -292,7 +292,7 @@ pub(crate) fn open_in_place(number: RawFd, path: &CStr, flags: OFlags) -> Result
     // SAFETY: it is only looked at, by a call that says whether it is open at all.
     let there = unsafe { BorrowedFd::borrow_raw(number) };
     let free = fcntl_getfd(there) == Err(Errno::BADF);
-    if !free && FileIdentity::of(there)? != FileIdentity::of(&opened)? {
+    if !free && FileIdentity::read(there)? != FileIdentity::read(&opened)? {
         return Ok(false);
     }
     // SAFETY: the number is closed, or refers to this very file, which stays open there.
@@ -312,8 +312,8 @@ pub(crate) fn put_in_place_of(ours: &Descriptor, other: impl AsFd) -> Descriptor
     assert_eq!(number, ours.as_raw_fd());
     // SAFETY: the number is open, and `ours` will not close it.
     let now = unsafe { OwnedFd::from_raw_fd(number) };
-    let identity = FileIdentity::of(&now).unwrap();
-    Descriptor::known(now, identity)
+    let identity = FileIdentity::read(&now).unwrap();
+    Descriptor::with_identity(now, identity)
 }
 
 #[cfg(test)]

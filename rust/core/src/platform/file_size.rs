@@ -10,18 +10,18 @@ use std::mem::MaybeUninit;
 
 /// Runs `work`, which may make a file larger than the limit.
 pub fn within_limit<T>(work: impl FnOnce() -> T) -> T {
-    let _held = Held::begin();
+    let _held = SizeSignalHeld::begin();
     work()
 }
 
 /// Blocks this thread's SIGXFSZ. The drop discards a pending one and unblocks it.
-struct Held {
+struct SizeSignalHeld {
     signal: libc::sigset_t,
     before: libc::sigset_t,
 }
 
-impl Held {
-    fn begin() -> Held {
+impl SizeSignalHeld {
+    fn begin() -> SizeSignalHeld {
         let mut signal = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
         // SAFETY: sigemptyset initialises the set that it is given.
@@ -33,7 +33,7 @@ impl Held {
         // SAFETY: initialised by sigemptyset.
         let signal = unsafe { signal.assume_init() };
         // SAFETY: pthread_sigmask can fail only for a wrong first argument, so it wrote it.
-        Held { signal, before: unsafe { before.assume_init() } }
+        SizeSignalHeld { signal, before: unsafe { before.assume_init() } }
     }
 
     /// Returns whether the signal is in a set.
@@ -45,14 +45,14 @@ impl Held {
     fn has_come(&self) -> bool {
         let mut pending = self.before;
         // SAFETY: writes to the set that it is given.
-        unsafe { libc::sigpending(&mut pending) == 0 && Held::is_in(&pending) }
+        unsafe { libc::sigpending(&mut pending) == 0 && SizeSignalHeld::is_in(&pending) }
     }
 }
 
-impl Drop for Held {
+impl Drop for SizeSignalHeld {
     fn drop(&mut self) {
         // If the program itself has blocked the signal, the signal stays pending for the program.
-        if !Held::is_in(&self.before) && self.has_come() {
+        if !SizeSignalHeld::is_in(&self.before) && self.has_come() {
             let mut number = 0;
             // SAFETY: reads the set and writes the number; it is pending, so this does not wait.
             unsafe { libc::sigwait(&self.signal, &mut number) };

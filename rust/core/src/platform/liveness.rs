@@ -14,7 +14,7 @@ impl ProcessId {
     /// Returns this process.
     pub(crate) fn current() -> ProcessId {
         let pid = getpid();
-        match ProcessId::known() {
+        match ProcessId::remembered() {
             Some(known) if known.pid == pid => known,
             _ => {
                 let found = ProcessId::of_live(pid);
@@ -24,7 +24,7 @@ impl ProcessId {
         }
     }
 
-    fn known() -> Option<ProcessId> {
+    fn remembered() -> Option<ProcessId> {
         ProcessId::from_word(CURRENT.load(Ordering::Relaxed))
     }
 
@@ -35,7 +35,7 @@ impl ProcessId {
     /// Returns this process as far as it is known without a look at it, which costs a new process
     /// some 10 us; or as another process has `named` it, if its pid and mark are given.
     pub(crate) fn current_if_known(pid: Pid, named: Option<ProcessId>) -> ProcessId {
-        match (ProcessId::known(), named) {
+        match (ProcessId::remembered(), named) {
             (Some(known), _) if known.pid == pid => known,
             (_, Some(named)) if named.pid == pid && named.mark != 0 => {
                 named.remember();
@@ -69,13 +69,13 @@ impl ProcessId {
 /// where a copy of this process would do harm: if a C library has forked the copy without
 /// [`super::begin_child`], the copy takes itself for its parent here.
 pub fn is_this(pid: Pid) -> bool {
-    ProcessId::known().is_some_and(|known| known.pid == pid) || getpid() == pid
+    ProcessId::remembered().is_some_and(|known| known.pid == pid) || getpid() == pid
 }
 
 /// In the child of a fork: forgets the parent's name, and returns the parent's pid, if it was
 /// known. In another namespace the child may have its parent's very pid.
 pub(super) fn forget_parent() -> Option<Pid> {
-    let parent = ProcessId::known().map(|parent| parent.pid);
+    let parent = ProcessId::remembered().map(|parent| parent.pid);
     if parent.is_some() {
         CURRENT.store(0, Ordering::Relaxed);
     }

@@ -8,11 +8,11 @@ use rustix::process::Pid;
 
 /// Returns the pid of this process.
 pub fn getpid() -> Pid {
-    kept().unwrap_or_else(rustix::process::getpid)
+    noted_pid().unwrap_or_else(rustix::process::getpid)
 }
 
 #[cfg(not(all(target_os = "linux", not(jobserver_portable))))]
-fn kept() -> Option<Pid> {
+fn noted_pid() -> Option<Pid> {
     None
 }
 
@@ -20,7 +20,7 @@ fn kept() -> Option<Pid> {
 pub(super) fn renew() {}
 
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
-use page::kept;
+use page::noted_pid;
 /// In the child of a fork: stores its pid now. (If the first access to the page is a write, it
 /// costs one page fault; if it is a read, a later write costs another.)
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
@@ -38,7 +38,7 @@ mod page {
     /// Used where there is no such page. It is never written to.
     static NO_PAGE: AtomicI32 = AtomicI32::new(0);
 
-    pub(super) fn kept() -> Option<Pid> {
+    pub(super) fn noted_pid() -> Option<Pid> {
         let page = page();
         if std::ptr::eq(page, &raw const NO_PAGE) {
             return None;
@@ -60,13 +60,13 @@ mod page {
 
     fn page() -> &'static AtomicI32 {
         // There is no lock: a fork by another thread would leave it locked in the child.
-        let page = NonNull::new(PAGE.load(Ordering::Acquire)).unwrap_or_else(made);
+        let page = NonNull::new(PAGE.load(Ordering::Acquire)).unwrap_or_else(map_page);
         // SAFETY: `NO_PAGE`, or a page that is never unmapped, aligned and initialised by the
         // kernel, and accessed as this atomic only.
         unsafe { page.as_ref() }
     }
 
-    fn made() -> NonNull<AtomicI32> {
+    fn map_page() -> NonNull<AtomicI32> {
         let page = map().unwrap_or(NonNull::from(&NO_PAGE));
         let first =
             PAGE.compare_exchange(null_mut(), page.as_ptr(), Ordering::AcqRel, Ordering::Acquire);

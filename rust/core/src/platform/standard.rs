@@ -1,6 +1,6 @@
 //! The standard streams: whether a new program has them open, and the null device in their place.
 
-use super::descriptor::{raised, STANDARD};
+use super::descriptor::{above_standard, STANDARD};
 use super::shared::last_error;
 use super::Descriptor;
 use crate::error::{self, Error};
@@ -38,7 +38,7 @@ pub fn fill_standard(nothing_to_read: bool) -> error::Result<()> {
 }
 
 fn put_null_device(stream: RawFd) -> Result<()> {
-    let null = raised(open_null_device()?)?;
+    let null = above_standard(open_null_device()?)?;
     // SAFETY: code that uses this number can still use it, and reads and writes the null device.
     match unsafe { libc::dup2(null.as_raw_fd(), stream) } {
         -1 => Err(last_error()),

@@ -34,7 +34,7 @@ fn left() -> MutexGuard<'static, Vec<Left>> {
 }
 
 /// Leaves a child that still runs, with the value that is kept for it if it is a job.
-pub(crate) fn leave(child: Child, kept: Option<Kept>) {
+pub(crate) fn leave_running(child: Child, kept: Option<Kept>) {
     let left_now = Left { child, by: getpid(), kept };
     if left_now.runs() {
         left().push(left_now);

@@ -22,7 +22,7 @@ pub struct Growth {
 /// The least time between two looks. A look takes microseconds, and a job does not fill much memory
 /// in less than this. (`getrusage` gives the peak for less, but the peak of a new program is at
 /// least the memory of the process that started it.)
-const LOOK: Duration = Duration::from_millis(5);
+const RESIDENT_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Growth {
     /// Takes the current size as the first one.
@@ -32,7 +32,7 @@ impl Growth {
 
     /// Returns whether the growth is more than `bound` bytes, as of the last look.
     pub fn exceeds(&mut self, bound: u64) -> bool {
-        if self.looked.elapsed() < LOOK {
+        if self.looked.elapsed() < RESIDENT_CHECK_INTERVAL {
             return false;
         }
         self.looked = Instant::now();

@@ -19,10 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// The lifeline of a process. It lasts for as long as a value of this type exists, so a process
 /// without jobs need not have one.
 #[derive(Debug, Clone)]
-pub struct Lifeline(Arc<Ends>);
+pub struct Lifeline(Arc<LifelineEnds>);
 
 #[derive(Debug)]
-struct Ends {
+struct LifelineEnds {
     owner: Pid,
     read: Descriptor,
     /// The path of `read` in /proc, in this process and in jobs that are forked.
@@ -35,13 +35,13 @@ struct Ends {
 /// A job that it forks has inherited it, and puts its own in its place.
 static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
-static CURRENT: Mutex<Weak<Ends>> = Mutex::new(Weak::new());
+static CURRENT: Mutex<Weak<LifelineEnds>> = Mutex::new(Weak::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ends {
+impl LifelineEnds {
     /// Returns whether the ends are this process's own, and it has not closed them.
     fn are_ours(&self) -> bool {
         self.owner == getpid()
@@ -59,7 +59,7 @@ impl Lifeline {
         }
         let (read, write) = platform::pipe().map_err(Error::system("cannot start a job"))?;
         let (owner, path) = (getpid(), path_of(&read));
-        let ends = Arc::new(Ends { owner, read, path, write: Mutex::new(Some(write)) });
+        let ends = Arc::new(LifelineEnds { owner, read, path, write: Mutex::new(Some(write)) });
         *current = Arc::downgrade(&ends);
         Ok(Lifeline(ends))
     }

@@ -19,7 +19,7 @@ pub use crate::platform::{begin_child, getpid};
 pub use child::Child;
 pub use death::ExitStatus;
 pub use family::Family;
-pub(crate) use left::leave;
+pub(crate) use left::leave_running;
 pub use left::{reap_left, wait_for_left, Kept};
 pub use leftovers::{has_children, Growth};
 pub use lifeline::Lifeline;

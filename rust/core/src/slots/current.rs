@@ -45,7 +45,7 @@ pub fn release_own_slot(waits: bool) -> bool {
     current().as_ref().is_none_or(|current| {
         let own = &current.pool.own;
         if waits {
-            own.tell();
+            own.tell_owner();
         }
         own.slot().release()
     })

@@ -34,7 +34,7 @@ impl Tenure {
 
 /// What holds an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum HeldBy {
     /// The entry is free.
     Nobody,
     /// The pool itself, for as long as it lasts: the entry is only ever lent.
@@ -45,7 +45,7 @@ pub(super) enum By {
 /// The holder of an entry, in one taking of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Holder {
-    pub(super) by: By,
+    pub(super) by: HeldBy,
     pub(super) generation: u16,
     /// Whether the holder is launching a job that has not adopted the slot yet.
     pub(super) launching: bool,
@@ -56,13 +56,13 @@ const OF_POOL: u32 = 1;
 
 impl Holder {
     pub(super) fn process(process: ProcessId, generation: u16) -> Holder {
-        Holder { by: By::Process(process), generation, launching: false }
+        Holder { by: HeldBy::Process(process), generation, launching: false }
     }
 
     /// Returns the process that holds the entry, or None if the entry is free or the pool's.
     pub(super) fn named(self) -> Option<ProcessId> {
         match self.by {
-            By::Process(named) => Some(named),
+            HeldBy::Process(named) => Some(named),
             _ => None,
         }
     }
@@ -75,9 +75,9 @@ impl Holder {
     // pid: 22 bits, the kernel's limit; mark: 29; launching: 1; generation: 12.
     pub(super) fn to_word(self) -> u64 {
         let (pid, mark) = match self.by {
-            By::Nobody => (0, 0),
-            By::Pool => (0, OF_POOL),
-            By::Process(named) => (named.pid_bits(), named.mark),
+            HeldBy::Nobody => (0, 0),
+            HeldBy::Pool => (0, OF_POOL),
+            HeldBy::Process(named) => (named.pid_bits(), named.mark),
         };
         u64::from(pid) << 42
             | u64::from(mark) << 13
@@ -88,9 +88,9 @@ impl Holder {
     pub(super) fn from_word(word: u64) -> Holder {
         let (pid, mark) = ((word >> 42) as u32, (word >> 13) as u32);
         let by = match ProcessId::from_bits(pid, mark) {
-            Some(named) => By::Process(named),
-            None if word >> 13 == 0 => By::Nobody,
-            None => By::Pool,
+            Some(named) => HeldBy::Process(named),
+            None if word >> 13 == 0 => HeldBy::Nobody,
+            None => HeldBy::Pool,
         };
         Holder { by, generation: word as u16 & GENERATIONS, launching: word >> 12 & 1 == 1 }
     }
@@ -133,10 +133,10 @@ impl Borrower {
     }
 
     /// Returns `Open` for a taking by this holder.
-    pub(super) fn open(generation: u16, holder: By) -> Borrower {
+    pub(super) fn open(generation: u16, holder: HeldBy) -> Borrower {
         let holder = match holder {
-            By::Process(named) => named.pid_bits(),
-            By::Nobody | By::Pool => 0,
+            HeldBy::Process(named) => named.pid_bits(),
+            HeldBy::Nobody | HeldBy::Pool => 0,
         };
         Borrower::Open { generation, holder }
     }
@@ -158,10 +158,10 @@ mod tests {
     #[test]
     fn each_word_is_read_as_what_it_was_made_from() {
         let me = ProcessId::current();
-        for by in [By::Nobody, By::Pool, By::Process(me)] {
+        for by in [HeldBy::Nobody, HeldBy::Pool, HeldBy::Process(me)] {
             for launching in [false, true] {
                 let holder = Holder { by, generation: GENERATIONS, launching };
-                let launching = launching && matches!(by, By::Process(_));
+                let launching = launching && matches!(by, HeldBy::Process(_));
                 let read = Holder::from_word(Holder { launching, ..holder }.to_word());
                 assert_eq!(read, Holder { launching, ..holder });
             }

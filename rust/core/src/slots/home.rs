@@ -194,7 +194,7 @@ impl Drop for Home {
 
 /// Returns the homes of all pools of this user that are in use.
 pub fn homes() -> Vec<PathBuf> {
-    let homes = found(&place(), PREFIX).map(|(_, home)| home);
+    let homes = homes_in(&place(), PREFIX).map(|(_, home)| home);
     let mut homes: Vec<PathBuf> = homes.filter(|home| unused(home).is_none()).collect();
     homes.sort();
     homes
@@ -202,7 +202,7 @@ pub fn homes() -> Vec<PathBuf> {
 
 /// Returns this user's folders in a place whose names begin with `prefix`, each with the rest of
 /// its name.
-fn found(place: &Path, prefix: &'static str) -> impl Iterator<Item = (String, PathBuf)> {
+fn homes_in(place: &Path, prefix: &'static str) -> impl Iterator<Item = (String, PathBuf)> {
     std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(move |entry| {
         let name = entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned();
         let ours = entry.metadata().is_ok_and(|file| file.uid() == getuid().as_raw());
@@ -234,12 +234,12 @@ fn remove(path: &Path) {
 
 /// Removes the homes whose makers have been killed and that no process uses any more.
 fn sweep(place: &Path) {
-    for (_, home) in found(place, PREFIX) {
+    for (_, home) in homes_in(place, PREFIX) {
         if let Some(_locked) = unused(&home) {
             remove(&home);
         }
     }
-    for (maker, home) in found(place, NEW) {
+    for (maker, home) in homes_in(place, NEW) {
         if is_gone(&maker) {
             remove(&home);
         }

@@ -125,7 +125,7 @@ impl Own {
     }
 
     /// Tells the owner, at most once a job.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn tell_owner(&self) {
         let on_yield = self.on_yield.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(on_yield) = on_yield.as_ref() {
             if !self.told.swap(true, Ordering::Relaxed) {
@@ -137,13 +137,13 @@ impl Own {
     /// Hands the slot over to a job of this process, if there is a slot here, and tells the owner.
     pub(crate) fn hand_over(&self) -> Option<Slot> {
         let slot = self.slot().hand_over()?;
-        self.tell();
+        self.tell_owner();
         Some(slot)
     }
 
     /// Gives the slot away for a wait, and tells the owner. Returns whether there was one.
     pub(crate) fn give_away(&self) -> bool {
-        self.slot().give_away(|| self.tell())
+        self.slot().give_away(|| self.tell_owner())
     }
 }
 

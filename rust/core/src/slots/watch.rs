@@ -33,7 +33,7 @@ enum Watched {
     /// By looking from time to time.
     Blindly,
     /// The holder is dead, and its slot is lent to a process that is watched instead.
-    Left,
+    Not,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,9 @@ impl Watch {
             for entry in dead {
                 match ledger.reclaim_from(entry, pipe) {
                     Reclaimed::Done => {}
-                    Reclaimed::Lent | Reclaimed::OutOfReach => self.leave(entry.tenure.index),
+                    Reclaimed::Lent | Reclaimed::OutOfReach => {
+                        self.stop_watching(entry.tenure.index)
+                    }
                     Reclaimed::ByAnother => look_again = true,
                 }
             }
@@ -121,9 +123,9 @@ impl Watch {
             let index = entry.tenure.index;
             self.launching |= ledger.is_launching(index);
             let how = match before.remove(&index) {
-                Some((known, Watched::Left)) if known.is_same(&entry) => {
+                Some((known, Watched::Not)) if known.is_same(&entry) => {
                     dead.push(entry);
-                    Watched::Left
+                    Watched::Not
                 }
                 Some((known, watched @ Watched::By(_))) if known.is_same(&entry) => {
                     dead.extend(ready.contains(&index.into()).then_some(entry));
@@ -155,10 +157,10 @@ impl Watch {
 
     /// Stops watching a dead holder whose slot stays with it for now. (Its pidfd would be readable
     /// for good, and no wait would ever sleep.)
-    fn leave(&mut self, index: u32) {
+    fn stop_watching(&mut self, index: u32) {
         let Some((entry, watched)) = self.holders.remove(&index) else { return };
         self.forget(index, Some((entry, watched)));
-        self.holders.insert(index, (entry, Watched::Left));
+        self.holders.insert(index, (entry, Watched::Not));
     }
 
     fn forget(&mut self, index: u32, holder: Option<(Tenant, Watched)>) {

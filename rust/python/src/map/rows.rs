@@ -20,7 +20,7 @@ pub(crate) fn take_rows(
     columns: &Bound<'_, PyList>,
     rows: &Bound<'_, PyList>,
 ) -> PyResult<()> {
-    let mut taken = Taken::of(columns, rows)?;
+    let mut taken = Taken::new(columns, rows)?;
     let mut source = source.clone();
     while taken.count < size {
         let Some(row) = source.next() else { break };
@@ -39,7 +39,7 @@ struct Taken<'a, 'py> {
 }
 
 impl<'a, 'py> Taken<'a, 'py> {
-    fn of(columns: &'a Bound<'py, PyList>, rows: &'a Bound<'py, PyList>) -> PyResult<Self> {
+    fn new(columns: &'a Bound<'py, PyList>, rows: &'a Bound<'py, PyList>) -> PyResult<Self> {
         let lists: Vec<Bound<'py, PyList>> =
             columns.iter().map(|column| column.cast_into()).collect::<Result<_, _>>()?;
         let count = lists.first().map_or(rows.len(), PyListMethods::len);

@@ -2,7 +2,7 @@
 
 use super::layout::*;
 use super::*;
-use crate::slots::entry::{Borrower, By, Holder};
+use crate::slots::entry::{Borrower, HeldBy, Holder};
 
 /// A slot that can be borrowed, and the borrower word of its entry.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +16,7 @@ impl Ledger {
 
     /// Does the same for a slot of this process that `holder` is about to hold.
     pub(super) fn open_below(&self, tenure: Tenure, holder: ProcessId) {
-        let open = Borrower::open(tenure.generation, By::Process(holder));
+        let open = Borrower::open(tenure.generation, HeldBy::Process(holder));
         if self.change_borrower(tenure.index, Borrower::Closed, open) {
             self.ring_open();
         }
@@ -56,7 +56,7 @@ impl Ledger {
         let mut any = false;
         for entry in self.in_use().filter(|entry| entry.process.may_be(process)) {
             let index = entry.tenure.index;
-            let open = Borrower::open(entry.tenure.generation, By::Process(process));
+            let open = Borrower::open(entry.tenure.generation, HeldBy::Process(process));
             match self.borrower(index) {
                 borrower if borrower == open => return (true, Some(Lender(entry.tenure, open))),
                 Borrower::Lent { passed_on: false, .. } => any = true,
@@ -67,19 +67,19 @@ impl Ledger {
     }
 
     /// Returns a slot of this holder, if it can be borrowed now.
-    pub(super) fn open_of(&self, tenure: Tenure, holder: By) -> Option<Lender> {
+    pub(super) fn open_of(&self, tenure: Tenure, holder: HeldBy) -> Option<Lender> {
         let open = Borrower::open(tenure.generation, holder);
         (self.borrower(tenure.index) == open).then_some(Lender(tenure, open))
     }
 
     /// Returns a slot of this process, if it can be lent now.
     pub(crate) fn open_of_mine(&self, tenure: Tenure, me: ProcessId) -> Option<Lender> {
-        self.open_of(tenure, By::Process(me))
+        self.open_of(tenure, HeldBy::Process(me))
     }
 
     /// Returns the slot that all have in common, if there is one and it can be borrowed now.
     pub(crate) fn open_common(&self) -> Option<Lender> {
-        self.open_of(self.common()?, By::Pool)
+        self.open_of(self.common()?, HeldBy::Pool)
     }
 
     /// Returns the slot of a process above from which a program below borrowed this loan, or a loan

@@ -26,7 +26,7 @@ pub(crate) use lend::Lender;
 pub(crate) use reclaim::Reclaimed;
 
 use super::bell::PoolBell;
-use super::entry::{Borrower, By, Holder, Tenure};
+use super::entry::{Borrower, HeldBy, Holder, Tenure};
 use super::pipe::MAX_SLOTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::identity::ProcessId;
@@ -118,9 +118,9 @@ impl Ledger {
         say(LEVEL, level);
         if common {
             let tenure = Tenure { index: 0, generation: 1 };
-            let holder = Holder { by: By::Pool, generation: 1, launching: false };
+            let holder = Holder { by: HeldBy::Pool, generation: 1, launching: false };
             ledger.field(0, HOLDER).store(holder.to_word(), IN_ORDER);
-            let open = Borrower::open(1, By::Pool);
+            let open = Borrower::open(1, HeldBy::Pool);
             ledger.field(0, BORROWER).store(open.to_word(), IN_ORDER);
             say(USED, 1);
             say(COMMON, tenure.to_word());
@@ -304,7 +304,7 @@ impl Ledger {
         let is_clean = |index: &u32| {
             let word = |field| self.field(*index, field).load(IN_ORDER);
             let empty = [TOKEN, SENDING, LENDER, BORROWER, OWNER].map(word) == [0; 5];
-            empty && self.holder(*index).by == By::Nobody && !self.holder(*index).launching
+            empty && self.holder(*index).by == HeldBy::Nobody && !self.holder(*index).launching
         };
         rest.filter(|index| !is_clean(index)).collect()
     }

@@ -3,7 +3,7 @@
 use super::layout::*;
 use super::*;
 use crate::platform::liveness;
-use crate::slots::entry::{Borrower, By, Holder};
+use crate::slots::entry::{Borrower, HeldBy, Holder};
 use crate::slots::pipe::TokenPipe;
 
 /// The result of an attempt to take back the slot of a dead holder.
@@ -31,10 +31,10 @@ impl Ledger {
     pub(super) fn reclaim_chain(&self, index: u32, pipe: &TokenPipe, left: usize) -> Reclaimed {
         let holder = self.holder(index);
         match holder.by {
-            By::Pool => Reclaimed::Lent,
-            By::Process(named) if liveness::is_alive(named) => Reclaimed::ByAnother,
-            By::Process(_) => self.take_over(index, holder, pipe, left),
-            By::Nobody => Reclaimed::Done,
+            HeldBy::Pool => Reclaimed::Lent,
+            HeldBy::Process(named) if liveness::is_alive(named) => Reclaimed::ByAnother,
+            HeldBy::Process(_) => self.take_over(index, holder, pipe, left),
+            HeldBy::Nobody => Reclaimed::Done,
         }
     }
 
@@ -63,7 +63,7 @@ impl Ledger {
         let left = match to_come_back {
             true => self.take_over(tenure.index, holder, pipe, LONGEST) != Reclaimed::Done,
             // The process that gives it back for the job, which has ended, is no job of ours.
-            false => ended.is_some() && holder.by != By::Nobody,
+            false => ended.is_some() && holder.by != HeldBy::Nobody,
         };
         if left {
             self.disown(tenure);

@@ -2,7 +2,7 @@
 
 use super::layout::*;
 use super::*;
-use crate::slots::entry::{By, Holder, GENERATIONS};
+use crate::slots::entry::{HeldBy, Holder, GENERATIONS};
 use crate::slots::pipe::TokenPipe;
 use rustix::io::Errno;
 
@@ -13,7 +13,7 @@ impl Ledger {
         let index = (hint..self.entries).chain(0..hint).find(|index| {
             let free = self.holder(*index as u32);
             let generation = (free.generation + 1) & GENERATIONS;
-            free.by == By::Nobody
+            free.by == HeldBy::Nobody
                 && self.change_holder(*index as u32, free, Holder::process(me, generation))
         })?;
         self.hint.store(index + 1, Ordering::Relaxed);
@@ -26,7 +26,7 @@ impl Ledger {
 
     pub(super) fn set_free(&self, tenure: Tenure) {
         let Tenure { index, generation } = tenure;
-        let free = Holder { by: By::Nobody, generation, launching: false };
+        let free = Holder { by: HeldBy::Nobody, generation, launching: false };
         self.field(index, OWNER).store(0, IN_ORDER);
         self.field(index, HOLDER).store(free.to_word(), IN_ORDER);
         self.hint.fetch_min(index as usize, Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Ledger {
                 // the slot: later the command may be dead, and the entry may be in another taking.
                 self.open_below(tenure, job);
             }
-            let born = Holder { by: By::Process(job), launching, ..holder };
+            let born = Holder { by: HeldBy::Process(job), launching, ..holder };
             self.ring();
             if self.change_holder(tenure.index, holder, born) {
                 break;
