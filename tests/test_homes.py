@@ -172,3 +172,16 @@ def test_forged_entries_of_a_ledger_are_survived(field: int) -> None:
                 owner.conclude(admission)
                 ledger.seek(512 + 64 + 8 * field)
                 ledger.write(bytes(8))
+
+
+def test_a_dead_holder_that_has_lent_its_slot_to_nobody_ends_no_wait_and_no_look() -> None:
+    """Only a damaged ledger says that a slot is lent to an entry that is free."""
+    with Jobserver("fork", 2) as js:
+        pool: Any = js._owner.open_pool()
+        dead, lent = (2**22 - 1) << 42 | 1 << 13 | 1, 1 << 63 | 1 << 32 | 2
+        with open(f"{pool.home}/ledger", "r+b") as ledger:
+            for place, word in ((24, 3), (512 + 64, dead), (512 + 64 + 8 * 4, lent)):
+                ledger.seek(place)
+                ledger.write(word.to_bytes(8, sys.byteorder))
+        assert _native.Pool.open(pool.home).reclaim()
+        assert js(abs, -8).result(DEADLINE) == 8

@@ -33,7 +33,7 @@ const SHORT: usize = 64;
 
 impl ForkServer {
     /// Starts a helper by running `command`, which gets the request socket as its standard
-    /// input and must serve it with a [`Server`].
+    /// input and must serve it with a [`Server`](super::Server).
     pub fn start(command: &mut Command) -> Result<ForkServer> {
         let (ours, theirs) = Channel::pair()?;
         Ok(ForkServer::started(ours, Child::spawn_on(theirs.into_socket()?, command)?))

@@ -26,6 +26,11 @@ use std::time::{Duration, Instant};
 /// on two slots: 10 ms halves the time that they cost, and 20 ms saves no more.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
+/// The most looks in a row at entries that other processes are about to give back. Each such look
+/// finds that another process has made a step, and no slot takes more than a few steps. Only an
+/// entry of a damaged ledger is still there after so many.
+const MOST_LOOKS: usize = 100;
+
 /// How this process notices a holder's death.
 #[derive(Debug)]
 enum Watched {
@@ -55,6 +60,8 @@ pub(crate) struct Watch {
     /// changes the holder, and does not ring if the count was 0 then. So this process looks again
     /// until it has seen the job begin.
     launching: bool,
+    /// Whether the last look found an entry that no process gives back. A wait then polls.
+    damaged: bool,
 }
 
 impl Watch {
@@ -82,6 +89,7 @@ impl Watch {
             waits: 0,
             must_look: false,
             launching: false,
+            damaged: false,
         })
     }
 
@@ -89,23 +97,22 @@ impl Watch {
     /// from now on.
     pub(crate) fn reclaim(&mut self, ledger: &Ledger, pipe: &TokenPipe) -> bool {
         let mut any = false;
-        loop {
+        for _ in 0..MOST_LOOKS {
             let dead = self.look(ledger);
             any |= !dead.is_empty();
-            let mut look_again = false;
+            self.damaged = false;
             for entry in dead {
-                match ledger.reclaim_from(entry, pipe) {
-                    Reclaimed::Done => {}
-                    Reclaimed::Lent | Reclaimed::OutOfReach => {
-                        self.stop_watching(entry.tenure.index)
-                    }
-                    Reclaimed::ByAnother => look_again = true,
+                let reclaimed = ledger.reclaim_from(entry, pipe);
+                if reclaimed != Reclaimed::Done {
+                    self.stop_watching(entry.tenure.index);
                 }
+                self.damaged |= reclaimed == Reclaimed::ByAnother;
             }
-            if !look_again {
-                return any;
+            if !self.damaged {
+                break;
             }
         }
+        any
     }
 
     /// Returns the entries whose holders are dead. All other holders are watched from now on.
@@ -204,7 +211,8 @@ impl Watch {
     /// sleep.
     pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
-        (self.set.watched(), (self.must_look || self.launching || blind).then_some(POLL_INTERVAL))
+        let polls = self.must_look || self.launching || self.damaged || blind;
+        (self.set.watched(), polls.then_some(POLL_INTERVAL))
     }
 }
 
