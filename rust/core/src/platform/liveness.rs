@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The pid and mark of this process, as found last. A forked child has another pid, and finds its
 /// own.
-static CURRENT: AtomicU64 = AtomicU64::new(0);
+static REMEMBERED: AtomicU64 = AtomicU64::new(0);
 
 impl ProcessId {
     /// Returns this process.
@@ -25,11 +25,11 @@ impl ProcessId {
     }
 
     fn remembered() -> Option<ProcessId> {
-        ProcessId::from_word(CURRENT.load(Ordering::Relaxed))
+        ProcessId::from_word(REMEMBERED.load(Ordering::Relaxed))
     }
 
     fn remember(self) {
-        CURRENT.store(self.to_word(), Ordering::Relaxed);
+        REMEMBERED.store(self.to_word(), Ordering::Relaxed);
     }
 
     /// Returns this process as far as it is known without a look at it, which costs a new process
@@ -77,7 +77,7 @@ pub fn is_this(pid: Pid) -> bool {
 pub(super) fn forget_parent() -> Option<Pid> {
     let parent = ProcessId::remembered().map(|parent| parent.pid);
     if parent.is_some() {
-        CURRENT.store(0, Ordering::Relaxed);
+        REMEMBERED.store(0, Ordering::Relaxed);
     }
     parent
 }

@@ -35,7 +35,7 @@ struct LifelineEnds {
 /// A job that it forks has inherited it, and puts its own in its place.
 static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
-static CURRENT: Mutex<Weak<LifelineEnds>> = Mutex::new(Weak::new());
+static OWN: Mutex<Weak<LifelineEnds>> = Mutex::new(Weak::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -53,7 +53,7 @@ impl LifelineEnds {
 impl Lifeline {
     /// Returns this process's own lifeline. There is at most one at a time.
     pub fn of_this_process() -> Result<Lifeline> {
-        let mut current = lock(&CURRENT);
+        let mut current = lock(&OWN);
         if let Some(ends) = current.upgrade().filter(|ends| ends.are_ours()) {
             return Ok(Lifeline(ends));
         }
@@ -67,7 +67,7 @@ impl Lifeline {
     /// In a forked child, as early as possible: closes its copy of its parent's write end.
     /// Otherwise the parent's lifeline would outlast the parent.
     pub fn forget_parents() {
-        if let Some(ends) = lock(&CURRENT).upgrade().filter(|ends| ends.owner != getpid()) {
+        if let Some(ends) = lock(&OWN).upgrade().filter(|ends| ends.owner != getpid()) {
             *lock(&ends.write) = None;
         }
     }
