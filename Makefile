@@ -73,19 +73,24 @@ heading = @printf '\n== %s ==\n' "$(1)"
 # lints each waits for the one that it needs, and of the tests the longest come first, so that the
 # last to end are short.
 LINTS := fmt clippy ruff types targets crates
-SIDE_BY_SIDE := pytest every-python pytest-warm pytest-portable rust-test bench-works doc examples
+
+# The tests are in parts, so that several processes share them. Each part is a plain pytest, in which
+# the tests are the program's only thread, as its users' programs are. (The workers of pytest-xdist
+# have a thread more. It takes signals that a test expects in its own.)
+PYTEST_PARTS := pytest-a-d pytest-e-l pytest-m-o pytest-p-z
+SIDE_BY_SIDE := every-python $(PYTEST_PARTS) pytest-warm pytest-portable rust-test bench-works doc examples
+
+# How many steps run at a time: as many as there are CPUs for us.
+AT_A_TIME ?= $(shell nproc 2> /dev/null || echo 2)
 
 # What each step took.
 TIMES := target/times
 
-# How many processes share the tests: one more than there are CPUs for us, since they often wait for
-# deaths and deadlines. (Found when a step begins: not all that a machine has may be ours.)
-WORKERS = $$($(RUN_PYTHON) -c 'from jobserver import Jobserver; print(Jobserver().slots + 1)')
 ifndef TESTING
 .NOTPARALLEL:
 endif
 .PHONY: help demo test lint bench chaos fuzz wheel clean \
-	tools fmt clippy targets crates ruff types $(SIDE_BY_SIDE) model newer
+	tools fmt clippy targets crates ruff types pytest $(SIDE_BY_SIDE) model newer
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -95,14 +100,14 @@ demo: $(VENV)/.wheel ## set up, build, and run the main example on this Python's
 	@$(RUN_PYTHON) examples/ex9_tree.py
 
 # (What a step prints appears when it has ended. It sees its own arguments only, not make's.)
-TWO_AT_A_TIME = $(RUN) $(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+SIDES = $(RUN) $(MAKE) --no-print-directory --jobs=$(AT_A_TIME) --output-sync=target \
 	TESTING=1 PYTHON='$(PYTHON)'
 test: tools $(VENV)/.dev $(VENV)/.bench ## run every check that CI runs
 	@: > $(TIMES); start=$$(date +%s); \
-	$(TWO_AT_A_TIME) $(LINTS:%=timed-%) && \
-		$(TWO_AT_A_TIME) --keep-going $(SIDE_BY_SIDE:%=timed-%); code=$$?; \
+	$(SIDES) $(LINTS:%=timed-%) && \
+		$(SIDES) --keep-going $(SIDE_BY_SIDE:%=timed-%); code=$$?; \
 	printf '\n== what the steps took ==\n'; cat $(TIMES); \
-	echo "$$(($$(date +%s) - start)) s for all of them, two at a time"; exit $$code
+	echo "$$(($$(date +%s) - start)) s for all of them, $(AT_A_TIME) at a time"; exit $$code
 	@printf '\nAll checks passed.\n'
 
 # (By another name, since make would not collect what a make prints.)
@@ -211,7 +216,7 @@ types: $(VENV)/.dev ## Python: types, and the stub against the built module
 
 pytest: $(VENV)/.dev ## Python: all tests
 	$(call heading,pytest)
-	@$(RUN_PYTHON) -m pytest -n $(WORKERS) --dist worksteal
+	@$(RUN_PYTHON) -m pytest
 
 pytest-warm: $(VENV)/.dev ## Python: the tests of what may differ over processes that stay
 	$(call heading,pytest over processes that stay)

@@ -3,8 +3,7 @@
 A plugin of pytest's, and the program that watches it: one that is nobody's child, so that tests
 which count or reap children do not see it, and needs no thread, since tests fork. When a test
 takes too long it has pytest say where each of its threads is, and end; and it ends what runs
-below. With pytest-xdist each worker is watched so, and whoever started them gives them the time to
-tell of it. Not here: how long a test waits for one thing (conftest.DEADLINE).
+below. Not here: how long a test waits for one thing (conftest.DEADLINE).
 """
 
 from __future__ import annotations
@@ -40,16 +39,13 @@ def pytest_addoption(parser) -> None:  # type: ignore[no-untyped-def]
 def pytest_configure(config) -> None:  # type: ignore[no-untyped-def]
     global _said
     heed_signals()
-    limit = config.getoption("--deadline")
-    if config.getoption("numprocesses", None):  # its workers run the tests
-        limit += 3 * SAYING
     capture = config.pluginmanager.getplugin("capturemanager")
     command = [
         sys.executable,
         "-S",
         __file__,
         str(os.getpid()),
-        str(limit),
+        str(config.getoption("--deadline")),
     ]
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         watching = subprocess.Popen(command, stdin=subprocess.PIPE)

@@ -109,7 +109,7 @@ def test_a_current_folder_that_is_gone_is_named(
     with monkeypatch.context() as moved:
         moved.chdir(gone)
         gone.rmdir()
-        with pytest.raises(FileNotFoundError, match=f"{gone}, is gone.*os.chdir"):
+        with pytest.raises(FileNotFoundError, match=f"{gone}, was removed.*os.chdir"):
             js(double, 3)
     assert js(double, 3).result() == 6
 

@@ -55,21 +55,6 @@ def test_a_test_that_hangs_is_ended_with_what_it_has_started_and_named(
 
 
 @pytest.mark.slow
-def test_a_worker_of_xdist_that_hangs_is_ended_and_the_other_tests_go_on(tmp_path: Path) -> None:
-    pytest.importorskip("xdist")
-    told = tmp_path / "child"
-    (tmp_path / "test_others.py").write_text(
-        "import pytest\n\n@pytest.mark.parametrize('n', range(9))\ndef test_n(n):\n    pass\n"
-    )
-    begin = "child = subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3)"
-    tell = f"open({str(told)!r}, 'w').write(str(child.pid))"
-    body = f"{begin}\n    {tell}\n    {HANGS['in a wait']}"
-    code, said = run(tmp_path, body, "-n", "2", "--deadline", "10")
-    assert (code, "1 failed, 9 passed" in said) == (1, True), said
-    assert "test_it.py::test_it has not ended within 10 seconds" in said
-    wait_until(lambda: not Path(f"/proc/{told.read_text()}").exists())
-
-
 def test_tests_that_take_long_together_are_not_ended(tmp_path: Path) -> None:
     (tmp_path / "test_others.py").write_text(
         "import pytest, time\n\n"

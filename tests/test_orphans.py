@@ -167,11 +167,12 @@ class Counting:
     def wait_for_a_slot(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            handled = self._js._jobs.scan()
-            self._js._pool.reclaim()
-            assert not self._js._pool.free()
+            owner = self._js._owner
+            look = owner.look()
+            owner.open_pool().reclaim()
+            assert not owner.open_pool().free()
             left = deadline - time.monotonic()
-            self._js._jobs.wait(handled, self._js._pool, max(left, 0), None, False)
+            owner.native.wait(look, True, True, max(left, 0), False)
             self.waits += 1
         raise Blocked
 

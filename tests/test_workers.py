@@ -351,9 +351,9 @@ def test_a_death_is_one_futures_and_the_next_job_has_another_process(
     js = make_jobserver(1, max_tasks_per_child=None)
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT):
         before = js(pid)
+        assert before.result() == before.pid
         dying = js(die, number)
         after = js(pid)
-        assert before.result() == before.pid
         with pytest.raises(SubmissionDied) as died:
             dying.result()
         assert (died.value.signal, died.value.pid) == (number, dying.pid)
