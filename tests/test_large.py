@@ -310,9 +310,11 @@ def test_a_job_killed_amid_its_result_leaves_nothing(js: Jobserver) -> None:
 def lie(count: int, sizes: list[int]) -> Any:
     """Sends a memory file that says something else of itself than it is."""
 
-    def fill(memory: Any, _: Any) -> None:
-        entries = [segments._SEGMENT.pack(size, segments._VIEW) for size in sizes]
-        header = b"".join([segments._U64.pack(count), *entries])
+    number, segment, view = segments._U64, segments._SEGMENT, segments._VIEW
+
+    def fill(memory: Any, segments: Any) -> None:
+        entries = [segment.pack(size, view) for size in sizes]
+        header = b"".join([number.pack(count), *entries])
         os.pwrite(memory.fileno(), header + bytes(100), 0)
 
     segments._fill = fill
