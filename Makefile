@@ -218,6 +218,10 @@ pytest: $(VENV)/.dev ## Python: all tests
 	$(call heading,pytest)
 	@$(RUN_PYTHON) -m pytest
 
+$(PYTEST_PARTS): pytest-%: $(VENV)/.dev
+	$(call heading,pytest $*)
+	@$(RUN_PYTHON) -m pytest tests/test_[$*]*.py
+
 pytest-warm: $(VENV)/.dev ## Python: the tests of what may differ over processes that stay
 	$(call heading,pytest over processes that stay)
 	@$(RUN_PYTHON) -m pytest --warm -m "not slow" -k "not spawn" $(WARM_TESTS)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE, each_method
+from holding import Hold, held
 
 from jobserver import Jobserver, SubmissionDied
 
@@ -370,3 +371,24 @@ def test_the_end_of_a_program_that_has_closed_descriptors_waits_and_leaves_nothi
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "file").exists()
+
+
+def sockets() -> set[int]:
+    numbers = map(int, os.listdir("/proc/self/fd"))
+    with_names = ((number, f"/proc/self/fd/{number}") for number in numbers)
+    return {n for n, name in with_names if os.path.exists(name) and "socket" in os.readlink(name)}
+
+
+def test_the_loss_of_a_new_jobs_channel_is_told_after_a_time_in_which_nothing_came() -> None:
+    """The look at all descriptors in such a time is one for each job that starts."""
+    hold = Hold()
+    with Jobserver("spawn", 2) as js:  # without a worker that is there before
+        old = js(held, hold.end)
+        assert not old.wait(1.5)
+        before = sockets()
+        new = js(held, hold.end)
+        for number in sockets() - before:
+            os.close(number)
+        assert isinstance(new.exception(DEADLINE), OSError)
+        hold.close()
+        assert old.result(DEADLINE) == old.pid

@@ -6,6 +6,7 @@ Not here: Ctrl-C while it does not answer (test_interrupts), and its limits (tes
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from typing import Any, Callable, Iterator
 
 import pytest
 from conftest import DEADLINE, children, reap, wait_until
-from holding import free
+from holding import Hold, free, held
 from test_close import parents
 from test_deaths import Pipes, assert_unknown, death_of, say_and_hold, told
-from test_threads import together
+from test_threads import join, together, until_asleep
 
 from jobserver import Jobserver
 from jobserver._start import introduction
@@ -142,6 +143,46 @@ def test_a_job_is_as_its_owner_is_now_though_its_process_was_there_before(
     monkeypatch.syspath_prepend(str(tmp_path))
     folder, path = busy(folder_and_path).result()
     assert (folder, path[0]) == (str(tmp_path), str(tmp_path))
+
+
+def while_a_submission_waits(js: Jobserver, fn: Any, *args: Any, change: Any) -> Any:
+    """The Future of a job whose submission waited for the only slot during a change."""
+    futures: list[Any] = []
+    hold = Hold()
+    js(int).result()  # there is a fork server now
+    first = js(held, hold.end)
+    submitting = threading.Thread(target=lambda: futures.append(js(fn, *args)))
+    submitting.start()
+    until_asleep(submitting)
+    change()
+    hold.close()
+    join(submitting)
+    assert first.result(DEADLINE) == first.pid
+    assert futures[0].pid != first.pid
+    return futures[0]
+
+
+def test_a_job_is_as_its_owner_is_when_its_submission_has_a_slot(
+    make_jobserver: Callable[..., Jobserver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=1)
+    move = functools.partial(monkeypatch.chdir, tmp_path)
+    future = while_a_submission_waits(js, folder_and_path, change=move)
+    assert future.result(DEADLINE)[0] == str(tmp_path)
+
+
+def test_no_job_goes_to_a_worker_whose_helper_is_killed_while_its_submission_waits(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=None)
+
+    def kill_helper() -> None:
+        killed = helper(js)
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+
+    future = while_a_submission_waits(js, os._exit, 7, change=kill_helper)
+    assert future.exception(DEADLINE).exitcode == 7
 
 
 def loaded(module: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from spans import Recorded
 from terminals import until_asleep
 from trees import recurse, recurse_in_turn, timed
 
-from jobserver import Blocked, Future, Jobserver, StartMethod
+from jobserver import Blocked, Future, Jobserver, StartMethod, _native
 
 Make = Callable[..., Jobserver]
 
@@ -437,3 +438,21 @@ def test_waiting_for_what_completes_first_costs_no_cpu(js: Jobserver, hold: Hold
         next(completed)
     assert time.process_time() - before < 0.25
     hold.let_go()
+
+
+def close_in_a_handler(js: Jobserver) -> int:
+    """A job that closes its Jobserver in a wait for which it has given its slot away."""
+    signal.signal(signal.SIGALRM, lambda *_: js.close())
+    js.submit(signal_owner_once_asleep, consume=0).result()
+    pool: Any = _native.own_pool()
+    return int(pool.free())
+
+
+def signal_owner_once_asleep() -> None:
+    until_asleep(os.getppid())
+    os.kill(os.getppid(), signal.SIGALRM)
+
+
+def test_a_job_goes_on_with_a_slot_though_its_jobserver_was_closed_in_its_wait() -> None:
+    with Jobserver("fork", 1) as js:
+        assert js(close_in_a_handler, js).result(DEADLINE) == 0

@@ -285,6 +285,7 @@ class Owner:
         admission: Admission,
         payload: bytes | MemoryFile,
         descriptors: Descriptors,
+        server: ForkServer | None,
     ) -> int: ...
     def hire_program(
         self,
@@ -296,8 +297,7 @@ class Owner:
     def hire_forked(
         self,
         server: ForkServer,
-        introduction: bytes | MemoryFile,
-        descriptors: Descriptors,
+        introduce: Callable[[], tuple[bytes | MemoryFile, Descriptors]],
         first: tuple[Any, Admission, bytes | MemoryFile, Descriptors] | None,
         ahead: int,
     ) -> int: ...

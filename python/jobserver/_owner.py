@@ -251,8 +251,8 @@ class Owner:
         """Waits `delay` seconds, and collects finished jobs meanwhile."""
         until = time.monotonic() + delay
         while True:
-            self.check_open()
             look = self.look(callbacks)
+            self.check_open()  # after the look: a close that begins now ends the sleep
             left = until - time.monotonic()
             if left <= 0 and (deadline is None or until < deadline):
                 return

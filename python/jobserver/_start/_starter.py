@@ -68,6 +68,9 @@ class HiringStarter(Starter):
     """Starts jobs in workers that are hired first and launched then: one job each, or several one
     after the other."""
 
+    #: The fork server that forks the workers, if one does.
+    _forked_by: _native.ForkServer | None = None
+
     def __init__(self, max_tasks: int | None) -> None:
         """With at most `max_tasks` jobs a worker; None means no limit."""
         self._max_tasks = max_tasks
@@ -93,10 +96,11 @@ class HiringStarter(Starter):
                 # No worker is ever idle: one call hires a worker and launches its job.
                 state = self.hire(owner, (future, admission, message, descriptors))
             else:
-                state = owner.launch(future, admission, message, descriptors)
+                launch = future, admission, message, descriptors, self._forked_by
+                state = owner.launch(*launch)
                 while state == _native.NO_WORKER:
                     self.hire(owner)
-                    state = owner.launch(future, admission, message, descriptors)
+                    state = owner.launch(*launch)
         except BaseException:
             descriptors.clear()
             raise

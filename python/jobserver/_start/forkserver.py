@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import _native
 from .._wire import result
@@ -26,7 +26,7 @@ from .launch import Launch, dump
 from .program import program
 
 if TYPE_CHECKING:
-    from .._future import Future
+    from .._wire.segments import Payload
     from ._starter import First
 
 
@@ -57,6 +57,7 @@ class ForkServer(HiringStarter):
         self._introductions = Introductions("forkserver")
         self._count = 0
         self._helper = _native.ForkServer(helper)
+        self._forked_by = self._helper
 
     def renewed(self) -> ForkServer:
         # After a fork, the helper is the parent's child: this process may use it, but not end it.
@@ -76,17 +77,6 @@ class ForkServer(HiringStarter):
         self._count += 1
         return dump(f"Job-{self._count}", work)
 
-    def start(
-        self,
-        owner: _native.Owner,
-        future: Future[Any],
-        admission: _native.Admission,
-        packed: Launch,
-    ) -> int:
-        if self._max_tasks != 1 and self._helper.gone:
-            owner.dismiss_idle()  # no fork server would report how they end
-        return super().start(owner, future, admission, packed)
-
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         for left in reversed(range(_HELPERS)):
             # If the helper is killed, its jobs lose nothing. A new helper takes its place.
@@ -103,15 +93,15 @@ class ForkServer(HiringStarter):
             if state:
                 return state  # without an admitted job, no helper is started
         self._start_helper(owner)
-        introduction, descriptors = self._introductions.to_job(
-            self._home, self._max_tasks, owner.hears_of_yields
-        )
+
+        def introduce() -> tuple[Payload, _native.Descriptors]:
+            """After the job is admitted: the wait for a slot may be long, and the owner may change
+            its folder meanwhile."""
+            return self._introductions.to_job(self._home, self._max_tasks, owner.hears_of_yields)
+
         # As many workers ahead as there are slots, but none for an owner that submits few jobs.
         ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0
-        try:
-            return owner.hire_forked(self._helper, introduction, descriptors, first, ahead)
-        finally:
-            descriptors.clear()
+        return owner.hire_forked(self._helper, introduce, first, ahead)
 
     def _start_helper(self, owner: _native.Owner) -> None:
         self.share_tracker()

@@ -214,16 +214,20 @@ impl Owner {
     }
 
     /// Admits a job, and launches it on an idle worker. `NO_WORKER` if there is none: hire one.
+    /// `server` is the fork server that forks the workers, if one does.
+    #[pyo3(signature = (future, admission, payload, descriptors, server))]
     fn launch(
         &self,
         future: Bound<'_, Promise>,
         admission: Bound<'_, Admission>,
         payload: Payload<'_>,
         descriptors: Bound<'_, Descriptors>,
+        server: Option<&Bound<'_, ForkServer>>,
     ) -> PyResult<u8> {
         let host = self.host(future.py());
+        let helper = server.map(|server| &server.get().0);
         self.start(Some((future, admission, payload, descriptors)), |first| match first {
-            Some(first) => Ok(self.owner.launch(&host, first)?),
+            Some(first) => Ok(self.owner.launch(&host, helper, first)?),
             None => Ok(None),
         })
     }
@@ -245,21 +249,25 @@ impl Owner {
     }
 
     /// Hires a worker that a fork server has forked ahead, or forks now. If there is a `first` job,
-    /// admits it, and launches it there. Then requests workers ahead until there are `ahead`.
-    #[pyo3(signature = (server, introduction, descriptors, first, ahead))]
+    /// admits it, and launches it there. `introduce` returns the introduction; it is called after
+    /// the admission. Then requests workers ahead until there are `ahead`.
+    #[pyo3(signature = (server, introduce, first, ahead))]
     fn hire_forked(
         &self,
         py: Python<'_>,
         server: &Bound<'_, ForkServer>,
-        introduction: Payload<'_>,
-        descriptors: &Bound<'_, Descriptors>,
+        introduce: &Bound<'_, PyAny>,
         first: Option<FirstJob<'_>>,
         ahead: usize,
     ) -> PyResult<u8> {
-        let descriptors = descriptors.get().held();
-        let introduction = Message { payload: introduction.as_core(), descriptors: &descriptors };
         let (host, helper) = (Interpreter(py), &server.get().0);
-        self.start(first, |first| self.owner.hire_forked(&host, helper, introduction, first, ahead))
+        self.start(first, |first| {
+            let (introduction, descriptors): (Payload<'_>, Bound<'_, Descriptors>) =
+                introduce.call0()?.extract()?;
+            let descriptors = descriptors.get().held();
+            let message = Message { payload: introduction.as_core(), descriptors: &descriptors };
+            Ok(self.owner.hire_forked(&host, helper, message, first, ahead)?)
+        })
     }
 
     /// Starts the fork server, a program that serves the socket on its standard input, unless there

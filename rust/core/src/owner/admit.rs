@@ -4,16 +4,16 @@ use super::shared::Owner;
 use super::waits::Until;
 use super::OwnerHost;
 use crate::error::Result;
-use crate::slots::Slot;
+use crate::slots::{Pool, Slot};
 
 /// The slot of an admitted submission. A drop gives the slot back.
 #[derive(Debug, Default)]
 pub struct Admitted {
     /// None for a job that takes no slot, and after the slot has passed to a job.
     pub slot: Option<Slot>,
-    /// The slot was this process's own, so this process must not go on before [`Owner::resume`]
-    /// returns.
-    pub own: bool,
+    /// The slot was this process's own, of this pool, so this process must not go on before
+    /// [`Owner::conclude`] returns.
+    pub own: Option<Pool>,
 }
 
 impl<J> Owner<J> {
@@ -39,10 +39,10 @@ impl<J> Owner<J> {
     pub fn admit_at_once(&self, may_lend: bool) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
         if let Some(slot) = pool.try_take()? {
-            return Ok(Some(Admitted { slot: Some(slot), own: false }));
+            return Ok(Some(Admitted { slot: Some(slot), own: None }));
         }
         let own = if may_lend { pool.own_slot(self.options.yields) } else { None };
-        Ok(own.map(|slot| Admitted { slot: Some(slot), own: true }))
+        Ok(own.map(|slot| Admitted { slot: Some(slot), own: Some(pool) }))
     }
 
     /// Whether [`Owner::admit_at_once`] would return a slot. With `may_lend`, a job's own slot
@@ -60,16 +60,17 @@ impl<J> Owner<J> {
         admitted: &mut Admitted,
     ) -> std::result::Result<(), H::Error> {
         drop(admitted.slot.take());
-        match std::mem::take(&mut admitted.own) {
-            true => self.resume(host),
-            false => Ok(()),
-        }
+        admitted.own.take().map_or(Ok(()), |pool| self.resume(host, &pool))
     }
 
-    /// After this process's slot was given away: waits until this process has a slot again.
-    pub fn resume<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<(), H::Error> {
-        let Ok(pool) = self.pool() else { return Ok(()) };
-        self.until(host, None, Some(&pool), false, || Ok(pool.resume()?.then_some(())))?;
+    /// After this process's slot of `pool` was given away: waits until this process has a slot of
+    /// it again, also if the owner has been closed meanwhile.
+    pub(super) fn resume<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        pool: &Pool,
+    ) -> std::result::Result<(), H::Error> {
+        self.until(host, None, Some(pool), false, || Ok(pool.resume()?.then_some(())))?;
         Ok(())
     }
 }

@@ -195,6 +195,7 @@ impl<J> Jobs<J> {
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
+        self.quiet = None; // the descriptors of this process are to be checked too
         self.owner.get_or_insert_with(getpid);
         self.processes.insert(number, process);
         let heard = self.set.as_ref().is_some_and(|set| set.grows_while_waited_for());
@@ -221,6 +222,7 @@ impl<J> Jobs<J> {
         }
         let assignment = slot.as_ref().map_or(without_slot, Slot::assignment);
         let head = Head::Launch { assignment };
+        self.quiet = None;
         while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
             // The fork server keeps its copy of the channel's end after its child has ended, so no

@@ -120,8 +120,8 @@ impl<J> Owner<J> {
             let yields = yields || self.any_has_yielded();
             yielded |= pool.as_ref().is_some_and(|pool| yields && pool.give_own_slot_away());
         })?;
-        if yielded {
-            self.resume(host)?;
+        if let Some(pool) = pool.filter(|_| yielded) {
+            self.resume(host, &pool)?;
         }
         Ok(waited)
     }
