@@ -266,7 +266,7 @@ impl Owner {
                 introduce.call0()?.extract()?;
             let descriptors = descriptors.get().held();
             let message = Message { payload: introduction.as_core(), descriptors: &descriptors };
-            Ok(self.owner.hire_forked(&host, helper, message, first, ahead)?)
+            self.owner.hire_forked(&host, helper, message, first, ahead)
         })
     }
 
