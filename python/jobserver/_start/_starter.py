@@ -69,7 +69,7 @@ class HiringStarter(Starter):
     after the other."""
 
     #: The fork server that forks the workers, if one does.
-    _forked_by: _native.ForkServer | None = None
+    _helper: _native.ForkServer | None = None
 
     def __init__(self, max_tasks: int | None) -> None:
         """With at most `max_tasks` jobs a worker; None means no limit."""
@@ -96,7 +96,7 @@ class HiringStarter(Starter):
                 # No worker is ever idle: one call hires a worker and launches its job.
                 state = self.hire(owner, (future, admission, message, descriptors))
             else:
-                launch = future, admission, message, descriptors, self._forked_by
+                launch = future, admission, message, descriptors, self._helper
                 state = owner.launch(*launch)
                 while state == _native.NO_WORKER:
                     self.hire(owner)

@@ -56,8 +56,7 @@ class ForkServer(HiringStarter):
         self._home = home
         self._introductions = Introductions("forkserver")
         self._count = 0
-        self._helper = _native.ForkServer(helper)
-        self._forked_by = self._helper
+        self._helper: _native.ForkServer = _native.ForkServer(helper)
 
     def renewed(self) -> ForkServer:
         # After a fork, the helper is the parent's child: this process may use it, but not end it.
@@ -68,7 +67,8 @@ class ForkServer(HiringStarter):
 
     def descriptor(self, owner: _native.Owner) -> int:
         for _ in range(_HELPERS):
-            self._start_helper(owner)
+            if self._must_start_helper():
+                self._start_helper(owner)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
                 return self._helper.fileno()
         raise _gone_again("the fork server has ended")
@@ -88,11 +88,11 @@ class ForkServer(HiringStarter):
         raise AssertionError("not reached")
 
     def _hire(self, owner: _native.Owner, first: First | None) -> int:
-        if first is not None and not self._helper.running:
-            state = owner.admit(first[1])
+        if self._must_start_helper():
+            state = owner.admit(first[1]) if first is not None else 0
             if state:
                 return state  # without an admitted job, no helper is started
-        self._start_helper(owner)
+            self._start_helper(owner)
 
         def introduce() -> tuple[Payload, _native.Descriptors]:
             """After the job is admitted: the wait for a slot may be long, and the owner may change
@@ -103,17 +103,19 @@ class ForkServer(HiringStarter):
         ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0
         return owner.hire_forked(self._helper, introduce, first, ahead)
 
-    def _start_helper(self, owner: _native.Owner) -> None:
+    def _must_start_helper(self) -> bool:
         self.share_tracker()
-        if not self._helper.running:
-            introductions = self._introductions
-            preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
-            command = program(__name__, is_helper=True)
-            try:
-                if owner.start_fork_server(self._helper, command, message, descriptors):
-                    introductions.was_sent(preparation)
-            finally:
-                descriptors.clear()
+        return not self._helper.running
+
+    def _start_helper(self, owner: _native.Owner) -> None:
+        introductions = self._introductions
+        preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
+        command = program(__name__, is_helper=True)
+        try:
+            if owner.start_fork_server(self._helper, command, message, descriptors):
+                introductions.was_sent(preparation)
+        finally:
+            descriptors.clear()
 
     def stop(self) -> None:
         self._helper.stop()

@@ -54,9 +54,18 @@ fn tokens_in_the_end(read: &OwnedFd) -> Vec<u8> {
     tokens
 }
 
-fn kill_all_of(program: Pid) {
+/// Kills a program with all that is below it, once it is ready. Returns the tokens that are in the
+/// end in the pipe of the pool that it has joined.
+fn tokens_after_the_kill(
+    program: Pid,
+    ready: (OwnedFd, OwnedFd),
+    (read, write): (OwnedFd, OwnedFd),
+) -> Vec<u8> {
+    wait_for_ready(ready);
     kill_process_group(program, Signal::KILL).unwrap();
     ended(program);
+    drop(write);
+    tokens_in_the_end(&read)
 }
 
 fn take_all(pool: &Pool) -> Vec<Slot> {
@@ -75,10 +84,7 @@ fn the_tokens_of_a_program_that_is_killed_come_back() {
         let taken = [(); 2].map(|()| pool.try_take().unwrap().unwrap());
         std::mem::forget((pool, taken));
     });
-    wait_for_ready(ready);
-    kill_all_of(program);
-    drop(write);
-    assert_eq!(tokens_in_the_end(&read), b"abc");
+    assert_eq!(tokens_after_the_kill(program, ready, (read, write)), b"abc");
 }
 
 #[test]
@@ -108,10 +114,7 @@ fn the_tokens_of_a_program_and_its_jobs_that_are_killed_at_once_come_back() {
         }
         std::mem::forget((pool, taken));
     });
-    wait_for_ready(ready);
-    kill_all_of(program);
-    drop(write);
-    assert_eq!(tokens_in_the_end(&read), b"abc");
+    assert_eq!(tokens_after_the_kill(program, ready, (read, write)), b"abc");
 }
 
 #[test]
@@ -124,10 +127,7 @@ fn the_slot_that_the_program_was_started_on_is_no_token() {
         let slot = pool.try_take().unwrap().unwrap();
         std::mem::forget((pool, slot));
     });
-    wait_for_ready(ready);
-    kill_all_of(program);
-    drop(write);
-    assert_eq!(tokens_in_the_end(&read), b"");
+    assert_eq!(tokens_after_the_kill(program, ready, (read, write)), b"");
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(crate) struct Watch {
     /// until it has seen the job begin.
     launching: bool,
     /// Whether the last look found an entry that no process gives back. A wait then polls.
-    damaged: bool,
+    stuck: bool,
 }
 
 impl Watch {
@@ -89,7 +89,7 @@ impl Watch {
             waits: 0,
             must_look: false,
             launching: false,
-            damaged: false,
+            stuck: false,
         })
     }
 
@@ -100,15 +100,15 @@ impl Watch {
         for _ in 0..MOST_LOOKS {
             let dead = self.look(ledger);
             any |= !dead.is_empty();
-            self.damaged = false;
+            self.stuck = false;
             for entry in dead {
                 let reclaimed = ledger.reclaim_from(entry, pipe);
                 if reclaimed != Reclaimed::Done {
                     self.stop_watching(entry.tenure.index);
                 }
-                self.damaged |= reclaimed == Reclaimed::ByAnother;
+                self.stuck |= reclaimed == Reclaimed::ByAnother;
             }
-            if !self.damaged {
+            if !self.stuck {
                 break;
             }
         }
@@ -211,7 +211,7 @@ impl Watch {
     /// sleep.
     pub(crate) fn watched(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         let blind = self.holders.values().any(|(_, how)| matches!(how, Watched::Blindly));
-        let polls = self.must_look || self.launching || self.damaged || blind;
+        let polls = self.must_look || self.launching || self.stuck || blind;
         (self.set.watched(), polls.then_some(POLL_INTERVAL))
     }
 }
