@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -379,16 +380,51 @@ def sockets() -> set[int]:
     return {n for n, name in with_names if os.path.exists(name) and "socket" in os.readlink(name)}
 
 
-def test_the_loss_of_a_new_jobs_channel_is_told_after_a_time_in_which_nothing_came() -> None:
-    """The look at all descriptors in such a time is one for each job that starts."""
-    hold = Hold()
-    with Jobserver("spawn", 2) as js:  # without a worker that is there before
-        old = js(held, hold.end)
-        assert not old.wait(1.5)
+class Losing:
+    """Two jobs, of which the second one's channel is closed by the program."""
+
+    def __init__(self, js: Jobserver) -> None:
+        self.hold = Hold()
+        self.other = js(held, self.hold.end)
         before = sockets()
-        new = js(held, hold.end)
-        for number in sockets() - before:
+        self.losing = js(held, self.hold.end)
+        self.channel = sockets() - before
+
+    def lose(self) -> None:
+        for number in self.channel:
             os.close(number)
-        assert isinstance(new.exception(DEADLINE), OSError)
+
+    def assert_told(self) -> None:
+        assert isinstance(self.losing.exception(DEADLINE), OSError)
+        self.hold.close()
+        assert self.other.result(DEADLINE) == self.other.pid
+
+
+def test_the_loss_of_a_new_jobs_channel_is_told_after_a_time_in_which_nothing_came() -> None:
+    hold = Hold()
+    with Jobserver("spawn", 3) as js:
+        first = js(held, hold.end)
+        assert not first.wait(1.5)
+        jobs = Losing(js)
+        jobs.lose()
+        jobs.assert_told()
         hold.close()
-        assert old.result(DEADLINE) == old.pid
+        assert first.result(DEADLINE) == first.pid
+
+
+def test_a_loss_is_told_after_the_first_look_at_all_descriptors() -> None:
+    with Jobserver("fork", 2) as js:
+        jobs = Losing(js)
+        assert not jobs.losing.wait(1.5)
+        jobs.lose()
+        jobs.assert_told()
+
+
+def test_a_loss_is_told_while_other_jobs_come_and_go() -> None:
+    with Jobserver("fork", 3) as js:
+        jobs = Losing(js)
+        jobs.lose()
+        deadline = time.monotonic() + DEADLINE
+        while not jobs.losing.done() and time.monotonic() < deadline:
+            js(time.sleep, 0.05).result(DEADLINE)
+        jobs.assert_told()

@@ -185,6 +185,24 @@ def test_no_job_goes_to_a_worker_whose_helper_is_killed_while_its_submission_wai
     assert future.exception(DEADLINE).exitcode == 7
 
 
+def test_no_job_goes_to_a_worker_that_comes_idle_after_its_helper_was_replaced(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(2, max_tasks_per_child=None)
+    hold = Hold()
+    old = js(held, hold.end)
+    killed = helper(js)
+    os.kill(killed, signal.SIGKILL)
+    os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+    assert js(pid).result(DEADLINE) != old.pid
+    hold.close()
+    assert old.result(DEADLINE) == old.pid
+    for _ in range(2):
+        future: Any = js(os._exit, 7)
+        assert future.exception(DEADLINE).exitcode == 7
+        assert future.pid != old.pid
+
+
 def loaded(module: str) -> bool:
     return module in sys.modules
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, wait_until
+from holding import Hold, held
 
-from jobserver import Jobserver, _native
+from jobserver import Jobserver, StartMethod, _native
 
 #: Runs a command where there is no memory to be used, but $TMPDIR.
 WITHOUT_MEMORY = [
@@ -185,3 +186,24 @@ def test_a_dead_holder_that_has_lent_its_slot_to_nobody_ends_no_wait_and_no_look
                 ledger.write(word.to_bytes(8, sys.byteorder))
         assert _native.Pool.open(pool.home).reclaim()
         assert js(abs, -8).result(DEADLINE) == 8
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("word", [9 << 60 | 1, 3 << 60])
+def test_a_job_whose_own_entry_is_forged_ends(method: StartMethod, word: int) -> None:
+    """The word has bits that no process writes: a comparison with what it means never fits."""
+    hold = Hold()
+    with Jobserver(method, 1) as js, open(f"{js._owner.open_pool().home}/ledger", "r+b") as ledger:
+        future = js(held, hold.end)
+
+        def entry_of_job() -> list[int]:
+            ledger.seek(512)
+            words = memoryview(ledger.read(64 * 8)).cast("Q")
+            return [n for n in range(8) if words[8 * n] >> 42 == future.pid]
+
+        [entry] = wait_until(entry_of_job)
+        ledger.seek(512 + 64 * entry + 8 * 4)
+        ledger.write(word.to_bytes(8, sys.byteorder))
+        ledger.flush()
+        hold.close()
+        assert future.result(DEADLINE) == future.pid

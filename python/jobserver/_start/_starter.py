@@ -68,9 +68,6 @@ class HiringStarter(Starter):
     """Starts jobs in workers that are hired first and launched then: one job each, or several one
     after the other."""
 
-    #: The fork server that forks the workers, if one does.
-    _helper: _native.ForkServer | None = None
-
     def __init__(self, max_tasks: int | None) -> None:
         """With at most `max_tasks` jobs a worker; None means no limit."""
         self._max_tasks = max_tasks
@@ -96,11 +93,10 @@ class HiringStarter(Starter):
                 # No worker is ever idle: one call hires a worker and launches its job.
                 state = self.hire(owner, (future, admission, message, descriptors))
             else:
-                launch = future, admission, message, descriptors, self._helper
-                state = owner.launch(*launch)
+                state = owner.launch(future, admission, message, descriptors)
                 while state == _native.NO_WORKER:
                     self.hire(owner)
-                    state = owner.launch(*launch)
+                    state = owner.launch(future, admission, message, descriptors)
         except BaseException:
             descriptors.clear()
             raise

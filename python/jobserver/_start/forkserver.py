@@ -56,7 +56,7 @@ class ForkServer(HiringStarter):
         self._home = home
         self._introductions = Introductions("forkserver")
         self._count = 0
-        self._helper: _native.ForkServer = _native.ForkServer(helper)
+        self._helper = _native.ForkServer(helper)
 
     def renewed(self) -> ForkServer:
         # After a fork, the helper is the parent's child: this process may use it, but not end it.
@@ -92,7 +92,8 @@ class ForkServer(HiringStarter):
             state = owner.admit(first[1]) if first is not None else 0
             if state:
                 return state  # without an admitted job, no helper is started
-            self._start_helper(owner)
+            if self._must_start_helper():  # the wait may have been long
+                self._start_helper(owner)
 
         def introduce() -> tuple[Payload, _native.Descriptors]:
             """After the job is admitted: the wait for a slot may be long, and the owner may change

@@ -25,7 +25,7 @@ fn hire(jobs: &mut Jobs, pool: &Pool) -> Pid {
         }
         Forked::Parent(pid) => {
             drop(job_end);
-            jobs.hired(owner_end, Child::adopt(pid)).unwrap();
+            jobs.hired(owner_end, Child::adopt(pid), None).unwrap();
             pid
         }
     }

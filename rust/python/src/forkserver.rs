@@ -30,12 +30,6 @@ impl ForkServer {
         self.0.is_running()
     }
 
-    /// Whether the helper has ended, perhaps unnoticed until now.
-    #[getter]
-    fn gone(&self) -> bool {
-        self.0.is_gone()
-    }
-
     /// The number of workers ahead.
     #[getter]
     fn ahead(&self) -> usize {

@@ -214,20 +214,16 @@ impl Owner {
     }
 
     /// Admits a job, and launches it on an idle worker. `NO_WORKER` if there is none: hire one.
-    /// `server` is the fork server that forks the workers, if one does.
-    #[pyo3(signature = (future, admission, payload, descriptors, server))]
     fn launch(
         &self,
         future: Bound<'_, Promise>,
         admission: Bound<'_, Admission>,
         payload: Payload<'_>,
         descriptors: Bound<'_, Descriptors>,
-        server: Option<&Bound<'_, ForkServer>>,
     ) -> PyResult<u8> {
         let host = self.host(future.py());
-        let helper = server.map(|server| &server.get().0);
         self.start(Some((future, admission, payload, descriptors)), |first| match first {
-            Some(first) => Ok(self.owner.launch(&host, helper, first)?),
+            Some(first) => Ok(self.owner.launch(&host, first)?),
             None => Ok(None),
         })
     }

@@ -8,7 +8,7 @@ use crate::platform::Descriptor;
 use crate::process::{Child, Lifeline, Pid};
 use crate::wire::{Channel, Head, Message};
 use rustix::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// See the module. No lock is held while other threads of the host, or code of the user, can run.
 /// So neither a fork by another thread nor an interruption can leave it locked.
@@ -22,8 +22,16 @@ struct HelperState {
     ahead: Ahead,
 }
 
-/// A worker that the fork server has forked: the owner's end of its channel, and its process.
-type ForkedJob = (Channel, Child);
+/// A worker that a helper has forked.
+#[derive(Debug)]
+pub struct ForkedWorker {
+    /// Its owner's end.
+    pub channel: Channel,
+    /// The worker.
+    pub child: Child,
+    /// The helper, which alone reports how the worker ends.
+    pub forked_by: Weak<ForkServer>,
+}
 
 impl Helper {
     /// A helper that another process of the tree has started, by its request socket.
@@ -39,11 +47,6 @@ impl Helper {
     /// Whether there is a helper, and this program has not closed its request socket.
     pub fn is_running(&self) -> bool {
         self.state().running.as_ref().is_some_and(|helper| !helper.is_lost())
-    }
-
-    /// Whether the helper has ended, perhaps unnoticed until now.
-    pub fn is_gone(&self) -> bool {
-        self.state().running.as_ref().is_some_and(|helper| helper.is_gone())
     }
 
     /// The helper that runs now.
@@ -122,7 +125,7 @@ impl Helper {
     pub fn take_ahead<H: Host>(
         &self,
         host: &H,
-    ) -> std::result::Result<Option<ForkedJob>, H::Error> {
+    ) -> std::result::Result<Option<ForkedWorker>, H::Error> {
         let helper = self.current()?;
         if helper.is_gone() {
             // The workers may still run, but nothing would report how they end.
@@ -131,7 +134,10 @@ impl Helper {
         loop {
             let Some(channel) = self.state().ahead.take() else { return Ok(None) };
             match answer(host, &helper, &channel)? {
-                Ok(child) if !child.has_ended() => return Ok(Some((channel, child))),
+                Ok(child) if !child.has_ended() => {
+                    let forked_by = Arc::downgrade(&helper);
+                    return Ok(Some(ForkedWorker { channel, child, forked_by }));
+                }
                 Err(e) if e.raw_os_error().is_none() => return Err(self.give_up(host, &helper, e)),
                 _ => {} // the fork was refused, or the worker was killed since
             }
@@ -143,7 +149,7 @@ impl Helper {
         &self,
         host: &H,
         lifeline: Option<&Lifeline>,
-    ) -> std::result::Result<ForkedJob, H::Error> {
+    ) -> std::result::Result<ForkedWorker, H::Error> {
         let helper = self.current()?;
         let (owner_end, job_end) = Channel::pair()?;
         // The first try keeps the host's lock, because it is quick: another thread that ran could
@@ -157,7 +163,7 @@ impl Helper {
         drop(job_end);
         let child = answer(host, &helper, &owner_end)?;
         let child = child.map_err(|e| self.give_up(host, &helper, e))?;
-        Ok((owner_end, child))
+        Ok(ForkedWorker { channel: owner_end, child, forked_by: Arc::downgrade(&helper) })
     }
 
     /// Requests workers ahead until there are `number`. Waits for none of them.

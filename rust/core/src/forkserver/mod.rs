@@ -25,5 +25,5 @@ mod server;
 
 pub use ahead::Ahead;
 pub use client::{fork_server_gone, ForkServer};
-pub use helper::Helper;
+pub use helper::{ForkedWorker, Helper};
 pub use server::Server;

@@ -70,7 +70,9 @@ impl<J> Owner<J> {
         host: &H,
         pool: &Pool,
     ) -> std::result::Result<(), H::Error> {
-        self.until(host, None, Some(pool), false, || Ok(pool.resume()?.then_some(())))?;
-        Ok(())
+        let resumed =
+            self.until(host, None, Some(pool), false, || Ok(pool.resume()?.then_some(())));
+        self.state().abandon_if_closed(); // the wait has opened descriptors
+        resumed.map(drop)
     }
 }

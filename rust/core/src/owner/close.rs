@@ -75,6 +75,14 @@ impl<J> Owner<J> {
 }
 
 impl<J> OwnerState<J> {
+    /// After a wait of a closed owner: closes what the wait has opened, unless another thread
+    /// waits.
+    pub(super) fn abandon_if_closed(&mut self) {
+        if matches!(self.phase, Phase::Closed) && !self.jobs.is_waited_for() {
+            self.jobs.abandon();
+        }
+    }
+
     /// Whether no job runs and no launch has begun.
     fn is_idle(&self) -> bool {
         self.launching.is_empty() && self.jobs.outstanding() == 0

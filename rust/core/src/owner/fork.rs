@@ -66,7 +66,7 @@ impl<J> Owner<J> {
     pub fn fork_worker<H: ForkHost>(&self, host: &H) -> std::result::Result<Birth, H::Error> {
         let _launching = self.begin_launch()?;
         Ok(match self.fork_process(host, None)? {
-            Side::Owner(channel, child) => Birth::Owner(self.hired(channel, child, None)?),
+            Side::Owner(channel, child) => Birth::Owner(self.hired(channel, child, None, None)?),
             Side::Worker(born) => Birth::Worker(born),
         })
     }

@@ -4,12 +4,13 @@
 use super::shared::Owner;
 use super::Started;
 use crate::error::Result;
-use crate::forkserver::Helper;
+use crate::forkserver::{ForkServer, ForkedWorker, Helper};
 use crate::host::Host;
 use crate::process::{Child, Lifeline};
 use crate::slots::Slot;
 use crate::wire::{Channel, Head, Message};
 use rustix::fd::OwnedFd;
+use std::sync::Weak;
 
 /// The first job of a worker, or the next one.
 pub struct First<'a, J> {
@@ -40,7 +41,7 @@ impl<J> Owner<J> {
         let (owner_end, job_end) = Channel::pair()?;
         introduce(&owner_end, introduction, self.lifeline()?)?;
         let child = start(job_end.into_socket()?)?;
-        Ok(self.hired(owner_end, child, first)?)
+        Ok(self.hired(owner_end, child, None, first)?)
     }
 
     /// Hires a worker that a fork server has forked ahead, or forks now. Launches `first` on it, if
@@ -55,8 +56,8 @@ impl<J> Owner<J> {
         ahead: usize,
     ) -> std::result::Result<Option<Started>, H::Error> {
         let _launching = self.begin_launch()?;
-        let (channel, child) = self.forked_and_introduced(host, helper, introduction)?;
-        let started = self.hired(channel, child, first)?;
+        let worker = self.forked_and_introduced(host, helper, introduction)?;
+        let started = self.hired(worker.channel, worker.child, Some(worker.forked_by), first)?;
         if ahead > 0 {
             let _ = self.lifeline().and_then(|line| helper.top_up(ahead, line.as_ref()));
         }
@@ -68,21 +69,21 @@ impl<J> Owner<J> {
         host: &H,
         helper: &Helper,
         introduction: Message<'_>,
-    ) -> std::result::Result<(Channel, Child), H::Error> {
-        while let Some((channel, child)) = helper.take_ahead(host)? {
-            if introduce(&channel, introduction, None)? {
-                return Ok((channel, child));
+    ) -> std::result::Result<ForkedWorker, H::Error> {
+        while let Some(worker) = helper.take_ahead(host)? {
+            if introduce(&worker.channel, introduction, None)? {
+                return Ok(worker);
             } // otherwise it has just ended, because it was idle for too long
         }
         let lifeline = self.lifeline()?;
-        let (mut channel, mut child) = helper.fork_one(host, lifeline.as_ref())?;
-        if !introduce(&channel, introduction, None)? {
+        let mut worker = helper.fork_one(host, lifeline.as_ref())?;
+        if !introduce(&worker.channel, introduction, None)? {
             // This worker may have ended too, if this thread was delayed. There is one more try,
             // and no loop, because another program may be killing the workers.
-            (channel, child) = helper.fork_one(host, lifeline.as_ref())?;
-            introduce(&channel, introduction, None)?;
+            worker = helper.fork_one(host, lifeline.as_ref())?;
+            introduce(&worker.channel, introduction, None)?;
         }
-        Ok((channel, child))
+        Ok(worker)
     }
 
     /// Starts the fork server, unless there is one: see [`Helper::start`].
@@ -102,10 +103,11 @@ impl<J> Owner<J> {
         &self,
         channel: Channel,
         child: Child,
+        forked_by: Option<Weak<ForkServer>>,
         first: Option<First<'_, J>>,
     ) -> Result<Option<Started>> {
         let mut state = self.state();
-        state.jobs.hired(channel, child)?;
+        state.jobs.hired(channel, child, forked_by)?;
         // The launch goes to the newest idle worker, which is this one.
         first.map_or(Ok(None), |mut first| state.launch(&mut first))
     }

@@ -13,6 +13,7 @@ use super::outcome::{JobId, Started};
 use super::process::{Process, ProcessState};
 use super::quiet::Quiet;
 use crate::error::{Error, Result};
+use crate::forkserver::ForkServer;
 use crate::platform::{backend, ReadySet};
 use crate::process::{getpid, leave_running, Child, Family, Kept, Pid, Signal};
 use crate::slots::{Assignment, Launched, Slot};
@@ -20,7 +21,7 @@ use crate::wait::Bell;
 use crate::wire::{Channel, Head};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// One of a process's two descriptors; the low bit of its key in the ready set.
 pub(super) const CHANNEL: u64 = 0;
@@ -163,9 +164,16 @@ impl<J> Jobs<J> {
         self.enter_running(child, Some(channel), slot, job)
     }
 
-    /// Enters a process that waits for its first launch. Errors as for [`Jobs::started`].
-    pub fn hired(&mut self, channel: Channel, child: Child) -> Result<()> {
-        let number = self.enter(Process::born(child, Some(channel)))?;
+    /// Enters a process that waits for its first launch, and the fork server that has forked it, if
+    /// one has. Errors as for [`Jobs::started`].
+    pub fn hired(
+        &mut self,
+        channel: Channel,
+        child: Child,
+        forked_by: Option<Weak<ForkServer>>,
+    ) -> Result<()> {
+        let born = Process::born(child, Some(channel));
+        let number = self.enter(Process { forked_by, ..born })?;
         self.idle.push(number);
         Ok(())
     }
@@ -195,7 +203,8 @@ impl<J> Jobs<J> {
             return Err(Error::system("cannot watch a job")(e));
         }
         self.next += 1;
-        self.quiet = None; // the descriptors of this process are to be checked too
+        // The descriptors of this process are to be checked too.
+        Quiet::end(&mut self.quiet);
         self.owner.get_or_insert_with(getpid);
         self.processes.insert(number, process);
         let heard = self.set.as_ref().is_some_and(|set| set.grows_while_waited_for());
@@ -222,12 +231,10 @@ impl<J> Jobs<J> {
         }
         let assignment = slot.as_ref().map_or(without_slot, Slot::assignment);
         let head = Head::Launch { assignment };
-        self.quiet = None;
+        Quiet::end(&mut self.quiet);
         while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
-            // The fork server keeps its copy of the channel's end after its child has ended, so no
-            // error of `send` would report that.
-            if process.jobs > 0 && !process.child.is_ours() && process.child.has_ended() {
+            if process.jobs > 0 && process.is_of_no_use() {
                 process.dismiss();
                 continue;
             }

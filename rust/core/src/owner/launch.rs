@@ -4,7 +4,6 @@ use super::hire::First;
 use super::shared::{Owner, OwnerState};
 use super::{OwnerHost, Started};
 use crate::error::Result;
-use crate::forkserver::Helper;
 use crate::slots::{Assignment, Pool};
 use std::time::{Duration, Instant};
 
@@ -15,24 +14,16 @@ impl<J> Owner<J> {
     /// Launches a job on an idle worker. None if there is none, and nothing has happened: hire one.
     /// If all slots are taken, a job on one of them is about to send its result, after which its
     /// worker is idle. This waits for that, but not long.
-    ///
-    /// If the workers were forked by `helper`, and it has ended, none of them is used: no process
-    /// would report how they end.
     pub fn launch<H: OwnerHost<J>>(
         &self,
         host: &H,
-        helper: Option<&Helper>,
         mut first: First<'_, J>,
     ) -> std::result::Result<Option<Started>, H::Error> {
         let _launching = self.begin_launch()?;
         let looks_until = Instant::now() + HIRE_DELAY;
         let mut look = None;
         loop {
-            let gone = helper.is_some_and(Helper::is_gone);
             let mut state = self.state();
-            if gone {
-                state.jobs.dismiss_idle();
-            }
             if let Some(started) = state.launch(&mut first)? {
                 return Ok(Some(started));
             }

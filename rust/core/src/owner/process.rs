@@ -1,14 +1,18 @@
 //! A process of an owner's table: a worker, or a command, from its start until it is reaped.
 
 use super::outcome::{Finished, JobId, Outcome, Started};
+use crate::forkserver::ForkServer;
 use crate::process::Child;
 use crate::slots::{Launched, Slot};
 use crate::wire::{Body, Channel};
+use std::sync::Weak;
 
 #[derive(Debug)]
 pub(super) struct Process<J> {
     pub(super) child: Child,
     pub(super) channel: Option<Channel>,
+    /// The fork server that has forked it, if one has.
+    pub(super) forked_by: Option<Weak<ForkServer>>,
     /// The number of jobs that it got.
     pub(super) jobs: u32,
     /// The value that the owner keeps for its last job, until the outcome of that job is known.
@@ -38,6 +42,7 @@ impl<J> Process<J> {
         Process {
             child,
             channel,
+            forked_by: None,
             jobs: 0,
             job: None,
             slot: None,
@@ -50,6 +55,18 @@ impl<J> Process<J> {
     /// Whether this program has closed the channel.
     pub(super) fn is_lost(&self) -> bool {
         self.channel.as_ref().is_some_and(|channel| !channel.as_descriptor().is_intact())
+    }
+
+    /// Whether it was forked by a fork server, and has ended, or no process would report how it
+    /// ends. The fork server keeps its copy of the channel's end after its child has ended, so a
+    /// send would not fail. After the end of the fork server itself, no other one reports exits of
+    /// its children.
+    pub(super) fn is_of_no_use(&self) -> bool {
+        let is_gone = |server: &Weak<ForkServer>| {
+            server.upgrade().is_none_or(|server| server.is_gone() && !server.is_lost())
+        };
+        !self.child.is_ours()
+            && (self.child.has_ended() || self.forked_by.as_ref().is_some_and(is_gone))
     }
 
     /// Records another job, whose launch has been sent.

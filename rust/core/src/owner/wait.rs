@@ -78,7 +78,7 @@ impl<J> Jobs<J> {
         if changes != self.changes {
             return Ok(None);
         }
-        let heard = self.quiet.as_ref().is_none_or(|quiet| quiet.changes != changes);
+        let heard = self.quiet.as_ref().is_none_or(|quiet| quiet.changes != Some(changes));
         let look_over = self.look_over();
         if self.lost {
             return Ok(None);
@@ -107,21 +107,25 @@ impl<J> Jobs<J> {
         Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }
 
-    /// In a quiet time, checks once whether all descriptors are still intact. Returns the time
-    /// until that check.
+    /// If it is time, checks whether all descriptors are still intact. Returns the time until the
+    /// next check.
     fn look_over(&mut self) -> Option<Duration> {
         if self.processes.is_empty() {
             return None;
         }
-        let quiet = Quiet::go_on(&mut self.quiet, self.changes);
-        let left = quiet.left()?;
-        if !left.is_zero() {
-            return Some(left);
+        let now = Instant::now();
+        let quiet = Quiet::go_on(&mut self.quiet, self.changes, now);
+        let (due, left) = (quiet.is_due(now), quiet.left(now));
+        if due {
+            let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
+            self.lost |= self.processes.values().any(lost);
         }
-        quiet.looked = true;
-        let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
-        self.lost |= self.processes.values().any(lost);
-        None
+        Some(left)
+    }
+
+    /// Whether a thread waits.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Ends a wait.

@@ -67,6 +67,16 @@ pub struct Held {
     pub loan: bool,
 }
 
+/// Changes a word if it is still `from`. A damaged word may be the `same` to its readers, and yet
+/// not be what they would write. It is changed too, since its readers would try for ever otherwise.
+fn change(word: &Word, from: u64, to: u64, same: impl Fn(u64) -> bool) -> bool {
+    let change = |from| word.compare_exchange(from, to, IN_ORDER, IN_ORDER);
+    match change(from) {
+        Err(now) if same(now) => change(now).is_ok(),
+        changed => changed.is_ok(),
+    }
+}
+
 /// Returns the time since boot in seconds.
 fn now() -> u64 {
     rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u64
@@ -241,8 +251,8 @@ impl Ledger {
 
     /// Changes an entry's holder if it is still `from`.
     fn change_holder(&self, index: u32, from: Holder, to: Holder) -> bool {
-        let (from, to) = (from.to_word(), to.to_word());
-        self.field(index, HOLDER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
+        let same = |word| Holder::from_word(word) == from;
+        change(self.field(index, HOLDER), from.to_word(), to.to_word(), same)
     }
 
     fn borrower(&self, index: u32) -> Borrower {
@@ -251,8 +261,8 @@ impl Ledger {
 
     /// Changes which loan an entry is lent to if that is still `from`.
     fn change_borrower(&self, index: u32, from: Borrower, to: Borrower) -> bool {
-        let (from, to) = (from.to_word(), to.to_word());
-        self.field(index, BORROWER).compare_exchange(from, to, IN_ORDER, IN_ORDER).is_ok()
+        let same = |word| Borrower::from_word(word) == from;
+        change(self.field(index, BORROWER), from.to_word(), to.to_word(), same)
     }
 
     /// Returns the tenure that a word names, if it can be one of this ledger's.
