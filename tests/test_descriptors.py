@@ -412,14 +412,6 @@ def test_the_loss_of_a_new_jobs_channel_is_told_after_a_time_in_which_nothing_ca
         assert first.result(DEADLINE) == first.pid
 
 
-def test_a_loss_is_told_after_the_first_look_at_all_descriptors() -> None:
-    with Jobserver("fork", 2) as js:
-        jobs = Losing(js)
-        assert not jobs.losing.wait(1.5)
-        jobs.lose()
-        jobs.assert_told()
-
-
 def test_a_loss_is_told_while_other_jobs_come_and_go() -> None:
     with Jobserver("fork", 3) as js:
         jobs = Losing(js)

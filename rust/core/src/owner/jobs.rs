@@ -45,7 +45,7 @@ pub struct Jobs<J = ()> {
     /// The process whose children they are; None until there is one.
     pub(super) owner: Option<Pid>,
     pub(super) changes: u64,
-    pub(super) quiet: Option<Quiet>,
+    pub(super) quiet: Quiet,
     /// This program has closed descriptors of the table: see `renew`.
     pub(super) lost: bool,
     /// The jobs that reported that they gave their slots away.
@@ -68,7 +68,7 @@ impl<J> Default for Jobs<J> {
             next: 0,
             owner: None,
             changes: 0,
-            quiet: None,
+            quiet: Quiet::default(),
             lost: false,
             yielded: BTreeSet::new(),
             quick: false,
@@ -204,7 +204,7 @@ impl<J> Jobs<J> {
         }
         self.next += 1;
         // The descriptors of this process are to be checked too.
-        Quiet::end(&mut self.quiet);
+        self.quiet.end();
         self.owner.get_or_insert_with(getpid);
         self.processes.insert(number, process);
         let heard = self.set.as_ref().is_some_and(|set| set.grows_while_waited_for());
@@ -231,7 +231,7 @@ impl<J> Jobs<J> {
         }
         let assignment = slot.as_ref().map_or(without_slot, Slot::assignment);
         let head = Head::Launch { assignment };
-        Quiet::end(&mut self.quiet);
+        self.quiet.end();
         while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
             if process.jobs > 0 && process.is_of_no_use() {

@@ -3,7 +3,6 @@
 
 use super::jobs::Jobs;
 use super::process::Process;
-use super::quiet::Quiet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::slots::{Pool, PoolWait};
 use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
@@ -78,8 +77,9 @@ impl<J> Jobs<J> {
         if changes != self.changes {
             return Ok(None);
         }
-        let heard = self.quiet.as_ref().is_none_or(|quiet| quiet.changes != Some(changes));
-        let look_over = self.look_over();
+        let now = Instant::now();
+        let heard = self.quiet.has_ended(changes, now);
+        let look_over = self.look_over(now);
         if self.lost {
             return Ok(None);
         }
@@ -109,18 +109,15 @@ impl<J> Jobs<J> {
 
     /// If it is time, checks whether all descriptors are still intact. Returns the time until the
     /// next check.
-    fn look_over(&mut self) -> Option<Duration> {
+    fn look_over(&mut self, now: Instant) -> Option<Duration> {
         if self.processes.is_empty() {
             return None;
         }
-        let now = Instant::now();
-        let quiet = Quiet::go_on(&mut self.quiet, self.changes, now);
-        let (due, left) = (quiet.is_due(now), quiet.left(now));
-        if due {
+        if self.quiet.is_due(now) {
             let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
             self.lost |= self.processes.values().any(lost);
         }
-        Some(left)
+        self.quiet.left(now)
     }
 
     /// Whether a thread waits.
