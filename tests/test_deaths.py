@@ -463,8 +463,8 @@ def test_a_program_that_reaps_every_child_still_hears_of_every_job(js: Jobserver
         signal.signal(signal.SIGCHLD, before)
 
 
-#: How many deaths of a kind are tried by each start method.
-MANY = {"fork": 1000, "forkserver": 200, "spawn": 10}
+#: How many deaths of each of the four kinds are tried by each start method.
+MANY = {"fork": 250, "forkserver": 100, "spawn": 10}
 
 
 @pytest.mark.slow

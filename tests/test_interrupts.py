@@ -363,7 +363,8 @@ def test_a_handler_that_raises_in_a_callback_is_not_the_callbacks_error(js: Jobs
 class AtLine:
     """A trace function that sends this process SIGINT at the n-th line of the package.
 
-    Or at the n-th instruction. Only in the owner, or only in processes forked from it.
+    Or at the n-th instruction. Only in the owner, or only in processes forked from it. A line that
+    is reached again from the same two callers' lines, in a loop, does not count again.
     """
 
     PACKAGE = os.path.dirname(jobserver.__file__)
@@ -373,6 +374,7 @@ class AtLine:
         self._in_owner = in_owner
         self._unit = unit
         self._owner = os.getpid()
+        self._reached: set[object] = set()
 
     @property
     def interrupted(self) -> bool:
@@ -383,10 +385,18 @@ class AtLine:
             return None
         frame.f_trace_opcodes = self._unit == "opcode"
         if event == self._unit and (os.getpid() == self._owner) is self._in_owner:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGINT)
+            way = self._way_to(frame)
+            if way not in self._reached:
+                self._reached.add(way)
+                self._left -= 1
+                if self._left == 0:
+                    os.kill(os.getpid(), signal.SIGINT)
         return self
+
+    def _way_to(self, frame: Any) -> object:
+        place = frame.f_lasti if self._unit == "opcode" else frame.f_lineno
+        callers = [frame.f_back, frame.f_back and frame.f_back.f_back]
+        return frame.f_code, place, *((at.f_code, at.f_lineno) for at in callers if at)
 
     @contextlib.contextmanager
     def tracing(self) -> Iterator[None]:
