@@ -80,8 +80,8 @@ LINTS := fmt clippy ruff types targets crates
 PYTEST_PARTS := pytest-a-d pytest-e-l pytest-m-o pytest-p-z
 SIDE_BY_SIDE := every-python $(PYTEST_PARTS) pytest-warm pytest-portable rust-test bench-works doc examples
 
-# How many steps run at a time: one more than there are CPUs for us, since each waits part of its time.
-AT_A_TIME ?= $(shell echo $$(($$(nproc 2> /dev/null || echo 2) + 1)))
+# How many steps run at a time: as many as there are CPUs for us.
+AT_A_TIME ?= $(shell nproc 2> /dev/null || echo 2)
 
 # What each step took.
 TIMES := target/times
