@@ -5,7 +5,7 @@ use super::shared::Owner;
 use super::wait::{Look, Waiting};
 use super::OwnerHost;
 use crate::error::Result;
-use crate::slots::{PausedTurn, Turn, Want};
+use crate::slots::Pool;
 use crate::wait::Woken;
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,17 @@ pub enum Until<T> {
 }
 
 impl<J> Owner<J> {
-    /// Scans and sleeps until `look` finds something by this turn, or the time is over. With
-    /// `callbacks`, also returns when the host has something to do.
+    /// Scans and sleeps until `look` finds something, or the time is over. With `callbacks`, also
+    /// returns when the host has something to do.
     pub(super) fn until<H: OwnerHost<J>, T>(
         &self,
         host: &H,
         timeout: Option<f64>,
-        turn: &mut Turn,
+        pool: Option<&Pool>,
         callbacks: bool,
-        mut look: impl FnMut(&mut Turn) -> Result<Option<T>>,
+        look: impl FnMut() -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
-        let find = |turn: Option<&mut Turn>| turn.map_or(Ok(None), &mut look);
-        self.until_releasing(host, timeout, Some(turn), callbacks, &mut || (), find)
+        self.until_releasing(host, timeout, pool, callbacks, &mut || (), look)
     }
 
     /// The same, and calls `release` before each sleep.
@@ -40,10 +39,10 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         timeout: Option<f64>,
-        mut turn: Option<&mut Turn>,
+        pool: Option<&Pool>,
         callbacks: bool,
         release: &mut dyn FnMut(),
-        mut find: impl FnMut(Option<&mut Turn>) -> Result<Option<T>>,
+        mut find: impl FnMut() -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
         let deadline = deadline(timeout);
         let mut more_time = true;
@@ -52,7 +51,7 @@ impl<J> Owner<J> {
             if callbacks && host.is_due()? {
                 return Ok(Until::Due);
             }
-            if let Some(found) = find(turn.as_deref_mut())? {
+            if let Some(found) = find()? {
                 return Ok(Until::Found(found));
             }
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
@@ -61,7 +60,7 @@ impl<J> Owner<J> {
             release();
             // Other events may wake this thread again and again without the event that it waits
             // for.
-            more_time = self.sleep(host, look, turn.as_deref_mut(), deadline)?
+            more_time = self.sleep(host, look, pool, deadline)?
                 && deadline.is_none_or(|deadline| Instant::now() < deadline);
         }
     }
@@ -77,45 +76,33 @@ impl<J> Owner<J> {
         yields: bool,
     ) -> std::result::Result<Until<()>, H::Error> {
         self.yielding(host, yields, |release| {
-            let find = |_: Option<&mut Turn>| Ok(done().then_some(()));
+            let find = || Ok(done().then_some(()));
             self.until_releasing(host, timeout, None, true, release, find)
         })
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
     /// with `for_slot`, a slot may be free. Returns at once if something has changed since `look`.
-    /// A job gives its slot to the pool meanwhile if it `yields`, or if a job of its own has given
-    /// its slot away.
+    /// A job keeps its slot meanwhile if it `keeps_slot`. Otherwise it gives it to the pool if it
+    /// `yields`, or if a job of its own has given its slot away.
     pub fn wait<H: OwnerHost<J>>(
         &self,
         host: &H,
         look: Look,
         for_slot: bool,
+        keeps_slot: bool,
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let mut turn = if for_slot { Some(self.pool()?.turn(Want::Start)) } else { None };
+        let pool = if for_slot { Some(self.pool()?) } else { None };
         let deadline = deadline(timeout);
+        if keeps_slot {
+            return self.sleep(host, look, pool.as_ref(), deadline).map(drop);
+        }
         self.yielding(host, yields, |release| {
             release();
-            self.sleep(host, look, turn.as_mut(), deadline).map(drop)
+            self.sleep(host, look, pool.as_ref(), deadline).map(drop)
         })
-    }
-
-    /// Waits until a job may be ready, this thread may be able to take a slot by its turn, or
-    /// `timeout` seconds are over. A job keeps its slot meanwhile.
-    pub fn wait_for_slot<H: OwnerHost<J>>(
-        &self,
-        host: &H,
-        look: Look,
-        paused: &mut PausedTurn,
-        timeout: Option<f64>,
-    ) -> std::result::Result<(), H::Error> {
-        let pool = self.pool()?;
-        let mut turn = pool.turn(Want::Start).after(paused);
-        let slept = self.sleep(host, look, Some(&mut turn), deadline(timeout));
-        *paused = turn.pause();
-        slept.map(drop)
     }
 
     /// Waits by `wait`. A job gives its own slot to the pool during the sleep, and has a slot again
@@ -144,7 +131,7 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         look: Look,
-        mut turn: Option<&mut Turn>,
+        pool: Option<&Pool>,
         deadline: Option<Instant>,
     ) -> std::result::Result<bool, H::Error> {
         loop {
@@ -153,7 +140,7 @@ impl<J> Owner<J> {
             // job.
             host.run_signal_handlers()?;
             self.check_process()?;
-            let begun = self.state().jobs.begin_wait(look, turn.as_deref_mut())?;
+            let begun = self.state().jobs.begin_wait(look, pool)?;
             let Some(waiting) = begun else { return Ok(true) };
             let woken = self.sleep_through(host, &waiting, deadline);
             self.state().jobs.end_wait(waiting);

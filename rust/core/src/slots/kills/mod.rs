@@ -16,7 +16,6 @@ mod cast;
 mod late;
 mod launches;
 mod loans;
-mod queue;
 mod reclaims;
 mod stage;
 mod wakes;

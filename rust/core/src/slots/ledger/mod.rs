@@ -11,27 +11,21 @@
 //! may borrow which slot (`slots::lineage`).
 //!
 //! ```text
-//! file   = magic slots waiters used style namespace marks borrowers common level queued tickets
-//!          takes ... table entry* row*
+//! file   = magic slots waiters used style namespace marks borrowers common level ... table entry*
 //! table  = the 256 possible bytes of a token, at offset 256; never changed
-//! entry  = holder token sending lender borrower owner since depth      (words of 8 bytes)
-//! row    = waiter rank entered -
+//! entry  = holder token sending lender borrower owner since -      (words of 8 bytes)
 //! ```
 
 mod give_back;
 mod layout;
 mod lend;
-mod queue;
 mod reclaim;
 mod take;
 
 pub(crate) use lend::Lender;
-pub(crate) use queue::{Row, Standing, Ticket, Waiter, Want};
 pub(crate) use reclaim::Reclaimed;
-#[cfg(test)]
-pub(crate) use {layout::ROWS, queue::PATIENCE};
 
-use super::bell::{PoolBell, RowBells};
+use super::bell::PoolBell;
 use super::entry::{Borrower, HeldBy, Holder, Tenure};
 use super::pipe::MAX_SLOTS;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,8 +89,6 @@ pub(crate) struct Bells {
     pub(crate) change: PoolBell,
     /// Rung when a slot that was lent can be borrowed again.
     pub(crate) open: PoolBell,
-    /// Rung for one waiter.
-    pub(crate) rows: RowBells,
 }
 
 /// The ledger of one pool.
