@@ -412,6 +412,16 @@ def test_the_loss_of_a_new_jobs_channel_is_told_after_a_time_in_which_nothing_ca
         assert first.result(DEADLINE) == first.pid
 
 
+def test_a_loss_is_told_after_the_program_has_done_other_work() -> None:
+    with Jobserver("fork", 3) as js:
+        assert js(int, 7).result(DEADLINE) == 7
+        time.sleep(1.2)  # the check that this job has asked for is overdue when the next ones begin
+        jobs = Losing(js)
+        assert not jobs.losing.wait(0.3)
+        jobs.lose()
+        jobs.assert_told()
+
+
 def test_a_loss_is_told_while_other_jobs_come_and_go() -> None:
     with Jobserver("fork", 3) as js:
         jobs = Losing(js)

@@ -8,7 +8,7 @@ use crate::slots::{Pool, PoolWait};
 use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The state of a table that a caller has seen: see [`Jobs::begin_wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +78,13 @@ impl<J> Jobs<J> {
             return Ok(None);
         }
         let now = Instant::now();
+        // In this order: a check that is overdue must not stand for the one after a new change.
+        self.look_over(now);
         let heard = self.quiet.has_ended(changes, now);
-        let look_over = self.look_over(now);
         if self.lost {
             return Ok(None);
         }
+        let checked_after = self.quiet.left(now).filter(|_| !self.processes.is_empty());
         // The set is made now if there is none: a process that another thread starts meanwhile must
         // wake this thread.
         let set = self.set();
@@ -92,7 +94,7 @@ impl<J> Jobs<J> {
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
         let must_look = bell.is_none() || !self.unwatched.is_empty();
         let look_after = must_look.then_some(POLL_INTERVAL);
-        let mut look_after = look_after.into_iter().chain(look_over).min();
+        let mut look_after = look_after.into_iter().chain(checked_after).min();
         let pool = pool.map(Pool::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
@@ -102,22 +104,17 @@ impl<J> Jobs<J> {
         }
         self.waiting.extend(bell.clone());
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
-        let wait = if heard && look_over.is_some() { wait.briefly() } else { wait };
+        let wait = if heard && checked_after.is_some() { wait.briefly() } else { wait };
         let lost = AtomicBool::new(false);
         Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }
 
-    /// If it is time, checks whether all descriptors are still intact. Returns the time until the
-    /// next check.
-    fn look_over(&mut self, now: Instant) -> Option<Duration> {
-        if self.processes.is_empty() {
-            return None;
-        }
+    /// If it is time, checks whether all descriptors are still intact.
+    fn look_over(&mut self, now: Instant) {
         if self.quiet.is_due(now) {
             let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
             self.lost |= self.processes.values().any(lost);
         }
-        self.quiet.left(now)
     }
 
     /// Whether a thread waits.
