@@ -2,9 +2,9 @@
 
     run.py [NAME ...]       all, or those whose names contain one of the NAMEs
 
-slots.pml is the protocol; here is what it is run with: trees of processes, modes, numbers of slots
-and of kills. Each flaw is the protocol broken on purpose, in one place. SPIN must find all of them:
-a model in which nothing can go wrong would prove nothing.
+slots.pml and queue.pml are the protocol; here is what they are run with: trees of processes, modes,
+numbers of slots, waiters and kills. Each flaw is the protocol broken on purpose, in one place. SPIN
+must find all of them: a model in which nothing can go wrong would prove nothing.
 
 It needs spin and a C compiler. What it builds, and the trail of an error that it finds, is left in
 target/model/NAME.
@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-MODEL = Path(__file__).resolve().parent / "slots.pml"
-BUILT = MODEL.parent.parent / "target" / "model"
+MODELS = Path(__file__).resolve().parent
+BUILT = MODELS.parent / "target" / "model"
 
 # A verifier that wants more of either is ended, and that is a failure.
 MEGABYTES = 2400
@@ -63,8 +63,55 @@ class Run(NamedTuple):
     options: tuple[str, ...] = ()
     partial: bool = False
 
+    def model(self) -> Path:
+        """Return the file of the model."""
+        return MODELS / "slots.pml"
 
-PROTOCOL = [
+    def defines(self) -> dict[str, object]:
+        """Return what the model is to be built with."""
+        kinds, owners = zip(*(process.split() for process in ("job 0", "job 0", *self.tree)))
+        below = "program" in kinds or "COMMON" in self.options
+        programs = {"PROGRAMS": 1} if below else {}
+        return {
+            self.mode: 1,
+            "SLOTS": self.slots,
+            "PROCESSES": 1 + len(self.tree),
+            "OWNERS": "{" + ",".join(owners) + "}",
+            "KINDS": "{" + ",".join(kinds).upper() + "}",
+            "KILLS": self.kills,
+            "CLIENT": self.client,
+            **programs,
+        }
+
+
+class Queue(NamedTuple):
+    """One search of the queue. `interrupts`: how many waits end without a slot."""
+
+    name: str
+    waiters: int = 3
+    listeners: int = 1
+    slots: int = 1
+    kills: int = 0
+    interrupts: int = 0
+    options: tuple[str, ...] = ()
+    partial: bool = False
+
+    def model(self) -> Path:
+        """Return the file of the model."""
+        return MODELS / "queue.pml"
+
+    def defines(self) -> dict[str, object]:
+        """Return what the model is to be built with."""
+        return {
+            "WAITERS": self.waiters,
+            "LISTENERS": self.listeners,
+            "SLOTS": self.slots,
+            "KILLS": self.kills,
+            "INTERRUPTS": self.interrupts,
+        }
+
+
+PROTOCOL: list[Run | Queue] = [
     Run("hold-line", "HOLD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("hold-long", "HOLD", LONG, kills=1),
     Run("hold-fork", "HOLD", FORK, kills=1),
@@ -102,12 +149,20 @@ PROTOCOL = [
     Run("common-hold", "HOLD", LINE, kills=1, options=("COMMON",)),
     Run("common-yield", "YIELD", LINE, kills=1, options=("COMMON", "LEAVES_YIELD")),
     Run("implicit", "HOLD", PROGRAM, kills=1, options=("IMPLICIT",)),
+    Queue("queue", kills=1),
+    Queue("queue-interrupts", interrupts=1),
+    Queue("queue-two-slots", slots=2),
+    Queue("queue-two-listeners", listeners=2, kills=1),
+    Queue("queue-kills", kills=2, interrupts=1, partial=True),
+    Queue("queue-four", waiters=4, listeners=2, kills=2, partial=True),
 ]
 
 PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
 ONE = Run("", "HOLD", LINE, kills=1)
 
-FLAWS: dict[str, Run] = {
+QUEUE = Queue("", kills=1)
+
+FLAWS: dict[str, Run | Queue] = {
     "WRITE_THEN_MARK": ONE,
     "READ_THEN_RECORD": ONE,
     "ADOPT_STORES": ONE,
@@ -137,6 +192,13 @@ FLAWS: dict[str, Run] = {
     "PASSED_ON_BUT_OWNED": Run("", "HOLD", NEXT, kills=2),
     "KEEP_WHEN_TOLD": Run("", "HOLD", LONG, options=("GIVES",)),
     "OPENED_LATE": Run("", "HOLD", EXEC, kills=1),
+    "STOP_AT_ENTERING": QUEUE,
+    "ENTER_THEN_TELL": QUEUE,
+    "ENTER_IN_SILENCE": QUEUE,
+    "DRAIN_LATE": QUEUE,
+    "LISTEN_NO_MORE_LATE": QUEUE,
+    "TELL_THEN_LEAVE": QUEUE,
+    "SLEEP_BEHIND_THE_GONE": QUEUE,
 }
 
 
@@ -149,25 +211,12 @@ class Found(NamedTuple):
     complete: bool
 
 
-def search(run: Run) -> Found:
+def search(run: Run | Queue) -> Found:
     """Build the verifier of a run and let it search."""
     folder = BUILT / run.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    kinds, owners = zip(*(process.split() for process in ("job 0", "job 0", *run.tree)))
-    below = "program" in kinds or "COMMON" in run.options
-    programs = {"PROGRAMS": 1} if below else {}
-    defines = {
-        run.mode: 1,
-        "SLOTS": run.slots,
-        "PROCESSES": 1 + len(run.tree),
-        "OWNERS": "{" + ",".join(owners) + "}",
-        "KINDS": "{" + ",".join(kinds).upper() + "}",
-        "KILLS": run.kills,
-        "CLIENT": run.client,
-        **programs,
-        **dict.fromkeys(run.options, 1),
-    }
+    defines = {**run.defines(), **dict.fromkeys(run.options, 1)}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     (folder / "flags").write_text(" ".join(flags) + "\n")
     # A flaw is found soon: then it is compiling that takes the time.
@@ -179,7 +228,7 @@ def search(run: Run) -> Found:
     begun = time.monotonic()
     output = ""
     for command in (
-        ["spin", "-a", *flags, str(MODEL)],
+        ["spin", "-a", *flags, str(run.model())],
         [*compiler, "-o", "pan", "pan.c"],
         verifier,
     ):
@@ -209,7 +258,7 @@ def search(run: Run) -> Found:
     return Found(word, int(float(states.group(1))), seconds, complete)
 
 
-def verify(run: Run) -> bool:
+def verify(run: Run | Queue) -> bool:
     """Search for an error where there must be none."""
     found = search(run)
     good = not found.error and (found.complete or run.partial)

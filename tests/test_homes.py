@@ -167,7 +167,7 @@ def test_forged_entries_of_a_ledger_are_survived(field: int) -> None:
                 other.reclaim()
                 other.free()
                 owner = _native.Owner(deque(), other, False, False)
-                owner.could_admit(False)
+                owner.could_admit(_native.Admission(True, False, 0.0), False)
                 admission = _native.Admission(True, False, 0.0)
                 owner.admit(admission)
                 owner.conclude(admission)

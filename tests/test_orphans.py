@@ -25,7 +25,7 @@ from holding import Hold, free, held
 from killing import Tells, assert_soon, has_ended, kill, needs_pidfd, say_and_hold, take_all
 from test_close import Script, read_lines
 
-from jobserver import Blocked, Future, Jobserver, StartMethod, SubmissionDied
+from jobserver import Blocked, Future, Jobserver, StartMethod, SubmissionDied, _native
 
 Make = Callable[..., Jobserver]
 
@@ -166,13 +166,14 @@ class Counting:
 
     def wait_for_a_slot(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
+        admission = _native.Admission(True, False, 0.0)
         while time.monotonic() < deadline:
             owner = self._js._owner
             look = owner.look()
             owner.open_pool().reclaim()
             assert not owner.open_pool().free()
             left = deadline - time.monotonic()
-            owner.native.wait(look, True, True, max(left, 0), False)
+            owner.native.wait_for_slot(look, admission, max(left, 0))
             self.waits += 1
         raise Blocked
 

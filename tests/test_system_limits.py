@@ -269,7 +269,7 @@ def main(method):
     libc = unshare(0x00020000)  # CLONE_NEWNS
     private = 1 << 14 | 1 << 18
     assert libc.mount(b"none", b"/", None, private, None) == 0
-    assert libc.mount(b"none", b"/dev/shm", b"tmpfs", 0, b"size=256k,mode=1777") == 0
+    assert libc.mount(b"none", b"/dev/shm", b"tmpfs", 0, b"size=320k,mode=1777") == 0
     with Jobserver(method, 1) as js:
         warm_up(js)
         before = descriptors()

@@ -24,12 +24,22 @@ users: set[int] = set()
 known: WeakValueDictionary[str, Owner] = WeakValueDictionary()
 
 
+def _in_use() -> list[Owner]:
+    # A copy, because a thread may make another owner during an iteration.
+    owners = [owner for owner in (ref() for ref in known.valuerefs()) if owner is not None]
+    return [owner for owner in owners if owner.is_in_use()]
+
+
+def are_under_way() -> bool:
+    """Whether a job of this process may still need a slot: its outcome is not known, or it waits
+    for jobs of its own."""
+    return any(owner.native.unfinished or owner.native.any_has_yielded for owner in _in_use())
+
+
 def wait() -> None:
     """Waits for all jobs and helpers of this process, so that none outlives it. Daemon threads can
     start no more jobs meanwhile."""
-    # A copy, because a thread may make another owner during an iteration.
-    owners = [owner for owner in (ref() for ref in known.valuerefs()) if owner is not None]
-    ours = [owner for owner in owners if owner.is_in_use()]
+    ours = _in_use()
     for owner in ours:
         owner.begin_close()
     for owner in ours:

@@ -212,11 +212,12 @@ class Owner:
     def refuse_early(self, callbacks: bool) -> None:
         """Raises Blocked if no slot is free, so that a submission that does not wait need not
         pickle."""
-        if self.here().could_admit(False):
+        admission = _native.Admission(True, callbacks, 0.0)
+        if self.here().could_admit(admission, False):
             return
         self.look(callbacks)
         self.native.reclaim()
-        if not self.native.could_admit(False):
+        if not self.native.could_admit(admission, False):
             raise Blocked("no slot is free")
 
     def _pass(
@@ -231,11 +232,11 @@ class Owner:
         while True:
             self.check_open()
             look = self.look(callbacks)
-            if consume and not self.native.could_admit(False):
+            if consume and not self.native.could_admit(admission, False):
                 # The gate is not called before a slot is free: its answer would be stale by then.
                 left = _left(deadline, "no slot was free in time")
                 if not self.native.can_lend:
-                    self.native.wait(look, True, True, left, False)
+                    self.native.wait_for_slot(look, admission, left)
                     continue
                 # This process can lend its own slot.
             delay = _arguments.delay(gate())
@@ -279,7 +280,7 @@ class Owner:
         """Sleeps until a job, or with `for_slot` a slot, may be ready; at most `seconds`. Returns
         at once if something has changed since `look`. A job gives its slot to the pool meanwhile if
         `yields`, if this owner yields, or if the core requires it."""
-        self.native.wait(look, for_slot, False, seconds, yields or self.yields)
+        self.native.wait(look, for_slot, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Returns whether a job has finished within `timeout` seconds. Callbacks that are due run

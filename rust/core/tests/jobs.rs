@@ -621,7 +621,8 @@ impl Shared {
 }
 
 fn wait_until_rung(shared: &Mutex<Shared>, look: Look, pool: Option<&Pool>) {
-    let begun = shared.lock().unwrap().jobs.begin_wait(look, pool).unwrap();
+    let begun =
+        shared.lock().unwrap().jobs.begin_wait(look, pool.map(Pool::compete).as_mut()).unwrap();
     let Some(waiting) = begun else { return };
     let woken = waiting.block(Some(soon())).unwrap();
     shared.lock().unwrap().jobs.end_wait(waiting);

@@ -1,6 +1,7 @@
 //! Admission: a submission that gets a slot, and the results of the calls for it.
 
 use jobserver_core::owner::Admitted;
+use jobserver_core::slots::PausedTurn;
 use pyo3::prelude::*;
 
 /// The job has started; for other calls, the event has happened. False in Python.
@@ -22,6 +23,8 @@ pub(crate) struct Admission {
     pub(crate) timeout: Option<f64>,
     pub(crate) is_over: bool,
     pub(crate) admitted: Admitted,
+    /// Its place among the waiters of the pool.
+    pub(crate) turn: PausedTurn,
 }
 
 #[pymethods]
@@ -32,6 +35,13 @@ impl Admission {
     #[pyo3(signature = (consume, callbacks, timeout))]
     fn new(consume: bool, callbacks: bool, timeout: Option<f64>) -> Admission {
         let admitted = Admitted::default();
-        Admission { consume, callbacks, timeout, is_over: false, admitted }
+        Admission {
+            consume,
+            callbacks,
+            timeout,
+            is_over: false,
+            admitted,
+            turn: PausedTurn::default(),
+        }
     }
 }

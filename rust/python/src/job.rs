@@ -228,7 +228,7 @@ pub(crate) fn send(
     let nothing = Message { payload: wire::Payload::Inline(&[]), descriptors: &[] };
     let message = payload.as_ref().map_or(nothing, Payload::as_message);
     let is_clean = || Ok::<bool, Raised>(!interrupted && is_clean()?);
-    Ok(match worker.send_result(message, limit, is_clean)? {
+    Ok(match worker.send_result(message, limit, waits_for_jobs(py), is_clean)? {
         Next::Ends => After::Ends(0),
         Next::Stays => After::Stays,
     })
@@ -255,10 +255,17 @@ fn dump_failure(py: Python<'_>, error: PyErr) -> PyResult<Bound<'_, PyAny>> {
 /// By how much the recursion limit is raised then.
 const ROOM: usize = 500;
 
+/// Whether jobs of this process are under way, for which it waits at its end, and which may need a
+/// slot until then.
+fn waits_for_jobs(py: Python<'_>) -> bool {
+    core::owner::has_owner()
+        && (core::process::has_left() || upcalls::are_under_way(py).unwrap_or(true))
+}
+
 /// Ends what the job began, and flushes its output. If the job began nothing, this looks no
 /// further.
 fn wind_down(py: Python<'_>, setup: Option<&Bound<'_, Setup>>) -> PyResult<()> {
-    release_own_slot(core::owner::has_owner()); // for a job that could send nothing
+    release_own_slot(waits_for_jobs(py)); // for a job that could send nothing
     match setup {
         Some(setup) if setup.get().nothing_to_end(py)? => Ok(()),
         _ => upcalls::wind_down(py),

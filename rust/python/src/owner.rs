@@ -49,7 +49,12 @@ impl Owner {
         }
         let host = self.host(py);
         if admission.consume {
-            match self.owner.admit(&host, admission.timeout, admission.callbacks)? {
+            match self.owner.admit(
+                &host,
+                &mut admission.turn,
+                admission.timeout,
+                admission.callbacks,
+            )? {
                 Until::Found(admitted) => admission.admitted = admitted,
                 Until::Due => return Ok(DUE),
                 Until::TimedOut => return Ok(TIMED_OUT),
@@ -139,8 +144,9 @@ impl Owner {
     }
 
     /// Whether a slot is free. With `may_lend`, a job's own slot counts.
-    fn could_admit(&self, may_lend: bool) -> PyResult<bool> {
-        self.owner.could_admit(may_lend).map_err(to_python)
+    fn could_admit(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
+        let turn = &mut admission.try_borrow_mut()?.turn;
+        self.owner.could_admit(turn, may_lend).map_err(to_python)
     }
 
     /// Whether this process is a job with a slot that it can lend or give away.
@@ -164,7 +170,7 @@ impl Owner {
     fn admit_at_once(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
         let mut admission = admission.try_borrow_mut()?;
         if !admission.is_over && admission.consume {
-            match self.owner.admit_at_once(may_lend).map_err(to_python)? {
+            match self.owner.admit_at_once(&mut admission.turn, may_lend).map_err(to_python)? {
                 Some(admitted) => admission.admitted = admitted,
                 None => return Ok(false),
             }
@@ -310,21 +316,34 @@ impl Owner {
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
     /// with `for_slot`, a slot may be free. Returns at once if something has changed since that
-    /// look. Signal handlers run, and may raise. A job keeps its slot meanwhile if it `keeps_slot`.
-    /// Otherwise it gives it to the pool if it `yields`, or if a job of its own has given its slot
-    /// away.
-    #[pyo3(signature = (look, for_slot, keeps_slot, timeout, yields))]
+    /// look. Signal handlers run, and may raise. A job gives its slot to the pool meanwhile if it
+    /// `yields`, or if a job of its own has given its slot away.
+    #[pyo3(signature = (look, for_slot, timeout, yields))]
     fn wait(
         &self,
         py: Python<'_>,
         look: &PyLook,
         for_slot: bool,
-        keeps_slot: bool,
         timeout: Option<f64>,
         yields: bool,
     ) -> PyResult<()> {
         let host = self.host(py);
-        Ok(self.owner.wait(&host, look.0, for_slot, keeps_slot, timeout, yields)?)
+        Ok(self.owner.wait(&host, look.0, for_slot, timeout, yields)?)
+    }
+
+    /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or
+    /// the submission may be admitted. A job keeps its slot meanwhile.
+    #[pyo3(signature = (look, admission, timeout))]
+    fn wait_for_slot(
+        &self,
+        py: Python<'_>,
+        look: &PyLook,
+        admission: &Bound<'_, Admission>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let host = self.host(py);
+        let turn = &mut admission.try_borrow_mut()?.turn;
+        Ok(self.owner.wait_for_slot(&host, look.0, turn, timeout)?)
     }
 
     /// From now on no job can be started. Wakes the threads that wait for a slot. Running jobs go

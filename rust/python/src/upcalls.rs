@@ -10,6 +10,9 @@ use pyo3::types::{PyDict, PyTuple};
 /// The module of functions for jobs.
 const JOB: &str = "jobserver._job";
 
+/// The module of a process's own jobs.
+const OWN_JOBS: &str = "jobserver._own_jobs";
+
 /// The module of functions for arguments.
 const ARGUMENTS: &str = "jobserver._arguments";
 
@@ -61,6 +64,11 @@ pub(crate) fn disinherit(py: Python<'_>) -> PyResult<()> {
 /// Ends what the job began.
 pub(crate) fn wind_down(py: Python<'_>) -> PyResult<()> {
     function(py, JOB, "wind_down")?.call0().map(drop)
+}
+
+/// Whether a job of this process may still need a slot.
+pub(crate) fn are_under_way(py: Python<'_>) -> PyResult<bool> {
+    function(py, OWN_JOBS, "are_under_way")?.call0()?.extract()
 }
 
 /// Reports an error that cannot be sent to the owner.

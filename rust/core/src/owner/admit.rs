@@ -4,7 +4,7 @@ use super::shared::Owner;
 use super::waits::Until;
 use super::OwnerHost;
 use crate::error::Result;
-use crate::slots::{Pool, Slot};
+use crate::slots::{PausedTurn, Pool, Slot, Turn, Want};
 
 /// The slot of an admitted submission. A drop gives the slot back.
 #[derive(Debug, Default)]
@@ -25,31 +25,53 @@ impl<J> Owner<J> {
     pub fn admit<H: OwnerHost<J>>(
         &self,
         host: &H,
+        paused: &mut PausedTurn,
         timeout: Option<f64>,
         callbacks: bool,
     ) -> std::result::Result<Until<Admitted>, H::Error> {
         let pool = self.open_pool()?; // fails before any callback runs
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
-        let look = || self.admit_at_once(may_wait);
-        self.until(host, timeout, Some(&pool), callbacks, look)
+        let mut turn = pool.turn(Want::Start).after(paused);
+        let look = |turn: &mut Turn| self.admit_by(turn, may_wait);
+        let admitted = self.until(host, timeout, &mut turn, callbacks, look);
+        *paused = turn.pause();
+        admitted
     }
 
     /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
     /// `may_lend`, returns the job's own slot.
-    pub fn admit_at_once(&self, may_lend: bool) -> Result<Option<Admitted>> {
+    pub fn admit_at_once(
+        &self,
+        paused: &mut PausedTurn,
+        may_lend: bool,
+    ) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
-        if let Some(slot) = pool.try_take()? {
+        let mut turn = pool.turn(Want::Start).after(paused);
+        let admitted = self.admit_by(&mut turn, may_lend);
+        *paused = turn.pause();
+        admitted
+    }
+
+    fn admit_by(&self, turn: &mut Turn, may_lend: bool) -> Result<Option<Admitted>> {
+        let pool = self.open_pool()?;
+        if let Some(slot) = turn.try_take()? {
             return Ok(Some(Admitted { slot: Some(slot), own: None }));
         }
         let own = if may_lend { pool.own_slot(self.options.yields) } else { None };
+        if own.is_none() && may_lend {
+            pool.tell_if_without_slot(); // a thread of a job that has sent its result, perhaps
+        }
         Ok(own.map(|slot| Admitted { slot: Some(slot), own: Some(pool) }))
     }
 
     /// Whether [`Owner::admit_at_once`] would return a slot. With `may_lend`, a job's own slot
     /// counts.
-    pub fn could_admit(&self, may_lend: bool) -> Result<bool> {
+    pub fn could_admit(&self, paused: &mut PausedTurn, may_lend: bool) -> Result<bool> {
         let pool = self.open_pool()?;
-        Ok(pool.has_one()? || may_lend && pool.runs())
+        let mut turn = pool.turn(Want::Start).after(paused);
+        let could = turn.could_take()?;
+        *paused = turn.pause();
+        Ok(could || may_lend && pool.runs())
     }
 
     /// Ends an admission: gives the slot back if no job has it. If the slot was this process's own,
@@ -70,8 +92,10 @@ impl<J> Owner<J> {
         host: &H,
         pool: &Pool,
     ) -> std::result::Result<(), H::Error> {
-        let resumed =
-            self.until(host, None, Some(pool), false, || Ok(pool.resume()?.then_some(())));
+        let mut turn = pool.turn(Want::Resume);
+        let look = |turn: &mut Turn| Ok(pool.resume_by(turn)?.then_some(()));
+        let resumed = self.until(host, None, &mut turn, false, look);
+        drop(turn);
         self.state().abandon_if_closed(); // the wait has opened descriptors
         resumed.map(drop)
     }

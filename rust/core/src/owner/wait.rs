@@ -4,7 +4,7 @@
 use super::jobs::Jobs;
 use super::process::Process;
 use crate::error::{Error, ErrorKind, Result};
-use crate::slots::{Pool, PoolWait};
+use crate::slots::{Pool, PoolWait, Turn};
 use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl<J> Jobs<J> {
     /// wait. If another thread's scan finds the event, that thread must call [`Jobs::wake`] after
     /// it has put it where the caller checks. (Such a count is known as an eventcount.)
     ///
-    /// With a `pool`, the wait also ends when a slot of it may be free.
-    pub fn begin_wait(&mut self, look: Look, pool: Option<&Pool>) -> Result<Option<Waiting>> {
+    /// With a `turn`, the wait also ends when this thread may be able to take a slot by it.
+    pub fn begin_wait(&mut self, look: Look, turn: Option<&mut Turn>) -> Result<Option<Waiting>> {
         let Look(changes) = look;
         if changes != self.changes {
             return Ok(None);
@@ -95,10 +95,10 @@ impl<J> Jobs<J> {
         let must_look = bell.is_none() || !self.unwatched.is_empty();
         let look_after = must_look.then_some(POLL_INTERVAL);
         let mut look_after = look_after.into_iter().chain(checked_after).min();
-        let pool = pool.map(Pool::begin_wait);
+        let pool = turn.map(Turn::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
-            pipes.push(Arc::clone(&pool.pipe));
+            pipes.extend(pool.pipe.clone());
             descriptors.extend(pool.descriptors.iter().cloned());
             look_after = look_after.into_iter().chain(pool.look_after).min();
         }
@@ -136,7 +136,10 @@ impl<J> Jobs<J> {
     /// Waits until a job is ready, a slot of `pool` is free if that is given, or `deadline`. For a
     /// table that no other thread uses.
     pub fn wait(&mut self, pool: Option<&Pool>, deadline: Option<Instant>) -> Result<Woken> {
-        let Some(waiting) = self.begin_wait(self.look(), pool)? else { return Ok(Woken::Ready) };
+        let mut turn = pool.map(Pool::compete);
+        let Some(waiting) = self.begin_wait(self.look(), turn.as_mut())? else {
+            return Ok(Woken::Ready);
+        };
         let woken = loop {
             match waiting.block(deadline) {
                 Ok(Woken::Missed) => {}

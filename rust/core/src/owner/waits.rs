@@ -5,7 +5,7 @@ use super::shared::Owner;
 use super::wait::{Look, Waiting};
 use super::OwnerHost;
 use crate::error::Result;
-use crate::slots::Pool;
+use crate::slots::{PausedTurn, Turn, Want};
 use crate::wait::Woken;
 use std::time::{Duration, Instant};
 
@@ -21,17 +21,18 @@ pub enum Until<T> {
 }
 
 impl<J> Owner<J> {
-    /// Scans and sleeps until `look` finds something, or the time is over. With `callbacks`, also
-    /// returns when the host has something to do.
+    /// Scans and sleeps until `look` finds something by this turn, or the time is over. With
+    /// `callbacks`, also returns when the host has something to do.
     pub(super) fn until<H: OwnerHost<J>, T>(
         &self,
         host: &H,
         timeout: Option<f64>,
-        pool: Option<&Pool>,
+        turn: &mut Turn,
         callbacks: bool,
-        look: impl FnMut() -> Result<Option<T>>,
+        mut look: impl FnMut(&mut Turn) -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
-        self.until_releasing(host, timeout, pool, callbacks, &mut || (), look)
+        let find = |turn: Option<&mut Turn>| turn.map_or(Ok(None), &mut look);
+        self.until_releasing(host, timeout, Some(turn), callbacks, &mut || (), find)
     }
 
     /// The same, and calls `release` before each sleep.
@@ -39,10 +40,10 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         timeout: Option<f64>,
-        pool: Option<&Pool>,
+        mut turn: Option<&mut Turn>,
         callbacks: bool,
         release: &mut dyn FnMut(),
-        mut find: impl FnMut() -> Result<Option<T>>,
+        mut find: impl FnMut(Option<&mut Turn>) -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
         let deadline = deadline(timeout);
         let mut more_time = true;
@@ -51,7 +52,7 @@ impl<J> Owner<J> {
             if callbacks && host.is_due()? {
                 return Ok(Until::Due);
             }
-            if let Some(found) = find()? {
+            if let Some(found) = find(turn.as_deref_mut())? {
                 return Ok(Until::Found(found));
             }
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
@@ -60,7 +61,7 @@ impl<J> Owner<J> {
             release();
             // Other events may wake this thread again and again without the event that it waits
             // for.
-            more_time = self.sleep(host, look, pool, deadline)?
+            more_time = self.sleep(host, look, turn.as_deref_mut(), deadline)?
                 && deadline.is_none_or(|deadline| Instant::now() < deadline);
         }
     }
@@ -76,33 +77,45 @@ impl<J> Owner<J> {
         yields: bool,
     ) -> std::result::Result<Until<()>, H::Error> {
         self.yielding(host, yields, |release| {
-            let find = || Ok(done().then_some(()));
+            let find = |_: Option<&mut Turn>| Ok(done().then_some(()));
             self.until_releasing(host, timeout, None, true, release, find)
         })
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
     /// with `for_slot`, a slot may be free. Returns at once if something has changed since `look`.
-    /// A job keeps its slot meanwhile if it `keeps_slot`. Otherwise it gives it to the pool if it
-    /// `yields`, or if a job of its own has given its slot away.
+    /// A job gives its slot to the pool meanwhile if it `yields`, or if a job of its own has given
+    /// its slot away.
     pub fn wait<H: OwnerHost<J>>(
         &self,
         host: &H,
         look: Look,
         for_slot: bool,
-        keeps_slot: bool,
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let pool = if for_slot { Some(self.pool()?) } else { None };
+        let mut turn = if for_slot { Some(self.pool()?.turn(Want::Start)) } else { None };
         let deadline = deadline(timeout);
-        if keeps_slot {
-            return self.sleep(host, look, pool.as_ref(), deadline).map(drop);
-        }
         self.yielding(host, yields, |release| {
             release();
-            self.sleep(host, look, pool.as_ref(), deadline).map(drop)
+            self.sleep(host, look, turn.as_mut(), deadline).map(drop)
         })
+    }
+
+    /// Waits until a job may be ready, this thread may be able to take a slot by its turn, or
+    /// `timeout` seconds are over. A job keeps its slot meanwhile.
+    pub fn wait_for_slot<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        look: Look,
+        paused: &mut PausedTurn,
+        timeout: Option<f64>,
+    ) -> std::result::Result<(), H::Error> {
+        let pool = self.pool()?;
+        let mut turn = pool.turn(Want::Start).after(paused);
+        let slept = self.sleep(host, look, Some(&mut turn), deadline(timeout));
+        *paused = turn.pause();
+        slept.map(drop)
     }
 
     /// Waits by `wait`. A job gives its own slot to the pool during the sleep, and has a slot again
@@ -131,7 +144,7 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         look: Look,
-        pool: Option<&Pool>,
+        mut turn: Option<&mut Turn>,
         deadline: Option<Instant>,
     ) -> std::result::Result<bool, H::Error> {
         loop {
@@ -140,7 +153,7 @@ impl<J> Owner<J> {
             // job.
             host.run_signal_handlers()?;
             self.check_process()?;
-            let begun = self.state().jobs.begin_wait(look, pool)?;
+            let begun = self.state().jobs.begin_wait(look, turn.as_deref_mut())?;
             let Some(waiting) = begun else { return Ok(true) };
             let woken = self.sleep_through(host, &waiting, deadline);
             self.state().jobs.end_wait(waiting);

@@ -67,6 +67,11 @@ pub fn reap_left() {
     left().retain(Left::runs);
 }
 
+/// Returns whether a left job runs.
+pub fn has_left() -> bool {
+    left().iter().any(|each| each.kept.is_some() && each.runs())
+}
+
 /// Waits until a left job has ended. Returns true if there is none any more. Returns early when a
 /// signal comes.
 pub fn wait_for_left() -> Result<bool> {

@@ -20,7 +20,7 @@ pub use child::Child;
 pub use death::ExitStatus;
 pub use family::Family;
 pub(crate) use left::leave_running;
-pub use left::{reap_left, wait_for_left, Kept};
+pub use left::{has_left, reap_left, wait_for_left, Kept};
 pub use leftovers::{has_children, Growth};
 pub use lifeline::Lifeline;
 pub(crate) use outliving::WARDEN;

@@ -16,7 +16,7 @@ use rustix::process::Pid;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const MAKING: &str = "cannot make a pool of slots";
@@ -38,6 +38,8 @@ pub(crate) struct Bank {
     pub(super) job: AtomicI32,
     /// Where that job's slot is borrowed from, as a word of [`BorrowedFrom`].
     pub(super) borrowed_from: AtomicU64,
+    /// How many jobs are above this process.
+    depth: AtomicU16,
     /// The implicit slot of this program, if no other program shares it: see [`Bank::join`].
     pub(super) implicit: OnceLock<(Pid, Tenure)>,
     pub(super) home: Arc<Home>,
@@ -77,6 +79,8 @@ impl Bank {
     pub(super) fn join(home: Home) -> Result<Bank> {
         let bank = Bank::open(home)?;
         let above = bank.lineage().nearest(&bank.ledger).map(|(above, _)| above);
+        let depth = above.and_then(|above| bank.ledger.depth_of(above)).unwrap_or(0);
+        bank.set_depth(depth.saturating_add(1));
         if in_recipe_below(above, bank.ledger.level()) {
             if let Some(implicit) = bank.ledger.claim_implicit()? {
                 let _ = bank.implicit.set((getpid(), implicit));
@@ -123,8 +127,20 @@ impl Bank {
     fn with(pipe: TokenPipe, auth: Auth, ledger: Ledger, slots: usize, home: Home) -> Bank {
         let (watch, lineage, job) = (Mutex::default(), Mutex::default(), AtomicI32::new(0));
         let (implicit, home) = (OnceLock::new(), Arc::new(home));
-        let borrowed_from = AtomicU64::new(0);
-        Bank { pipe, ledger, watch, slots, auth, lineage, job, borrowed_from, implicit, home }
+        let (borrowed_from, depth) = (AtomicU64::new(0), AtomicU16::new(0));
+        Bank {
+            pipe,
+            ledger,
+            watch,
+            slots,
+            auth,
+            lineage,
+            job,
+            borrowed_from,
+            depth,
+            implicit,
+            home,
+        }
     }
 
     /// Returns a slot that this process may borrow now: that of the nearest process above it that
@@ -165,6 +181,25 @@ impl Bank {
         }
         let open = self.ledger.open_common()?;
         (!in_recipe_below(None, self.ledger.level())).then_some(open)
+    }
+
+    /// Returns whether there may be slots that only this process and its kin can borrow.
+    pub(super) fn may_borrow(&self) -> bool {
+        let me = getpid();
+        let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
+        let borrows = match is_job {
+            true => self.borrowed_from() != BorrowedFrom::Nobody,
+            false => !self.home.is_made_by(me),
+        };
+        borrows || self.ledger.common().is_some()
+    }
+
+    pub(super) fn depth(&self) -> u16 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_depth(&self, depth: u16) {
+        self.depth.store(depth, Ordering::Relaxed);
     }
 
     pub(super) fn borrowed_from(&self) -> BorrowedFrom {

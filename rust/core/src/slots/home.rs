@@ -7,6 +7,7 @@
 //!     ledger           which process holds which slot
 //!     bell             a fifo: rung when a slot has a new holder
 //!     open             a fifo: rung when a slot that was lent can be borrowed again
+//!     row-N            a fifo: wakes the waiter of that row of the queue
 //! ```
 //!
 //! The home is in memory (/dev/shm) where that exists, and is removed with the pool. Every process
@@ -19,7 +20,7 @@
 //! can tell that the maker is dead. No name is ever used again: a process that is late in removing
 //! a home, by its name, must not remove another home.
 
-use super::bell::PoolBell;
+use super::bell::{PoolBell, RowBells, ROW};
 use super::ledger::Bells;
 use crate::error::{Error, Result};
 use crate::platform::identity::ProcessId;
@@ -103,7 +104,7 @@ impl Home {
 
     pub(crate) fn bells(&self) -> Bells {
         let [change, open] = BELLS.map(|name| PoolBell::at(self.path.join(name)));
-        Bells { change, open }
+        Bells { change, open, rows: RowBells::in_home(self.path.clone()) }
     }
 
     /// Returns whether this process has made the home.
@@ -226,6 +227,12 @@ fn place() -> PathBuf {
 /// use.
 fn remove(path: &Path) {
     let [change, open] = BELLS;
+    let is_row = |name: &str| name.strip_prefix(ROW).is_some_and(|row| row.parse::<u32>().is_ok());
+    for file in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if file.file_name().to_str().is_some_and(is_row) {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
     for file in ["fifo", "auth", change, open, "ledger"] {
         let _ = std::fs::remove_file(path.join(file));
     }

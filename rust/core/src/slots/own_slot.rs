@@ -134,6 +134,14 @@ impl Own {
         }
     }
 
+    /// Tells the owner if this process has no slot.
+    pub(crate) fn tell_if_without_slot(&self) {
+        let without = self.slot().slot.is_none();
+        if without {
+            self.tell_owner();
+        }
+    }
+
     /// Hands the slot over to a job of this process, if there is a slot here, and tells the owner.
     pub(crate) fn hand_over(&self) -> Option<Slot> {
         let slot = self.slot().hand_over()?;

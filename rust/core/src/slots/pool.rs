@@ -4,16 +4,16 @@ use super::auth::{Auth, Ends};
 use super::bank::home_of;
 use super::bank::{Bank, JOINING};
 use super::home::Home;
-use super::ledger::Held;
+use super::ledger::{Held, Want};
 use super::lineage::makes_above;
 use super::own_slot::Own;
 use super::pipe::TokenPipe;
 use super::style::Style;
-use super::wait::PoolWait;
+use super::turn::Turn;
 use super::Slot;
 use crate::error::{Error, Result};
 use crate::platform::shared::IN_ORDER;
-use crate::platform::{getpid, Descriptor};
+use crate::platform::Descriptor;
 use crate::process::{Kept, ProcessId};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -93,22 +93,19 @@ impl Pool {
 
     /// Takes a slot if one is free at this moment; never waits. A slot whose holder has been killed
     /// is free. The slot that this program was started on comes first: the rest of the pool cannot
-    /// use it.
+    /// use it. Like make, this competes with all waiters: it does not let an owner's go first.
     pub fn try_take(&self) -> Result<Option<Slot>> {
-        match self.take()? {
-            None if self.reclaim() => self.take(),
-            taken => Ok(taken),
-        }
+        self.compete().try_take()
     }
 
-    fn take(&self) -> Result<Option<Slot>> {
-        let (bank, me) = (&self.bank, ProcessId::current());
-        let borrowed = bank.lender(me.pid).map(|lender| bank.ledger.lend(lender, me, true));
-        let taken = match borrowed.transpose()?.flatten() {
-            None => bank.ledger.take(&bank.pipe, me)?,
-            borrowed => borrowed,
-        };
-        Ok(taken.map(|tenure| Slot::ours(bank, tenure)))
+    /// Returns the turn of a thread that competes for each slot.
+    pub fn compete(&self) -> Turn {
+        Turn::new(&self.bank, None)
+    }
+
+    /// Returns the turn of a thread that waits for its place in the pool's queue.
+    pub(crate) fn turn(&self, want: Want) -> Turn {
+        Turn::new(&self.bank, Some(want))
     }
 
     /// Puts back the slots of holders that have been killed. Returns whether there were any.
@@ -127,11 +124,6 @@ impl Pool {
         let free = self.bank.pipe.free().map_err(Error::system("cannot count the free slots"))?;
         let ledger = &self.bank.ledger;
         Ok(free + usize::from(ledger.open_common().is_some()))
-    }
-
-    /// Returns whether this process could take a slot at this moment.
-    pub fn has_one(&self) -> Result<bool> {
-        Ok(self.bank.lender(getpid()).is_some() || self.free()? > 0)
     }
 
     /// Returns the holders of slots that use this crate. Tokens that other programs have taken are
@@ -201,6 +193,11 @@ impl Pool {
         self.own.give_away()
     }
 
+    /// In a job that has given its slot away and waits for one: tells its owner, if it has not yet.
+    pub(crate) fn tell_if_without_slot(&self) {
+        self.own.tell_if_without_slot();
+    }
+
     /// In a job: gives back the slot that this process runs on, if it has one. If the slot is lent,
     /// its borrower keeps it. Returns false if this process cannot do either: then it must end for
     /// the slot to be free.
@@ -210,7 +207,12 @@ impl Pool {
 
     /// Gets this process a slot to go on with. Returns whether it has one now; never waits.
     pub fn resume(&self) -> Result<bool> {
-        self.own.slot().resume(|| self.try_take())
+        self.resume_by(&mut self.turn(Want::Resume))
+    }
+
+    /// Does the same for a thread that waits by this turn.
+    pub(crate) fn resume_by(&self, turn: &mut Turn) -> Result<bool> {
+        self.own.slot().resume(|| turn.try_take())
     }
 
     pub(crate) fn downgrade(&self) -> WeakPool {
@@ -220,10 +222,5 @@ impl Pool {
     /// Returns whether both are the same pool object of this process.
     pub(crate) fn is_same(&self, other: &Pool) -> bool {
         Arc::ptr_eq(&self.bank, &other.bank)
-    }
-
-    /// Begins a wait until a slot may be free.
-    pub(crate) fn begin_wait(&self) -> PoolWait {
-        PoolWait::begin(&self.bank)
     }
 }

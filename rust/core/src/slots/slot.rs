@@ -44,6 +44,7 @@ impl Slot {
     /// Opens the slot to borrowers: this process runs on it from now on, so programs below may
     /// borrow it.
     pub(crate) fn run_on(&self) {
+        self.bank.ledger.set_depth(self.tenure, self.bank.depth());
         self.bank.ledger.open_to_borrowers(self.tenure);
     }
 
@@ -80,6 +81,7 @@ impl Slot {
 
     /// Records that a job that will adopt the slot is about to be born.
     pub fn launch(&self) {
+        self.bank.ledger.set_depth(self.tenure, self.bank.depth().saturating_add(1));
         self.bank.ledger.launch(self.tenure);
     }
 
@@ -89,6 +91,7 @@ impl Slot {
         let ledger = &self.bank.ledger;
         let adopted = ledger.adopt(self.tenure)?;
         if adopted {
+            self.bank.set_depth(ledger.depth(self.tenure));
             // While the lender's entry is lent, it has no other holder. Later, the holder may hand
             // the entry on and run on another one. So the lender is known by its holder and not by
             // its entry.

@@ -9,13 +9,19 @@ use std::time::Duration;
 /// How long to sleep before a look for a slot that could be borrowed a moment ago.
 const LOOK_AGAIN_FOR_LENDER: Duration = Duration::from_millis(1);
 
+/// The longest sleep of a waiter that does not listen, for the case that a process that cannot
+/// reach the pool's home any more did not tell it something.
+const LOOK_AGAIN_BEHIND: Duration = Duration::from_secs(30);
+
 /// A wait of one thread until a slot may be free. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PoolWait {
     bank: Arc<Bank>,
+    pub(super) listens: bool,
     /// Whether the watch counts this thread.
     counted: bool,
-    pub(crate) pipe: Arc<Descriptor>,
+    /// The token pipe. None if the thread must not wait for a token.
+    pub(crate) pipe: Option<Arc<Descriptor>>,
     pub(crate) descriptors: Vec<Arc<Descriptor>>,
     pub(crate) look_after: Option<Duration>,
 }
@@ -26,10 +32,12 @@ impl PoolWait {
     pub(crate) fn mend(&self) -> bool {
         let mut watch = self.bank.watch.lock().unwrap_or_else(PoisonError::into_inner);
         watch.take_if(|(_, watch)| !watch.is_intact());
-        self.pipe.is_intact()
+        self.bank.pipe.shared_read_end().is_intact()
     }
 
-    pub(super) fn begin(bank: &Arc<Bank>) -> PoolWait {
+    /// Begins the wait of a thread that listens: for tokens, unless they are `left` to another
+    /// waiter for this time, and for the deaths of holders.
+    pub(super) fn listen(bank: &Arc<Bank>, left: Option<Duration>) -> PoolWait {
         let mut watch = bank.watch(); // creates the watch: a ring from now on wakes it
         let ledger = &bank.ledger;
         for counter in [ledger.waiters(), ledger.borrowers()] {
@@ -37,26 +45,52 @@ impl PoolWait {
         }
         // Current holders are watched by pidfd; a future holder rings the bell before it takes the
         // slot.
-        let (descriptors, mut look_after) = match &mut *watch {
+        let (descriptors, look_after) = match &mut *watch {
             Some((_, watch)) => watch.before_wait(ledger, &bank.pipe),
             None => (Vec::new(), Some(crate::wait::POLL_INTERVAL)),
         };
-        if bank.lender(getpid()).is_some() || bank.has_own() {
-            look_after = Some(LOOK_AGAIN_FOR_LENDER); // no bell: it has come back already
-        }
         PoolWait {
             bank: Arc::clone(bank),
+            listens: true,
             counted: watch.is_some(),
-            pipe: bank.pipe.shared_read_end(),
+            pipe: left.is_none().then(|| bank.pipe.shared_read_end()),
             descriptors,
-            look_after,
+            look_after: look_after.into_iter().chain(left).chain(for_lender(bank)).min(),
         }
     }
+
+    /// Begins the wait of a thread that sleeps behind another waiter: for its `bell`, and for the
+    /// `death` of that waiter.
+    pub(super) fn behind(
+        bank: &Arc<Bank>,
+        bell: Arc<Descriptor>,
+        death: Option<Arc<Descriptor>>,
+    ) -> PoolWait {
+        let longest = if death.is_some() { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
+        PoolWait {
+            bank: Arc::clone(bank),
+            listens: false,
+            counted: false,
+            pipe: None,
+            descriptors: [bell].into_iter().chain(death).collect(),
+            look_after: for_lender(bank).or(Some(longest)),
+        }
+    }
+}
+
+/// Returns a short time if there is a slot to borrow, or the own one has come back: no bell rings
+/// for that, because it has happened already.
+fn for_lender(bank: &Bank) -> Option<Duration> {
+    let there = bank.lender(getpid()).is_some() || bank.has_own();
+    there.then_some(LOOK_AGAIN_FOR_LENDER)
 }
 
 impl Drop for PoolWait {
     fn drop(&mut self) {
         let (bank, ledger) = (&self.bank, &self.bank.ledger);
+        if !self.listens {
+            return;
+        }
         let others_must_look =
             self.counted && bank.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
         for counter in [ledger.waiters(), ledger.borrowers()] {

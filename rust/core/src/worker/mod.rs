@@ -11,7 +11,6 @@ mod clock;
 pub use clock::Clock;
 
 use crate::host::Host;
-use crate::owner::has_owner;
 use crate::platform::{SignalIgnored, TimeLimit};
 use crate::process::{getpid, has_children, Growth, Lifeline, Pid, Signal};
 use crate::slots::release_own_slot;
@@ -133,17 +132,19 @@ impl Worker {
         }
     }
 
-    /// After a job: gives its slot back, and sends its result. The worker stays for another job if
+    /// After a job: gives its slot back, and sends its result. `waits` says that jobs of the job are
+    /// under way, for which the process waits before it ends. The worker stays for another job if
     /// the job has left nothing behind, and the host says that the process `is_clean`. A process
     /// that ends stays under the job's time limit until its end.
     pub fn send_result<E: From<crate::Error>>(
         &mut self,
         result: Message<'_>,
         limit: Option<TimeLimit>,
+        waits: bool,
         is_clean: impl FnOnce() -> std::result::Result<bool, E>,
     ) -> std::result::Result<Next, E> {
         // The slot goes back first: an owner that has the result can rely on a free slot.
-        let released = release_own_slot(has_owner());
+        let released = release_own_slot(waits);
         let stays =
             released && is_clean()? && self.has_left_nothing() && limit.is_none_or(TimeLimit::lift);
         match result.send(&self.channel, Head::Result { stays }) {

@@ -16,6 +16,7 @@ mod cast;
 mod late;
 mod launches;
 mod loans;
+mod queue;
 mod reclaims;
 mod stage;
 mod wakes;

@@ -10,7 +10,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
 /// Ends a wait, which something must have ended by now, and takes the slot.
 fn wakes(stage: &Stage, wait: PoolWait) {
-    let all = wait.descriptors.iter().chain([&wait.pipe]);
+    let all = wait.descriptors.iter().chain(&wait.pipe);
     let mut all: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     let ready = poll(&mut all, Some(&Timespec::default())).unwrap() > 0;
     assert!(ready || wait.look_after.is_some(), "who waits sleeps for ever");
@@ -26,7 +26,7 @@ fn who_waits_wakes_when_who_takes_a_slot_is_killed() {
     alone(|| {
         at_each_step(|step| {
             let stage = Stage::new(1);
-            let wait = stage.pool.begin_wait();
+            let wait = stage.pool.compete().begin_wait();
             let takes = stage.start(Fate::KilledAt(step), |role| {
                 role.meet_fate(|| role.run());
             });
@@ -51,7 +51,7 @@ fn who_waits_wakes_when_who_adopts_a_slot_is_killed() {
                 role.pause();
             });
             owns.rest();
-            let wait = stage.pool.begin_wait();
+            let wait = stage.pool.compete().begin_wait();
             owns.go_on();
             let job = stage.start(Fate::KilledAt(step), |role| {
                 let slot = stage.told_tenure(0).unwrap();
@@ -74,7 +74,7 @@ fn who_waits_wakes_when_who_was_left_a_slot_is_killed() {
         at_each_step(|step| {
             let stage = Stage::new(1);
             let lends = lender(&stage, Fate::KilledAt(step));
-            let wait = stage.pool.begin_wait();
+            let wait = stage.pool.compete().begin_wait();
             // It does not run on it yet, of which a bell would tell.
             let borrows = stage.start(Fate::Lives, |role| {
                 role.borrow(lends.pid).unwrap();
@@ -100,7 +100,7 @@ fn who_waits_wakes_when_a_slot_comes_back_to_the_dead() {
             let lends = lender(&stage, Fate::Lives);
             let borrows = borrower(&stage, lends.pid, Fate::KilledAt(step));
             lends.kill();
-            let wait = stage.pool.begin_wait();
+            let wait = stage.pool.compete().begin_wait();
             borrows.go_on();
             wakes(&stage, wait);
             stage.check();

@@ -11,7 +11,7 @@ pub(super) const SPARE: usize = 2048;
 pub(super) const LONGEST: usize = SPARE;
 
 /// Names the kind of file and its version: the bytes "jobserv" and a number.
-pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x02");
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x03");
 
 pub(super) const SLOTS: usize = 1;
 
@@ -35,6 +35,14 @@ pub(super) const COMMON: usize = 8;
 /// How many makes are above the programs of the pool.
 pub(super) const LEVEL: usize = 9;
 
+/// How many rows of the queue were used at once; the next waiter's ticket; and how many slots were
+/// taken.
+pub(super) const QUEUED: usize = 10;
+
+pub(super) const TICKETS: usize = 11;
+
+pub(super) const TAKES: usize = 12;
+
 pub(super) const TABLE: usize = 256 / WORD;
 
 pub(super) const FIRST_ENTRY: usize = 512 / WORD;
@@ -55,7 +63,23 @@ pub(super) const OWNER: usize = 5;
 /// The time in seconds at which the entry got its holder, for people to read.
 pub(super) const SINCE: usize = 6;
 
+/// How many jobs are above the holder.
+pub(super) const DEPTH: usize = 7;
+
 pub(super) const ENTRY: usize = 8;
+
+/// How many waiters the queue has room for. Others wait without a row, and come last.
+pub(crate) const ROWS: usize = if cfg!(test) { 64 } else { 2048 };
+
+/// The fields of a row of the queue, in words from its start: the process, its rank (0: it is not
+/// in the queue), and how many slots were taken before it entered.
+pub(super) const WAITER: usize = 0;
+
+pub(super) const RANK: usize = 1;
+
+pub(super) const ENTERED: usize = 2;
+
+pub(super) const ROW: usize = 4;
 
 /// No token. A byte that is read over it makes it another word. A byte of NUL, which no known tool
 /// uses, does so only once it is marked as `TAKEN`.
@@ -74,5 +98,5 @@ pub(super) fn entries_for(slots: usize) -> usize {
 }
 
 pub(super) fn words_for(slots: usize) -> usize {
-    FIRST_ENTRY + entries_for(slots) * ENTRY
+    FIRST_ENTRY + entries_for(slots) * ENTRY + ROWS * ROW
 }

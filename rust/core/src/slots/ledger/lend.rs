@@ -140,6 +140,9 @@ impl Ledger {
         let open = Borrower::open(lender.generation, self.holder(lender.index).by);
         if self.change_borrower(lender.index, ours, open) {
             self.ring_open();
+            if let Some(holder) = self.holder(lender.index).named() {
+                self.tell_process(holder); // it may wait behind others
+            }
             return false;
         }
         if self.borrower(lender.index) != passed_on {

@@ -11,21 +11,27 @@
 //! may borrow which slot (`slots::lineage`).
 //!
 //! ```text
-//! file   = magic slots waiters used style namespace marks borrowers common level ... table entry*
+//! file   = magic slots waiters used style namespace marks borrowers common level queued tickets
+//!          takes ... table entry* row*
 //! table  = the 256 possible bytes of a token, at offset 256; never changed
-//! entry  = holder token sending lender borrower owner since -      (words of 8 bytes)
+//! entry  = holder token sending lender borrower owner since depth      (words of 8 bytes)
+//! row    = waiter rank entered -
 //! ```
 
 mod give_back;
 mod layout;
 mod lend;
+mod queue;
 mod reclaim;
 mod take;
 
 pub(crate) use lend::Lender;
+pub(crate) use queue::{Row, Standing, Ticket, Waiter, Want};
 pub(crate) use reclaim::Reclaimed;
+#[cfg(test)]
+pub(crate) use {layout::ROWS, queue::PATIENCE};
 
-use super::bell::PoolBell;
+use super::bell::{PoolBell, RowBells};
 use super::entry::{Borrower, HeldBy, Holder, Tenure};
 use super::pipe::MAX_SLOTS;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,6 +95,8 @@ pub(crate) struct Bells {
     pub(crate) change: PoolBell,
     /// Rung when a slot that was lent can be borrowed again.
     pub(crate) open: PoolBell,
+    /// Rung for one waiter.
+    pub(crate) rows: RowBells,
 }
 
 /// The ledger of one pool.

@@ -60,6 +60,7 @@ impl Ledger {
             }
             Ok(_) => {
                 self.field(tenure.index, TOKEN).fetch_or(TAKEN, IN_ORDER);
+                self.count_taking();
                 Ok(Some(tenure))
             }
         }
@@ -74,6 +75,22 @@ impl Ledger {
         self.field(tenure.index, TOKEN).store(IMPLICIT, IN_ORDER);
         self.open_to_borrowers(tenure);
         Ok(Some(tenure))
+    }
+
+    /// Records how many jobs are above the process that runs on this slot, or is about to.
+    pub(crate) fn set_depth(&self, tenure: Tenure, depth: u16) {
+        self.field(tenure.index, DEPTH).store(depth.into(), IN_ORDER);
+    }
+
+    /// Returns how many jobs are above the process that runs on this slot.
+    pub(crate) fn depth(&self, tenure: Tenure) -> u16 {
+        self.field(tenure.index, DEPTH).load(IN_ORDER) as u16
+    }
+
+    /// Returns the same of this process, if it runs on a slot.
+    pub(crate) fn depth_of(&self, process: ProcessId) -> Option<u16> {
+        let entry = self.in_use().find(|entry| entry.process.may_be(process))?;
+        Some(self.depth(entry.tenure))
     }
 
     /// Records that this process is launching a job on this slot: see [`Ledger::adopt`]. A second

@@ -1,0 +1,217 @@
+/*
+ * The queue of waiters: who listens for slots, and who wakes whom.
+ *
+ * slots.pml has the slots; here there are only as many as are free. As there, SIGKILL may fall
+ * between any two steps, and a step touches shared memory once. A waiter with a lower number goes
+ * first, whenever it comes. A waiter that does not listen sleeps until it is told, or until the one
+ * before it is dead. The slot of a dead holder comes back only if somebody listens, who notices.
+ *
+ * The search ends with an error if a waiter sleeps for ever. Not here: the grace after which the
+ * second listener takes what the first does not, which would hide such an error.
+ *
+ * run.py sets WAITERS, LISTENERS, SLOTS, KILLS and INTERRUPTS, and perhaps one of the BREAK_...
+ */
+
+#define MOST 4
+
+bit queued[MOST];        /* these three are one word */
+bit listens[MOST];
+bit entering[MOST];
+
+bit open[MOST];          /* it has its fifo open, and so can be told */
+bit told[MOST];
+bit dead[MOST];
+bit holds[MOST];
+
+bit through[MOST];          /* it has left the queue, with or without a slot */
+
+byte pipe = SLOTS;
+byte owed;                  /* slots of dead holders */
+byte kills = KILLS;
+byte interrupts = INTERRUPTS;
+byte done;                  /* how many are through, or dead */
+chan kill = [0] of { byte };
+
+#define TELL(w) told[w] = open[w]
+
+/* Who is behind is read one after the other, and only then is anybody told. */
+inline tell_behind() {
+    w = me + 1;
+    do
+    :: d_step { w < WAITERS -> seen[w] = queued[w]; seen_listens[w] = listens[w];
+                seen_entering[w] = entering[w]; w++ }
+    :: w >= WAITERS -> break
+    od;
+    w = me + 1;
+    do
+    :: w >= WAITERS -> break
+    :: w < WAITERS && !seen[w] -> w++
+    :: w < WAITERS && seen[w] && seen_listens[w] -> break
+#ifdef BREAK_STOP_AT_ENTERING
+    :: w < WAITERS && seen[w] && !seen_listens[w] && seen_entering[w] -> TELL(w); break
+#else
+    :: w < WAITERS && seen[w] && !seen_listens[w] && seen_entering[w] -> TELL(w); w++
+#endif
+    /* It may be dead. But then the one behind it watches it, because it told that one. */
+    :: w < WAITERS && seen[w] && !seen_listens[w] && !seen_entering[w] -> TELL(w); break
+    od;
+    skip;
+    d_step {
+        w = 0;
+        do
+        :: w < WAITERS -> seen[w] = 0; seen_listens[w] = 0; seen_entering[w] = 0; w++
+        :: else -> break
+        od;
+        w = 0
+    }
+}
+
+/* How many are before, and the last of them. */
+inline count_before() {
+    w = 0; before = 0; last = 0;
+    do
+    :: d_step { w < me && queued[w] -> before++; last = w; w++ }
+    :: d_step { w < me && !queued[w] -> w++ }
+    :: w >= me -> break
+    od;
+    w = 0
+}
+
+proctype waiter(byte me) {
+    byte w, before, last;
+    bit seen[MOST], seen_listens[MOST], seen_entering[MOST];
+
+    {
+#ifdef BREAK_ENTER_THEN_TELL
+        queued[me] = 1;
+        tell_behind();
+#else
+        d_step { queued[me] = 1; entering[me] = 1 };
+#ifndef BREAK_ENTER_IN_SILENCE
+        tell_behind();
+#endif
+        entering[me] = 0;
+#endif
+
+look:
+#ifndef BREAK_DRAIN_LATE
+        told[me] = 0;
+#endif
+        count_before();
+        if
+        :: before < LISTENERS -> listens[me] = 1; goto listen
+        :: else -> skip
+        fi;
+#ifndef BREAK_LISTEN_NO_MORE_LATE
+        listens[me] = 0;
+        count_before();
+#endif
+        if
+        :: before < LISTENERS -> goto look
+        :: before >= LISTENERS && !open[me] -> open[me] = 1; goto look
+        :: else -> skip
+        fi;
+#ifdef BREAK_LISTEN_NO_MORE_LATE
+        listens[me] = 0;
+#endif
+#ifdef BREAK_DRAIN_LATE
+        told[me] = 0;
+#endif
+        if
+        :: d_step { dead[last] -> queued[last] = 0 }; goto look
+        :: !dead[last] -> skip              /* it is watched from now on */
+        fi;
+#ifndef BREAK_SLEEP_BEHIND_THE_GONE
+        if
+        :: queued[last] -> skip
+        :: !queued[last] -> goto look
+        fi;
+#endif
+        if                                  /* asleep */
+        :: told[me] || dead[last] -> goto look
+        :: atomic { interrupts > 0 -> interrupts-- }; goto leave
+        fi;
+
+listen:
+        if                                  /* asleep */
+        :: pipe > 0 -> skip
+        :: atomic { interrupts > 0 -> interrupts-- }; goto leave
+        fi;
+        count_before();
+        if
+        :: before == 0 ->
+           if
+           :: atomic { pipe > 0 -> pipe--; holds[me] = 1 }
+           :: pipe == 0 -> goto look
+           fi
+        :: before > 0 ->                    /* another goes first, and is awake, or must be woken */
+           w = 0;
+           do
+           :: w < me && !queued[w] -> w++
+           :: else -> break
+           od;
+           if
+           :: w < me ->
+              if
+              :: d_step { dead[w] -> queued[w] = 0 }
+              :: pipe == 0 || !queued[w] -> skip
+              fi
+           :: else -> skip
+           fi;
+           w = 0;
+           goto look
+        fi;
+
+leave:
+        skip;
+#ifdef BREAK_TELL_THEN_LEAVE
+        tell_behind();
+        d_step { queued[me] = 0; listens[me] = 0 };
+#else
+        d_step { queued[me] = 0; listens[me] = 0 };
+        tell_behind();
+#endif
+        if
+        :: atomic { holds[me] -> holds[me] = 0; pipe++ }
+        :: !holds[me] -> skip
+        fi;
+        d_step { through[me] = 1; done++ };
+        done == WAITERS                     /* it lives on until all are through */
+    } unless {
+        atomic { kill ? eval(me) }
+    }
+}
+
+inline strike(p) {
+    kills--; dead[p] = 1; done = done + !through[p];
+    owed = owed + holds[p]; holds[p] = 0;
+    kill ! p
+}
+
+#define MORTAL(p) (p < WAITERS && !dead[p] && kills > 0 && done < WAITERS)
+#define HEARS(p) (p < WAITERS && queued[p] && listens[p] && !dead[p])
+
+init {
+    byte p;
+    atomic {
+        do
+        :: p < WAITERS -> run waiter(p); p++
+        :: else -> p = 0; break
+        od;
+        /* Or fewer, lest what may still come hides that nothing else can. */
+        do
+        :: kills > 0 -> kills--
+        :: interrupts > 0 -> interrupts--
+        :: break
+        od
+    };
+    do
+    :: atomic { MORTAL(0) -> strike(0) }
+    :: atomic { MORTAL(1) -> strike(1) }
+    :: atomic { MORTAL(2) -> strike(2) }
+    :: atomic { MORTAL(3) -> strike(3) }
+    :: atomic { owed > 0 && (HEARS(0) || HEARS(1) || HEARS(2) || HEARS(3)) -> owed--; pipe++ }
+    :: done == WAITERS -> break
+    od;
+    assert(pipe + owed == SLOTS)
+}

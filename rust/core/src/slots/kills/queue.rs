@@ -1,0 +1,136 @@
+//! The waiter behind others wakes, at whichever step of entering or leaving the queue the process
+//! before it is killed.
+//!
+//! In each test two processes wait first and listen, and the test itself is the third waiter.
+
+use super::stage::{alone, at_each_step, at_each_two_steps, Actor, Fate, Rest, Role, Stage};
+use crate::process::ProcessId;
+use crate::slots::ledger::{Row, Standing, Want};
+use crate::slots::turn::Turn;
+use crate::slots::PoolWait;
+use crate::wait::POLL_INTERVAL;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+
+fn enter(stage: &Stage, depth: u16) -> Row {
+    stage.ledger.enter(ProcessId::current(), depth, Want::Start, None).unwrap()
+}
+
+/// A process of this depth that waits, and that leaves the queue with this fate.
+fn waits(stage: &Stage, depth: u16, fate: Fate) -> Actor<'_> {
+    let waits = stage.start(fate, |role: &Role| {
+        let row = enter(stage, depth);
+        assert!(matches!(stage.ledger.stand(row), Standing::Listening));
+        role.pause();
+        role.meet_fate(|| stage.ledger.leave(row));
+        role.pause();
+    });
+    assert_eq!(waits.rest(), Rest::Stopped);
+    waits
+}
+
+/// A process that enters the queue with this fate, between those two and the test.
+fn comes_between(stage: &Stage, fate: Fate) -> Actor<'_> {
+    let enters = stage.start(fate, |role: &Role| {
+        role.meet_fate(|| enter(stage, 1));
+        role.pause();
+    });
+    enters.rest();
+    enters
+}
+
+fn sleeps_behind(turn: &mut Turn) -> PoolWait {
+    let wait = turn.begin_wait();
+    assert!(!wait.listens);
+    assert!(!is_ready(&wait));
+    wait
+}
+
+fn is_ready(wait: &PoolWait) -> bool {
+    let all = wait.descriptors.iter().chain(&wait.pipe);
+    let mut all: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    poll(&mut all, Some(&Timespec::default())).unwrap() > 0
+}
+
+/// Sleeps and looks as long as something wakes the test. (Without pidfds a waiter looks from time to
+/// time.) Returns whether it listens then.
+fn comes_to_listen(turn: &mut Turn, mut wait: PoolWait) -> bool {
+    let looks = |wait: &PoolWait| wait.look_after.is_some_and(|after| after <= POLL_INTERVAL);
+    while !wait.listens && (is_ready(&wait) || looks(&wait)) {
+        drop(wait);
+        wait = turn.begin_wait();
+    }
+    wait.listens
+}
+
+#[test]
+fn a_waiter_listens_once_one_before_it_leaves_or_is_killed_while_it_leaves() {
+    alone(|| {
+        at_each_step(|step| {
+            let stage = Stage::new(1);
+            let _first = waits(&stage, 3, Fate::Lives);
+            let second = waits(&stage, 2, Fate::KilledAt(step));
+            let mut turn = stage.pool.turn(Want::Start);
+            let wait = sleeps_behind(&mut turn);
+            second.go_on();
+            assert!(comes_to_listen(&mut turn, wait));
+            second.is_through()
+        });
+    });
+}
+
+#[test]
+fn a_waiter_listens_once_one_that_comes_between_is_killed_and_another_leaves() {
+    alone(|| {
+        at_each_two_steps(|enters, leaves| {
+            let stage = Stage::new(1);
+            let _first = waits(&stage, 3, Fate::Lives);
+            let second = waits(&stage, 2, Fate::KilledAt(leaves));
+            let mut turn = stage.pool.turn(Want::Start);
+            let wait = sleeps_behind(&mut turn);
+            let between = comes_between(&stage, Fate::StoppedAt(enters));
+            second.go_on();
+            between.kill();
+            assert!(comes_to_listen(&mut turn, wait));
+            (between.is_through(), second.is_through())
+        });
+    });
+}
+
+#[test]
+fn a_waiter_listens_once_one_leaves_and_one_that_was_coming_between_is_killed() {
+    alone(|| {
+        at_each_two_steps(|enters, leaves| {
+            let stage = Stage::new(1);
+            let _first = waits(&stage, 3, Fate::Lives);
+            let second = waits(&stage, 2, Fate::StoppedAt(leaves));
+            let mut turn = stage.pool.turn(Want::Start);
+            let mut wait = sleeps_behind(&mut turn);
+            second.go_on();
+            let between = comes_between(&stage, Fate::KilledAt(enters));
+            if is_ready(&wait) {
+                drop(wait);
+                wait = turn.begin_wait();
+            }
+            second.kill();
+            between.kill();
+            assert!(comes_to_listen(&mut turn, wait));
+            (between.is_through(), second.is_through())
+        });
+    });
+}
+
+#[test]
+fn the_rows_of_killed_waiters_are_used_again() {
+    alone(|| {
+        at_each_step(|step| {
+            let stage = Stage::new(1);
+            let killed = comes_between(&stage, Fate::KilledAt(step));
+            killed.kill();
+            let mut turn = stage.pool.turn(Want::Start);
+            assert!(turn.begin_wait().listens);
+            drop(turn.try_take().unwrap().unwrap());
+            stage.check();
+            killed.is_through()
+        });
+    });
+}

@@ -1,0 +1,297 @@
+//! The queue of waiters: which of them may take the next free slot, and which listens for it.
+//!
+//! A waiter has a *row*: its process, and a rank that says what comes before it. Deeper waiters
+//! come first, because they end what is begun; among equals, a waiter that resumes comes before one
+//! that starts a job, and then the older one. So a tree of jobs has few processes at once, whatever
+//! its shape.
+//!
+//! Only the first waiters *listen*: they watch the pipe and the holders of slots. Each other waiter
+//! sleeps *behind* the one before it: it watches that process's death, and is told, by a fifo of
+//! its row, when that waiter leaves or another one comes between. The following always holds: the
+//! first waiter listens, or is awake and will look; and a waiter that does not listen watches the
+//! waiter before it, or has been told to look, or that waiter is about to tell it. `model/queue.pml`
+//! checks this with kills at every step.
+//!
+//! Not here: how a thread waits by its row (`slots::turn`).
+
+use super::layout::*;
+use super::*;
+use crate::platform::liveness::is_alive;
+
+/// What a waiter wants a slot for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// To go on with what it has begun.
+    Resume,
+    /// To start a job.
+    Start,
+}
+
+/// How many waiters listen. The second one takes the slot if the first does not: it may be stopped.
+const LISTENERS: usize = 2;
+
+/// A waiter that this many takings have passed over goes before all others.
+pub(crate) const PATIENCE: u64 = if cfg!(test) { 1 << 8 } else { 1 << 16 };
+
+/// Flags of a rank, in its lowest bits. The waiter listens; or it enters the queue, and has not
+/// told the waiter behind it yet.
+const LISTENS: u64 = 1;
+const ENTERING: u64 = 2;
+const FLAGS: u32 = 2;
+
+const TICKET_BITS: u32 = 44;
+const TICKETS_MASK: u64 = (1 << TICKET_BITS) - 1;
+const IN_QUEUE: u64 = 1 << 61;
+
+/// The place of a waiter in the order of all: lower goes first. No two waiters have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Order(u64);
+
+impl Order {
+    fn new(depth: u16, want: Want, Ticket(ticket): Ticket) -> Order {
+        let shallow = u64::from(u16::MAX - depth) << (TICKET_BITS + 1);
+        let starts = u64::from(want == Want::Start) << TICKET_BITS;
+        Order(IN_QUEUE | shallow | starts | ticket & TICKETS_MASK)
+    }
+
+    fn to_rank(self, flags: u64) -> u64 {
+        self.0 << FLAGS | flags
+    }
+}
+
+/// A row of this process's in the queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) index: u32,
+    order: Order,
+}
+
+impl Row {
+    /// Returns the ticket by which the order of equals is known.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.order.0 & TICKETS_MASK)
+    }
+}
+
+/// When a waiter first entered the queue, among all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket(u64);
+
+/// A waiter, as it was seen in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    index: u32,
+    rank: u64,
+    pub(crate) process: ProcessId,
+    since: u64,
+}
+
+impl Waiter {
+    fn order(&self) -> Order {
+        Order(self.rank >> FLAGS)
+    }
+
+    /// Returns whether both are the same wait.
+    pub(crate) fn is_same(&self, other: &Waiter) -> bool {
+        self.order() == other.order()
+    }
+}
+
+/// Where a waiter stands.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Among the first, which listen.
+    Listening,
+    /// Behind this waiter.
+    Behind(Waiter),
+}
+
+impl Ledger {
+    /// Returns whether there is a waiter in another row than this, without a system call.
+    pub(crate) fn has_waiter_beside(&self, row: Option<Row>) -> bool {
+        let ours = row.map(|row| row.index);
+        self.waiters_in_queue().any(|waiter| Some(waiter.index) != ours)
+    }
+
+    /// Enters the queue, or enters it again with the same ticket. Returns None if it is full: then
+    /// the caller listens without a row.
+    pub(crate) fn enter(
+        &self,
+        me: ProcessId,
+        depth: u16,
+        want: Want,
+        ticket: Option<Ticket>,
+    ) -> Option<Row> {
+        let index = self.claim_row(me)?;
+        let next = || Ticket(self.memory.word(TICKETS).fetch_add(1, IN_ORDER));
+        let ticket = ticket.unwrap_or_else(next);
+        let order = Order::new(depth, want, ticket);
+        self.row(index, ENTERED).store(self.takes(), IN_ORDER);
+        // The waiter behind is told before this one counts as entered. So if this process is killed
+        // in between, a waiter that leaves tells the one behind too.
+        self.row(index, RANK).store(order.to_rank(ENTERING), IN_ORDER);
+        self.tell_behind(order);
+        self.row(index, RANK).store(order.to_rank(0), IN_ORDER);
+        Some(Row { index, order })
+    }
+
+    /// Leaves the queue.
+    pub(crate) fn leave(&self, row: Row) {
+        self.row(row.index, RANK).store(0, IN_ORDER);
+        // While this process is in the row, no other waiter has it.
+        self.tell_behind(row.order);
+        self.row(row.index, WAITER).store(0, IN_ORDER);
+    }
+
+    /// Finds out whether the waiter of this row listens now; if it does, its rank says so. The
+    /// caller must have emptied the row's fifo before this call, so that it hears of every change
+    /// after it.
+    pub(crate) fn stand(&self, row: Row) -> Standing {
+        let rank = self.row(row.index, RANK);
+        loop {
+            if self.before(row.order).nth(LISTENERS - 1).is_none() {
+                rank.store(row.order.to_rank(LISTENS), IN_ORDER);
+                return Standing::Listening;
+            }
+            // This comes first: a waiter that leaves after it tells this one.
+            rank.store(row.order.to_rank(0), IN_ORDER);
+            let before: Vec<Waiter> = self.before(row.order).collect();
+            if let (LISTENERS.., Some(last)) = (before.len(), before.iter().max_by_key(|w| w.rank))
+            {
+                return Standing::Behind(*last);
+            }
+        }
+    }
+
+    /// Returns whether that waiter is still where it was seen.
+    pub(crate) fn is_still_there(&self, waiter: Waiter) -> bool {
+        self.row(waiter.index, RANK).load(IN_ORDER) >> FLAGS == waiter.order().0
+    }
+
+    /// Removes a waiter that is dead.
+    pub(crate) fn remove(&self, dead: Waiter) {
+        let rank = self.row(dead.index, RANK);
+        let now = rank.load(IN_ORDER);
+        if now >> FLAGS == dead.order().0 {
+            let _ = rank.compare_exchange(now, 0, IN_ORDER, IN_ORDER);
+        }
+        if rank.load(IN_ORDER) == 0 {
+            let (word, dead) = (self.row(dead.index, WAITER), dead.process.to_word());
+            let _ = word.compare_exchange(dead, 0, IN_ORDER, IN_ORDER);
+        }
+    }
+
+    /// Returns the live waiter that takes the next slot before the waiter of this row does; without
+    /// a row, before one that enters the queue now.
+    pub(crate) fn goes_first(
+        &self,
+        row: Option<Row>,
+        depth: u16,
+        want: Want,
+        ticket: Option<Ticket>,
+    ) -> Option<Waiter> {
+        let order = Order::new(depth, want, ticket.unwrap_or(Ticket(u64::MAX)));
+        let order = row.map_or(order, |row| row.order);
+        loop {
+            let takes = self.takes();
+            let is_passed_over = |waiter: &Waiter| takes.wrapping_sub(waiter.since) >= PATIENCE;
+            let longest = self.waiters_in_queue().filter(is_passed_over).min_by_key(|w| w.since);
+            let first = match longest {
+                Some(this) if Some(this.index) == row.map(|row| row.index) => return None,
+                Some(other) => other,
+                None => self.before(order).min_by_key(|waiter| waiter.rank)?,
+            };
+            if is_alive(first.process) {
+                if longest.is_some() {
+                    self.tell(first);
+                }
+                return Some(first);
+            }
+            self.remove(first);
+        }
+    }
+
+    /// Wakes a process that waits behind others, because something of its own has changed.
+    pub(super) fn tell_process(&self, process: ProcessId) {
+        let its = |waiter: &Waiter| waiter.process.may_be(process);
+        self.waiters_in_queue().filter(its).for_each(|waiter| self.tell(waiter));
+    }
+
+    /// Tells the waiters behind this place to look, up to the first one that listens or will see to
+    /// the rest.
+    fn tell_behind(&self, mut order: Order) {
+        let next = |order| {
+            let behind = self.waiters_in_queue().filter(|waiter| waiter.order() > order);
+            behind.min_by_key(|waiter| waiter.rank)
+        };
+        while let Some(waiter) = next(order).filter(|waiter| waiter.rank & LISTENS == 0) {
+            // It may be dead. But then the one behind it watches it, because it told that one.
+            self.tell(waiter);
+            if waiter.rank & ENTERING == 0 {
+                return;
+            }
+            order = waiter.order();
+        }
+    }
+
+    fn tell(&self, waiter: Waiter) {
+        self.bells.rows.ring(waiter.index);
+    }
+
+    fn before(&self, order: Order) -> impl Iterator<Item = Waiter> + '_ {
+        self.waiters_in_queue().filter(move |waiter| waiter.order() < order)
+    }
+
+    fn waiters_in_queue(&self) -> impl Iterator<Item = Waiter> + '_ {
+        let used = self.memory.word(QUEUED).load(IN_ORDER).min(ROWS as u64) as u32;
+        (0..used).filter_map(|index| {
+            let rank = self.row(index, RANK).load(IN_ORDER);
+            if rank == 0 {
+                return None;
+            }
+            let process = ProcessId::from_word(self.row(index, WAITER).load(IN_ORDER))?;
+            let since = self.row(index, ENTERED).load(IN_ORDER);
+            // The same rank again: the rest is of the same waiter.
+            let again = self.row(index, RANK).load(IN_ORDER);
+            (again >> FLAGS == rank >> FLAGS).then_some(Waiter {
+                index,
+                rank: again,
+                process,
+                since,
+            })
+        })
+    }
+
+    /// Takes a row that is free, or whose process was killed before it was in the queue.
+    fn claim_row(&self, me: ProcessId) -> Option<u32> {
+        let claim = |index: u32, from| {
+            let row = self.row(index, WAITER);
+            row.compare_exchange(from, me.to_word(), IN_ORDER, IN_ORDER).is_ok()
+        };
+        let is_left = |index: &u32| {
+            let waiter = ProcessId::from_word(self.row(*index, WAITER).load(IN_ORDER));
+            let out = self.row(*index, RANK).load(IN_ORDER) == 0;
+            waiter
+                .filter(|waiter| out && !is_alive(*waiter))
+                .is_some_and(|waiter| claim(*index, waiter.to_word()))
+        };
+        let mut rows = 0..ROWS as u32;
+        let index =
+            rows.find(|index| claim(*index, 0)).or_else(|| (0..ROWS as u32).find(is_left))?;
+        self.memory.word(QUEUED).fetch_max(u64::from(index) + 1, IN_ORDER);
+        Some(index)
+    }
+
+    fn row(&self, index: u32, field: usize) -> &Word {
+        self.memory.word(FIRST_ENTRY + self.entries * ENTRY + index as usize * ROW + field)
+    }
+
+    fn takes(&self) -> u64 {
+        self.memory.word(TAKES).load(IN_ORDER)
+    }
+
+    /// Counts a slot that was taken.
+    pub(super) fn count_taking(&self) {
+        self.memory.word(TAKES).fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,293 @@
+//! The turn of one thread for a slot: its row in the pool's queue, while it waits.
+//!
+//! Not here: the order of the waiters, and who tells whom (`slots::ledger`); what a listener
+//! watches (`slots::watch`).
+
+use super::bank::Bank;
+use super::bell::PoolBell;
+use super::ledger::{Row, Standing, Ticket, Waiter, Want};
+use super::wait::PoolWait;
+use super::Slot;
+use crate::error::{Error, Result};
+use crate::platform::liveness::look;
+use crate::platform::{getpid, identity::Life, Descriptor};
+use crate::process::{is_this, ProcessId};
+use rustix::process::Pid;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// For how long a slot may lie free because the waiter that goes first does not take it: that
+/// waiter may be stopped, or its host may be busy. Then the next listener takes it.
+const GRACE: Duration = Duration::from_millis(10);
+
+const COUNTING: &str = "cannot count the free slots";
+
+/// One thread's way to a slot. The thread enters the pool's queue when it first waits, and leaves
+/// it when this is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    bank: Arc<Bank>,
+    /// None: the thread is in no queue. It competes for each slot, as make does.
+    want: Option<Want>,
+    row: Option<(Pid, Row)>,
+    kept: PausedTurn,
+    /// The fifo of the row. None until the thread first waits behind others.
+    bell: Option<Arc<Descriptor>>,
+}
+
+/// What is kept of a turn while its thread does something else between two waits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PausedTurn {
+    /// Its place among equals, for this process. A fork of it is another waiter.
+    ticket: Option<(Pid, Ticket)>,
+    /// The waiter that goes first and did not take a slot that was free, since then.
+    hesitant: Option<(Waiter, Instant)>,
+}
+
+impl Turn {
+    pub(super) fn new(bank: &Arc<Bank>, want: Option<Want>) -> Turn {
+        Turn { bank: Arc::clone(bank), want, row: None, kept: PausedTurn::default(), bell: None }
+    }
+
+    /// Takes a slot if one is free at this moment and no waiter goes first; never waits. A slot
+    /// whose holder has been killed is free. The slot that this program was started on comes first:
+    /// the rest of the pool cannot use it.
+    pub fn try_take(&mut self) -> Result<Option<Slot>> {
+        match self.take()? {
+            None if self.bank.reclaim() => self.take(),
+            taken => Ok(taken),
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Slot>> {
+        let (bank, me) = (Arc::clone(&self.bank), ProcessId::current());
+        let borrowed = bank.lender(me.pid).map(|lender| bank.ledger.lend(lender, me, true));
+        let taken = match borrowed.transpose()?.flatten() {
+            None if self.must_let_others_go_first()? => None,
+            None => bank.ledger.take(&bank.pipe, me)?,
+            borrowed => borrowed,
+        };
+        Ok(taken.map(|tenure| Slot::ours(&bank, tenure)))
+    }
+
+    /// Returns whether a slot is free that another waiter is to take.
+    fn must_let_others_go_first(&mut self) -> Result<bool> {
+        let (bank, row) = (&self.bank, self.row());
+        let want = self.want.filter(|_| bank.ledger.has_waiter_beside(row));
+        let Some(want) = want else { return Ok(false) };
+        if bank.pipe.free().map_err(Error::system(COUNTING))? == 0 {
+            self.kept.hesitant = None;
+            return Ok(false);
+        }
+        let Some(first) = bank.ledger.goes_first(row, bank.depth(), want, self.ticket()) else {
+            return Ok(false);
+        };
+        match self.kept.hesitant {
+            Some((known, since)) if known.is_same(&first) => Ok(since.elapsed() < GRACE),
+            _ => {
+                self.kept.hesitant = Some((first, Instant::now()));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Returns whether this thread could take a slot at this moment.
+    pub(crate) fn could_take(&mut self) -> Result<bool> {
+        if self.bank.lender(getpid()).is_some() {
+            return Ok(true);
+        }
+        let common = self.bank.ledger.open_common().is_some();
+        let free = common || self.bank.pipe.free().map_err(Error::system(COUNTING))? > 0;
+        Ok(free && !self.must_let_others_go_first()?)
+    }
+
+    /// Goes on with a turn of this thread.
+    pub(crate) fn after(mut self, pause: &PausedTurn) -> Turn {
+        self.kept = *pause;
+        self
+    }
+
+    /// Leaves the queue while this thread does something else.
+    pub(crate) fn pause(self) -> PausedTurn {
+        self.kept
+    }
+
+    fn ticket(&self) -> Option<Ticket> {
+        self.kept.ticket.filter(|(pid, _)| is_this(*pid)).map(|(_, ticket)| ticket)
+    }
+
+    fn row(&self) -> Option<Row> {
+        self.row.filter(|(pid, _)| is_this(*pid)).map(|(_, row)| row)
+    }
+
+    /// Begins a wait until this thread may be able to take a slot.
+    pub(crate) fn begin_wait(&mut self) -> PoolWait {
+        let row = self.entered();
+        let behind = row.and_then(|row| self.behind(row));
+        match behind {
+            Some((bell, death)) => PoolWait::behind(&self.bank, bell, death),
+            None => {
+                // A slot that another waiter is to take would end each wait at once.
+                let left = self.must_let_others_go_first().unwrap_or(false);
+                PoolWait::listen(&self.bank, left.then_some(GRACE))
+            }
+        }
+    }
+
+    /// Enters the queue, if this thread is not in it.
+    fn entered(&mut self) -> Option<Row> {
+        let (me, bank) = (getpid(), Arc::clone(&self.bank));
+        if self.row().is_none() && bank.ledger.check_namespace(me).is_ok() {
+            self.bell = None;
+            let enter =
+                |want| bank.ledger.enter(ProcessId::current(), bank.depth(), want, self.ticket());
+            let row = self.want.and_then(enter);
+            self.kept.ticket = row.map(|row| (me, row.ticket())).or(self.kept.ticket);
+            self.row = row.map(|row| (me, row));
+        }
+        self.row()
+    }
+
+    /// If this waiter does not listen, returns what it sleeps on: the fifo of its row, and the
+    /// death of the process before it.
+    fn behind(&mut self, row: Row) -> Option<(Arc<Descriptor>, Option<Arc<Descriptor>>)> {
+        let bank = Arc::clone(&self.bank);
+        loop {
+            if let Some(bell) = &self.bell {
+                PoolBell::drain(bell.intact().ok()?);
+            }
+            let Standing::Behind(waiter) = bank.ledger.stand(row) else { return None };
+            // A slot that this process could borrow is no other waiter's to take.
+            if bank.may_borrow() {
+                return None;
+            }
+            let Some(bell) = &self.bell else {
+                self.bell = Some(Arc::new(bank.ledger.bells().rows.open(row.index).ok()?));
+                continue;
+            };
+            match look(waiter.process) {
+                Life::Dead => bank.ledger.remove(waiter),
+                Life::Alive(death) if bank.ledger.is_still_there(waiter) => {
+                    return Some((Arc::clone(bell), death));
+                }
+                Life::Alive(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(row) = self.row() {
+            self.bank.ledger.leave(row);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::slots::Pool;
+    use crate::wait::Wait;
+
+    /// The same pool, as a process with so many jobs above it has it.
+    fn at_depth(pool: &Pool, depth: u16) -> Pool {
+        let pool = Pool::open(pool.home()).unwrap();
+        pool.bank.set_depth(depth);
+        pool
+    }
+
+    /// A turn that has entered the queue.
+    fn waits(pool: &Pool, want: Want) -> Turn {
+        let mut turn = pool.turn(want);
+        drop(turn.begin_wait());
+        turn
+    }
+
+    fn sleep(turn: &mut Turn) {
+        let wait = turn.begin_wait();
+        let descriptors = wait.descriptors.iter().chain(&wait.pipe).cloned().collect();
+        Wait::new(descriptors, wait.look_after).block(None).unwrap();
+    }
+
+    /// Checks that the turns get the only slot of their pool in this order.
+    fn take_in_order(pool: &Pool, held: Slot, turns: Vec<Turn>) {
+        let mut turns: Vec<_> = turns.into_iter().map(Some).collect();
+        drop(held);
+        for next in 0..turns.len() {
+            assert!(pool.turn(Want::Start).try_take().unwrap().is_none());
+            for later in turns.iter_mut().skip(next + 1).flatten() {
+                assert!(later.try_take().unwrap().is_none());
+            }
+            let slot = turns[next].as_mut().unwrap().try_take().unwrap();
+            turns[next] = None;
+            drop(slot.unwrap());
+        }
+    }
+
+    #[test]
+    fn the_deepest_waiter_goes_first() {
+        let pool = Pool::new(1).unwrap();
+        let held = pool.try_take().unwrap().unwrap();
+        let [shallow, middle, deep] = [1, 2, 3].map(|depth| at_depth(&pool, depth));
+        let turns = [&shallow, &deep, &middle].map(|pool| waits(pool, Want::Start));
+        let [shallow, deep, middle] = turns;
+        take_in_order(&pool, held, vec![deep, middle, shallow]);
+    }
+
+    #[test]
+    fn a_waiter_that_resumes_goes_before_one_that_starts_and_then_the_older_goes_first() {
+        let pool = Pool::new(1).unwrap();
+        let held = pool.try_take().unwrap().unwrap();
+        let wants = [Want::Start, Want::Start, Want::Resume, Want::Resume];
+        let [first, second, third, fourth] = wants.map(|want| waits(&pool, want));
+        take_in_order(&pool, held, vec![third, fourth, first, second]);
+    }
+
+    #[test]
+    fn a_slot_that_the_first_waiter_leaves_free_is_the_second_ones() {
+        let pool = Pool::new(1).unwrap();
+        let held = pool.try_take().unwrap().unwrap();
+        let _first = waits(&pool, Want::Resume);
+        let mut second = waits(&pool, Want::Start);
+        drop(held);
+        let slot = loop {
+            match second.try_take().unwrap() {
+                None => sleep(&mut second),
+                Some(slot) => break slot,
+            }
+        };
+        assert!(second.kept.hesitant.is_some());
+        drop(slot);
+    }
+
+    #[test]
+    fn a_waiter_that_very_many_takings_have_passed_over_goes_first() {
+        let pool = Pool::new(1).unwrap();
+        let mut held = pool.try_take().unwrap();
+        let mut shallow = waits(&pool, Want::Start);
+        for _ in 0..crate::slots::ledger::PATIENCE {
+            drop(held.take());
+            held = pool.try_take().unwrap(); // as a client that knows no queue
+        }
+        let mut deep = waits(&at_depth(&pool, 9), Want::Resume);
+        drop(held);
+        assert!(deep.try_take().unwrap().is_none());
+        assert!(shallow.try_take().unwrap().is_some());
+    }
+
+    #[test]
+    fn more_waiters_than_the_queue_has_room_for_get_slots_too() {
+        let pool = Pool::new(1).unwrap();
+        let held = pool.try_take().unwrap().unwrap();
+        let mut turns: Vec<Turn> =
+            (0..crate::slots::ledger::ROWS).map(|_| waits(&pool, Want::Start)).collect();
+        let mut last = waits(&pool, Want::Start);
+        assert!(last.row().is_none());
+        drop(held);
+        assert!(last.try_take().unwrap().is_none());
+        turns.clear();
+        assert!(last.try_take().unwrap().is_some());
+    }
+}
