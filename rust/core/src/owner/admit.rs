@@ -32,10 +32,34 @@ impl<J> Owner<J> {
         let pool = self.open_pool()?; // fails before any callback runs
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
         let mut turn = pool.turn(Want::Start).after(paused);
-        let look = |turn: &mut Turn| self.admit_by(turn, may_wait);
+        let mut gave_away = false;
+        let look = |turn: &mut Turn| {
+            // With a timeout, the process could have to wait for longer than that for its slot.
+            if timeout.is_none() && self.must_give_way(turn) {
+                gave_away |= pool.give_own_slot_away();
+            }
+            self.admit_by(turn, may_wait)
+        };
         let admitted = self.until(host, timeout, &mut turn, callbacks, look);
         *paused = turn.pause();
-        admitted
+        match admitted? {
+            Until::Found(admitted) if gave_away => {
+                Ok(Until::Found(Admitted { own: Some(pool), ..admitted }))
+            }
+            until => {
+                if gave_away {
+                    self.resume(host, &pool)?;
+                }
+                Ok(until)
+            }
+        }
+    }
+
+    /// Whether this process's slot belongs to a job that waits further down, rather than to a new
+    /// job of this process: that would make the tree broader. A job that holds its slot gives way
+    /// only if a job of its own has given its slot away.
+    fn must_give_way(&self, turn: &Turn) -> bool {
+        (self.options.yields || self.any_has_yielded()) && turn.is_for_a_deeper_one()
     }
 
     /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and

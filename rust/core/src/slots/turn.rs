@@ -101,6 +101,15 @@ impl Turn {
         Ok(free && !self.must_let_others_go_first()?)
     }
 
+    /// Returns whether a waiter that is deeper, or that resumes at this depth, goes before a new
+    /// job of this process.
+    pub(crate) fn is_for_a_deeper_one(&self) -> bool {
+        let ledger = &self.bank.ledger;
+        let row = self.row();
+        ledger.has_waiter_beside(row)
+            && ledger.goes_first(None, self.bank.depth(), Want::Resume, None).is_some()
+    }
+
     /// Goes on with a turn of this thread.
     pub(crate) fn after(mut self, pause: &PausedTurn) -> Turn {
         self.kept = *pause;
