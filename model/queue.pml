@@ -6,10 +6,13 @@
  * first, whenever it comes. A waiter that does not listen sleeps until it is told, or until the one
  * before it is dead. The slot of a dead holder comes back only if somebody listens, who notices.
  *
- * The search ends with an error if a waiter sleeps for ever. Not here: the grace after which the
- * second listener takes what the first does not, which would hide such an error.
+ * The search ends with an error if a waiter sleeps for ever. A waiter that listens may be stopped:
+ * then another one passes it over, after a grace in reality, and it goes on later, or never. A waiter
+ * that is not stopped is not passed over here, because that would hide such errors.
  *
- * run.py sets WAITERS, LISTENERS, SLOTS, KILLS and INTERRUPTS, and perhaps one of the BREAK_...
+ * run.py sets WAITERS, LISTENERS, SLOTS, KILLS, INTERRUPTS and STOPS, perhaps OPEN, if another
+ * process has the fifos open already (a fork of one that used the row before), and perhaps one of
+ * the BREAK_...
  */
 
 #define MOST 4
@@ -23,37 +26,50 @@ bit told[MOST];
 bit dead[MOST];
 bit holds[MOST];
 
+bit halted[MOST];
 bit through[MOST];          /* it has left the queue, with or without a slot */
 
 byte pipe = SLOTS;
 byte owed;                  /* slots of dead holders */
 byte kills = KILLS;
 byte interrupts = INTERRUPTS;
-byte done;                  /* how many are through, or dead */
+byte stops = STOPS;
+byte done;                  /* how many are through, or dead, or stopped for ever */
 chan kill = [0] of { byte };
 
 #define TELL(w) told[w] = open[w]
 
-/* Who is behind is read one after the other, and only then is anybody told. */
-inline tell_behind() {
-    w = me + 1;
+/*
+ * Who is behind that place, and how many are not, is read one after the other, and only then is
+ * anybody told.
+ */
+inline tell_behind(place) {
+    w = 0;
     do
-    :: d_step { w < WAITERS -> seen[w] = queued[w]; seen_listens[w] = listens[w];
+    :: d_step { w <= place && queued[w] -> before++; w++ }
+    :: d_step { w <= place && !queued[w] -> w++ }
+    :: d_step { w > place && w < WAITERS -> seen[w] = queued[w]; seen_listens[w] = listens[w];
                 seen_entering[w] = entering[w]; w++ }
     :: w >= WAITERS -> break
     od;
-    w = me + 1;
+    w = place + 1;
     do
     :: w >= WAITERS -> break
     :: w < WAITERS && !seen[w] -> w++
-    :: w < WAITERS && seen[w] && seen_listens[w] -> break
+    :: w < WAITERS && seen[w] && seen_listens[w] && before + 1 >= LISTENERS -> break
+    :: d_step { w < WAITERS && seen[w] && seen_listens[w] && before + 1 < LISTENERS ->
+           before++; w++ }
 #ifdef BREAK_STOP_AT_ENTERING
-    :: w < WAITERS && seen[w] && !seen_listens[w] && seen_entering[w] -> TELL(w); break
+    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] -> TELL(w) }; break
 #else
-    :: w < WAITERS && seen[w] && !seen_listens[w] && seen_entering[w] -> TELL(w); w++
-#endif
     /* It may be dead. But then the one behind it watches it, because it told that one. */
-    :: w < WAITERS && seen[w] && !seen_listens[w] && !seen_entering[w] -> TELL(w); break
+    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] ->
+           TELL(w); again = seen_entering[w] || !open[w]; before++; w++ };
+       if
+       :: again -> again = 0
+       :: !again -> break
+       fi
+#endif
     od;
     skip;
     d_step {
@@ -62,7 +78,7 @@ inline tell_behind() {
         :: w < WAITERS -> seen[w] = 0; seen_listens[w] = 0; seen_entering[w] = 0; w++
         :: else -> break
         od;
-        w = 0
+        w = 0; before = 0
     }
 }
 
@@ -78,19 +94,22 @@ inline count_before() {
 }
 
 proctype waiter(byte me) {
-    byte w, before, last;
-    bit seen[MOST], seen_listens[MOST], seen_entering[MOST];
+    byte w, f, before, last;
+    bit again, seen[MOST], seen_listens[MOST], seen_entering[MOST];
 
     {
+        skip;
+come_in:
+        skip;
 #ifdef BREAK_ENTER_THEN_TELL
         queued[me] = 1;
-        tell_behind();
+        tell_behind(me);
 #else
-        d_step { queued[me] = 1; entering[me] = 1 };
+        d_step { queued[me] = 1; entering[me] = 1; listens[me] = 0 };
 #ifndef BREAK_ENTER_IN_SILENCE
-        tell_behind();
+        tell_behind(me);
 #endif
-        entering[me] = 0;
+        entering[me] = 0;                   /* also if it has been passed over */
 #endif
 
 look:
@@ -99,8 +118,16 @@ look:
 #endif
         count_before();
         if
-        :: before < LISTENERS -> listens[me] = 1; goto listen
+        :: before < LISTENERS ->
+           if
+           :: d_step { queued[me] -> listens[me] = 1 }; goto listen
+           :: !queued[me] -> goto come_in
+           fi
         :: else -> skip
+        fi;
+        if
+        :: !queued[me] -> goto come_in
+        :: queued[me] -> skip
         fi;
 #ifndef BREAK_LISTEN_NO_MORE_LATE
         listens[me] = 0;
@@ -135,6 +162,13 @@ look:
 listen:
         if                                  /* asleep */
         :: pipe > 0 -> skip
+        :: atomic { stops > 0 -> stops--; halted[me] = 1; through[me] = 1; done++ };
+           if
+           :: done == WAITERS -> skip
+           :: atomic { !queued[me] && done < WAITERS ->
+                  halted[me] = 0; through[me] = 0; done-- }; goto look
+           fi;
+           goto gone
         :: atomic { interrupts > 0 -> interrupts-- }; goto leave
         fi;
         count_before();
@@ -154,6 +188,11 @@ listen:
            :: w < me ->
               if
               :: d_step { dead[w] -> queued[w] = 0 }
+#ifndef BREAK_PASS_NOBODY_OVER
+              :: d_step { halted[w] && queued[w] -> queued[w] = 0; listens[w] = 0; f = w };
+                 tell_behind(f);
+                 f = 0
+#endif
               :: pipe == 0 || !queued[w] -> skip
               fi
            :: else -> skip
@@ -165,18 +204,19 @@ listen:
 leave:
         skip;
 #ifdef BREAK_TELL_THEN_LEAVE
-        tell_behind();
+        tell_behind(me);
         d_step { queued[me] = 0; listens[me] = 0 };
 #else
         d_step { queued[me] = 0; listens[me] = 0 };
-        tell_behind();
+        tell_behind(me);
 #endif
         if
         :: atomic { holds[me] -> holds[me] = 0; pipe++ }
         :: !holds[me] -> skip
         fi;
         d_step { through[me] = 1; done++ };
-        done == WAITERS                     /* it lives on until all are through */
+        done == WAITERS;                    /* it lives on until all are through */
+gone:   skip
     } unless {
         atomic { kill ? eval(me) }
     }
@@ -195,13 +235,18 @@ init {
     byte p;
     atomic {
         do
+#ifdef OPEN
+        :: p < WAITERS -> open[p] = 1; run waiter(p); p++
+#else
         :: p < WAITERS -> run waiter(p); p++
+#endif
         :: else -> p = 0; break
         od;
         /* Or fewer, lest what may still come hides that nothing else can. */
         do
         :: kills > 0 -> kills--
         :: interrupts > 0 -> interrupts--
+        :: stops > 0 -> stops--
         :: break
         od
     };

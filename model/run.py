@@ -85,7 +85,10 @@ class Run(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """One search of the queue. `interrupts`: how many waits end without a slot."""
+    """One search of the queue.
+
+    `interrupts`: how many waits end without a slot; `stops`: how many waiters are stopped.
+    """
 
     name: str
     waiters: int = 3
@@ -93,6 +96,7 @@ class Queue(NamedTuple):
     slots: int = 1
     kills: int = 0
     interrupts: int = 0
+    stops: int = 0
     options: tuple[str, ...] = ()
     partial: bool = False
 
@@ -108,6 +112,7 @@ class Queue(NamedTuple):
             "SLOTS": self.slots,
             "KILLS": self.kills,
             "INTERRUPTS": self.interrupts,
+            "STOPS": self.stops,
         }
 
 
@@ -150,9 +155,11 @@ PROTOCOL: list[Run | Queue] = [
     Run("common-yield", "YIELD", LINE, kills=1, options=("COMMON", "LEAVES_YIELD")),
     Run("implicit", "HOLD", PROGRAM, kills=1, options=("IMPLICIT",)),
     Queue("queue", kills=1),
+    Queue("queue-open", kills=1, options=("OPEN",)),
     Queue("queue-interrupts", interrupts=1),
     Queue("queue-two-slots", slots=2),
     Queue("queue-two-listeners", listeners=2, kills=1),
+    Queue("queue-stops", listeners=2, stops=1),
     Queue("queue-kills", kills=2, interrupts=1, partial=True),
     Queue("queue-four", waiters=4, listeners=2, kills=2, partial=True),
 ]
@@ -193,12 +200,13 @@ FLAWS: dict[str, Run | Queue] = {
     "KEEP_WHEN_TOLD": Run("", "HOLD", LONG, options=("GIVES",)),
     "OPENED_LATE": Run("", "HOLD", EXEC, kills=1),
     "STOP_AT_ENTERING": QUEUE,
-    "ENTER_THEN_TELL": QUEUE,
+    "ENTER_THEN_TELL": QUEUE._replace(options=("OPEN",)),
     "ENTER_IN_SILENCE": QUEUE,
     "DRAIN_LATE": QUEUE,
     "LISTEN_NO_MORE_LATE": QUEUE,
     "TELL_THEN_LEAVE": QUEUE,
     "SLEEP_BEHIND_THE_GONE": QUEUE,
+    "PASS_NOBODY_OVER": Queue("", listeners=2, stops=1),
 }
 
 

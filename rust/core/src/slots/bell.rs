@@ -76,12 +76,15 @@ impl RowBells {
         }
     }
 
-    /// Wakes the waiter of a row, if it sleeps there.
-    pub(crate) fn ring(&self, row: u32) {
+    /// Wakes the waiter of a row. Returns false if no process has the fifo open: then the waiter
+    /// does not sleep there.
+    pub(crate) fn ring(&self, row: u32) -> bool {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK;
-        if let Ok(fifo) = Descriptor::open(&self.fifo(row), flags, Mode::empty()) {
-            let _ = retry_on_intr(|| rustix::io::write(&fifo, b"!")); // if it is full, it is ready
+        let fifo = Descriptor::open(&self.fifo(row), flags, Mode::empty());
+        if let Ok(fifo) = &fifo {
+            let _ = retry_on_intr(|| rustix::io::write(fifo, b"!")); // if it is full, it is ready
         }
+        fifo.is_ok()
     }
 }
 

@@ -59,21 +59,22 @@ impl PoolWait {
         }
     }
 
-    /// Begins the wait of a thread that sleeps behind another waiter: for its `bell`, and for the
-    /// `death` of that waiter.
+    /// Begins the wait of a thread that sleeps behind another waiter: for its `bell`, for the
+    /// `death` of that waiter, and for at most `longest`.
     pub(super) fn behind(
         bank: &Arc<Bank>,
         bell: Arc<Descriptor>,
         death: Option<Arc<Descriptor>>,
+        longest: Option<Duration>,
     ) -> PoolWait {
-        let longest = if death.is_some() { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
+        let look = if death.is_some() { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
         PoolWait {
             bank: Arc::clone(bank),
             listens: false,
             counted: false,
             pipe: None,
             descriptors: [bell].into_iter().chain(death).collect(),
-            look_after: for_lender(bank).or(Some(longest)),
+            look_after: for_lender(bank).into_iter().chain(longest).chain([look]).min(),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::process::ProcessId;
 use crate::slots::ledger::{Row, Standing, Want};
 use crate::slots::turn::Turn;
 use crate::slots::PoolWait;
-use crate::wait::POLL_INTERVAL;
+use crate::wait::{Wait, POLL_INTERVAL};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
 fn enter(stage: &Stage, depth: u16) -> Row {
@@ -116,6 +116,44 @@ fn a_waiter_listens_once_one_leaves_and_one_that_was_coming_between_is_killed() 
             assert!(comes_to_listen(&mut turn, wait));
             (between.is_through(), second.is_through())
         });
+    });
+}
+
+#[test]
+fn a_waiter_listens_once_the_first_leaves_although_the_second_is_stopped() {
+    alone(|| {
+        at_each_step(|step| {
+            let stage = Stage::new(1);
+            let first = waits(&stage, 3, Fate::KilledAt(step));
+            let _second = waits(&stage, 2, Fate::Lives);
+            let mut turn = stage.pool.turn(Want::Start);
+            let wait = sleeps_behind(&mut turn);
+            first.go_on();
+            if first.is_through() {
+                assert!(comes_to_listen(&mut turn, wait));
+            }
+            first.is_through()
+        });
+    });
+}
+
+#[test]
+fn waiters_that_are_stopped_are_passed_over() {
+    alone(|| {
+        let stage = Stage::new(1);
+        let _stopped = [3, 2].map(|depth| waits(&stage, depth, Fate::Lives));
+        let mut turn = stage.pool.turn(Want::Start);
+        let slot = loop {
+            if let Some(slot) = turn.try_take().unwrap() {
+                break slot;
+            }
+            let wait = turn.begin_wait();
+            let descriptors = wait.descriptors.iter().chain(&wait.pipe).cloned().collect();
+            Wait::new(descriptors, wait.look_after).block(None).unwrap();
+        };
+        drop((turn, slot));
+        assert!(!stage.ledger.has_waiter_beside(None));
+        stage.check();
     });
 }
 

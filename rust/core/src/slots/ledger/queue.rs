@@ -125,14 +125,32 @@ impl Ledger {
         let index = self.claim_row(me)?;
         let next = || Ticket(self.memory.word(TICKETS).fetch_add(1, IN_ORDER));
         let ticket = ticket.unwrap_or_else(next);
-        let order = Order::new(depth, want, ticket);
+        let row = Row { index, order: Order::new(depth, want, ticket) };
         self.row(index, ENTERED).store(self.takes(), IN_ORDER);
+        self.come_in(row);
+        Some(row)
+    }
+
+    /// Comes into the queue, from outside.
+    fn come_in(&self, row: Row) {
         // The waiter behind is told before this one counts as entered. So if this process is killed
         // in between, a waiter that leaves tells the one behind too.
-        self.row(index, RANK).store(order.to_rank(ENTERING), IN_ORDER);
-        self.tell_behind(order);
-        self.row(index, RANK).store(order.to_rank(0), IN_ORDER);
-        Some(Row { index, order })
+        self.row(row.index, RANK).store(row.order.to_rank(ENTERING), IN_ORDER);
+        self.tell_behind(row.order);
+        self.mark(row, 0);
+    }
+
+    /// Sets the flags of a rank. Returns false if the waiter has been passed over.
+    fn mark(&self, row: Row, flags: u64) -> bool {
+        let (rank, new) = (self.row(row.index, RANK), row.order.to_rank(flags));
+        let mut now = rank.load(IN_ORDER);
+        while now != 0 {
+            match rank.compare_exchange(now, new, IN_ORDER, IN_ORDER) {
+                Ok(_) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
     }
 
     /// Leaves the queue.
@@ -145,16 +163,18 @@ impl Ledger {
 
     /// Finds out whether the waiter of this row listens now; if it does, its rank says so. The
     /// caller must have emptied the row's fifo before this call, so that it hears of every change
-    /// after it.
+    /// after it. A waiter that has been passed over comes in again.
     pub(crate) fn stand(&self, row: Row) -> Standing {
-        let rank = self.row(row.index, RANK);
         loop {
-            if self.before(row.order).nth(LISTENERS - 1).is_none() {
-                rank.store(row.order.to_rank(LISTENS), IN_ORDER);
+            let listens = self.before(row.order).nth(LISTENERS - 1).is_none();
+            // This comes before the next look: a waiter that leaves after it tells this one.
+            if !self.mark(row, if listens { LISTENS } else { 0 }) {
+                self.come_in(row);
+                continue;
+            }
+            if listens {
                 return Standing::Listening;
             }
-            // This comes first: a waiter that leaves after it tells this one.
-            rank.store(row.order.to_rank(0), IN_ORDER);
             let before: Vec<Waiter> = self.before(row.order).collect();
             if let (LISTENERS.., Some(last)) = (before.len(), before.iter().max_by_key(|w| w.rank))
             {
@@ -166,6 +186,15 @@ impl Ledger {
     /// Returns whether that waiter is still where it was seen.
     pub(crate) fn is_still_there(&self, waiter: Waiter) -> bool {
         self.row(waiter.index, RANK).load(IN_ORDER) >> FLAGS == waiter.order().0
+    }
+
+    /// Takes a waiter out of the queue that lives, but does not take a slot. It may be stopped, or
+    /// run another program now. When it looks again, it comes in again.
+    pub(crate) fn pass_over(&self, waiter: Waiter) {
+        let rank = self.row(waiter.index, RANK);
+        if rank.compare_exchange(waiter.rank, 0, IN_ORDER, IN_ORDER).is_ok() {
+            self.tell_behind(waiter.order());
+        }
     }
 
     /// Removes a waiter that is dead.
@@ -214,28 +243,36 @@ impl Ledger {
     /// Wakes a process that waits behind others, because something of its own has changed.
     pub(super) fn tell_process(&self, process: ProcessId) {
         let its = |waiter: &Waiter| waiter.process.may_be(process);
-        self.waiters_in_queue().filter(its).for_each(|waiter| self.tell(waiter));
+        for waiter in self.waiters_in_queue().filter(its) {
+            self.tell(waiter);
+        }
     }
 
-    /// Tells the waiters behind this place to look, up to the first one that listens or will see to
-    /// the rest.
+    /// Tells the waiters behind this place to look: those that listen now and did not, or else the
+    /// next one that does not listen, and further ones until one of them will see to the rest.
     fn tell_behind(&self, mut order: Order) {
         let next = |order| {
             let behind = self.waiters_in_queue().filter(|waiter| waiter.order() > order);
             behind.min_by_key(|waiter| waiter.rank)
         };
-        while let Some(waiter) = next(order).filter(|waiter| waiter.rank & LISTENS == 0) {
-            // It may be dead. But then the one behind it watches it, because it told that one.
-            self.tell(waiter);
-            if waiter.rank & ENTERING == 0 {
+        let mut before = self.waiters_in_queue().filter(|waiter| waiter.order() <= order).count();
+        while let Some(waiter) = next(order) {
+            // Enough waiters listen that know it.
+            if waiter.rank & LISTENS != 0 && before + 1 >= LISTENERS {
                 return;
             }
+            // It may be dead. But then the one behind it watches it, because it told that one. If it
+            // cannot be told, it is awake, or runs another program: the next one must see to that.
+            if waiter.rank & LISTENS == 0 && self.tell(waiter) && waiter.rank & ENTERING == 0 {
+                return;
+            }
+            before += 1;
             order = waiter.order();
         }
     }
 
-    fn tell(&self, waiter: Waiter) {
-        self.bells.rows.ring(waiter.index);
+    fn tell(&self, waiter: Waiter) -> bool {
+        self.bells.rows.ring(waiter.index)
     }
 
     fn before(&self, order: Order) -> impl Iterator<Item = Waiter> + '_ {
