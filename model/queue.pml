@@ -41,7 +41,8 @@ chan kill = [0] of { byte };
 
 /*
  * Who is behind that place, and how many are not, is read one after the other, and only then is
- * anybody told.
+ * anybody told: those who are to listen and do not; and the next one, if it does not listen, and
+ * further ones until one of them will see to the rest (`again`).
  */
 inline tell_behind(place) {
     w = 0;
@@ -52,25 +53,22 @@ inline tell_behind(place) {
                 seen_entering[w] = entering[w]; w++ }
     :: w >= WAITERS -> break
     od;
-    w = place + 1;
+    w = place + 1; again = 1;
     do
     :: w >= WAITERS -> break
     :: w < WAITERS && !seen[w] -> w++
-    :: w < WAITERS && seen[w] && seen_listens[w] && before + 1 >= LISTENERS -> break
-    :: d_step { w < WAITERS && seen[w] && seen_listens[w] && before + 1 < LISTENERS ->
-           before++; w++ }
-#ifdef BREAK_STOP_AT_ENTERING
-    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] -> TELL(w) }; break
-#else
+    :: d_step { w < WAITERS && seen[w] && seen_listens[w] -> again = 0; before++; w++ }
     /* It may be dead. But then the one behind it watches it, because it told that one. */
-    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] ->
-           TELL(w); again = seen_entering[w] || !open[w]; before++; w++ };
-       if
-       :: again -> again = 0
-       :: !again -> break
-       fi
+#ifdef BREAK_STOP_AT_ENTERING
+    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] && (again || before < LISTENERS) ->
+           TELL(w); again = 0; before++; w++ }
+#else
+    :: d_step { w < WAITERS && seen[w] && !seen_listens[w] && (again || before < LISTENERS) ->
+           TELL(w); again = again && (seen_entering[w] || !open[w]); before++; w++ }
 #endif
+    :: w < WAITERS && seen[w] && !seen_listens[w] && !again && before >= LISTENERS -> break
     od;
+    again = 0;
     skip;
     d_step {
         w = 0;
@@ -82,11 +80,15 @@ inline tell_behind(place) {
     }
 }
 
-/* How many are before, and the last of them. */
+/*
+ * How many are before; the last of them; and the first, if all before are those who listen,
+ * otherwise the last again.
+ */
 inline count_before() {
-    w = 0; before = 0; last = 0;
+    w = 0; before = 0; last = 0; first = 0;
     do
-    :: d_step { w < me && queued[w] -> before++; last = w; w++ }
+    :: d_step { w < me && queued[w] ->
+           before++; last = w; first = (before == 1 || before > LISTENERS -> w : first); w++ }
     :: d_step { w < me && !queued[w] -> w++ }
     :: w >= me -> break
     od;
@@ -94,7 +96,7 @@ inline count_before() {
 }
 
 proctype waiter(byte me) {
-    byte w, f, before, last;
+    byte w, f, before, last, first;
     bit again, seen[MOST], seen_listens[MOST], seen_entering[MOST];
 
     {
@@ -120,7 +122,8 @@ look:
         if
         :: before < LISTENERS ->
            if
-           :: d_step { queued[me] -> listens[me] = 1 }; goto listen
+           :: d_step { queued[me] -> listens[me] = 1; before = 0; last = 0; first = 0 };
+              goto listen
            :: !queued[me] -> goto come_in
            fi
         :: else -> skip
@@ -144,19 +147,28 @@ look:
 #ifdef BREAK_DRAIN_LATE
         told[me] = 0;
 #endif
-        if
+        if                                  /* both are watched from now on */
         :: d_step { dead[last] -> queued[last] = 0 }; goto look
-        :: !dead[last] -> skip              /* it is watched from now on */
+        :: d_step { dead[first] -> queued[first] = 0 }; goto look
+        :: !dead[last] && !dead[first] -> skip
         fi;
 #ifndef BREAK_SLEEP_BEHIND_THE_GONE
         if
-        :: queued[last] -> skip
-        :: !queued[last] -> goto look
+        :: queued[last] && queued[first] -> skip
+        :: !queued[last] || !queued[first] -> goto look
         fi;
 #endif
         if                                  /* asleep */
-        :: told[me] || dead[last] -> goto look
-        :: atomic { interrupts > 0 -> interrupts-- }; goto leave
+        :: d_step { told[me] || dead[last] || dead[first] -> before = 0; last = 0; first = 0 };
+           goto look
+        :: atomic { stops > 0 -> stops--; halted[me] = 1; through[me] = 1; done++ };
+           if
+           :: done == WAITERS -> skip
+           :: atomic { !queued[me] && done < WAITERS ->
+                  halted[me] = 0; through[me] = 0; done-- }; goto look
+           fi;
+           goto gone
+        :: atomic { interrupts > 0 -> interrupts--; before = 0; last = 0; first = 0 }; goto leave
         fi;
 
 listen:

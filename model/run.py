@@ -230,6 +230,8 @@ def search(run: Run | Queue) -> Found:
     # A flaw is found soon: then it is compiling that takes the time.
     planted = any(option.startswith("BREAK_") for option in run.options)
     compiler = ["cc", "-w", "-O0" if planted else "-O1", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
+    if isinstance(run, Queue) and not run.partial:
+        compiler.append("-DCOLLAPSE")  # slower, but these have many states
     # Escapes by rendezvous (`kill`) and partial order reduction do not go together.
     compiler += ["-DNOREDUCE", *(["-DBITSTATE", "-DT_RAND", "-DP_RAND"] if run.partial else [])]
     verifier = ["./pan", "-m200000", *(["-w30", "-Q1"] if run.partial else ["-w24"])]

@@ -150,7 +150,7 @@ def settle(js: Jobserver) -> None:
     js._owner.here().dismiss_idle()
     reap(js)
     if hasattr(starter, "_helper"):
-        starter._helper.dismiss_ahead()
+        starter._helper.dismiss_idle()
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def settle(js):
         if not js._owner.here().outstanding:
             js._owner.here().dismiss_idle()
     if hasattr(js._owner.starter, "_helper"):
-        js._owner.starter._helper.dismiss_ahead()
+        js._owner.starter._helper.dismiss_idle()
 
 def warm_up(js):
     """Has everything made that is made once, what waits need included."""

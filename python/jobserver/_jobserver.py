@@ -25,6 +25,7 @@ from ._map import Results, results
 from ._native import getpid
 from ._owner import Options, Owner
 from ._signals import raised_by_handler
+from ._start import Helper
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -155,9 +156,11 @@ class Jobserver:
             raise TypeError("a Jobserver can be pickled only as part of the work of a new process")
         owner = self._owner
         home = owner.open_pool().home
-        helper = owner.starter.descriptor(owner.native)
+        helper = owner.starter.helper(owner.native)
         context, *options = owner.options
-        passed = None if helper is None else mp.reduction.DupFd(helper)
+        passed = None
+        if helper is not None:
+            passed = helper.pid, [mp.reduction.DupFd(fd) for fd in helper.descriptors]
         return _rebuild, (home, passed, context.get_start_method(), *options)
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
@@ -392,23 +395,27 @@ class Jobserver:
             del leaves, error  # otherwise the traceback would refer to itself through this frame
 
 
-def _rebuild(home: str, helper: Any | None, method: str, key: str, *options: Any) -> Jobserver:
-    """In a job: the handle that was pickled. All pickles of one handle give the same object."""
-    fd = None if helper is None else helper.detach()
+def _rebuild(
+    home: str, helper: tuple[int, list[Any]] | None, method: str, key: str, *options: Any
+) -> Jobserver:
+    """In a job: the handle that was pickled. All pickles of one handle give the same object, unless
+    an earlier job of this process has closed that."""
+    descriptors = [] if helper is None else [passed.detach() for passed in helper[1]]
     try:
         known = _handles.get(key)
-        if known is not None:
+        if known is not None and not known._owner.is_closed:
             return known
         made = Jobserver.__new__(Jobserver)
         owner = _own_jobs.known.get(key)
-        if owner is None:
+        if owner is None or owner.is_closed:
             chosen = Options(_arguments.context(method), key, *options)
-            owner = Owner(chosen, _pools.opened(home), fd)
+            joined = None if helper is None else Helper(helper[0], descriptors)
+            owner = Owner(chosen, _pools.opened(home), joined)
         made._owner = owner
         _handles[key] = made
         return made
     finally:
-        if fd is not None:
+        for fd in descriptors:
             os.close(fd)
 
 

@@ -30,6 +30,20 @@ def _in_use() -> list[Owner]:
     return [owner for owner in owners if owner.is_in_use()]
 
 
+#: The owners that a process has had which runs several jobs. A later job can use them again. They
+#: are dropped once they are closed.
+kept: dict[str, Owner] = {}
+
+
+def are_at_rest() -> bool:
+    """After a job: whether the owners of this process have no jobs and no processes any more. Their
+    idle workers are given to all owners of the tree."""
+    for key, owner in list(kept.items()):
+        if not owner.is_in_use():
+            del kept[key]
+    return all([owner.native.is_at_rest for owner in _in_use()])
+
+
 def are_under_way() -> bool:
     """Whether a job of this process may still need a slot: its outcome is not known, or it waits
     for jobs of its own."""

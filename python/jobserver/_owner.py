@@ -24,7 +24,7 @@ from . import _arguments, _job, _native, _own_jobs
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future, done_elsewhere, issue_callbacks, load
 from ._native import getpid
-from ._start import Starter, starter
+from ._start import Helper, Starter, starter
 from ._wire import result
 
 
@@ -57,9 +57,8 @@ class Owner:
     finished: deque[Future[Any]]
     _unread: WeakSet[Future[Any]]
 
-    def __init__(self, options: Options, pool: _native.Pool, helper: int | None) -> None:
-        """For jobs in this pool. `helper` is the `descriptor` of a fork server that another process
-        has started, or None."""
+    def __init__(self, options: Options, pool: _native.Pool, helper: Helper | None) -> None:
+        """For jobs in this pool. `helper` is a fork server that another process has started."""
         result.get_ready()
         self.options = options
         self.slots = pool.slots
@@ -84,7 +83,10 @@ class Owner:
         pid = getpid()
         if self.pid != pid:
             state = self._states.setdefault(pid, self._state(pid))
-            _own_jobs.end_well(pid, _job.is_this_process())
+            is_job = _job.is_this_process()
+            _own_jobs.end_well(pid, is_job)
+            if is_job and not self.is_fresh:
+                _own_jobs.kept[self.options.key] = self
             for other in [*self._states]:
                 if other != pid:
                     self._states.pop(other, None)  # with the update, closes the parent's state
@@ -131,6 +133,11 @@ class Owner:
     def is_in_use(self) -> bool:
         """Whether this process has used this owner, and has not closed it."""
         return self.pid == getpid() and not self.native.closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this process has closed this owner."""
+        return self.pid == getpid() and self.native.closed
 
     def check_open(self) -> None:
         """Raises RuntimeError if this owner starts no more jobs."""

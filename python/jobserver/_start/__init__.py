@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 from .. import _native
-from ._starter import Starter
+from ._starter import Helper, Starter
 
-__all__ = ["Starter", "starter"]
+__all__ = ["Helper", "Starter", "starter"]
 
 
 def starter(
@@ -21,11 +21,11 @@ def starter(
     pool: _native.Pool,
     max_tasks: int | None,
     preload: tuple[str, ...],
-    helper: int | None,
+    helper: Helper | None,
 ) -> Starter:
     """The starter for a start method, for jobs in this pool, with at most `max_tasks` jobs a
-    worker. For a fork server: the modules that it imports, and the `descriptor` of another process
-    if that has started it."""
+    worker. For a fork server: the modules that it imports, and the `helper` of another process if
+    that has started it."""
     # Each is imported at its first use: a program rarely uses more than one.
     if method == "fork":
         from .fork import Fork, ForkedWorkers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence, Tuple
 
 from .. import _native
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 #: The job that a worker is hired for: its Future, its admission, its launch, and the descriptors of
 #: the launch.
 First = Tuple["Future[Any]", _native.Admission, "Payload", _native.Descriptors]
+
+
+class Helper(NamedTuple):
+    """A helper process that other processes can use."""
+
+    pid: int
+    descriptors: Sequence[int]
 
 
 class Starter:
@@ -39,9 +46,8 @@ class Starter:
         started, otherwise `_native.DUE` or `_native.TIMED_OUT`. Never returns in the job itself."""
         raise NotImplementedError
 
-    def descriptor(self, owner: _native.Owner) -> int | None:
-        """The descriptor that another process needs to start jobs by the same helper; None without
-        helper."""
+    def helper(self, owner: _native.Owner) -> Helper | None:
+        """What another process needs to start jobs by the same helper; None without helper."""
         return None
 
     def renewed(self) -> Starter:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .. import _native
 from .._wire import result
 from . import loading
-from ._starter import HiringStarter
+from ._starter import Helper, HiringStarter
 from .introduction import Introductions
 from .launch import Launch, dump
 from .program import program
@@ -46,32 +46,40 @@ class ForkServer(HiringStarter):
         preload: tuple[str, ...],
         slots: int,
         home: str,
-        helper: int | None,
+        helper: Helper | None,
     ) -> None:
-        """For a pool with so many slots and this home. `helper` is the request socket of a running
-        helper."""
+        """For a pool with so many slots and this home. `helper` is a running helper."""
         super().__init__(max_tasks)
         self._preload = preload
         self._slots = slots
         self._home = home
-        self._introductions = Introductions("forkserver")
         self._count = 0
-        self._helper = _native.ForkServer(helper)
+        #: The pid of the helper that another process has started; 0 if there is none.
+        self._joined = 0 if helper is None else helper.pid
+        # A process that this helper has forked knows how it was prepared.
+        prepared = loading.helpers if self._joined == os.getppid() else None
+        self._introductions = Introductions("forkserver", prepared)
+        self._helper = _native.ForkServer(None if helper is None else helper.descriptors)
 
     def renewed(self) -> ForkServer:
         # After a fork, the helper is the parent's child: this process may use it, but not end it.
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
-            helper = self._helper.fileno()
+            helper = self._running()
         return ForkServer(self._max_tasks, self._preload, self._slots, self._home, helper)
 
-    def descriptor(self, owner: _native.Owner) -> int:
+    def helper(self, owner: _native.Owner) -> Helper:
         for _ in range(_HELPERS):
             if self._must_start_helper():
                 self._start_helper(owner)
             with contextlib.suppress(_native.ForkServerGone):  # another thread has noticed its end
-                return self._helper.fileno()
+                return self._running()
         raise _gone_again("the fork server has ended")
+
+    def _running(self) -> Helper:
+        """The helper; ForkServerGone if there is none."""
+        descriptors = self._helper.filenos()
+        return Helper(self._helper.pid or self._joined, descriptors)
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1
@@ -95,7 +103,7 @@ class ForkServer(HiringStarter):
             if self._must_start_helper():  # the wait may have been long
                 self._start_helper(owner)
 
-        def introduce() -> tuple[Payload, _native.Descriptors]:
+        def introduce() -> tuple[Payload, _native.Descriptors, bool]:
             """After the job is admitted: the wait for a slot may be long, and the owner may change
             its folder meanwhile."""
             return self._introductions.to_job(self._home, self._max_tasks, owner.hears_of_yields)
@@ -113,7 +121,9 @@ class ForkServer(HiringStarter):
         preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
         command = program(__name__, is_helper=True)
         try:
-            if owner.start_fork_server(self._helper, command, message, descriptors):
+            shared = self._max_tasks != 1
+            if owner.start_fork_server(self._helper, shared, command, message, descriptors):
+                self._joined = 0
                 introductions.was_sent(preparation)
         finally:
             descriptors.clear()

@@ -51,10 +51,10 @@ Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool]
 class Introductions:
     """The messages that introduce this process to new ones."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, helpers: Preparation | None = None) -> None:
         self._method = method
-        #: The fork server's preparation, if this process knows it.
-        self._helpers: Preparation | None = None
+        #: The preparation of jobs that are prepared as the fork server is, if it is known.
+        self._helpers = helpers
         #: The last introduction without a preparation, for a process that is prepared already.
         self._short: tuple[Terms, Payload] | None = None
 
@@ -64,7 +64,7 @@ class Introductions:
         """The introduction of a fork server for the pool with this home, and the preparation in it,
         which `was_sent` takes."""
         self._helpers = None
-        preparation = _preparation(self._method, home)
+        preparation = prepared(self._method, home)
         return preparation, pickling.dump_launch(preparation, terms(None, preload))
 
     def was_sent(self, preparation: Preparation) -> None:
@@ -74,22 +74,22 @@ class Introductions:
 
     def to_job(
         self, home: str, tasks: int | None, tells: bool
-    ) -> tuple[Payload, _native.Descriptors]:
-        """The introduction of a process that runs jobs of the pool with this home, `tasks` at
-        most."""
-        preparation, said = _preparation(self._method, home), terms(tasks, tells=tells)
+    ) -> tuple[Payload, _native.Descriptors, bool]:
+        """The introduction of a process that runs jobs of the pool with this home, `tasks` at most;
+        and whether it prepares the process as the fork server is prepared."""
+        preparation, said = prepared(self._method, home), terms(tasks, tells=tells)
         if preparation != self._helpers:
-            return pickling.dump_launch(preparation, said)
+            return (*pickling.dump_launch(preparation, said), False)
         if self._short is None or self._short[0] != said:
             self._short = said, pickling.dump_launch(None, said)[0]
-        return self._short[1], NO_DESCRIPTORS
+        return self._short[1], NO_DESCRIPTORS, True
 
 
 def terms(tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False) -> Terms:
     return (os.getpid(), mp.process.current_process().name), tasks, preload, tells
 
 
-def _preparation(method: str, home: str) -> Preparation:
+def prepared(method: str, home: str) -> Preparation:
     if not _main.is_frozen():
         interpreter()  # raises; the start of the resource tracker would fail without a reason
     try:

@@ -18,11 +18,18 @@ from .._signals import raised_by_handler
 from .._wire import pickling, result
 from .._wire.segments import Received
 from . import launch
-from .introduction import Preparation, Terms, terms
+from .introduction import Preparation, Terms, prepared, terms
 from .launch import NO_DESCRIPTORS, UNCHANGED
 
 #: More than CPython needs before it specialises a function's bytecode.
 REHEARSALS = 20
+
+
+#: In a process that a fork server has forked: the preparation that the fork server would send to
+#: jobs of its own. A process that sends the same wants its jobs to be prepared as it is itself. (It
+#: is not always what the fork server was sent: `python -m package` has a main module, which its
+#: children do not import.)
+helpers: Preparation | None = None
 
 
 class JobInterpreter:
@@ -127,14 +134,14 @@ class _IntroducedLoader(JobLoader):
 
     def __init__(self, interpreter: JobInterpreter, tasks: int | None) -> None:
         super().__init__(interpreter.pool, interpreter.identity, interpreter.setup, tasks)
-        self._interpreter = interpreter
+        self.interpreter = interpreter
 
     def _load_work(self, load: Callable[[], Any]) -> _native.Work:
         # While this is set, multiprocessing refuses to start processes, with a message that
         # explains the missing `if __name__ == "__main__"` that is the usual cause.
         self._process._inheriting = True
         try:
-            self._interpreter.apply()
+            self.interpreter.apply()
             return super()._load_work(load)
         finally:
             del self._process._inheriting
@@ -153,35 +160,48 @@ class NewProcessLoader:
     ) -> None:
         """`introduction` is the received introduction. Without a channel the process only
         rehearses, and does not become a job."""
-        self._introduction = introduction
+        #: The introduction that has not been read yet.
+        self._introduction: Introduction | None = introduction
         self._known = known
         self._channel = channel
         self._interruptible = interruptible
-        self._loader: JobLoader | None = None
+        self._loader: _IntroducedLoader | None = None
+
+    def introduce(self, message: Received, descriptors: _native.Descriptors) -> None:
+        """Another owner has this process from now on. All owners of a tree have the same limit of
+        jobs."""
+        self._introduction = message, descriptors
 
     def load(
         self, message: Received, descriptors: _native.Descriptors, slot: int
     ) -> tuple[_native.Work, _native.Setup]:
-        if self._loader is not None:
-            return self._loader.load(message, descriptors, slot)
+        is_first = self._loader is None
         try:
-            self._loader = self._set_up(*self._introduction)
+            loader = self._set_up()
         except BaseException as e:
             if raised_by_handler(e):
                 raise
             raise _not_loaded(e) from None
-        loaded = self._loader.load(message, descriptors, slot)
-        if self._interruptible:
+        loaded = loader.load(message, descriptors, slot)
+        if is_first and self._interruptible:
             _native.unblock_interrupts()
         return loaded
 
-    def _set_up(self, message: Received, descriptors: _native.Descriptors) -> JobLoader:
-        interpreter, said = _introduced(message, descriptors, self._known)
-        owner, tasks, _, tells = said
-        interpreter.identity.belongs_to(owner)
-        if self._channel is not None:
-            interpreter.setup.apply(interpreter.pool, self._channel, tells)
-        return _IntroducedLoader(interpreter, tasks)
+    def _set_up(self) -> JobLoader:
+        """The loader, after the last introduction has been read."""
+        loader, introduction = self._loader, self._introduction
+        if introduction is not None:
+            known = self._known if loader is None else loader.interpreter
+            interpreter, (owner, tasks, _, tells) = _introduced(*introduction, known)
+            interpreter.identity.belongs_to(owner)
+            if loader is not None and self._channel is not None:
+                interpreter.setup.change_owner(interpreter.pool, self._channel, tells)
+            elif self._channel is not None:
+                interpreter.setup.apply(interpreter.pool, self._channel, tells)
+            loader = self._loader = loader or _IntroducedLoader(interpreter, tasks)
+            self._introduction = None
+        assert loader is not None
+        return loader
 
     def unload(self) -> bool:
         return self._loader is not None and self._loader.unload()
@@ -244,12 +264,14 @@ def _introduced(
 def preload(message: Received, descriptors: _native.Descriptors) -> Known:
     """In a fork server: prepares it by its introduction, and imports the modules to preload. The
     jobs repeat each step that fails here, because a job's Future can have the error."""
+    global helpers
     try:
         interpreter, said = _introduced(message, descriptors, None)
     except BaseException:
         return message, descriptors  # each job tries again
     try:
         interpreter.rehearse()
+        helpers = prepared(interpreter.preparation.method, interpreter.preparation.home)
     except BaseException:
         return interpreter  # each job tries again to apply it
     me = os.getpid()

@@ -37,7 +37,7 @@ class Spawn(HiringStarter):
             if state:
                 return state
         self.share_tracker()
-        introduction, descriptors = self._introductions.to_job(
+        introduction, descriptors, _ = self._introductions.to_job(
             self._home, self._max_tasks, owner.hears_of_yields
         )
         try:

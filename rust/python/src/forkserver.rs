@@ -6,6 +6,7 @@ use crate::hooks;
 use crate::host::Interpreter;
 use crate::pool::duplicate;
 use jobserver_core::forkserver as core;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::os::fd::RawFd;
 
@@ -15,13 +16,20 @@ pub(crate) struct ForkServer(pub(crate) core::Helper);
 
 #[pymethods]
 impl ForkServer {
-    /// Joins the helper with this request socket, which the caller closes; None: there is no helper
-    /// yet.
+    /// Joins the helper that another process has started, by its `filenos`, which the caller
+    /// closes; None: there is no helper yet.
     #[new]
-    #[pyo3(signature = (fd = None))]
-    fn new(fd: Option<RawFd>) -> PyResult<ForkServer> {
-        let joined = fd.map(duplicate).transpose()?.map(core::Helper::join);
-        Ok(ForkServer(joined.unwrap_or_default()))
+    #[pyo3(signature = (filenos = None))]
+    fn new(filenos: Option<Vec<RawFd>>) -> PyResult<ForkServer> {
+        let Some(filenos) = filenos else { return Ok(ForkServer(core::Helper::default())) };
+        let descriptors = filenos.into_iter().map(duplicate).collect::<PyResult<Vec<_>>>()?;
+        let mut descriptors = descriptors.into_iter();
+        let Some(requests) = descriptors.next() else {
+            return Err(PyValueError::new_err("a fork server has at least one descriptor"));
+        };
+        let idle = descriptors.next().zip(descriptors.next());
+        let idle = idle.map(|(give, take)| core::IdleWorkers::join([give, take]));
+        Ok(ForkServer(core::Helper::join(requests, idle)))
     }
 
     /// Whether there is a helper, and this program has not closed its request socket.
@@ -36,13 +44,17 @@ impl ForkServer {
         self.0.ahead()
     }
 
-    /// Makes the workers ahead end.
-    fn dismiss_ahead(&self) {
-        self.0.dismiss_ahead();
+    /// Makes the workers end that no owner has: those ahead, and the idle ones of the tree.
+    fn dismiss_idle(&self) {
+        self.0.dismiss_idle();
     }
 
-    fn fileno(&self) -> PyResult<RawFd> {
-        number(self.0.current().map_err(to_python)?.as_descriptor())
+    /// The descriptors that another process needs to join: the request socket, and, if owners share
+    /// idle workers, two more.
+    fn filenos(&self) -> PyResult<Vec<RawFd>> {
+        let helper = self.0.current().map_err(to_python)?;
+        let idle = helper.idle().into_iter().flat_map(|idle| idle.descriptors());
+        [helper.as_descriptor()].into_iter().chain(idle).map(number).collect()
     }
 
     #[getter]

@@ -250,9 +250,10 @@ impl Owner {
         self.start(first, |first| self.owner.hire_program(introduction, start, first))
     }
 
-    /// Hires a worker that a fork server has forked ahead, or forks now. If there is a `first` job,
-    /// admits it, and launches it there. `introduce` returns the introduction; it is called after
-    /// the admission. Then requests workers ahead until there are `ahead`.
+    /// Hires an idle worker of the tree, or one that a fork server has forked ahead, or forks now. If
+    /// there is a `first` job, admits it, and launches it there. `introduce` returns the
+    /// introduction, and whether it prepares the worker as all workers of the fork server are; it is
+    /// called after the admission. Then requests workers ahead until there are `ahead`.
     #[pyo3(signature = (server, introduce, first, ahead))]
     fn hire_forked(
         &self,
@@ -264,21 +265,22 @@ impl Owner {
     ) -> PyResult<u8> {
         let (host, helper) = (Interpreter(py), &server.get().0);
         self.start(first, |first| {
-            let (introduction, descriptors): (Payload<'_>, Bound<'_, Descriptors>) =
+            let (introduction, descriptors, alike): (Payload<'_>, Bound<'_, Descriptors>, bool) =
                 introduce.call0()?.extract()?;
             let descriptors = descriptors.get().held();
             let message = Message { payload: introduction.as_core(), descriptors: &descriptors };
-            self.owner.hire_forked(&host, helper, message, first, ahead)
+            self.owner.hire_forked(&host, helper, (message, alike), first, ahead)
         })
     }
 
     /// Starts the fork server, a program that serves the socket on its standard input, unless there
     /// is one. Returns whether it started one. The helper starts with SIGINT blocked, and gets this
-    /// introduction first.
+    /// introduction first. Owners share the idle workers if so `shared`.
     fn start_fork_server(
         &self,
         py: Python<'_>,
         server: &Bound<'_, ForkServer>,
+        shared: bool,
         program: Program<'_>,
         introduction: Payload<'_>,
         descriptors: &Bound<'_, Descriptors>,
@@ -287,7 +289,7 @@ impl Owner {
         let introduction = Message { payload: introduction.as_core(), descriptors: &descriptors };
         let start = |stdin| Ok(program.start(stdin)?);
         let helper = &server.get().0;
-        Ok(self.owner.start_fork_server(&Interpreter(py), helper, introduction, start)?)
+        Ok(self.owner.start_fork_server(&Interpreter(py), helper, shared, introduction, start)?)
     }
 
     /// Scans and waits until the job of `future` has finished: `STARTED` for that, `DUE` or
@@ -379,6 +381,13 @@ impl Owner {
     /// Sends a signal to a job. If the job has ended, does nothing.
     fn signal(&self, job: u64, signal: i32) -> PyResult<()> {
         self.owner.signal(JobId(job), signal).map_err(to_python)
+    }
+
+    /// At the end of a job: whether this owner has no jobs and no processes any more. Gives its idle
+    /// workers to all owners of the tree if they can use them, and makes the others end.
+    #[getter]
+    fn is_at_rest(&self) -> bool {
+        self.owner.is_at_rest()
     }
 
     /// Makes the idle workers end.

@@ -12,7 +12,7 @@ use crate::pool::Pool as PyPool;
 use crate::upcalls;
 use jobserver_core::make::variables::CHANGED;
 use jobserver_core::platform::fill_standard;
-use jobserver_core::process::{getpid, Family};
+use jobserver_core::process::{getpid, has_left, Family};
 use jobserver_core::slots::{Ends, Place};
 use jobserver_core::worker::telling_by;
 use jobserver_core::Pool;
@@ -165,6 +165,12 @@ impl Setup {
         self.refresh(py, &pool.get().0)?;
         self.assume(py, &pool.get().0, channel.get(), tells)
     }
+
+    /// Between two jobs of `pool`: another owner has this process from now on.
+    #[staticmethod]
+    fn change_owner(pool: &Bound<'_, PyPool>, channel: &Bound<'_, Channel>, tells: bool) {
+        pool.get().0.set_on_yield(tells.then(|| telling_by(&channel.get().channel)));
+    }
 }
 
 impl Setup {
@@ -238,14 +244,22 @@ impl Setup {
         Ok((ends, Arc::new(variables)))
     }
 
-    /// Whether a job has begun nothing that would outlive it.
+    /// Whether a job has begun nothing, jobs of its own apart, that would outlive it.
     pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
         self.registries.nothing_begun(py)
     }
 
+    /// Whether this process has no jobs of its own, nor processes for them.
+    pub(crate) fn own_jobs_are_at_rest(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.registries.has_owners(py)? || !has_left() && upcalls::are_at_rest(py)?)
+    }
+
     /// Whether the process has nothing to do at its end.
     pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.nothing_begun(py)? && !self.registries.exit_functions(py)?)
+        let registries = &self.registries;
+        Ok(!registries.has_owners(py)?
+            && registries.nothing_begun(py)?
+            && !registries.exit_functions(py)?)
     }
 
     /// Whether a tool had replaced multiprocessing's `_bootstrap` at the last check.
@@ -279,12 +293,13 @@ impl Registries {
         Ok(registered || self.after_fork.bind(py).len()? > 0 || self.exit_functions(py)?)
     }
 
+    fn has_owners(&self, py: Python<'_>) -> PyResult<bool> {
+        self.owner.bind(py).contains(getpid().as_raw_nonzero().get())
+    }
+
     fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
-        let me = getpid().as_raw_nonzero().get();
         let processes = self.finalizers.bind(py).len() + self.children.bind(py).len();
-        Ok(self.threads.bind(py).len() < 2
-            && processes == 0
-            && !self.owner.bind(py).contains(me)?)
+        Ok(self.threads.bind(py).len() < 2 && processes == 0)
     }
 
     fn exit_functions(&self, py: Python<'_>) -> PyResult<bool> {

@@ -71,6 +71,19 @@ pub(crate) fn are_under_way(py: Python<'_>) -> PyResult<bool> {
     function(py, OWN_JOBS, "are_under_way")?.call0()?.extract()
 }
 
+/// After a job: whether the owners of this process have no jobs and no processes any more.
+pub(crate) fn are_at_rest(py: Python<'_>) -> PyResult<bool> {
+    function(py, OWN_JOBS, "are_at_rest")?.call0()?.extract()
+}
+
+/// In a worker: gives the loader another owner's introduction.
+pub(crate) fn introduce(
+    loader: &Bound<'_, PyAny>,
+    introduction: Bound<'_, PyTuple>,
+) -> PyResult<()> {
+    loader.call_method1(intern!(loader.py(), "introduce"), introduction).map(drop)
+}
+
 /// Reports an error that cannot be sent to the owner.
 pub(crate) fn report(py: Python<'_>, error: PyErr) {
     let told = function(py, JOB, "report").and_then(|report| report.call1((error.into_value(py),)));

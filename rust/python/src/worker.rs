@@ -69,16 +69,29 @@ fn run_all(
         while let (Ok(After::Stays), Some(work)) = (&after, ready.take()) {
             after = send(&mut worker, setup, loader, work);
             if let Ok(After::Stays) = after {
-                match worker.next_launch(&Interpreter(py)) {
+                match next_launch(&worker, loader) {
                     Ok(frame) => {
                         let loaded = frame.map(|frame| load(py, loader, frame));
                         ready = loaded.map(|loaded| loaded.map(|(work, _)| work));
                     }
-                    Err(error) => after = Err(error.into()),
+                    Err(error) => after = Err(error),
                 }
             }
         }
         job::end(py, Some(setup), after)
+    }
+}
+
+/// Waits for another launch. Another owner may introduce itself first. None if the process must
+/// end.
+fn next_launch(worker: &Worker, loader: &Bound<'_, PyAny>) -> PyResult<Option<Frame>> {
+    let py = loader.py();
+    loop {
+        let Some(frame) = worker.next_frame(&Interpreter(py))? else { return Ok(None) };
+        if !matches!(frame.head, Head::Introduction { .. }) {
+            return Ok(Some(frame));
+        }
+        upcalls::introduce(loader, frame_to_python(py, frame)?.into_pyobject(py)?)?;
     }
 }
 
@@ -92,7 +105,8 @@ fn send(
 ) -> PyResult<After> {
     let (py, loaded) = (setup.py(), work.is_ok());
     job::send(py, worker, work, || {
-        Ok(upcalls::unload(loader)? && loaded && setup.get().nothing_begun(py)?)
+        let at_rest = setup.get().own_jobs_are_at_rest(py)?;
+        Ok(upcalls::unload(loader)? && loaded && at_rest && setup.get().nothing_begun(py)?)
     })
 }
 

@@ -1,5 +1,6 @@
 //! The client's end of a fork server: requests for workers, and the helper's end.
 
+use super::IdleWorkers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::{no_sigpipe, Descriptor};
 use crate::process::{leave_running, Child, ExitStatus, Lifeline};
@@ -21,6 +22,8 @@ use std::time::Duration;
 pub struct ForkServer {
     requests: Arc<Descriptor>,
     process: Option<Child>,
+    /// Its workers that no owner has. None if owners do not share them.
+    idle: Option<IdleWorkers>,
     /// How the helper ended; set when it is reaped.
     ended: OnceLock<ExitStatus>,
 }
@@ -36,18 +39,23 @@ impl ForkServer {
     /// input and must serve it with a [`Server`](super::Server).
     pub fn start(command: &mut Command) -> Result<ForkServer> {
         let (ours, theirs) = Channel::pair()?;
-        Ok(ForkServer::started(ours, Child::spawn_on(theirs.into_socket()?, command)?))
+        Ok(ForkServer::started(ours, Child::spawn_on(theirs.into_socket()?, command)?, None))
     }
 
     /// A helper that was started with the other end of this channel, to serve it.
-    pub fn started(requests: Channel, helper: Child) -> ForkServer {
+    pub fn started(requests: Channel, helper: Child, idle: Option<IdleWorkers>) -> ForkServer {
         let (requests, process) = (requests.into_shared(), Some(helper));
-        ForkServer { requests, process, ended: OnceLock::new() }
+        ForkServer { requests, process, idle, ended: OnceLock::new() }
     }
 
     /// Joins a helper that another process of the tree has started.
-    pub fn join(requests: Descriptor) -> ForkServer {
-        ForkServer { requests: Arc::new(requests), process: None, ended: OnceLock::new() }
+    pub fn join(requests: Descriptor, idle: Option<IdleWorkers>) -> ForkServer {
+        ForkServer { requests: Arc::new(requests), process: None, idle, ended: OnceLock::new() }
+    }
+
+    /// Its workers that no owner has, if owners share them.
+    pub fn idle(&self) -> Option<&IdleWorkers> {
+        self.idle.as_ref()
     }
 
     /// The request socket as a channel, to send the helper an introduction before the first
@@ -135,6 +143,9 @@ impl ForkServer {
     /// Makes the helper end when its children have ended. May be called again. If this program has
     /// closed the request socket, kills the helper at once.
     pub fn stop(&self) {
+        if let (Some(idle), Some(_)) = (&self.idle, &self.process) {
+            idle.dismiss();
+        }
         let _ = match (self.requests.intact(), &self.process) {
             (Ok(requests), _) => {
                 let told = rustix::net::shutdown(requests, Shutdown::Both);

@@ -1,7 +1,7 @@
 //! The fork server of a tree of jobs, as one owner uses it, whether it runs or not; and the workers
 //! that it has forked ahead.
 
-use super::{fork_server_gone, Ahead, ForkServer};
+use super::{fork_server_gone, Ahead, ForkServer, IdleWorkers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::platform::Descriptor;
@@ -30,13 +30,30 @@ pub struct ForkedWorker {
     /// The worker.
     pub child: Child,
     /// The helper, which alone reports how the worker ends.
-    pub forked_by: Weak<ForkServer>,
+    pub forked_by: ForkedBy,
+}
+
+/// Which helper has forked a worker.
+#[derive(Debug, Clone)]
+pub struct ForkedBy {
+    /// The helper.
+    pub server: Weak<ForkServer>,
+    /// Whether the worker was prepared as all workers of the helper are. Only then the owners of a
+    /// tree share it.
+    pub alike: bool,
+}
+
+impl ForkedBy {
+    fn this(helper: &Arc<ForkServer>) -> ForkedBy {
+        ForkedBy { server: Arc::downgrade(helper), alike: true }
+    }
 }
 
 impl Helper {
-    /// A helper that another process of the tree has started, by its request socket.
-    pub fn join(requests: Descriptor) -> Helper {
-        let running = Some(Arc::new(ForkServer::join(requests)));
+    /// A helper that another process of the tree has started, by its request socket, and the idle
+    /// workers of the tree, if owners share them.
+    pub fn join(requests: Descriptor, idle: Option<IdleWorkers>) -> Helper {
+        let running = Some(Arc::new(ForkServer::join(requests, idle)));
         Helper(Mutex::new(HelperState { running, ahead: Ahead::default() }))
     }
 
@@ -69,16 +86,25 @@ impl Helper {
         self.state().ahead.number()
     }
 
-    /// Makes the workers ahead end.
-    pub fn dismiss_ahead(&self) {
-        self.state().ahead.dismiss();
+    /// Makes the workers end that no owner has: those ahead, and the idle ones of the tree.
+    pub fn dismiss_idle(&self) {
+        let mut state = self.state();
+        state.ahead.dismiss();
+        state
+            .running
+            .as_ref()
+            .and_then(|helper| helper.idle())
+            .into_iter()
+            .for_each(IdleWorkers::dismiss);
     }
 
     /// Starts a helper by `start`, with the request socket as its standard input, unless there is
-    /// one, and sends it the introduction first. Returns whether it started one.
+    /// one, and sends it the introduction first. Owners share the idle workers if so `shared`.
+    /// Returns whether it started one.
     pub fn start<H: Host>(
         &self,
         host: &H,
+        shared: bool,
         introduction: Message<'_>,
         start: impl FnOnce(OwnedFd) -> std::result::Result<Child, H::Error>,
     ) -> std::result::Result<bool, H::Error> {
@@ -86,7 +112,8 @@ impl Helper {
             return Ok(false);
         }
         let (ours, theirs) = Channel::pair()?;
-        let started = Arc::new(ForkServer::started(ours, start(theirs.into_socket()?)?));
+        let idle = shared.then(IdleWorkers::new).transpose()?;
+        let started = Arc::new(ForkServer::started(ours, start(theirs.into_socket()?)?, idle));
         let head = Head::Introduction { lifeline: false };
         let sent = introduction.send(&started.introduction()?, head);
         // If it has ended already, the first request will fail.
@@ -120,6 +147,18 @@ impl Helper {
         helper.map_or(Ok(()), |helper| self.see_out(host, &helper))
     }
 
+    /// Takes an idle worker of the tree that has not ended. None if there is none.
+    pub fn take_idle(&self) -> Option<ForkedWorker> {
+        let helper = self.state().running.clone()?;
+        let idle = helper.idle().filter(|_| !helper.is_gone())?;
+        while let Some((channel, child)) = idle.take() {
+            if !child.has_ended() {
+                return Some(ForkedWorker { channel, child, forked_by: ForkedBy::this(&helper) });
+            }
+        }
+        None
+    }
+
     /// Takes a worker that was forked ahead and has neither failed nor ended. None if there is
     /// none.
     pub fn take_ahead<H: Host>(
@@ -135,7 +174,7 @@ impl Helper {
             let Some(channel) = self.state().ahead.take() else { return Ok(None) };
             match answer(host, &helper, &channel)? {
                 Ok(child) if !child.has_ended() => {
-                    let forked_by = Arc::downgrade(&helper);
+                    let forked_by = ForkedBy::this(&helper);
                     return Ok(Some(ForkedWorker { channel, child, forked_by }));
                 }
                 Err(e) if e.raw_os_error().is_none() => return Err(self.give_up(host, &helper, e)),
@@ -163,7 +202,7 @@ impl Helper {
         drop(job_end);
         let child = answer(host, &helper, &owner_end)?;
         let child = child.map_err(|e| self.give_up(host, &helper, e))?;
-        Ok(ForkedWorker { channel: owner_end, child, forked_by: Arc::downgrade(&helper) })
+        Ok(ForkedWorker { channel: owner_end, child, forked_by: ForkedBy::this(&helper) })
     }
 
     /// Requests workers ahead until there are `number`. Waits for none of them.

@@ -21,9 +21,11 @@
 mod ahead;
 mod client;
 mod helper;
+mod idle;
 mod server;
 
 pub use ahead::Ahead;
 pub use client::{fork_server_gone, ForkServer};
-pub use helper::{ForkedWorker, Helper};
+pub use helper::{ForkedBy, ForkedWorker, Helper};
+pub use idle::IdleWorkers;
 pub use server::Server;

@@ -4,13 +4,12 @@
 use super::shared::Owner;
 use super::Started;
 use crate::error::Result;
-use crate::forkserver::{ForkServer, ForkedWorker, Helper};
+use crate::forkserver::{ForkedBy, ForkedWorker, Helper};
 use crate::host::Host;
 use crate::process::{Child, Lifeline};
 use crate::slots::Slot;
 use crate::wire::{Channel, Head, Message};
 use rustix::fd::OwnedFd;
-use std::sync::Weak;
 
 /// The first job of a worker, or the next one.
 pub struct First<'a, J> {
@@ -44,24 +43,44 @@ impl<J> Owner<J> {
         Ok(self.hired(owner_end, child, None, first)?)
     }
 
-    /// Hires a worker that a fork server has forked ahead, or forks now. Launches `first` on it, if
-    /// there is one. Then requests workers ahead until there are `ahead`; an error of these
+    /// Hires an idle worker of the tree, or one that a fork server has forked ahead, or forks now.
+    /// `alike` says whether the introduction prepares it as all workers of the fork server are: only
+    /// then owners share it. Launches `first` on it, if there is one. Then requests workers ahead until there are `ahead`; an error of these
     /// requests is ignored.
     pub fn hire_forked<H: Host>(
         &self,
         host: &H,
         helper: &Helper,
-        introduction: Message<'_>,
+        (introduction, alike): (Message<'_>, bool),
         first: Option<First<'_, J>>,
         ahead: usize,
     ) -> std::result::Result<Option<Started>, H::Error> {
         let _launching = self.begin_launch()?;
-        let worker = self.forked_and_introduced(host, helper, introduction)?;
-        let started = self.hired(worker.channel, worker.child, Some(worker.forked_by), first)?;
+        let worker = match alike {
+            true => self.idle_and_introduced(helper, introduction)?,
+            false => None,
+        };
+        let worker =
+            worker.map_or_else(|| self.forked_and_introduced(host, helper, introduction), Ok)?;
+        let forked_by = Some(ForkedBy { alike, ..worker.forked_by });
+        let started = self.hired(worker.channel, worker.child, forked_by, first)?;
         if ahead > 0 {
             let _ = self.lifeline().and_then(|line| helper.top_up(ahead, line.as_ref()));
         }
         Ok(started)
+    }
+
+    fn idle_and_introduced(
+        &self,
+        helper: &Helper,
+        introduction: Message<'_>,
+    ) -> Result<Option<ForkedWorker>> {
+        while let Some(worker) = helper.take_idle() {
+            if introduce(&worker.channel, introduction, self.lifeline()?)? {
+                return Ok(Some(worker));
+            } // otherwise it has just ended, because it was idle for too long
+        }
+        Ok(None)
     }
 
     fn forked_and_introduced<H: Host>(
@@ -91,11 +110,12 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         helper: &Helper,
+        shared: bool,
         introduction: Message<'_>,
         start: impl FnOnce(OwnedFd) -> std::result::Result<Child, H::Error>,
     ) -> std::result::Result<bool, H::Error> {
         let _launching = self.begin_launch()?;
-        helper.start(host, introduction, start)
+        helper.start(host, shared, introduction, start)
     }
 
     /// Enters a worker, and launches its first job, if there is one.
@@ -103,7 +123,7 @@ impl<J> Owner<J> {
         &self,
         channel: Channel,
         child: Child,
-        forked_by: Option<Weak<ForkServer>>,
+        forked_by: Option<ForkedBy>,
         first: Option<First<'_, J>>,
     ) -> Result<Option<Started>> {
         let mut state = self.state();

@@ -13,7 +13,7 @@ use super::outcome::{JobId, Started};
 use super::process::{Process, ProcessState};
 use super::quiet::Quiet;
 use crate::error::{Error, Result};
-use crate::forkserver::ForkServer;
+use crate::forkserver::ForkedBy;
 use crate::platform::{backend, ReadySet};
 use crate::process::{getpid, leave_running, Child, Family, Kept, Pid, Signal};
 use crate::slots::{Assignment, Launched, Slot};
@@ -21,7 +21,7 @@ use crate::wait::Bell;
 use crate::wire::{Channel, Head};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// One of a process's two descriptors; the low bit of its key in the ready set.
 pub(super) const CHANNEL: u64 = 0;
@@ -170,7 +170,7 @@ impl<J> Jobs<J> {
         &mut self,
         channel: Channel,
         child: Child,
-        forked_by: Option<Weak<ForkServer>>,
+        forked_by: Option<ForkedBy>,
     ) -> Result<()> {
         let born = Process::born(child, Some(channel));
         let number = self.enter(Process { forked_by, ..born })?;
@@ -252,6 +252,23 @@ impl<J> Jobs<J> {
             }
         }
         Ok(None)
+    }
+
+    /// Gives the idle processes that other owners can use to all owners of their tree.
+    pub fn share_idle(&mut self) {
+        for number in std::mem::take(&mut self.idle) {
+            if self.processes.get(&number).is_some_and(Process::share) {
+                self.close_channel(number);
+                self.processes.remove(&number);
+            } else {
+                self.idle.push(number);
+            }
+        }
+    }
+
+    /// Whether there are no processes.
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
     }
 
     /// Makes the idle processes end.

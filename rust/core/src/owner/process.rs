@@ -1,18 +1,17 @@
 //! A process of an owner's table: a worker, or a command, from its start until it is reaped.
 
 use super::outcome::{Finished, JobId, Outcome, Started};
-use crate::forkserver::ForkServer;
+use crate::forkserver::ForkedBy;
 use crate::process::Child;
 use crate::slots::{Launched, Slot};
 use crate::wire::{Body, Channel};
-use std::sync::Weak;
 
 #[derive(Debug)]
 pub(super) struct Process<J> {
     pub(super) child: Child,
     pub(super) channel: Option<Channel>,
     /// The fork server that has forked it, if one has.
-    pub(super) forked_by: Option<Weak<ForkServer>>,
+    pub(super) forked_by: Option<ForkedBy>,
     /// The number of jobs that it got.
     pub(super) jobs: u32,
     /// The value that the owner keeps for its last job, until the outcome of that job is known.
@@ -62,8 +61,8 @@ impl<J> Process<J> {
     /// send would not fail. After the end of the fork server itself, no other one reports exits of
     /// its children.
     pub(super) fn is_of_no_use(&self) -> bool {
-        let is_gone = |server: &Weak<ForkServer>| {
-            server.upgrade().is_none_or(|server| server.is_gone() && !server.is_lost())
+        let is_gone = |by: &ForkedBy| {
+            by.server.upgrade().is_none_or(|server| server.is_gone() && !server.is_lost())
         };
         !self.child.is_ours()
             && (self.child.has_ended() || self.forked_by.as_ref().is_some_and(is_gone))
@@ -119,6 +118,17 @@ impl<J> Process<J> {
         if let Some(channel) = &self.channel {
             channel.stop_sending();
         }
+    }
+
+    /// Gives the process to all owners of its tree. Returns false if they cannot use it: it was
+    /// prepared for this owner; it has run no job yet, and so hangs on the owner's lifeline; or
+    /// there is no room.
+    pub(super) fn share(&self) -> bool {
+        let alike = self.forked_by.as_ref().filter(|by| by.alike && self.jobs > 0);
+        let server = alike.and_then(|by| by.server.upgrade());
+        let idle = server.as_ref().and_then(|server| server.idle());
+        let (Some(idle), Some(channel)) = (idle, &self.channel) else { return false };
+        !self.is_of_no_use() && idle.give(channel, &self.child)
     }
 
     /// It sends no more frames. (If it runs a job, the outcome of that job is the process's end.)

@@ -196,7 +196,7 @@ impl<J> Jobs<J> {
         }
     }
 
-    fn close_channel(&mut self, number: u64) {
+    pub(super) fn close_channel(&mut self, number: u64) {
         let process = self.processes.get_mut(&number);
         let Some(channel) = process.and_then(|process| process.channel.take()) else { return };
         if let Some(set) = &mut self.set {

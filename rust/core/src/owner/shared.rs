@@ -190,6 +190,19 @@ impl<J> Owner<J> {
         self.state().jobs.signal(job, known)
     }
 
+    /// At the end of a job of this process: whether this owner has no jobs and no processes any
+    /// more. Gives its idle processes to all owners of the tree if they can use them, and makes the
+    /// others end.
+    pub fn is_at_rest(&self) -> bool {
+        let mut state = self.state();
+        if state.jobs.unfinished() > 0 {
+            return false;
+        }
+        state.jobs.share_idle();
+        state.jobs.dismiss_idle();
+        state.jobs.is_empty()
+    }
+
     /// Makes the idle processes end.
     pub fn dismiss_idle(&self) {
         self.state().jobs.dismiss_idle();

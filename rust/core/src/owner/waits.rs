@@ -94,10 +94,11 @@ impl<J> Owner<J> {
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let mut turn = if for_slot { Some(self.pool()?.turn(Want::Start)) } else { None };
+        let turn = if for_slot { Some(self.pool()?.turn(Want::Start).beside_own()) } else { None };
         let deadline = deadline(timeout);
         self.yielding(host, yields, |release| {
             release();
+            let mut turn = turn; // dropped after the sleep: this thread may be a waiter that resumes
             self.sleep(host, look, turn.as_mut(), deadline).map(drop)
         })
     }
@@ -153,7 +154,10 @@ impl<J> Owner<J> {
             // job.
             host.run_signal_handlers()?;
             self.check_process()?;
-            let begun = self.state().jobs.begin_wait(look, turn.as_deref_mut())?;
+            let mut state = self.state();
+            state.jobs.share_idle(); // the jobs that run may have jobs of their own
+            let begun = state.jobs.begin_wait(look, turn.as_deref_mut())?;
+            drop(state);
             let Some(waiting) = begun else { return Ok(true) };
             let woken = self.sleep_through(host, &waiting, deadline);
             self.state().jobs.end_wait(waiting);

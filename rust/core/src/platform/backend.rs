@@ -68,6 +68,9 @@ pub(crate) trait Backend: Sync {
     /// the path of the pipe's read end. The kernel does so for as long as the returned descriptor
     /// stays open. None where the system cannot do so.
     fn kill_at_hang_up(&self, read_end: &Path) -> std::io::Result<Option<Descriptor>>;
+
+    /// Makes the kernel do that, or not do that for a time, by the descriptor that it returned.
+    fn set_kill_at_hang_up(&self, own: &Descriptor, kills: bool) -> std::io::Result<()>;
 }
 
 /// Descriptors that are watched for input, each under a key.

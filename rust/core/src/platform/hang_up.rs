@@ -21,10 +21,27 @@ pub(crate) fn kill_at_hang_up(read_end: &std::path::Path) -> io::Result<Descript
             return Err(io::Error::last_os_error());
         }
     }
+    end_if_hung_up(&own);
+    Ok(own)
+}
+
+/// Makes the kernel do that, or not do that for a time, by the descriptor that
+/// [`kill_at_hang_up`] returned.
+pub(crate) fn set_kill_at_hang_up(own: &Descriptor, kills: bool) -> io::Result<()> {
+    let asynchronous = OFlags::from_bits_retain(libc::O_ASYNC.unsigned_abs());
+    let flags = if kills { OFlags::NONBLOCK | asynchronous } else { OFlags::NONBLOCK };
+    rustix::fs::fcntl_setfl(own, flags)?;
+    if kills {
+        end_if_hung_up(own);
+    }
+    Ok(())
+}
+
+/// The kernel sends no signal for what has happened before it was asked.
+fn end_if_hung_up(own: &Descriptor) {
     if own.is_readable() {
         let _ = rustix::process::kill_process(getpid(), Signal::KILL);
     }
-    Ok(own)
 }
 
 /// Linux's number of the request, which libc leaves out for some targets.

@@ -125,6 +125,10 @@ impl Backend for Linux {
     fn kill_at_hang_up(&self, read_end: &Path) -> std::io::Result<Option<Descriptor>> {
         hang_up::kill_at_hang_up(read_end).map(Some)
     }
+
+    fn set_kill_at_hang_up(&self, own: &Descriptor, kills: bool) -> std::io::Result<()> {
+        hang_up::set_kill_at_hang_up(own, kills)
+    }
 }
 
 impl Linux {

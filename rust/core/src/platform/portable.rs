@@ -66,4 +66,8 @@ impl Backend for Portable {
     fn kill_at_hang_up(&self, _read_end: &Path) -> std::io::Result<Option<Descriptor>> {
         Ok(None)
     }
+
+    fn set_kill_at_hang_up(&self, _own: &Descriptor, _kills: bool) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -88,6 +88,25 @@ impl Lifeline {
     }
 }
 
+/// After a job: from now on this process does not end with its owner.
+pub(crate) fn let_go() -> Result<()> {
+    set_held(false)
+}
+
+/// Before a job: does the contrary of [`let_go`]. If the owner has ended already, this process
+/// ends.
+pub(crate) fn hang_on_again() -> Result<()> {
+    set_held(true)
+}
+
+fn set_held(kills: bool) -> Result<()> {
+    let held = lock(&HELD);
+    let Some(held) = held.as_ref().filter(|held| held.is_intact()) else { return Ok(()) };
+    backend().set_kill_at_hang_up(held, kills).map_err(Error::system(WATCHING))
+}
+
+const WATCHING: &str = "cannot watch a job's owner";
+
 fn path_of(fd: &Descriptor) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
@@ -96,7 +115,7 @@ fn hang_on(read_end: &Path) -> Result<()> {
     match backend().kill_at_hang_up(read_end) {
         Ok(held) => *lock(&HELD) = held,
         Err(_) if !has_proc() => {}
-        Err(e) => return Err(Error::system("cannot watch a job's owner")(e)),
+        Err(e) => return Err(Error::system(WATCHING)(e)),
     }
     Ok(())
 }

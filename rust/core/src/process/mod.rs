@@ -23,5 +23,6 @@ pub(crate) use left::leave_running;
 pub use left::{has_left, reap_left, wait_for_left, Kept};
 pub use leftovers::{has_children, Growth};
 pub use lifeline::Lifeline;
+pub(crate) use lifeline::{hang_on_again, let_go};
 pub(crate) use outliving::WARDEN;
 pub use rustix::process::{Pid, Signal};

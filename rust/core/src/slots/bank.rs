@@ -4,7 +4,7 @@ use super::assignment::BorrowedFrom;
 use super::auth::Auth;
 use super::entry::Tenure;
 use super::home::{is_in_a_home, Home};
-use super::ledger::{Ledger, Lender};
+use super::ledger::{Ledger, Lender, Waiter};
 use super::lineage::{in_recipe_below, makes_above, Lineage};
 use super::pipe::{TokenPipe, MAX_SLOTS};
 use super::warden;
@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 const MAKING: &str = "cannot make a pool of slots";
 pub(super) const JOINING: &str = "cannot join a pool";
@@ -40,6 +41,8 @@ pub(crate) struct Bank {
     pub(super) borrowed_from: AtomicU64,
     /// How many jobs are above this process.
     depth: AtomicU16,
+    /// The waiter that goes first and did not take a slot that was free, since then.
+    hesitant: Mutex<Option<(Waiter, Instant)>>,
     /// The implicit slot of this program, if no other program shares it: see [`Bank::join`].
     pub(super) implicit: OnceLock<(Pid, Tenure)>,
     pub(super) home: Arc<Home>,
@@ -138,6 +141,7 @@ impl Bank {
             job,
             borrowed_from,
             depth,
+            hesitant: Mutex::default(),
             implicit,
             home,
         }
@@ -192,6 +196,10 @@ impl Bank {
             false => !self.home.is_made_by(me),
         };
         borrows || self.ledger.common().is_some()
+    }
+
+    pub(super) fn hesitant(&self) -> MutexGuard<'_, Option<(Waiter, Instant)>> {
+        self.hesitant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn depth(&self) -> u16 {

@@ -8,6 +8,8 @@
 
 use super::Slot;
 use crate::error::Result;
+use crate::platform::getpid;
+use rustix::process::Pid;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -101,7 +103,8 @@ pub type OnYield = Box<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Own {
     slot: Mutex<OwnSlot>,
-    on_yield: Mutex<Option<OnYield>>,
+    /// The process that it belongs to, and how that process tells its owner.
+    on_yield: Mutex<Option<(Pid, OnYield)>>,
     told: AtomicBool,
 }
 
@@ -116,18 +119,23 @@ impl Own {
         *self.slot() = slot;
     }
 
-    /// In a new job: sets how it tells its owner, if the owner asked for that.
+    /// In a new job, or in one with another owner than before: sets how it tells its owner, if the
+    /// owner asked for that.
     pub(crate) fn set_on_yield(&self, on_yield: Option<OnYield>) {
+        let me = getpid();
+        let on_yield = on_yield.map(|on_yield| (me, on_yield));
         let mut place = self.on_yield.lock().unwrap_or_else(PoisonError::into_inner);
         let replaced = std::mem::replace(&mut *place, on_yield);
         drop(place);
-        std::mem::forget(replaced); // it belongs to the job that forked this one
+        if replaced.as_ref().is_some_and(|(process, _)| *process != me) {
+            std::mem::forget(replaced); // it belongs to the job that forked this one
+        }
     }
 
     /// Tells the owner, at most once a job.
     pub(crate) fn tell_owner(&self) {
         let on_yield = self.on_yield.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(on_yield) = on_yield.as_ref() {
+        if let Some((_, on_yield)) = on_yield.as_ref() {
             if !self.told.swap(true, Ordering::Relaxed) {
                 on_yield();
             }

@@ -6,7 +6,7 @@
 use super::bank::Bank;
 use super::bell::PoolBell;
 use super::ledger::{Row, Standing, Ticket, Waiter, Want};
-use super::wait::PoolWait;
+use super::wait::{Deaths, PoolWait};
 use super::Slot;
 use crate::error::{Error, Result};
 use crate::platform::liveness::look;
@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// may take tens of milliseconds until a process runs that has been woken.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// How long to sleep before a look for a slot that could be borrowed a moment ago.
+const LOOK_AGAIN_FOR_LENDER: Duration = Duration::from_millis(1);
+
 const COUNTING: &str = "cannot count the free slots";
 
 /// One thread's way to a slot. The thread enters the pool's queue when it first waits, and leaves
@@ -32,6 +35,8 @@ pub struct Turn {
     want: Option<Want>,
     row: Option<(Pid, Row)>,
     kept: PausedTurn,
+    /// The wait may also end by the slot that this process runs on, once that is not lent.
+    uses_own: bool,
     /// The fifo of the row. None until the thread first waits behind others.
     bell: Option<Arc<Descriptor>>,
 }
@@ -41,13 +46,18 @@ pub struct Turn {
 pub struct PausedTurn {
     /// Its place among equals, for this process. A fork of it is another waiter.
     ticket: Option<(Pid, Ticket)>,
-    /// The waiter that goes first and did not take a slot that was free, since then.
-    hesitant: Option<(Waiter, Instant)>,
 }
 
 impl Turn {
     pub(super) fn new(bank: &Arc<Bank>, want: Option<Want>) -> Turn {
-        Turn { bank: Arc::clone(bank), want, row: None, kept: PausedTurn::default(), bell: None }
+        let (bank, kept) = (Arc::clone(bank), PausedTurn::default());
+        Turn { bank, want, row: None, kept, uses_own: true, bell: None }
+    }
+
+    /// For a process that keeps the slot that it runs on while it waits for another.
+    pub(crate) fn beside_own(mut self) -> Turn {
+        self.uses_own = false;
+        self
     }
 
     /// Takes a slot if one is free at this moment and no waiter goes first; never waits. A slot
@@ -76,16 +86,17 @@ impl Turn {
         let (bank, row) = (&self.bank, self.row());
         let want = self.want.filter(|_| bank.ledger.has_waiter_beside(row));
         let Some(want) = want else { return Ok(false) };
+        let mut hesitant = bank.hesitant();
         if bank.pipe.free().map_err(Error::system(COUNTING))? == 0 {
-            self.kept.hesitant = None;
+            *hesitant = None;
             return Ok(false);
         }
         while let Some(first) = bank.ledger.goes_first(row, bank.depth(), want, self.ticket()) {
-            match self.kept.hesitant.filter(|(known, _)| known.is_same(&first)) {
-                None => self.kept.hesitant = Some((first, Instant::now())),
+            match hesitant.filter(|(known, _)| known.is_same(&first)) {
+                None => *hesitant = Some((first, Instant::now())),
                 Some((_, since)) if since.elapsed() < GRACE => {}
                 Some(_) => {
-                    self.kept.hesitant = None;
+                    *hesitant = None;
                     bank.ledger.pass_over(first);
                     continue;
                 }
@@ -138,16 +149,24 @@ impl Turn {
         let row = self.entered();
         let behind = row.and_then(|row| self.behind(row));
         match behind {
-            Some((bell, death)) => {
-                let longest = self.kept.hesitant.map(|_| GRACE);
-                PoolWait::behind(&self.bank, bell, death, longest)
+            Some((bell, deaths)) => {
+                let longest = self.for_lender().or_else(|| self.bank.hesitant().map(|_| GRACE));
+                PoolWait::behind(&self.bank, bell, deaths, longest)
             }
             None => {
                 // A slot that another waiter is to take would end each wait at once.
                 let left = self.must_let_others_go_first().unwrap_or(false);
-                PoolWait::listen(&self.bank, left.then_some(GRACE))
+                let longest = self.for_lender().or(left.then_some(GRACE));
+                PoolWait::listen(&self.bank, left, longest)
             }
         }
+    }
+
+    /// Returns a short time if there is a slot to borrow, or the own one has come back: no bell
+    /// rings for that, because it has happened already.
+    fn for_lender(&self) -> Option<Duration> {
+        let there = self.bank.lender(getpid()).is_some() || self.uses_own && self.bank.has_own();
+        there.then_some(LOOK_AGAIN_FOR_LENDER)
     }
 
     /// Enters the queue, if this thread is not in it.
@@ -164,15 +183,16 @@ impl Turn {
         self.row()
     }
 
-    /// If this waiter does not listen, returns what it sleeps on: the fifo of its row, and the
-    /// death of the process before it.
-    fn behind(&mut self, row: Row) -> Option<(Arc<Descriptor>, Option<Arc<Descriptor>>)> {
+    /// If this waiter does not listen, returns what it sleeps on: the fifo of its row, and deaths of
+    /// processes before it.
+    fn behind(&mut self, row: Row) -> Option<(Arc<Descriptor>, Deaths)> {
         let bank = Arc::clone(&self.bank);
         loop {
             if let Some(bell) = &self.bell {
                 PoolBell::drain(bell.intact().ok()?);
             }
-            let Standing::Behind(waiter) = bank.ledger.stand(row) else { return None };
+            let standing = bank.ledger.stand(row, ProcessId::current());
+            let Standing::Behind(watched) = standing else { return None };
             // A slot that this process could borrow is no other waiter's to take.
             if bank.may_borrow() {
                 return None;
@@ -181,21 +201,35 @@ impl Turn {
                 self.bell = Some(Arc::new(bank.ledger.bells().rows.open(row.index).ok()?));
                 continue;
             };
-            match look(waiter.process) {
-                Life::Dead => bank.ledger.remove(waiter),
-                Life::Alive(death) if bank.ledger.is_still_there(waiter) => {
-                    return Some((Arc::clone(bell), death));
-                }
-                Life::Alive(_) => {}
+            let bell = Arc::clone(bell);
+            if let Some(deaths) = self.deaths(&watched) {
+                return Some((bell, deaths));
             }
         }
+    }
+
+    /// The descriptors that report the deaths of these waiters' processes; for a process that has
+    /// none, None. Returns None if one of the waiters is dead, which is removed then, or has left.
+    fn deaths(&self, watched: &[Waiter]) -> Option<Deaths> {
+        let mut deaths = Vec::new();
+        for waiter in watched.iter().filter(|waiter| !is_this(waiter.process.pid)) {
+            match look(waiter.process) {
+                Life::Alive(death) => deaths.push(death),
+                Life::Dead => {
+                    self.bank.ledger.remove(*waiter);
+                    return None;
+                }
+            }
+        }
+        let are_there = watched.iter().all(|waiter| self.bank.ledger.is_still_there(*waiter));
+        are_there.then_some(deaths)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(row) = self.row() {
-            self.bank.ledger.leave(row);
+            self.bank.ledger.leave(row, ProcessId::current());
         }
     }
 }

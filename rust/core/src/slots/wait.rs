@@ -2,16 +2,16 @@
 
 use super::bank::Bank;
 use crate::platform::shared::IN_ORDER;
-use crate::platform::{getpid, Descriptor};
+use crate::platform::Descriptor;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-
-/// How long to sleep before a look for a slot that could be borrowed a moment ago.
-const LOOK_AGAIN_FOR_LENDER: Duration = Duration::from_millis(1);
 
 /// The longest sleep of a waiter that does not listen, for the case that a process that cannot
 /// reach the pool's home any more did not tell it something.
 const LOOK_AGAIN_BEHIND: Duration = Duration::from_secs(30);
+
+/// What reports the deaths of some processes; None for a process whose death no descriptor reports.
+pub(super) type Deaths = Vec<Option<Arc<Descriptor>>>;
 
 /// A wait of one thread until a slot may be free. It ends when this is dropped.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl PoolWait {
     }
 
     /// Begins the wait of a thread that listens: for tokens, unless they are `left` to another
-    /// waiter for this time, and for the deaths of holders.
-    pub(super) fn listen(bank: &Arc<Bank>, left: Option<Duration>) -> PoolWait {
+    /// waiter, for the deaths of holders, and for at most `longest`.
+    pub(super) fn listen(bank: &Arc<Bank>, left: bool, longest: Option<Duration>) -> PoolWait {
         let mut watch = bank.watch(); // creates the watch: a ring from now on wakes it
         let ledger = &bank.ledger;
         for counter in [ledger.waiters(), ledger.borrowers()] {
@@ -53,37 +53,31 @@ impl PoolWait {
             bank: Arc::clone(bank),
             listens: true,
             counted: watch.is_some(),
-            pipe: left.is_none().then(|| bank.pipe.shared_read_end()),
+            pipe: (!left).then(|| bank.pipe.shared_read_end()),
             descriptors,
-            look_after: look_after.into_iter().chain(left).chain(for_lender(bank)).min(),
+            look_after: look_after.into_iter().chain(longest).min(),
         }
     }
 
     /// Begins the wait of a thread that sleeps behind another waiter: for its `bell`, for the
-    /// `death` of that waiter, and for at most `longest`.
+    /// `deaths` of waiters before it, and for at most `longest`.
     pub(super) fn behind(
         bank: &Arc<Bank>,
         bell: Arc<Descriptor>,
-        death: Option<Arc<Descriptor>>,
+        deaths: Deaths,
         longest: Option<Duration>,
     ) -> PoolWait {
-        let look = if death.is_some() { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
+        let all_told = deaths.iter().all(Option::is_some);
+        let look = if all_told { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
         PoolWait {
             bank: Arc::clone(bank),
             listens: false,
             counted: false,
             pipe: None,
-            descriptors: [bell].into_iter().chain(death).collect(),
-            look_after: for_lender(bank).into_iter().chain(longest).chain([look]).min(),
+            descriptors: [bell].into_iter().chain(deaths.into_iter().flatten()).collect(),
+            look_after: longest.or(Some(look)),
         }
     }
-}
-
-/// Returns a short time if there is a slot to borrow, or the own one has come back: no bell rings
-/// for that, because it has happened already.
-fn for_lender(bank: &Bank) -> Option<Duration> {
-    let there = bank.lender(getpid()).is_some() || bank.has_own();
-    there.then_some(LOOK_AGAIN_FOR_LENDER)
 }
 
 impl Drop for PoolWait {

@@ -46,6 +46,12 @@ pub enum Head {
         /// The system's error number.
         errno: i32,
     },
+    /// Owner to owner, by way of [`IdleWorkers`](crate::forkserver::IdleWorkers): this worker is
+    /// idle. Its channel is the first descriptor, its pidfd the second, where there is one.
+    Idle {
+        /// The worker's pid.
+        pid: Pid,
+    },
     /// Fork server to owner: the worker has ended.
     Exited {
         /// How it ended.
@@ -59,12 +65,13 @@ impl Head {
         match self {
             Head::Launch { assignment } => (1, assignment.to_word()),
             Head::Result { stays } => (2, u64::from(stays)),
-            Head::Started { pid } => (3, u64::from(pid.as_raw_nonzero().get().unsigned_abs())),
+            Head::Started { pid } => (3, word_of(pid)),
             Head::Refused { errno } => (4, u64::from(errno as u32)),
             Head::Exited { status } => (5, status.to_word()),
             Head::Introduction { lifeline } => (6, u64::from(lifeline)),
             Head::Yielded => (7, 0),
             Head::LastWords => (8, 0),
+            Head::Idle { pid } => (9, word_of(pid)),
         }
     }
 
@@ -72,15 +79,24 @@ impl Head {
         Some(match kind {
             1 => Head::Launch { assignment: Assignment::from_word(word) },
             2 => Head::Result { stays: word == 1 },
-            3 => Head::Started { pid: i32::try_from(word).ok().and_then(Pid::from_raw)? },
+            3 => Head::Started { pid: pid_of(word)? },
             4 => Head::Refused { errno: word as u32 as i32 },
             5 => Head::Exited { status: ExitStatus::from_word(word) },
             6 => Head::Introduction { lifeline: word == 1 },
             7 => Head::Yielded,
             8 => Head::LastWords,
+            9 => Head::Idle { pid: pid_of(word)? },
             _ => return None,
         })
     }
+}
+
+fn word_of(pid: Pid) -> u64 {
+    u64::from(pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+fn pid_of(word: u64) -> Option<Pid> {
+    i32::try_from(word).ok().and_then(Pid::from_raw)
 }
 
 /// A frame's body.

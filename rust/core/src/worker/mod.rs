@@ -1,8 +1,9 @@
 //! The worker: a process that runs jobs, each at its launch, until it ends.
 //!
-//! It gets one introduction, then a launch for each job, and sends the result of each. Between two
-//! jobs it holds no slot and no objects of the last job, and ignores Ctrl-C. It ends when its owner
-//! dismisses it; when a job has left something behind (processes, much memory, other things that
+//! It gets an introduction, then a launch for each job, and sends the result of each. Between two
+//! jobs it holds no slot and no objects of the last job, and ignores Ctrl-C; and it does not hang on
+//! its owner's lifeline, because the owner may give it to another one, which introduces itself. It
+//! ends when its owner dismisses it; when a job has left something behind (processes, much memory, other things that
 //! the host checks); when it has been idle for long; or when it is idle and memory is short. Not
 //! here: what a job is.
 
@@ -12,7 +13,7 @@ pub use clock::Clock;
 
 use crate::host::Host;
 use crate::platform::{SignalIgnored, TimeLimit};
-use crate::process::{getpid, has_children, Growth, Lifeline, Pid, Signal};
+use crate::process::{getpid, hang_on_again, has_children, let_go, Growth, Lifeline, Pid, Signal};
 use crate::slots::release_own_slot;
 use crate::wait::Woken;
 use crate::wire::{Channel, Frame, Head, Message};
@@ -67,14 +68,8 @@ impl Worker {
         &self,
         host: &H,
     ) -> std::result::Result<Option<Frame>, H::Error> {
-        let Some(mut frame) = self.first_frame(host, |worker| worker.idle(host))? else {
-            return Ok(None);
-        };
-        if frame.head == (Head::Introduction { lifeline: true }) && !frame.descriptors.is_empty() {
-            let lifeline = frame.descriptors.remove(0);
-            Lifeline::hang_on_to(&lifeline)?;
-        }
-        Ok(Some(frame))
+        let frame = self.first_frame(host, |worker| worker.idle(host))?;
+        frame.map(|frame| Ok(introduced(frame)?)).transpose()
     }
 
     /// Waits for the first launch, without limit while there is an owner, because the owner relies
@@ -99,16 +94,27 @@ impl Worker {
         receive(self)
     }
 
-    /// Waits for another launch, which may come soon. None if the worker must end.
-    pub fn next_launch<H: WorkerHost>(
+    /// Waits for another launch, which may come soon, or for the introduction of another owner.
+    /// None if the worker must end.
+    pub fn next_frame<H: WorkerHost>(
         &self,
         host: &H,
     ) -> std::result::Result<Option<Frame>, H::Error> {
         let _ignored = ignore_interrupts(host)?;
-        if host.unlocked(|| self.channel.spin()) {
-            return Ok(self.channel.receive_ready()?);
-        }
-        self.idle(host)
+        let frame = match host.unlocked(|| self.channel.spin()) {
+            true => self.channel.receive_ready()?,
+            false => self.idle(host)?,
+        };
+        Ok(match frame {
+            Some(frame) if matches!(frame.head, Head::Introduction { .. }) => {
+                Some(introduced(frame)?)
+            }
+            Some(frame) => {
+                hang_on_again()?;
+                Some(frame)
+            }
+            None => None,
+        })
     }
 
     /// Waits for the next frame, with a limit. None if the worker must end.
@@ -147,6 +153,7 @@ impl Worker {
         let released = release_own_slot(waits);
         let stays =
             released && is_clean()? && self.has_left_nothing() && limit.is_none_or(TimeLimit::lift);
+        let stays = stays && let_go().is_ok();
         match result.send(&self.channel, Head::Result { stays }) {
             Err(e) if !e.is_hang_up() => Err(e.into()),
             Ok(()) if stays => Ok(Next::Stays),
@@ -169,6 +176,14 @@ impl Worker {
             let _ = self.channel.send(Head::LastWords, words, &[]);
         }
     }
+}
+
+/// Hangs on to the lifeline in an introduction, if there is one.
+fn introduced(mut frame: Frame) -> crate::Result<Frame> {
+    if frame.head == (Head::Introduction { lifeline: true }) && !frame.descriptors.is_empty() {
+        Lifeline::hang_on_to(&frame.descriptors.remove(0))?;
+    }
+    Ok(frame)
 }
 
 /// Ignores Ctrl-C while a worker waits, and drops one that has come already. A job that starts

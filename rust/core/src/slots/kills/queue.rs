@@ -19,9 +19,9 @@ fn enter(stage: &Stage, depth: u16) -> Row {
 fn waits(stage: &Stage, depth: u16, fate: Fate) -> Actor<'_> {
     let waits = stage.start(fate, |role: &Role| {
         let row = enter(stage, depth);
-        assert!(matches!(stage.ledger.stand(row), Standing::Listening));
+        assert!(matches!(stage.ledger.stand(row, ProcessId::current()), Standing::Listening));
         role.pause();
-        role.meet_fate(|| stage.ledger.leave(row));
+        role.meet_fate(|| stage.ledger.leave(row, ProcessId::current()));
         role.pause();
     });
     assert_eq!(waits.rest(), Rest::Stopped);

@@ -5,9 +5,10 @@
 //! that starts a job, and then the older one. So a tree of jobs has few processes at once, whatever
 //! its shape.
 //!
-//! Only the first waiters *listen*: they watch the pipe and the holders of slots. Each other waiter
-//! sleeps *behind* the one before it: it watches that process's death, and is told, by a fifo of
-//! its row, when that waiter leaves or another one comes between. The following always holds: the
+//! Only two waiters *listen*, the first one and the first one of another process: they watch the
+//! pipe and the holders of slots. Each other waiter sleeps *behind* the one before it: it watches
+//! that process's death, and is told, by a fifo of its row, when that waiter leaves or another one
+//! comes between. The following always holds: the
 //! first waiter listens, or is awake and will look; and a waiter that does not listen watches the
 //! waiter before it, or has been told to look, or that waiter is about to tell it. `model/queue.pml`
 //! checks this with kills at every step.
@@ -16,6 +17,7 @@
 
 use super::layout::*;
 use super::*;
+use crate::platform::getpid;
 use crate::platform::liveness::is_alive;
 
 /// What a waiter wants a slot for.
@@ -26,9 +28,6 @@ pub(crate) enum Want {
     /// To start a job.
     Start,
 }
-
-/// How many waiters listen. The second one takes the slot if the first does not: it may be stopped.
-const LISTENERS: usize = 2;
 
 /// A waiter that this many takings have passed over goes before all others.
 pub(crate) const PATIENCE: u64 = if cfg!(test) { 1 << 8 } else { 1 << 16 };
@@ -100,10 +99,26 @@ impl Waiter {
 /// Where a waiter stands.
 #[derive(Debug)]
 pub(crate) enum Standing {
-    /// Among the first, which listen.
+    /// One of those that listen.
     Listening,
-    /// Behind this waiter.
-    Behind(Waiter),
+    /// Behind others; it watches these.
+    Behind(Vec<Waiter>),
+}
+
+/// Whether a waiter of this process listens that has these before it: none, or only waiters of one
+/// other process. A second process is needed, because the first may be stopped, or its interpreter
+/// may be busy.
+fn listens(before: &[Waiter], process: ProcessId) -> bool {
+    let Some(first) = before.first() else { return true };
+    first.process != process && before.iter().all(|waiter| waiter.process == first.process)
+}
+
+/// The waiters whose deaths a waiter behind these watches: the nearest; and the first too, if that
+/// one and the nearest are those who listen, because one of them may be stopped and the other dead.
+fn watched_behind(before: &[Waiter]) -> Vec<Waiter> {
+    let Some((nearest, others)) = before.split_last() else { return Vec::new() };
+    let first = others.first().filter(|_| listens(others, nearest.process));
+    [nearest].into_iter().chain(first).copied().collect()
 }
 
 impl Ledger {
@@ -144,7 +159,7 @@ impl Ledger {
     fn mark(&self, row: Row, flags: u64) -> bool {
         let (rank, new) = (self.row(row.index, RANK), row.order.to_rank(flags));
         let mut now = rank.load(IN_ORDER);
-        while now != 0 {
+        while now >> FLAGS == row.order.0 {
             match rank.compare_exchange(now, new, IN_ORDER, IN_ORDER) {
                 Ok(_) => return true,
                 Err(other) => now = other,
@@ -154,31 +169,42 @@ impl Ledger {
     }
 
     /// Leaves the queue.
-    pub(crate) fn leave(&self, row: Row) {
+    pub(crate) fn leave(&self, row: Row, me: ProcessId) {
+        if !self.has_row(row, me) {
+            return;
+        }
         self.row(row.index, RANK).store(0, IN_ORDER);
         // While this process is in the row, no other waiter has it.
         self.tell_behind(row.order);
         self.row(row.index, WAITER).store(0, IN_ORDER);
     }
 
+    /// Whether the row is this process's. It always is, unless another process took this one for
+    /// dead.
+    fn has_row(&self, row: Row, me: ProcessId) -> bool {
+        self.row(row.index, WAITER).load(IN_ORDER) == me.to_word()
+    }
+
     /// Finds out whether the waiter of this row listens now; if it does, its rank says so. The
     /// caller must have emptied the row's fifo before this call, so that it hears of every change
     /// after it. A waiter that has been passed over comes in again.
-    pub(crate) fn stand(&self, row: Row) -> Standing {
+    pub(crate) fn stand(&self, row: Row, me: ProcessId) -> Standing {
         loop {
-            let listens = self.before(row.order).nth(LISTENERS - 1).is_none();
+            let is_to_listen = listens(&self.before(row.order), me);
+            if !self.has_row(row, me) {
+                return Standing::Listening;
+            }
             // This comes before the next look: a waiter that leaves after it tells this one.
-            if !self.mark(row, if listens { LISTENS } else { 0 }) {
+            if !self.mark(row, if is_to_listen { LISTENS } else { 0 }) {
                 self.come_in(row);
                 continue;
             }
-            if listens {
+            if is_to_listen {
                 return Standing::Listening;
             }
-            let before: Vec<Waiter> = self.before(row.order).collect();
-            if let (LISTENERS.., Some(last)) = (before.len(), before.iter().max_by_key(|w| w.rank))
-            {
-                return Standing::Behind(*last);
+            let before = self.before(row.order);
+            if !listens(&before, me) {
+                return Standing::Behind(watched_behind(&before));
             }
         }
     }
@@ -219,6 +245,9 @@ impl Ledger {
         want: Want,
         ticket: Option<Ticket>,
     ) -> Option<Waiter> {
+        if self.check_namespace(getpid()).is_err() {
+            return None; // live waiters would seem to be dead
+        }
         let order = Order::new(depth, want, ticket.unwrap_or(Ticket(u64::MAX)));
         let order = row.map_or(order, |row| row.order);
         loop {
@@ -228,7 +257,7 @@ impl Ledger {
             let first = match longest {
                 Some(this) if Some(this.index) == row.map(|row| row.index) => return None,
                 Some(other) => other,
-                None => self.before(order).min_by_key(|waiter| waiter.rank)?,
+                None => *self.before(order).first()?,
             };
             if is_alive(first.process) {
                 if longest.is_some() {
@@ -248,26 +277,25 @@ impl Ledger {
         }
     }
 
-    /// Tells the waiters behind this place to look: those that listen now and did not, or else the
-    /// next one that does not listen, and further ones until one of them will see to the rest.
-    fn tell_behind(&self, mut order: Order) {
-        let next = |order| {
-            let behind = self.waiters_in_queue().filter(|waiter| waiter.order() > order);
-            behind.min_by_key(|waiter| waiter.rank)
-        };
-        let mut before = self.waiters_in_queue().filter(|waiter| waiter.order() <= order).count();
-        while let Some(waiter) = next(order) {
-            // Enough waiters listen that know it.
-            if waiter.rank & LISTENS != 0 && before + 1 >= LISTENERS {
-                return;
+    /// Tells the waiters behind this place to look: those that are to listen and do not; and the
+    /// next one if it does not listen, and further ones until one of them will see to the rest.
+    fn tell_behind(&self, order: Order) {
+        let mut all: Vec<Waiter> = self.waiters_in_queue().collect();
+        all.sort_unstable_by_key(|waiter| waiter.rank);
+        let behind = all.iter().position(|waiter| waiter.order() > order).unwrap_or(all.len());
+        let mut is_next = true;
+        for (place, waiter) in all.iter().enumerate().skip(behind) {
+            let is_to_listen = listens(&all[..place], waiter.process);
+            if waiter.rank & LISTENS != 0 {
+                is_next = false;
+            } else if is_next || is_to_listen {
+                // It may be dead. But then the one behind it watches it, because it told that one.
+                // If it cannot be told, it is awake, or runs another program: the next one must see
+                // to that.
+                is_next &= !self.tell(*waiter) || waiter.rank & ENTERING != 0;
+            } else if all[..place].iter().any(|waiter| waiter.process != all[0].process) {
+                return; // no further one is to listen
             }
-            // It may be dead. But then the one behind it watches it, because it told that one. If it
-            // cannot be told, it is awake, or runs another program: the next one must see to that.
-            if waiter.rank & LISTENS == 0 && self.tell(waiter) && waiter.rank & ENTERING == 0 {
-                return;
-            }
-            before += 1;
-            order = waiter.order();
         }
     }
 
@@ -275,8 +303,12 @@ impl Ledger {
         self.bells.rows.ring(waiter.index)
     }
 
-    fn before(&self, order: Order) -> impl Iterator<Item = Waiter> + '_ {
-        self.waiters_in_queue().filter(move |waiter| waiter.order() < order)
+    /// The waiters before this place, in their order.
+    fn before(&self, order: Order) -> Vec<Waiter> {
+        let before = self.waiters_in_queue().filter(|waiter| waiter.order() < order);
+        let mut before: Vec<Waiter> = before.collect();
+        before.sort_unstable_by_key(|waiter| waiter.rank);
+        before
     }
 
     fn waiters_in_queue(&self) -> impl Iterator<Item = Waiter> + '_ {

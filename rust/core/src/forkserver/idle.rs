@@ -1,0 +1,105 @@
+//! The idle workers of a tree of jobs: any owner of the tree can take one.
+//!
+//! An owner that needs its idle workers no more gives them here, for example a job at its end. A
+//! worker is given as its owner's end of its channel, with its pid and pidfd, in a packet of a
+//! socket pair, both ends of which each owner of the tree has. So whichever process is killed, no
+//! worker is lost and none is left: descriptors that no process has, in the socket or out of it,
+//! are closed by the kernel, and the worker reads an end of file. The fork server goes on reporting
+//! how the worker ends, on the same channel.
+
+use crate::error::Result;
+use crate::platform::Descriptor;
+use crate::process::Child;
+use crate::wire::{Channel, Head, Received};
+use rustix::fd::AsFd;
+
+/// The buffer size for a packet, in bytes.
+const SHORT: usize = 64;
+
+/// The workers that no owner has. All of them were prepared in the same way.
+#[derive(Debug)]
+pub struct IdleWorkers {
+    to_give: Channel,
+    to_take: Channel,
+}
+
+impl IdleWorkers {
+    /// No workers yet.
+    pub fn new() -> Result<IdleWorkers> {
+        let (to_give, to_take) = Channel::pair()?;
+        Ok(IdleWorkers { to_give, to_take })
+    }
+
+    /// Those of the tree that has these [`IdleWorkers::descriptors`].
+    pub fn join([to_give, to_take]: [Descriptor; 2]) -> IdleWorkers {
+        let [to_give, to_take] = [to_give, to_take].map(Channel::from_socket);
+        IdleWorkers { to_give, to_take }
+    }
+
+    /// The descriptors by which other processes join.
+    pub fn descriptors(&self) -> [&Descriptor; 2] {
+        [self.to_give.as_descriptor(), self.to_take.as_descriptor()]
+    }
+
+    /// Gives a worker that has no job, and does not hang on its owner's lifeline. Returns false if
+    /// there is no room; never waits.
+    pub(crate) fn give(&self, channel: &Channel, child: &Child) -> bool {
+        let pidfd = child.intact_watch().map(|watch| watch.as_fd());
+        let fds: Vec<_> = [channel.as_descriptor().as_fd()].into_iter().chain(pidfd).collect();
+        self.to_give.try_send(Head::Idle { pid: child.pid() }, &fds).is_ok()
+    }
+
+    /// Makes all of them end.
+    pub(crate) fn dismiss(&self) {
+        while let Some((channel, _)) = self.take() {
+            channel.stop_sending();
+        }
+    }
+
+    /// Takes a worker; None if there is none. It may have ended.
+    pub(crate) fn take(&self) -> Option<(Channel, Child)> {
+        if !self.to_take.as_descriptor().is_intact() {
+            return None;
+        }
+        loop {
+            let Ok(Received::Frame(frame)) = self.to_take.try_receive(&mut [0; SHORT]) else {
+                return None;
+            };
+            let mut fds = frame.descriptors.into_iter();
+            // At the limit of descriptors some are missing, and the worker reads an end of file.
+            if let (Head::Idle { pid }, Some(channel)) = (frame.head, fds.next()) {
+                return Some((Channel::from_socket(channel), Child::of_others(pid, fds.next())));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::process::getpid;
+
+    #[test]
+    fn a_worker_that_is_given_can_be_taken_once() {
+        let idle = IdleWorkers::new().unwrap();
+        assert!(idle.take().is_none());
+        let (owner_end, job_end) = Channel::pair().unwrap();
+        assert!(idle.give(&owner_end, &Child::of_others(getpid(), None)));
+        drop(owner_end);
+        let (taken, child) = idle.take().unwrap();
+        assert_eq!(child.pid(), getpid());
+        assert!(idle.take().is_none());
+        taken.send(Head::Yielded, b"to it", &[]).unwrap();
+        assert_eq!(job_end.receive().unwrap().unwrap().body.into_bytes().unwrap(), b"to it");
+    }
+
+    #[test]
+    fn a_worker_that_nobody_can_take_any_more_reads_an_end_of_file() {
+        let idle = IdleWorkers::new().unwrap();
+        let (owner_end, job_end) = Channel::pair().unwrap();
+        assert!(idle.give(&owner_end, &Child::of_others(getpid(), None)));
+        drop((owner_end, idle));
+        assert!(job_end.receive().unwrap().is_none());
+    }
+}

@@ -1,0 +1,212 @@
+"""Idle processes belong to all owners of a tree: a job may run in a process that another owner's
+job has used (start method forkserver)."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+from conftest import DEADLINE, wait_until
+from holding import Hold, held
+from killing import Tells, assert_soon, has_ended, kill
+from terminals import until_asleep
+from trees import recurse
+
+from jobserver import Jobserver, SubmissionDied
+
+
+def shared(slots: int = 2, **options: Any) -> Jobserver:
+    return Jobserver("forkserver", slots, **{"max_tasks_per_child": None, **options})
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def pids(js: Jobserver, jobs: int) -> tuple[int, list[int]]:
+    """A job with jobs of its own: its pid, and theirs."""
+    return os.getpid(), [js.submit(pid).result(DEADLINE) for _ in range(jobs)]
+
+
+def parents_pid() -> int | None:
+    parent = multiprocessing.parent_process()
+    return None if parent is None else parent.pid
+
+
+def pids_and_parents(js: Jobserver) -> tuple[int, int, int | None]:
+    """A job with a job of its own: its pid, and the other's pid and parent."""
+    other = js.submit(pid_and_parent).result(DEADLINE)
+    return os.getpid(), *other
+
+
+def pid_and_parent() -> tuple[int, int | None]:
+    return os.getpid(), parents_pid()
+
+
+def tree_of_pids(js: Jobserver, depth: int) -> set[int]:
+    futures = [js.submit(tree_of_pids, args=(js, depth - 1)) for _ in range(2 if depth else 0)]
+    return {os.getpid()}.union(*(future.result(DEADLINE) for future in futures))
+
+
+def test_a_job_that_was_an_owner_leaves_its_processes_to_the_next_owner() -> None:
+    with shared() as js:
+        owner, [worker] = js.submit(pids, args=(js, 1)).result(DEADLINE)
+        again, [other] = js.submit(pids, args=(js, 1)).result(DEADLINE)
+    assert {again, other} == {owner, worker}
+
+
+def test_a_tree_of_many_jobs_has_few_processes() -> None:
+    depth = 6
+    with shared() as js:
+        used = js.submit(tree_of_pids, args=(js, depth)).result(DEADLINE)
+    assert len(used) <= 2 * (depth + 2) + 6  # 127 jobs; some more on a busy machine
+
+
+def test_a_job_sees_the_owner_that_has_its_process_now() -> None:
+    with shared(1) as js:
+        for _ in range(3):
+            owner, worker, parent = js.submit(pids_and_parents, args=(js,)).result(DEADLINE)
+            assert parent == owner != worker
+        assert js.submit(parents_pid).result(DEADLINE) == os.getpid()
+
+
+def ran(js: Jobserver, depth: int) -> list[int]:
+    """The pid of each job of a tree, once for each job."""
+    futures = [js.submit(ran, args=(js, depth - 1)) for _ in range(2 if depth else 0)]
+    return [os.getpid()] + [pid for future in futures for pid in future.result(DEADLINE)]
+
+
+def test_no_process_runs_more_jobs_than_its_bound_whoever_its_owners_are() -> None:
+    with shared(max_tasks_per_child=3) as js:
+        jobs = js.submit(ran, args=(js, 5)).result(DEADLINE)
+    assert len(jobs) == 63
+    assert max(jobs.count(pid) for pid in jobs) <= 3
+
+
+def test_two_jobservers_share_no_processes() -> None:
+    with shared() as first, shared() as second:
+        ours = {*first.submit(tree_of_pids, args=(first, 2)).result(DEADLINE)}
+        theirs = {*second.submit(tree_of_pids, args=(second, 2)).result(DEADLINE)}
+    assert not ours & theirs
+
+
+def owns_and_waits(js: Jobserver, tell: Any, end: Any) -> None:
+    """A job that waits for a job of its own, and tells the process of another that has ended."""
+    holds = js.submit(held, args=(end,))
+    tell.send(js.submit(pid).result(DEADLINE))
+    holds.result(DEADLINE)
+
+
+def says_and_holds(tell: Any, end: Any) -> None:
+    tell.send(os.getpid())
+    held(end)
+
+
+def test_a_job_survives_an_owner_that_had_its_process_before(tells: Tells, hold: Hold) -> None:
+    with shared(3) as js:
+        owner = js.submit(owns_and_waits, args=(js, tells.end, hold.end))
+        worker = tells.next()
+        until_asleep(owner.pid)
+        job = js.submit(says_and_holds, args=(tells.end, hold.end))
+        assert tells.next() == worker
+        kill(owner.pid)
+        assert owner.wait(DEADLINE)
+        hold.let_go()
+        assert job.result(DEADLINE) is None
+
+
+def owns_two_jobs_of_one_process(js: Jobserver, tell: Any, end: Any) -> None:
+    tell.send(js.submit(pid).result(DEADLINE))
+    js.submit(says_and_holds, args=(tell, end)).result(DEADLINE)
+
+
+def test_the_second_job_of_a_process_dies_with_its_owner_too(tells: Tells, hold: Hold) -> None:
+    with shared() as js:
+        owner = js.submit(owns_two_jobs_of_one_process, args=(js, tells.end, hold.end))
+        below = tells.next()
+        assert tells.next() == below
+        kill(owner.pid)
+        assert_soon(lambda: has_ended(below))
+        assert owner.wait(DEADLINE)
+
+
+def owns_a_holder(js: Jobserver, tell: Any, end: Any) -> None:
+    js.submit(says_and_holds, args=(tell, end)).result(DEADLINE)
+
+
+def test_a_job_dies_with_the_owner_that_has_its_process_now(tells: Tells, hold: Hold) -> None:
+    with shared(3) as js:
+        # The process has had other owners, and this one.
+        used = js.submit(tree_of_pids, args=(js, 2)).result(DEADLINE)
+        owner = js.submit(owns_a_holder, args=(js, tells.end, hold.end))
+        below = tells.next()
+        assert below in used
+        kill(owner.pid)
+        assert_soon(lambda: has_ended(below))
+        try:
+            owner.result(DEADLINE)
+        except SubmissionDied:
+            pass
+        else:
+            raise AssertionError("the owner has ended")
+        assert js.submit(recurse, args=(js, 2, 2)).result(DEADLINE)
+
+
+def all_have_ended(processes: set[int]) -> bool:
+    return all(map(has_ended, processes))
+
+
+def test_an_idle_process_that_was_killed_is_passed_over() -> None:
+    with shared() as js:
+        for _ in range(3):
+            used = js.submit(tree_of_pids, args=(js, 2)).result(DEADLINE)
+            for process in used:
+                os.kill(process, signal.SIGKILL)
+            wait_until(functools.partial(all_have_ended, used))
+            assert js.submit(recurse, args=(js, 2, 2)).result(DEADLINE)
+
+
+def closes(js: Jobserver) -> tuple[int, int]:
+    with js:
+        return os.getpid(), js.submit(pid).result(DEADLINE)
+
+
+def test_a_job_may_close_the_jobserver_and_a_later_one_in_its_process_use_it_again() -> None:
+    with shared(1) as js:
+        for _ in range(5):
+            assert len({*js.submit(closes, args=(js,)).result(DEADLINE)}) == 2
+
+
+def test_closing_ends_the_shared_processes() -> None:
+    with shared() as js:
+        used = js.submit(tree_of_pids, args=(js, 3)).result(DEADLINE)
+    assert all(has_ended(process) for process in used)
+
+
+def leaves(js: Jobserver, end: Any) -> int:
+    js.submit(held, args=(end,))
+    return os.getpid()
+
+
+def test_a_process_whose_job_has_left_a_job_behind_gets_no_other_job(hold: Hold) -> None:
+    with shared(3) as js:
+        left = js.submit(leaves, args=(js, hold.end)).result(DEADLINE)
+        assert js.submit(pid).result(DEADLINE) != left
+        hold.let_go()
+        assert_soon(lambda: has_ended(left))
+
+
+def environ_and_job(js: Jobserver, deep: bool) -> list[str | None]:
+    below = js.submit(environ_and_job, args=(js, False)).result(DEADLINE) if deep else []
+    return [os.environ.get("SHARED_TEST"), *below]
+
+
+def test_the_environment_of_a_job_does_not_reach_another_owners_job() -> None:
+    with shared(1) as js:
+        set_ = js.submit(environ_and_job, args=(js, True), env={"SHARED_TEST": "1"})
+        assert set_.result(DEADLINE)[0] == "1"
+        for _ in range(3):
+            assert js.submit(environ_and_job, args=(js, True)).result(DEADLINE) == [None, None]
