@@ -127,7 +127,7 @@ endif
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
-bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
+bench: $(VENV)/.bench ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
 	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \

@@ -40,6 +40,10 @@ class Pool:
         """The number of leaves of a tree of jobs: see `work`."""
         raise Cannot("has no nested jobs")
 
+    def nodes(self, depth: int, fanout: int) -> int:
+        """Runs a tree of which each node is a job. Returns how many jobs that were."""
+        raise Cannot("has no nested jobs")
+
     def close(self) -> None:
         """Waits for the end of all that it has started."""
 
@@ -67,20 +71,44 @@ class Bare(Pool):
     def tree(self, kind: str, levels: int) -> int:
         return work.tree_of_forks(levels)
 
+    def nodes(self, depth: int, fanout: int) -> int:
+        if os.fork() == 0:
+            work.node_of_forks(depth, fanout, self._slots)
+            os._exit(0)
+        os.wait()
+        return work.jobs_of(depth, fanout)
+
+
+class BareLoaded(Bare):
+    """The same in a process that has loaded what one with a Jobserver has: a fork copies more."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import jobserver  # noqa: F401
+
+        super().__init__(method, slots, fresh)
+
+
+class BareRow(BareLoaded):
+    """The forks of a tree in a row: none is below another."""
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        jobs = work.jobs_of(depth, fanout)
+        self.all(work.nothing, [()] * jobs)
+        return jobs
+
 
 class Jobserver(Pool):
     """Ours, or PyPI's: whichever this interpreter has."""
 
-    def __init__(self, method: Any, slots: int, fresh: bool) -> None:
+    def __init__(self, method: Any, slots: int, fresh: bool, **options: Any) -> None:
         import jobserver
 
-        known = inspect.signature(jobserver.Jobserver).parameters
-        if fresh:
-            self.js: Any = jobserver.Jobserver(method, slots)
-        elif "max_tasks_per_child" in known:
-            self.js = jobserver.Jobserver(method, slots, max_tasks_per_child=None)
-        else:
-            raise Cannot("has no warm workers")
+        self._is_ours = "waiting" in inspect.signature(jobserver.Jobserver).parameters
+        if not fresh:
+            options["max_tasks_per_child"] = None
+            if not self._is_ours:
+                raise Cannot("has no warm workers")
+        self.js: Any = jobserver.Jobserver(method, slots, **options)
 
     def one(self, fn: Function, *args: Any) -> Any:
         return self.js.submit(fn, args=args).result()
@@ -97,6 +125,12 @@ class Jobserver(Pool):
     def tree(self, kind: str, levels: int) -> int:
         leaves: int = getattr(work, kind)(self.js, levels)
         return leaves
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        # PyPI's would wait for ever for a slot that a job above has: only its leaves take one.
+        inner = int(self._is_ours)
+        root = self.js.submit(work.node, args=(self.js, depth, fanout, inner), consume=inner)
+        return int(root.result())
 
     def close(self) -> None:
         self.js.__exit__(None, None, None)
