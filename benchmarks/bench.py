@@ -33,11 +33,12 @@ from typing import Any
 import plot
 import report
 import sessions
-from scenarios import MAIN, PEER, RUST, SCENARIOS, Request, Scenario
+from scenarios import IN_DASK, IN_RAY, PEER, RUST, SCENARIOS, Request, Scenario
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PEER_PYTHON = ROOT / ".venv" / "peer" / "bin" / "python"
+#: The interpreters of those that have an environment of their own.
+PYTHONS = {who: ROOT / ".venv" / who / "bin" / "python" for who in (PEER, IN_RAY, IN_DASK)}
 
 #: Seconds until a contender counts as hanging: one that sets up, and one that runs (unless its
 #: request says how long it may).
@@ -150,7 +151,7 @@ def _command(request: Request) -> list[str]:
         words = [str(word) for word in request["words"]]
         bench = ["cargo", "bench", "--quiet", "--package", "jobserver-core", "--bench", "floor"]
         return [*bench, "--", *words]
-    python = {MAIN: sys.executable, PEER: str(PEER_PYTHON)}[request["by"]]
+    python = str(PYTHONS.get(request["by"], sys.executable))
     ours = ("by", "rounds", "of", "long", "patience")
     told = {name: value for name, value in request.items() if name not in ours}
     return [python, str(HERE / "contender.py"), json.dumps(told)]
@@ -198,7 +199,7 @@ def _memory(field: str) -> int:
     return 1 << 30
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -229,7 +230,7 @@ def _packages(python: str) -> list[str]:
     return found.stdout.splitlines()
 
 
-def _commit() -> str:
+def commit() -> str:
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     with suppress(OSError):
         return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
@@ -275,11 +276,11 @@ def main() -> None:
     run: dict[str, Any] = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "command": os.environ.get("BENCH_COMMAND") or shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "rounds": rounds,
-        "machine": _machine(),
+        "machine": machine(),
         "packages": _packages(sys.executable),
-        "peer_packages": _packages(str(PEER_PYTHON)) if PEER_PYTHON.exists() else [],
+        "peer_packages": {who: _packages(str(p)) for who, p in PYTHONS.items() if p.exists()},
         "scenarios": [],
     }
     begun = time.monotonic()

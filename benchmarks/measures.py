@@ -83,8 +83,11 @@ def tree(opened: Opened, ends: ExitStack, levels: int, kind: str) -> Run:
     return timed(trees)
 
 
-def jobs_of_tree(opened: Opened, ends: ExitStack, depth: int, fanout: int = 2) -> Run:
-    """A job of a tree whose nodes all are jobs: the time of the tree, divided by its jobs."""
+def jobs_of_tree(
+    opened: Opened, ends: ExitStack, depth: int, fanout: int = 2, anew: bool = False
+) -> Run:
+    """A job of a tree whose nodes all are jobs: the time of the tree, divided by its jobs. `anew`:
+    each run starts the pool, and rehearses; for those that cannot be stopped between the runs."""
     jobs = work.jobs_of(depth, fanout)
     # A job that is forked has its owner's frames below its own.
     sys.setrecursionlimit(1000 + 10 * depth)
@@ -95,6 +98,15 @@ def jobs_of_tree(opened: Opened, ends: ExitStack, depth: int, fanout: int = 2) -
             assert pool.nodes(depth, fanout) == jobs
         return (time.perf_counter() - begun) / count / jobs
 
+    def run_anew(count: int) -> float:
+        pool = opened()
+        figure(pool, 1)
+        found = figure(pool, count)
+        pool.close()
+        return found
+
+    if anew:
+        return run_anew
     pool = opened()
     return lambda count: figure(pool, count)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from typing import Any, Callable, Iterable, Sequence, Tuple
 
 import work
@@ -279,6 +280,59 @@ class Joblib(Pool):
 
     def close(self) -> None:
         self._parallel.__exit__(None, None, None)
+
+
+class Ray(Pool):
+    """Tasks that wait for tasks: a worker that waits gives its CPU back, and another is started."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import ray
+
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+        self._ray = ray
+        self._folder = tempfile.TemporaryDirectory(prefix="ray")
+        ray.init(
+            num_cpus=slots,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=self._folder.name,
+        )
+
+        def node(depth: int, fanout: int) -> int:
+            children = [task.remote(depth - 1, fanout) for _ in range(fanout if depth else 0)]
+            return 1 + sum(int(jobs) for jobs in ray.get(children))
+
+        self._node = task = ray.remote(node)
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        return int(self._ray.get(self._node.remote(depth, fanout)))
+
+    def close(self) -> None:
+        self._ray.shutdown()
+        self._folder.cleanup()
+
+
+class Dask(Pool):
+    """Two processes with a thread each. A task that waits leaves its worker's pool of threads
+    (`secede`), which gets another thread meanwhile."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import distributed
+
+        self._cluster = distributed.LocalCluster(
+            n_workers=slots, threads_per_worker=1, processes=True, dashboard_address=None
+        )
+        self._client = distributed.Client(self._cluster)
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        # Else the result of an equal call would be taken: hence not pure.
+        root = self._client.submit(work.node_of_dask, depth, fanout, pure=False)
+        return int(root.result())
+
+    def close(self) -> None:
+        self._client.close()
+        self._cluster.close()
 
 
 def _chunksize(items: Sequence[Any], slots: int) -> int:

@@ -22,10 +22,11 @@ YIELD, HOLD = "jobserver, yield", "jobserver, hold"
 SERVER_YIELD, SERVER_HOLD = "jobserver, forkserver, yield", "jobserver, forkserver, hold"
 SERVER_WARM = "jobserver, forkserver, warm, yield"
 BARE_TREE, BARE_ROW = "bare os.fork, a tree", "bare os.fork, in a row"
+RAY, DASK = "Ray", "Dask"
 
-#: Who is run by what: the interpreter that has all others, the one that has PyPI's jobserver
-#: (which has our import name), or the Rust benchmark.
-MAIN, PEER, RUST = "main", "peer", "rust"
+#: Who is run by what: the interpreter that has all others; those of an environment of their own,
+#: which PyPI's jobserver needs since it has our import name; or the Rust benchmark.
+MAIN, PEER, IN_RAY, IN_DASK, RUST = "main", "peer", "ray", "dask", "rust"
 
 SLOTS = 2
 
@@ -103,6 +104,12 @@ def nested(waiting: str, method: str = "fork", fresh: bool = True) -> Request:
     return {**contender("Jobserver", fresh), "method": method, "waiting": waiting}
 
 
+#: (They have services of their own, which cannot be stopped and go on: so they start for each
+#: round, and run one tree before the one that counts.)
+SYSTEMS: dict[str, Request] = {
+    RAY: {**contender("Ray", False, IN_RAY), "anew": True, "rehearse": False, "rounds": 3},
+    DASK: {**contender("Dask", False, IN_DASK), "anew": True, "rehearse": False, "rounds": 3},
+}
 _NESTED = {
     YIELD: nested("yield"),
     HOLD: nested("hold"),
@@ -203,6 +210,7 @@ SCENARIOS = (
             PYPI: {**_FRESH[PYPI], "rounds": 3},
             BARE_TREE: contender("BareLoaded", True),
             BARE_ROW: contender("BareRow", True),
+            **SYSTEMS,
         },
         {
             "127 jobs": {
@@ -349,6 +357,8 @@ TARGETS = (
     Target("tree-jobs", (YIELD, "1,023 jobs"), (BARE_TREE, "1,023 jobs"), 1.8),
     Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (BARE_ROW, "1,023 jobs"), 0.35),
     Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (PYPI, "1,023 jobs"), 0.08),
+    Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (RAY, "1,023 jobs"), 0.1),
+    Target("tree-jobs", (YIELD, "1,023 jobs"), (RAY, "1,023 jobs"), 0.6),
     *(
         Target("tree-chain", (who, "depth 600"), (who, "depth 100"), 1.3)
         for who in (SERVER_YIELD, SERVER_HOLD)

@@ -109,6 +109,20 @@ def node_of_forks(depth: int, fanout: int, at_once: int) -> None:
         os.wait()
 
 
+def node_of_dask(depth: int, fanout: int) -> int:
+    """The same as a task of Dask, with what its documentation has for tasks that submit tasks."""
+    if depth == 0:
+        return 1
+    import distributed
+
+    client = distributed.get_client()
+    children = [client.submit(node_of_dask, depth - 1, fanout, pure=False) for _ in range(fanout)]
+    distributed.secede()
+    jobs: list[int] = client.gather(children)
+    distributed.rejoin()
+    return 1 + sum(jobs)
+
+
 def jobs_of(depth: int, fanout: int) -> int:
     """How many nodes such a tree has."""
     return sum(fanout**level for level in range(depth + 1))
