@@ -92,7 +92,7 @@ TIMES := target/times
 ifndef TESTING
 .NOTPARALLEL:
 endif
-.PHONY: help demo test lint bench chaos fuzz wheel clean \
+.PHONY: help demo test lint bench bench-sizes chaos fuzz wheel clean \
 	tools fmt clippy targets crates ruff types pytest $(SIDE_BY_SIDE) model newer
 
 help: ## show this list
@@ -135,6 +135,10 @@ bench: $(VENV)/.bench $(SYSTEMS) ## ours and the peers side by side: some 20 min
 	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
 		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+
+bench-sizes: $(VENV)/.bench $(SYSTEMS) ## nested trees of 127 to 16,383 jobs, of ours, Ray and Dask: some 20 minutes (JOBS="127 1023": less)
+	$(call heading,benchmarks/tree_sizes.py)
+	@$(RUN_PYTHON) benchmarks/tree_sizes.py $(if $(JOBS),--jobs $(JOBS))
 
 chaos: $(VENV)/.dev ## kill processes of trees of jobs at random, CHAOS_KILLS (1200) each way
 	$(call heading,chaos)

@@ -124,6 +124,10 @@ class Cell:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
 
+    def processes(self) -> int:
+        """How many processes there are now of those that it has started, zombies included."""
+        return 0 if self._process is None else len(sessions.members(self._process.pid)) - 1
+
     def _signal(self, number: int) -> None:
         """Sends a signal to it and all that it has started, if it is still there."""
         if self._process is not None:

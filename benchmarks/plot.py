@@ -97,7 +97,7 @@ def svg(run: dict[str, Any]) -> str:
 
 def _panel(panel: Panel, left: int, top: int, width: int) -> list[str]:
     title = f"{panel.caption} ({panel.unit.replace('us', 'µs')})"
-    parts = [_text(left, top + 14, title, weight="bold", size=13)]
+    parts = [text(left, top + 14, title, weight="bold", size=13)]
     room = width - LABELS - FIGURES
     longest = max(bar.quartiles[1] for bar in panel.bars)
     for number, bar in enumerate(panel.bars):
@@ -108,12 +108,12 @@ def _panel(panel: Panel, left: int, top: int, width: int) -> list[str]:
         ends = [x + max(0.0, room * value / longest) for value in bar.quartiles]
         weight = "bold" if is_ours(bar.who) else "normal"
         parts += [
-            _text(x - 8, middle + 4, bar.who, anchor="end", weight=weight),
+            text(x - 8, middle + 4, bar.who, anchor="end", weight=weight),
             f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" '
             f'fill="{_colour(bar.who)}"/>',
             f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{middle}" y2="{middle}" '
             'stroke="#0f172a"/>',
-            _text(max(x + length, ends[1]) + 6, middle + 4, report.number(bar.median), weight),
+            text(max(x + length, ends[1]) + 6, middle + 4, report.number(bar.median), weight),
         ]
     return parts
 
@@ -131,12 +131,12 @@ def _colour(who: str) -> str:
 def _foot(run: dict[str, Any], top: int) -> list[str]:
     legend = "Medians, and quartiles as lines; shorter is faster. Pale: no pool, but what it costs."
     return [
-        _text(MARGIN, top + 6, legend),
-        _text(MARGIN, top + 24, report.made_by(run), size=10),
+        text(MARGIN, top + 6, legend),
+        text(MARGIN, top + 24, report.made_by(run), size=10),
     ]
 
 
-def _text(
+def text(
     x: float, y: float, words: str, weight: str = "normal", anchor: str = "start", size: int = 12
 ) -> str:
     return (

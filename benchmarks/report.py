@@ -189,15 +189,15 @@ def _aligned(rows: list[list[str]]) -> str:
 def markdown(run: dict[str, Any]) -> str:
     blocks = [targets_markdown(run)]
     for table in tables(run):
-        blocks += [f"### {table.name}: {table.title}", _markdown_table(_grid(table))]
+        blocks += [f"### {table.name}: {table.title}", markdown_table(_grid(table))]
     return "\n\n".join(blocks)
 
 
 def targets_markdown(run: dict[str, Any]) -> str:
-    return f"{made_by(run)}.\n\n{_markdown_table(_targets(run))}"
+    return f"{made_by(run)}.\n\n{markdown_table(_targets(run))}"
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
     head, *rest = rows
     ruled = [head, ["---"] * len(head), *rest]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
