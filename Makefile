@@ -39,6 +39,9 @@ CHAOS_SEED ?= 1
 # What `make bench` was told: which scenarios, how many rounds at most; QUICK=1 shows that it works.
 BENCH_SAID = $(foreach name,SCENARIOS ROUNDS QUICK,$(if $($(name)),$(name)='$($(name))'))
 
+# What only `make bench` measures, and can do without.
+SYSTEMS := $(VENV)/ray/.tried $(VENV)/dask/.tried
+
 # What differs on the portable path: how ends are noticed, waited for and watched. (Of orphans, that
 # nothing is left of them: that they end at once is Linux's.)
 PORTABLE_TESTS := $(patsubst %,tests/test_%.py, \
@@ -89,7 +92,7 @@ TIMES := target/times
 ifndef TESTING
 .NOTPARALLEL:
 endif
-.PHONY: help demo test lint bench chaos fuzz wheel clean \
+.PHONY: help demo test lint bench bench-sizes chaos fuzz wheel clean \
 	tools fmt clippy targets crates ruff types pytest $(SIDE_BY_SIDE) model newer
 
 help: ## show this list
@@ -127,11 +130,15 @@ endif
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
-bench: $(VENV)/.bench ## ours and the peers side by side: some 10 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
+bench: $(VENV)/.bench $(SYSTEMS) ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
 	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
 		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+
+bench-sizes: $(VENV)/.bench $(SYSTEMS) ## nested trees of 127 to 16,383 jobs, of ours, Ray and Dask: some 20 minutes (JOBS="127 1023": less)
+	$(call heading,benchmarks/tree_sizes.py)
+	@$(RUN_PYTHON) benchmarks/tree_sizes.py $(if $(JOBS),--jobs $(JOBS))
 
 chaos: $(VENV)/.dev ## kill processes of trees of jobs at random, CHAOS_KILLS (1200) each way
 	$(call heading,chaos)
@@ -281,6 +288,17 @@ $(VENV)/peer/.made: $(CREATED)
 	$(call heading,setting up $(VENV)/peer: the jobserver of PyPI)
 	@$(PYTHON) -m venv --clear $(VENV)/peer
 	@$(VENV)/peer/bin/python -m pip --quiet --disable-pip-version-check install jobserver==3.0.1 numpy
+	@touch $@
+
+# Ray and Dask have an environment each, since both bring much that others need in other versions. Where
+# they cannot be installed (these versions need CPython 3.10), `make bench` measures without them, and says so.
+$(VENV)/ray/.tried: SYSTEM := ray==2.60.0
+$(VENV)/dask/.tried: SYSTEM := distributed==2026.8.0
+$(SYSTEMS): $(VENV)/%/.tried: $(CREATED)
+	$(call heading,setting up $(VENV)/$*: $(SYSTEM))
+	@$(PYTHON) -m venv --clear $(VENV)/$*
+	@$(VENV)/$*/bin/python -m pip --quiet --disable-pip-version-check install $(SYSTEM) || \
+		{ echo "$(SYSTEM) cannot be installed: it is left out" >&2; rm -rf $(VENV)/$*; mkdir $(VENV)/$*; }
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.wheel $(VENV)/peer/.made

@@ -32,18 +32,25 @@ from typing import Any
 
 import plot
 import report
-from scenarios import MAIN, PEER, RUST, SCENARIOS, Request, Scenario
+import sessions
+from scenarios import IN_DASK, IN_RAY, PEER, RUST, SCENARIOS, Request, Scenario
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PEER_PYTHON = ROOT / ".venv" / "peer" / "bin" / "python"
+#: The interpreters of those that have an environment of their own.
+PYTHONS = {who: ROOT / ".venv" / who / "bin" / "python" for who in (PEER, IN_RAY, IN_DASK)}
 
-#: Seconds until a contender counts as hanging: one that sets up, and one that runs.
+#: Seconds until a contender counts as hanging: one that sets up, and one that runs (unless its
+#: request says how long it may).
 PATIENCE_FOR_SETUP, PATIENCE = 120.0, 60.0
 
 #: What a process may need beside what a request says, in MiB; and how many copies of a value that
 #: it hands to a job, or gets from it, there may be at once.
 SPARE, COPIES = 256, 4
+
+
+#: What a quick run has at most of what a request says.
+QUICK = {"count": 20, "depth": 2, "jobs": 10, "seconds": 0.2}
 
 
 class Cell:
@@ -88,7 +95,7 @@ class Cell:
             self._signal(signal.SIGCONT)
             with suppress(BrokenPipeError):  # then there is no answer either
                 self._process.stdin.write("run\n")
-            figure = self._answer(PATIENCE).get("figure")
+            figure = self._answer(self.request.get("patience", PATIENCE)).get("figure")
             self._signal(signal.SIGSTOP)
             figure = None if figure is None else float(f"{figure:.5g}")
         self.figures.append(figure)
@@ -102,9 +109,24 @@ class Cell:
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        self._signal(signal.SIGKILL)
+        self._kill()
         self._process.wait()
         self._process = None
+
+    def _kill(self) -> None:
+        """Ends it and all that it has started, whatever their process groups."""
+        assert self._process is not None
+        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while (left := sessions.alive(self._process.pid)) and time.monotonic() < deadline:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def processes(self) -> int:
+        """How many processes there are now of those that it has started, zombies included."""
+        return 0 if self._process is None else len(sessions.members(self._process.pid)) - 1
 
     def _signal(self, number: int) -> None:
         """Sends a signal to it and all that it has started, if it is still there."""
@@ -133,8 +155,9 @@ def _command(request: Request) -> list[str]:
         words = [str(word) for word in request["words"]]
         bench = ["cargo", "bench", "--quiet", "--package", "jobserver-core", "--bench", "floor"]
         return [*bench, "--", *words]
-    python = {MAIN: sys.executable, PEER: str(PEER_PYTHON)}[request["by"]]
-    told = {name: value for name, value in request.items() if name not in ("by", "rounds", "of")}
+    python = str(PYTHONS.get(request["by"], sys.executable))
+    ours = ("by", "rounds", "of", "long", "patience")
+    told = {name: value for name, value in request.items() if name not in ours}
     return [python, str(HERE / "contender.py"), json.dumps(told)]
 
 
@@ -144,7 +167,8 @@ def measured(scenario: Scenario, rounds: int, quick: bool) -> dict[str, Any]:
     cells = [Cell(*cell) for cell in scenario.cells() if not quick or _is_quick(cell[2])]
     if quick:
         for cell in cells:
-            cell.request["count"] = min(cell.request.get("count", 1), 20)
+            few = {name: most for name, most in QUICK.items() if name in cell.request}
+            cell.request.update({name: min(cell.request[name], few[name]) for name in few})
     try:
         for cell in cells:
             cell.start()
@@ -164,6 +188,8 @@ def measured(scenario: Scenario, rounds: int, quick: bool) -> dict[str, Any]:
 
 def _is_quick(request: Request) -> bool:
     """Whether a case takes neither much time nor much memory."""
+    if request.get("long"):
+        return False
     limits = {"owner": 0, "mib": 1, "outstanding": 50}
     return request["by"] != RUST and all(request.get(n, 0) <= most for n, most in limits.items())
 
@@ -177,7 +203,7 @@ def _memory(field: str) -> int:
     return 1 << 30
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -208,11 +234,16 @@ def _packages(python: str) -> list[str]:
     return found.stdout.splitlines()
 
 
-def _commit() -> str:
+def commit() -> str:
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     with suppress(OSError):
         return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     return "unknown"
+
+
+def end_when_told() -> None:
+    """Has SIGTERM end this as Ctrl-C does: else contenders that are stopped would stay for ever."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _save(run: dict[str, Any], whole: bool) -> Path:
@@ -229,7 +260,14 @@ def _save(run: dict[str, Any], whole: bool) -> Path:
 def main() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
+    families = sorted({name.split("-")[0] for name in names} - {*names})
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=[*names, *families],
+        help=f"{', '.join(names)}; `tree` means those whose names begin with `tree-` too",
+    )
     parser.add_argument(
         "--rounds", type=int, default=15, help="at most so many rounds of each scenario (15)"
     )
@@ -237,20 +275,21 @@ def main() -> None:
         "--quick", action="store_true", help="one short round of what is small: does it work?"
     )
     options = parser.parse_args()
+    end_when_told()
     rounds = 1 if options.quick else options.rounds
     run: dict[str, Any] = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "command": os.environ.get("BENCH_COMMAND") or shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "rounds": rounds,
-        "machine": _machine(),
+        "machine": machine(),
         "packages": _packages(sys.executable),
-        "peer_packages": _packages(str(PEER_PYTHON)) if PEER_PYTHON.exists() else [],
+        "peer_packages": {who: _packages(str(p)) for who, p in PYTHONS.items() if p.exists()},
         "scenarios": [],
     }
     begun = time.monotonic()
     for scenario in SCENARIOS:
-        if options.only and scenario.name not in options.only:
+        if options.only and not {scenario.name, scenario.name.split("-")[0]} & {*options.only}:
             continue
         figures = measured(scenario, rounds, options.quick)
         run["scenarios"].append(figures)

@@ -7,14 +7,18 @@ often (`scenarios`), nor the rounds (`bench`).
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Callable
 
 import pools
@@ -77,6 +81,120 @@ def tree(opened: Opened, ends: ExitStack, levels: int, kind: str) -> Run:
             assert pool.tree(kind, levels) == 2**levels
 
     return timed(trees)
+
+
+def jobs_of_tree(
+    opened: Opened, ends: ExitStack, depth: int, fanout: int = 2, anew: bool = False
+) -> Run:
+    """A job of a tree whose nodes all are jobs: the time of the tree, divided by its jobs. `anew`:
+    each run starts the pool, and rehearses; for those that cannot be stopped between the runs."""
+    jobs = work.jobs_of(depth, fanout)
+    # A job that is forked has its owner's frames below its own.
+    sys.setrecursionlimit(1000 + 10 * depth)
+
+    def figure(pool: Any, count: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(count):
+            assert pool.nodes(depth, fanout) == jobs
+        return (time.perf_counter() - begun) / count / jobs
+
+    def run_anew(count: int) -> float:
+        pool = opened()
+        figure(pool, 1)
+        found = figure(pool, count)
+        pool.close()
+        return found
+
+    if anew:
+        return run_anew
+    pool = opened()
+    return lambda count: figure(pool, count)
+
+
+def most_at_once(opened: Opened, ends: ExitStack, depth: int, fanout: int) -> Run:
+    """How many jobs of a tree there are at once, at most: jobs that have begun and not ended."""
+    js = opened().js
+    notes = Path(ends.enter_context(tempfile.TemporaryDirectory()), "notes")
+
+    def run(count: int) -> float:
+        notes.write_bytes(b"")
+        js.submit(work.noted_node, args=(js, str(notes), depth, fanout)).result()
+        steps = (1 if step == ord("+") else -1 for step in notes.read_bytes())
+        return float(max(itertools.accumulate(steps)))
+
+    return run
+
+
+def switches(opened: Opened, ends: ExitStack, depth: int, fanout: int = 2) -> Run:
+    """Context switches a job of a tree, of all processes. By `getrusage`, which counts those of
+    the processes that were waited for, under fork all; `perf stat` may not count the kernel's
+    unless one is root. The last switch of each process, when it has ended, is left out, as it is
+    by perf."""
+    jobs = work.jobs_of(depth, fanout)
+
+    def counted() -> int:
+        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(usage.ru_nvcsw + usage.ru_nivcsw for usage in usages)
+
+    def run(count: int) -> float:
+        before = counted()
+        pool = opened()
+        assert pool.nodes(depth, fanout) == jobs
+        pool.close()  # which waits for the root's process too
+        return (counted() - before) / jobs - 1
+
+    return run
+
+
+def wakings(opened: Opened, ends: ExitStack, jobs: int, seconds: float) -> Run:
+    """Context switches, in so many seconds, of all processes of a full pool for whose slots so
+    many jobs wait. Whoever is woken, or makes a system call that sleeps, has switched."""
+    js = opened().js
+    end_fifo = str(Path(ends.enter_context(tempfile.TemporaryDirectory()), "end"))
+    os.mkfifo(end_fifo)
+    holders = [js.submit(work.until_opened, args=(end_fifo,)) for _ in range(js.slots)]
+    waiters = [js.submit(work.submit_one, args=(js,), consume=0) for _ in range(jobs)]
+
+    def end() -> None:
+        writing = os.open(end_fifo, os.O_RDWR)
+        for future in holders + waiters:
+            future.result()
+        os.close(writing)
+
+    ends.callback(end)
+
+    def run(count: int) -> float:
+        pids = [future.pid for future in holders + waiters]
+        _settle(pids)
+        before = _switches_of(pids)
+        time.sleep(seconds)
+        return float(_switches_of(pids) - before)
+
+    return run
+
+
+#: Seconds without a switch after which all are at rest, and until they are to be so.
+QUIET, SETTLED = 1.5, 30.0
+
+
+def _settle(pids: list[int]) -> None:
+    """Waits until nothing has switched for a while, since all were stopped, or have just begun.
+    If they do not come to rest, that is what is measured."""
+    deadline = time.monotonic() + SETTLED
+    seen, since = -1, 0.0
+    while time.monotonic() < min(since + QUIET, deadline) or seen < 0:
+        now = _switches_of(pids)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        time.sleep(0.05)
+
+
+def _switches_of(pids: list[int]) -> int:
+    counts = (
+        re.findall(r"ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+        for pid in pids
+    )
+    return sum(int(count) for each in counts for count in each)
 
 
 def scan(opened: Opened, ends: ExitStack, outstanding: int, ready: int) -> Run:
@@ -163,6 +281,10 @@ BY_NAME: dict[str, Callable[..., Run]] = {
         result,
         argument,
         tree,
+        jobs_of_tree,
+        most_at_once,
+        switches,
+        wakings,
         scan,
         importing,
         idle_worker,
@@ -173,6 +295,8 @@ BY_NAME: dict[str, Callable[..., Run]] = {
 def set_up(measure: str, pool: str, ends: ExitStack, **request: Any) -> Run:
     """The run that a request describes: see `scenarios`."""
     settings = {name: request.pop(name) for name in ("method", "slots", "fresh")}
+    if "waiting" in request:
+        settings["waiting"] = request.pop("waiting")
 
     def opened() -> Any:
         made = getattr(pools, pool)(**settings)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import report
-from scenarios import BARE, FLOOR, OURS, WARM
+from scenarios import BARE, FLOOR, OURS
 
 #: What is shown: scenario, case, caption.
 SHOWN = (
@@ -26,7 +26,7 @@ SHOWN = (
     ("warm", "one at a time", "Workers kept: one job at a time"),
     ("map", "100,000 calls", "map: a trivial call, of 100,000"),
     ("result-array", "100 MiB", "A NumPy array of 100 MiB as result"),
-    ("tree", "all halves, 2 slots", "A tree of 254 nested jobs, two slots"),
+    ("tree-jobs", "1,023 jobs", "A job of a nested tree of 1,023, two slots"),
     ("import", "import", "Importing it"),
 )
 
@@ -97,7 +97,7 @@ def svg(run: dict[str, Any]) -> str:
 
 def _panel(panel: Panel, left: int, top: int, width: int) -> list[str]:
     title = f"{panel.caption} ({panel.unit.replace('us', 'µs')})"
-    parts = [_text(left, top + 14, title, weight="bold", size=13)]
+    parts = [text(left, top + 14, title, weight="bold", size=13)]
     room = width - LABELS - FIGURES
     longest = max(bar.quartiles[1] for bar in panel.bars)
     for number, bar in enumerate(panel.bars):
@@ -106,34 +106,37 @@ def _panel(panel: Panel, left: int, top: int, width: int) -> list[str]:
         x = left + LABELS
         length = max(1.0, room * bar.median / longest)
         ends = [x + max(0.0, room * value / longest) for value in bar.quartiles]
-        ours = bar.who in (OURS, WARM)
-        weight = "bold" if ours else "normal"
+        weight = "bold" if is_ours(bar.who) else "normal"
         parts += [
-            _text(x - 8, middle + 4, bar.who, anchor="end", weight=weight),
+            text(x - 8, middle + 4, bar.who, anchor="end", weight=weight),
             f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" '
             f'fill="{_colour(bar.who)}"/>',
             f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{middle}" y2="{middle}" '
             'stroke="#0f172a"/>',
-            _text(max(x + length, ends[1]) + 6, middle + 4, report.number(bar.median), weight),
+            text(max(x + length, ends[1]) + 6, middle + 4, report.number(bar.median), weight),
         ]
     return parts
 
 
+def is_ours(who: str) -> bool:
+    return who.split(",")[0] == OURS
+
+
 def _colour(who: str) -> str:
-    if who in (OURS, WARM):
+    if is_ours(who):
         return OURS_COLOUR
-    return FLOOR_COLOUR if who in (BARE, FLOOR) else PEER_COLOUR
+    return FLOOR_COLOUR if who.split(",")[0] in (BARE, FLOOR) else PEER_COLOUR
 
 
 def _foot(run: dict[str, Any], top: int) -> list[str]:
     legend = "Medians, and quartiles as lines; shorter is faster. Pale: no pool, but what it costs."
     return [
-        _text(MARGIN, top + 6, legend),
-        _text(MARGIN, top + 24, report.made_by(run), size=10),
+        text(MARGIN, top + 6, legend),
+        text(MARGIN, top + 24, report.made_by(run), size=10),
     ]
 
 
-def _text(
+def text(
     x: float, y: float, words: str, weight: str = "normal", anchor: str = "start", size: int = 12
 ) -> str:
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from typing import Any, Callable, Iterable, Sequence, Tuple
 
 import work
@@ -40,6 +41,10 @@ class Pool:
         """The number of leaves of a tree of jobs: see `work`."""
         raise Cannot("has no nested jobs")
 
+    def nodes(self, depth: int, fanout: int) -> int:
+        """Runs a tree of which each node is a job. Returns how many jobs that were."""
+        raise Cannot("has no nested jobs")
+
     def close(self) -> None:
         """Waits for the end of all that it has started."""
 
@@ -67,20 +72,44 @@ class Bare(Pool):
     def tree(self, kind: str, levels: int) -> int:
         return work.tree_of_forks(levels)
 
+    def nodes(self, depth: int, fanout: int) -> int:
+        if os.fork() == 0:
+            work.node_of_forks(depth, fanout, self._slots)
+            os._exit(0)
+        os.wait()
+        return work.jobs_of(depth, fanout)
+
+
+class BareLoaded(Bare):
+    """The same in a process that has loaded what one with a Jobserver has: a fork copies more."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import jobserver  # noqa: F401
+
+        super().__init__(method, slots, fresh)
+
+
+class BareRow(BareLoaded):
+    """The forks of a tree in a row: none is below another."""
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        jobs = work.jobs_of(depth, fanout)
+        self.all(work.nothing, [()] * jobs)
+        return jobs
+
 
 class Jobserver(Pool):
     """Ours, or PyPI's: whichever this interpreter has."""
 
-    def __init__(self, method: Any, slots: int, fresh: bool) -> None:
+    def __init__(self, method: Any, slots: int, fresh: bool, **options: Any) -> None:
         import jobserver
 
-        known = inspect.signature(jobserver.Jobserver).parameters
-        if fresh:
-            self.js: Any = jobserver.Jobserver(method, slots)
-        elif "max_tasks_per_child" in known:
-            self.js = jobserver.Jobserver(method, slots, max_tasks_per_child=None)
-        else:
-            raise Cannot("has no warm workers")
+        self._is_ours = "waiting" in inspect.signature(jobserver.Jobserver).parameters
+        if not fresh:
+            options["max_tasks_per_child"] = None
+            if not self._is_ours:
+                raise Cannot("has no warm workers")
+        self.js: Any = jobserver.Jobserver(method, slots, **options)
 
     def one(self, fn: Function, *args: Any) -> Any:
         return self.js.submit(fn, args=args).result()
@@ -97,6 +126,12 @@ class Jobserver(Pool):
     def tree(self, kind: str, levels: int) -> int:
         leaves: int = getattr(work, kind)(self.js, levels)
         return leaves
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        # PyPI's would wait for ever for a slot that a job above has: only its leaves take one.
+        inner = int(self._is_ours)
+        root = self.js.submit(work.node, args=(self.js, depth, fanout, inner), consume=inner)
+        return int(root.result())
 
     def close(self) -> None:
         self.js.__exit__(None, None, None)
@@ -245,6 +280,59 @@ class Joblib(Pool):
 
     def close(self) -> None:
         self._parallel.__exit__(None, None, None)
+
+
+class Ray(Pool):
+    """Tasks that wait for tasks: a worker that waits gives its CPU back, and another is started."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import ray
+
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+        self._ray = ray
+        self._folder = tempfile.TemporaryDirectory(prefix="ray")
+        ray.init(
+            num_cpus=slots,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=self._folder.name,
+        )
+
+        def node(depth: int, fanout: int) -> int:
+            children = [task.remote(depth - 1, fanout) for _ in range(fanout if depth else 0)]
+            return 1 + sum(int(jobs) for jobs in ray.get(children))
+
+        self._node = task = ray.remote(node)
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        return int(self._ray.get(self._node.remote(depth, fanout)))
+
+    def close(self) -> None:
+        self._ray.shutdown()
+        self._folder.cleanup()
+
+
+class Dask(Pool):
+    """Two processes with a thread each. A task that waits leaves its worker's pool of threads
+    (`secede`), which gets another thread meanwhile."""
+
+    def __init__(self, method: str, slots: int, fresh: bool) -> None:
+        import distributed
+
+        self._cluster = distributed.LocalCluster(
+            n_workers=slots, threads_per_worker=1, processes=True, dashboard_address=None
+        )
+        self._client = distributed.Client(self._cluster)
+
+    def nodes(self, depth: int, fanout: int) -> int:
+        # Else the result of an equal call would be taken: hence not pure.
+        root = self._client.submit(work.node_of_dask, depth, fanout, pure=False)
+        return int(root.result())
+
+    def close(self) -> None:
+        self._client.close()
+        self._cluster.close()
 
 
 def _chunksize(items: Sequence[Any], slots: int) -> int:

@@ -14,14 +14,21 @@ import statistics
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
-from scenarios import OURS, TARGETS, WARM, Target
+from scenarios import OURS, TARGETS, WARM, YIELD, Target
 
 RESULTS = Path(__file__).with_name("results")
 
 Figures = List[Optional[float]]
 
 #: What a figure, in seconds or bytes, is divided by.
-UNITS = {"us": 1e-6, "ms": 1e-3, "MiB": 2.0**20}
+UNITS = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "MiB": 2.0**20,
+    "processes": 1.0,
+    "switches": 1.0,
+    "switches a job": 1.0,
+}
 
 
 class Table(NamedTuple):
@@ -38,7 +45,7 @@ class Table(NamedTuple):
 
     def baseline(self, case: str) -> str | None:
         """Whose figure the others' are compared with: ours, the one made for this if it can."""
-        return next((who for who in (WARM, OURS) if (who, case) in self.cells), None)
+        return next((who for who in (WARM, OURS, YIELD) if (who, case) in self.cells), None)
 
 
 def tables(run: dict[str, Any]) -> list[Table]:
@@ -81,9 +88,18 @@ def ratio(ours: Figures, others: Figures) -> float | None:
 
 
 def reached(table: Table, target: Target) -> float | None:
-    """What a target's ratio is; None if one of its figures is not there."""
-    ours, other = table.cells.get(target.ours), table.cells.get(target.other)
-    return None if ours is None or other is None else ratio(ours, other)
+    """What a target's ratio, or figure, is; None if one of its figures is not there."""
+    ours = table.cells.get(target.ours)
+    if target.other is None or ours is None:
+        return None if ours is None else median(ours) / UNITS[table.unit]
+    other = table.cells.get(target.other)
+    return None if other is None else ratio(ours, other)
+
+
+def _why_not(table: Table, target: Target) -> str:
+    """Why a target's figure is not there."""
+    reasons = [table.reasons.get(cell) for cell in (target.ours, target.other) if cell]
+    return next((reason for reason in reasons if reason), "not measured")
 
 
 def told(table: Table, who: str, case: str) -> str:
@@ -122,16 +138,23 @@ def _targets(run: dict[str, Any]) -> list[list[str]]:
             continue
         is_ = reached(table, target)
         verdict = "" if is_ is None else "met" if is_ <= target.at_most else "missed"
+        other = f"({table.unit})" if target.other is None else ", ".join(target.other)
         rows.append(
             [
                 f"{target.scenario}: {', '.join(target.ours)}",
-                ", ".join(target.other),
+                other,
                 f"{target.at_most:g}",
-                "not yet" if is_ is None else f"{is_:.2f}" if is_ >= 0.1 else f"{is_:.3f}",
+                _why_not(table, target) if is_ is None else _digits(is_, target),
                 verdict,
             ]
         )
     return rows
+
+
+def _digits(is_: float, target: Target) -> str:
+    if target.other is None:
+        return number(is_)
+    return f"{is_:.2f}" if is_ >= 0.1 else f"{is_:.3f}"
 
 
 def made_by(run: dict[str, Any]) -> str:
@@ -154,7 +177,7 @@ def table_text(table: Table) -> str:
 
 
 def targets_text(run: dict[str, Any]) -> str:
-    return f"targets (medians of the rounds' ratios)\n{_aligned(_targets(run))}"
+    return f"targets (medians of the rounds' ratios, or figures)\n{_aligned(_targets(run))}"
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -166,15 +189,15 @@ def _aligned(rows: list[list[str]]) -> str:
 def markdown(run: dict[str, Any]) -> str:
     blocks = [targets_markdown(run)]
     for table in tables(run):
-        blocks += [f"### {table.name}: {table.title}", _markdown_table(_grid(table))]
+        blocks += [f"### {table.name}: {table.title}", markdown_table(_grid(table))]
     return "\n\n".join(blocks)
 
 
 def targets_markdown(run: dict[str, Any]) -> str:
-    return f"{made_by(run)}.\n\n{_markdown_table(_targets(run))}"
+    return f"{made_by(run)}.\n\n{markdown_table(_targets(run))}"
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
     head, *rest = rows
     ruled = [head, ["---"] * len(head), *rest]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)

@@ -17,10 +17,16 @@ PYPI = "jobserver 3.0.1 of PyPI"
 BARE, FLOOR = "bare os.fork", "floor: Rust"
 POOL, EXECUTOR = "multiprocessing.Pool", "ProcessPoolExecutor"
 LOKY, PEBBLE, MPIRE, JOBLIB = "loky", "pebble", "mpire", "joblib"
+#: Those of the nested trees.
+YIELD, HOLD = "jobserver, yield", "jobserver, hold"
+SERVER_YIELD, SERVER_HOLD = "jobserver, forkserver, yield", "jobserver, forkserver, hold"
+SERVER_WARM = "jobserver, forkserver, warm, yield"
+BARE_TREE, BARE_ROW = "bare os.fork, a tree", "bare os.fork, in a row"
+RAY, DASK = "Ray", "Dask"
 
-#: Who is run by what: the interpreter that has all others, the one that has PyPI's jobserver
-#: (which has our import name), or the Rust benchmark.
-MAIN, PEER, RUST = "main", "peer", "rust"
+#: Who is run by what: the interpreter that has all others; those of an environment of their own,
+#: which PyPI's jobserver needs since it has our import name; or the Rust benchmark.
+MAIN, PEER, IN_RAY, IN_DASK, RUST = "main", "peer", "ray", "dask", "rust"
 
 SLOTS = 2
 
@@ -69,7 +75,8 @@ _BOTH = {OURS: _FRESH[OURS], PYPI: _FRESH[PYPI]}
 class Scenario:
     """`unit` is that of the table. A request says for `contender.py` how many operations a run
     has at most (`count`; `exact`: exactly), and for `bench.py` in how many rounds at most it is
-    run (`rounds`). A case's may say which contenders it is for (`of`)."""
+    run (`rounds`), how long it may take (`patience`, in seconds), and whether a quick run is to
+    leave it out (`long`). A case's may say which contenders it is for (`of`)."""
 
     name: str
     title: str
@@ -91,6 +98,24 @@ class Scenario:
         ]
         floor = [(FLOOR, case, {"by": RUST, **request}) for case, request in self.floor.items()]
         return cells + floor
+
+
+def nested(waiting: str, method: str = "fork", fresh: bool = True) -> Request:
+    return {**contender("Jobserver", fresh), "method": method, "waiting": waiting}
+
+
+#: (They have services of their own, which cannot be stopped and go on: so they start for each
+#: round, and run one tree before the one that counts.)
+SYSTEMS: dict[str, Request] = {
+    RAY: {**contender("Ray", False, IN_RAY), "anew": True, "rehearse": False, "rounds": 3},
+    DASK: {**contender("Dask", False, IN_DASK), "anew": True, "rehearse": False, "rounds": 3},
+}
+_NESTED = {
+    YIELD: nested("yield"),
+    HOLD: nested("hold"),
+    SERVER_YIELD: nested("yield", "forkserver"),
+    SERVER_HOLD: nested("hold", "forkserver"),
+}
 
 
 def _fresh(method: str, counts: tuple[int, int, int], rounds: int) -> Scenario:
@@ -165,6 +190,7 @@ SCENARIOS = (
                 "count": 1,
                 "rounds": 7,
                 "of": of,
+                "long": slots > 2,
             }
             for name, kind, of in (
                 ("all halves", "tree", (OURS, PYPI, BARE)),
@@ -173,6 +199,94 @@ SCENARIOS = (
             for slots in (2, 4)
         },
         {"measure": "tree", "levels": 7},
+    ),
+    Scenario(
+        "tree-jobs",
+        "a job of a nested tree: each node is a job that waits for its two children; two slots",
+        "us",
+        {
+            **_NESTED,
+            SERVER_WARM: nested("yield", "forkserver", fresh=False),
+            PYPI: {**_FRESH[PYPI], "rounds": 3},
+            BARE_TREE: contender("BareLoaded", True),
+            BARE_ROW: contender("BareRow", True),
+            **SYSTEMS,
+        },
+        {
+            "127 jobs": {
+                "depth": 6,
+                "count": 8,
+                "of": (*_NESTED, SERVER_WARM, PYPI, BARE_TREE, BARE_ROW),
+            },
+            "1,023 jobs": {"depth": 9, "count": 1, "long": True},
+            "2,047 jobs": {
+                "depth": 10,
+                "count": 1,
+                "of": (YIELD, SERVER_YIELD, SERVER_WARM, BARE_TREE),
+                "long": True,
+            },
+        },
+        {"measure": "jobs_of_tree", "exact": True, "patience": 120},
+    ),
+    Scenario(
+        "tree-chain",
+        "a job of a chain: each job waits for its only child; one slot",
+        "us",
+        {**_NESTED, BARE_TREE: contender("BareLoaded", True)},
+        {
+            "depth 100": {"depth": 100, "slots": 1, "count": 2, "rounds": 7},
+            "depth 600": {
+                "depth": 600,
+                "slots": 1,
+                "count": 1,
+                "rounds": 5,
+                "of": (SERVER_YIELD, SERVER_HOLD),
+                "long": True,
+            },
+            # It takes a minute.
+            "depth 600, by fork, once": {
+                "depth": 600,
+                "slots": 1,
+                "count": 1,
+                "rounds": 1,
+                "rehearse": False,
+                "patience": 240,
+                "of": (YIELD, HOLD, BARE_TREE),
+                "long": True,
+            },
+        },
+        {"measure": "jobs_of_tree", "fanout": 1, "exact": True},
+    ),
+    Scenario(
+        "tree-processes",
+        "jobs of a nested tree that are there at once, at most; two slots",
+        "processes",
+        _NESTED,
+        {
+            "127 jobs, fan-out 2": {"depth": 6, "fanout": 2},
+            "2,047 jobs, fan-out 2": {"depth": 10, "fanout": 2, "long": True},
+            "1,111 jobs, fan-out 10": {"depth": 3, "fanout": 10, "long": True},
+        },
+        {"measure": "most_at_once", "count": 1, "rehearse": False, "rounds": 3},
+    ),
+    Scenario(
+        "tree-switches",
+        "context switches a job of a nested tree; four slots",
+        "switches a job",
+        {who: _NESTED[who] for who in (YIELD, HOLD)},
+        {
+            "127 jobs": {"depth": 6, "slots": 4},
+            "1,023 jobs": {"depth": 9, "slots": 4, "long": True},
+        },
+        {"measure": "switches", "count": 1, "rehearse": False, "rounds": 5},
+    ),
+    Scenario(
+        "tree-waiting",
+        "context switches of jobs that wait on a full pool",
+        "switches",
+        {who: _NESTED[who] for who in (HOLD, SERVER_YIELD)},
+        {"100 jobs, 5 s": {"jobs": 100, "seconds": 5.0}},
+        {"measure": "wakings", "count": 1, "rehearse": False, "rounds": 2},
     ),
     Scenario(
         "scan",
@@ -211,12 +325,19 @@ SCENARIOS = (
 
 
 class Target(NamedTuple):
-    """The first cell's figure, divided by the second's, is to be at most this."""
+    """The first cell's figure, divided by the second's, is to be at most this; or if there is no
+    second, the figure itself, in the unit of its table."""
 
     scenario: str
     ours: tuple[str, str]
-    other: tuple[str, str]
+    other: tuple[str, str] | None
     at_most: float
+
+
+def _processes(case: str, depth: int) -> tuple[Target, ...]:
+    """Some for each slot and level, and two levels more."""
+    most = SLOTS * (depth + 2)
+    return tuple(Target("tree-processes", (who, case), None, most) for who in _NESTED)
 
 
 TARGETS = (
@@ -230,6 +351,27 @@ TARGETS = (
     Target("result-array", (WARM, "100 MiB, not read"), (EXECUTOR, "100 MiB, not read"), 0.15),
     Target("tree", (OURS, "all halves, 2 slots"), (PYPI, "all halves, 2 slots"), 0.25),
     Target("tree", (OURS, "all halves, 4 slots"), (PYPI, "all halves, 4 slots"), 0.25),
+    Target("tree-jobs", (YIELD, "2,047 jobs"), (YIELD, "127 jobs"), 1.15),
+    Target("tree-jobs", (YIELD, "1,023 jobs"), (HOLD, "1,023 jobs"), 1.2),
+    Target("tree-jobs", (SERVER_YIELD, "1,023 jobs"), (SERVER_HOLD, "1,023 jobs"), 1.2),
+    Target("tree-jobs", (YIELD, "1,023 jobs"), (BARE_TREE, "1,023 jobs"), 1.8),
+    Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (BARE_ROW, "1,023 jobs"), 0.35),
+    Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (PYPI, "1,023 jobs"), 0.08),
+    Target("tree-jobs", (SERVER_WARM, "1,023 jobs"), (RAY, "1,023 jobs"), 0.1),
+    Target("tree-jobs", (YIELD, "1,023 jobs"), (RAY, "1,023 jobs"), 0.6),
+    *(
+        Target("tree-chain", (who, "depth 600"), (who, "depth 100"), 1.3)
+        for who in (SERVER_YIELD, SERVER_HOLD)
+    ),
+    *(
+        Target("tree-chain", (who, "depth 600, by fork, once"), (who, "depth 100"), 1.3)
+        for who in (YIELD, HOLD)
+    ),
+    *_processes("2,047 jobs, fan-out 2", 10),
+    *_processes("1,111 jobs, fan-out 10", 3),
+    Target("tree-switches", (YIELD, "1,023 jobs"), None, 6),
+    Target("tree-waiting", (HOLD, "100 jobs, 5 s"), None, 0),
+    Target("tree-waiting", (SERVER_YIELD, "100 jobs, 5 s"), None, 0),
     Target("scan", (OURS, "1,000 outstanding"), (OURS, "50 outstanding"), 1.2),
     Target("import", (OURS, "import"), (EXECUTOR, "import"), 1.0),
 )

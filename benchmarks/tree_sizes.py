@@ -1,95 +1,135 @@
-"""What a job of a tree costs, and how many processes there are at once, by the size of the tree.
+"""What a job of a nested tree costs, and how many processes there are at once, by the tree's size.
 
-    python benchmarks/tree_sizes.py [--jobs 127 1023] [--method fork] [--waiting yield] [--tasks 1]
+    python benchmarks/tree_sizes.py [--jobs 127 1023]
+    python benchmarks/tree_sizes.py --report [results/tree_sizes.json]
 
-Each job submits `--fanout` jobs, waits for them, and does nothing else. A process beside the tree
-counts the processes below it, zombies included, 50 times a second (Linux, /proc).
+Each node of a tree is a job that submits two, waits for them, and does nothing else. Each pool and
+size has a process of its own (`contender.py`), which runs the tree twice. During the first run all
+processes of its session are counted every 20 ms, services and zombies too; the second is timed. A
+pool that takes too long, or fails, has no larger trees: its line ends there. What is found goes to
+`results/` and is drawn by `plot_sizes.py`. Not here: targets, and rounds in which all take part
+(`bench.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
-import select
-import subprocess
+import shlex
 import sys
-import time
+import threading
 from pathlib import Path
+from typing import Any
 
-from jobserver import Jobserver
+import bench
+import plot_sizes
+import report
+from scenarios import (
+    DASK,
+    HOLD,
+    RAY,
+    SERVER_HOLD,
+    SERVER_WARM,
+    SERVER_YIELD,
+    SYSTEMS,
+    YIELD,
+    Request,
+    nested,
+)
+
+WAYS: dict[str, Request] = {
+    YIELD: nested("yield"),
+    HOLD: nested("hold"),
+    SERVER_YIELD: nested("yield", "forkserver"),
+    SERVER_HOLD: nested("hold", "forkserver"),
+    SERVER_WARM: nested("yield", "forkserver", fresh=False),
+    RAY: SYSTEMS[RAY],
+    DASK: SYSTEMS[DASK],
+}
+#: Full trees, by their depth.
+DEPTHS = {2 ** (depth + 1) - 1: depth for depth in range(6, 14) if depth != 7}
+
+#: Seconds that a tree may take, and between two counts of the processes.
+PATIENCE, INTERVAL = 120, 0.02
+
+RESULTS = report.RESULTS / "tree_sizes.json"
+#: What a run of some sizes leaves: overwritten by the next.
+PARTIAL = report.RESULTS / "partial.tree_sizes.json"
 
 
-def node(js: Jobserver, depth: int, fanout: int) -> int:
-    """A job of the tree. Returns how many jobs it and those below it are."""
-    below = range(fanout if depth else 0)
-    futures = [js.submit(node, args=(js, depth - 1, fanout)) for _ in below]
-    return 1 + sum(future.result() for future in futures)
+class Count:
+    """Counts the processes of a cell, in a thread, within a `with` statement."""
+
+    def __init__(self, cell: bench.Cell) -> None:
+        self.most = 0
+        self._cell = cell
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._count)
+
+    def _count(self) -> None:
+        while not self._end.wait(INTERVAL):
+            self.most = max(self.most, self._cell.processes())
+
+    def __enter__(self) -> Count:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
 
 
-def children(pid: int) -> list[int]:
-    """The children of a process's main thread; none if it has ended."""
+def point(way: str, jobs: int) -> dict[str, Any]:
+    """The figures of a tree; or why there are none (`cannot`)."""
+    common = {"measure": "jobs_of_tree", "method": "fork", "owner": 0, "depth": DEPTHS[jobs]}
+    once = {"count": 1, "exact": True, "rehearse": False, "anew": False, "rounds": 2}
+    cell = bench.Cell(way, f"{jobs:,} jobs", {**common, **WAYS[way], **once, "patience": PATIENCE})
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(child) for child in found.split()]
+        cell.start()
+        with Count(cell) as count:
+            cell.ask(0)
+        cell.ask(1)
+    finally:
+        cell.stop()
+    if cell.cannot is not None:
+        return {"jobs": jobs, "cannot": cell.cannot}
+    return {"jobs": jobs, "seconds": cell.figures[1], "processes": count.most}
 
 
-def count(root: int) -> None:
-    """Counts the processes below `root`, but for this one, until stdin ends; prints the most."""
-    print("counting", flush=True)
-    most = 0
-    while not select.select([sys.stdin], [], [], 0.02)[0]:
-        found, seen = [root], 0
-        while found:
-            below = children(found.pop())
-            seen += len(below)
-            found += below
-        most = max(most, seen - 1)
-    print(most)
-
-
-def measure(js: Jobserver, jobs: int, fanout: int) -> str:
-    """Runs the smallest full tree of at least so many jobs. Returns a line of the table."""
-    depth = 0
-    while sum(fanout**level for level in range(depth + 1)) < jobs:
-        depth += 1
-    js.submit(abs, args=(-1,)).result()
-    counter = [sys.executable, __file__, "--count", str(os.getpid())]
-    with subprocess.Popen(
-        counter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as counting:
-        assert counting.stdout is not None
-        counting.stdout.readline()
-        begun = time.perf_counter()
-        done = js.submit(node, args=(js, depth, fanout)).result()
-        seconds = time.perf_counter() - begun
-        most = counting.communicate()[0].strip()
-    return f"{done:>7,} {depth + 1:>6} {seconds:>9.2f} {seconds / done * 1000:>10.2f} {most:>10}"
+def line(way: str, sizes: list[int]) -> dict[str, Any]:
+    """A pool's figures, up to the size that it cannot do."""
+    points = []
+    for jobs in sizes:
+        points.append(point(way, jobs))
+        print(f"{way}: {plot_sizes.told(points[-1])}", flush=True)
+        if "cannot" in points[-1]:
+            break
+    return {"name": way, "points": points}
 
 
 def main() -> None:
-    """Measures the trees that the arguments name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, metavar="PID", help=argparse.SUPPRESS)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[127, 1023, 2047])
-    parser.add_argument("--fanout", type=int, default=2)
-    parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--method", choices=["fork", "forkserver", "spawn"], default="fork")
-    parser.add_argument("--waiting", choices=["hold", "yield"], default="yield")
-    parser.add_argument("--tasks", type=int, default=1, help="jobs a process; 0: no limit")
-    chosen = parser.parse_args()
-    if chosen.count is not None:
-        return count(chosen.count)
-    with Jobserver(
-        chosen.method,
-        chosen.slots,
-        waiting=chosen.waiting,
-        max_tasks_per_child=chosen.tasks or None,
-    ) as js:
-        print(f"{'jobs':>7} {'levels':>6} {'seconds':>9} {'ms a job':>10} {'processes':>10}")
-        for jobs in chosen.jobs:
-            print(measure(js, jobs, chosen.fanout), flush=True)
+    parser.add_argument("--jobs", type=int, nargs="+", choices=[*DEPTHS], default=[*DEPTHS])
+    parser.add_argument("--report", nargs="?", type=Path, const=RESULTS, metavar="RUN")
+    options = parser.parse_args()
+    if options.report:
+        print(plot_sizes.markdown(json.loads(options.report.read_text())))
+        return
+    bench.end_when_told()
+    sizes = sorted(options.jobs)
+    run: dict[str, Any] = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "command": os.environ.get("BENCH_COMMAND") or shlex.join(["python", *sys.argv]),
+        "commit": bench.commit(),
+        "machine": bench.machine(),
+        "lines": [line(way, sizes) for way in WAYS],
+    }
+    path = RESULTS if sizes == [*DEPTHS] else PARTIAL
+    path.write_text(json.dumps(run, indent=1) + "\n")
+    path.with_suffix(".svg").write_text(plot_sizes.svg(run))
+    print(f"\n{plot_sizes.markdown(run)}\n\nevery figure: {path.relative_to(bench.ROOT)}")
 
 
 if __name__ == "__main__":

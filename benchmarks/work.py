@@ -69,6 +69,69 @@ def tree_of_forks(levels: int) -> int:
     return int(2**levels)
 
 
+def node(js: Any, depth: int, fanout: int, inner: int = 1) -> int:
+    """A job of a tree: submits its children, waits for them, and does nothing else. Returns how
+    many jobs it and those below it are. `inner`: how many slots a job with children takes."""
+    if depth == 0:
+        return 1
+    below = (js, depth - 1, fanout, inner)
+    slots = inner if depth > 1 else 1
+    children = [js.submit(node, args=below, consume=slots) for _ in range(fanout)]
+    return 1 + sum(int(child.result()) for child in children)
+
+
+def noted_node(js: Any, path: str, depth: int, fanout: int) -> int:
+    """The same; notes in a file when it begins, and when it ends."""
+    notes = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.write(notes, b"+")
+    below = (js, path, depth - 1, fanout)
+    children = [js.submit(noted_node, args=below) for _ in range(fanout if depth else 0)]
+    jobs = 1 + sum(int(child.result()) for child in children)
+    os.write(notes, b"-")
+    os.close(notes)
+    return jobs
+
+
+def node_of_forks(depth: int, fanout: int, at_once: int) -> None:
+    """The same tree of bare forks, without slots and results. At most `at_once` children of this
+    node are there at once, and one child of each node below: so as many processes run at once,
+    and all others wait for their child."""
+    running = 0
+    for _ in range(fanout if depth else 0):
+        if running == at_once:
+            os.wait()
+            running -= 1
+        if os.fork() == 0:
+            node_of_forks(depth - 1, fanout, 1)
+            os._exit(0)
+        running += 1
+    for _ in range(running):
+        os.wait()
+
+
+def node_of_dask(depth: int, fanout: int) -> int:
+    """The same as a task of Dask, with what its documentation has for tasks that submit tasks."""
+    if depth == 0:
+        return 1
+    import distributed
+
+    client = distributed.get_client()
+    children = [client.submit(node_of_dask, depth - 1, fanout, pure=False) for _ in range(fanout)]
+    distributed.secede()
+    jobs: list[int] = client.gather(children)
+    distributed.rejoin()
+    return 1 + sum(jobs)
+
+
+def jobs_of(depth: int, fanout: int) -> int:
+    """How many nodes such a tree has."""
+    return sum(fanout**level for level in range(depth + 1))
+
+
+def submit_one(js: Any) -> None:
+    js.submit(nothing).result()
+
+
 def tree_if_free(js: Any, levels: int) -> int:
     """Divides and conquers: one half is a job, if there is a slot, as both projects' examples
     have it. How many jobs that makes depends on when slots are free."""
@@ -87,3 +150,8 @@ def until_told(ready: int) -> None:
     """Waits for SIGUSR1, which is blocked, having written its pid to a pipe."""
     os.write(ready, os.getpid().to_bytes(4, "little"))
     signal.sigwait({signal.SIGUSR1})
+
+
+def until_opened(fifo: str) -> None:
+    """Waits until somebody opens a fifo for writing."""
+    os.close(os.open(fifo, os.O_RDONLY))
