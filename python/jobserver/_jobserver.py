@@ -58,7 +58,8 @@ class Jobserver:
             jobs and holds no slot then; a job costs a message instead of a fork, and sees what
             earlier jobs left in memory. A process ends after a job that left threads, processes or
             much memory behind, and after a job whose `preexec_fn` did not return a context manager.
-            Under fork, a job that cannot be pickled has a new process.
+            Under fork, a job that cannot be pickled has a new process. Under forkserver, jobs of jobs
+            share the idle processes with all other jobs of this Jobserver.
         preload: the names of modules that the fork server imports, so that its jobs need not import
             them. It always imports your main module. No module may start threads. The other start
             methods ignore this argument.
