@@ -14,6 +14,19 @@ from jobserver import Jobserver
 SLOTS = 2
 
 
+def depths(js: Jobserver, levels: int, consume: int) -> list[int]:
+    """How many jobs are above each of the jobs of a chain."""
+    below = js.submit(depths, args=(js, levels - 1, consume), consume=consume) if levels else None
+    return [js._owner.here().depth, *(below.result(DEADLINE) if below else [])]
+
+
+@pytest.mark.parametrize("method", OWNERS_METHODS)
+@pytest.mark.parametrize("consume", [0, 1])
+def test_each_job_knows_how_many_are_above_it(method: Any, consume: int) -> None:
+    with Jobserver(method, 1) as js:
+        assert depths(js, 3, consume) == [0, 1, 2, 3]
+
+
 def node(js: Jobserver, noted: str, depth: int, fanout: int) -> int:
     """A job of a tree. It notes when it begins and ends; returns how many jobs it has been."""
     file = os.open(noted, os.O_WRONLY | os.O_APPEND)

@@ -58,8 +58,8 @@ class Jobserver:
             jobs and holds no slot then; a job costs a message instead of a fork, and sees what
             earlier jobs left in memory. A process ends after a job that left threads, processes or
             much memory behind, and after a job whose `preexec_fn` did not return a context manager.
-            Under fork, a job that cannot be pickled has a new process. Under forkserver, jobs of jobs
-            share the idle processes with all other jobs of this Jobserver.
+            Under fork, a job that cannot be pickled has a new process. Under forkserver, idle
+            processes are shared by all jobs of this Jobserver that submit jobs.
         preload: the names of modules that the fork server imports, so that its jobs need not import
             them. It always imports your main module. No module may start threads. The other start
             methods ignore this argument.
@@ -401,23 +401,24 @@ def _rebuild(
 ) -> Jobserver:
     """In a job: the handle that was pickled. All pickles of one handle give the same object, unless
     an earlier job of this process has closed that."""
-    descriptors = [] if helper is None else [passed.detach() for passed in helper[1]]
-    try:
-        known = _handles.get(key)
-        if known is not None and not known._owner.is_closed:
-            return known
-        made = Jobserver.__new__(Jobserver)
-        owner = _own_jobs.known.get(key)
-        if owner is None or owner.is_closed:
+    known = _handles.get(key)
+    if known is not None and not known._owner.is_closed:
+        return known
+    made = Jobserver.__new__(Jobserver)
+    owner = _own_jobs.known.get(key)
+    if owner is None or owner.is_closed:
+        pid, passed = helper or (0, [])
+        descriptors = [each.detach() for each in passed]
+        try:
             chosen = Options(_arguments.context(method), key, *options)
-            joined = None if helper is None else Helper(helper[0], descriptors)
+            joined = Helper(pid, descriptors) if passed else None
             owner = Owner(chosen, _pools.opened(home), joined)
-        made._owner = owner
-        _handles[key] = made
-        return made
-    finally:
-        for fd in descriptors:
-            os.close(fd)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+    made._owner = owner
+    _handles[key] = made
+    return made
 
 
 #: Every handle of this process, by its owner's key.

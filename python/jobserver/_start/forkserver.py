@@ -106,7 +106,9 @@ class ForkServer(HiringStarter):
         def introduce() -> tuple[Payload, _native.Descriptors, bool]:
             """After the job is admitted: the wait for a slot may be long, and the owner may change
             its folder meanwhile."""
-            return self._introductions.to_job(self._home, self._max_tasks, owner.hears_of_yields)
+            return self._introductions.to_job(
+                self._home, self._max_tasks, owner.hears_of_yields, owner.depth + 1
+            )
 
         # As many workers ahead as there are slots, but none for an owner that submits few jobs.
         ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0

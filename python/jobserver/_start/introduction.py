@@ -44,8 +44,9 @@ class Preparation(NamedTuple):
 
 
 #: The owner's pid and its name in multiprocessing; how many jobs the process may run; the modules
-#: that a fork server imports; whether jobs report that they give their slots to the pool.
-Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool]
+#: that a fork server imports; whether jobs report that they give their slots to the pool; how many
+#: jobs are above them.
+Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool, int]
 
 
 class Introductions:
@@ -73,11 +74,13 @@ class Introductions:
         self._helpers = preparation
 
     def to_job(
-        self, home: str, tasks: int | None, tells: bool
+        self, home: str, tasks: int | None, tells: bool, depth: int
     ) -> tuple[Payload, _native.Descriptors, bool]:
-        """The introduction of a process that runs jobs of the pool with this home, `tasks` at most;
-        and whether it prepares the process as the fork server is prepared."""
-        preparation, said = prepared(self._method, home), terms(tasks, tells=tells)
+        """The introduction of a process that runs jobs of the pool with this home, `tasks` at most,
+        with `depth` jobs above them; and whether it prepares the process as the fork server is
+        prepared."""
+        preparation = prepared(self._method, home)
+        said = terms(tasks, tells=tells, depth=depth)
         if preparation != self._helpers:
             return (*pickling.dump_launch(preparation, said), False)
         if self._short is None or self._short[0] != said:
@@ -85,8 +88,10 @@ class Introductions:
         return self._short[1], NO_DESCRIPTORS, True
 
 
-def terms(tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False) -> Terms:
-    return (os.getpid(), mp.process.current_process().name), tasks, preload, tells
+def terms(
+    tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False, depth: int = 0
+) -> Terms:
+    return (os.getpid(), mp.process.current_process().name), tasks, preload, tells, depth
 
 
 def prepared(method: str, home: str) -> Preparation:

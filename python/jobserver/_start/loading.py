@@ -192,8 +192,9 @@ class NewProcessLoader:
         loader, introduction = self._loader, self._introduction
         if introduction is not None:
             known = self._known if loader is None else loader.interpreter
-            interpreter, (owner, tasks, _, tells) = _introduced(*introduction, known)
+            interpreter, (owner, tasks, _, tells, depth) = _introduced(*introduction, known)
             interpreter.identity.belongs_to(owner)
+            interpreter.pool.set_depth(depth)
             if loader is not None and self._channel is not None:
                 interpreter.setup.change_owner(interpreter.pool, self._channel, tells)
             elif self._channel is not None:

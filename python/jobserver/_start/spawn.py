@@ -38,7 +38,7 @@ class Spawn(HiringStarter):
                 return state
         self.share_tracker()
         introduction, descriptors, _ = self._introductions.to_job(
-            self._home, self._max_tasks, owner.hears_of_yields
+            self._home, self._max_tasks, owner.hears_of_yields, owner.depth + 1
         )
         try:
             return owner.hire_program(program(__name__), introduction, descriptors, first)

@@ -132,6 +132,12 @@ impl Owner {
         self.owner.pool().map(Pool).map_err(to_python)
     }
 
+    /// How many jobs are above this process.
+    #[getter]
+    fn depth(&self) -> PyResult<u16> {
+        self.owner.pool().map(|pool| pool.depth()).map_err(to_python)
+    }
+
     /// Whether its jobs report that they give their slots away.
     #[getter]
     fn hears_of_yields(&self) -> bool {

@@ -20,6 +20,11 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<Descriptor> {
 
 #[pymethods]
 impl Pool {
+    /// In a job without a slot: sets how many jobs are above it.
+    fn set_depth(&self, depth: u16) {
+        self.0.set_depth(depth);
+    }
+
     /// A new pool, named in the "fifo" or "pipe" style; with None, in a style that the make on PATH
     /// accepts.
     #[new]

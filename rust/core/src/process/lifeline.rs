@@ -14,6 +14,7 @@ use crate::platform::{self, backend, getpid, Descriptor};
 use rustix::fd::AsRawFd;
 use rustix::process::Pid;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The lifeline of a process. It lasts for as long as a value of this type exists, so a process
@@ -88,21 +89,28 @@ impl Lifeline {
     }
 }
 
+/// Whether this process has let go of the lifeline that it holds.
+static LET_GO: AtomicBool = AtomicBool::new(false);
+
 /// After a job: from now on this process does not end with its owner.
 pub(crate) fn let_go() -> Result<()> {
-    set_held(false)
+    let held = lock(&HELD);
+    // The job may have closed it.
+    let Some(held) = held.as_ref().filter(|held| held.is_intact()) else { return Ok(()) };
+    backend().set_kill_at_hang_up(held, false).map_err(Error::system(WATCHING))?;
+    LET_GO.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Before a job: does the contrary of [`let_go`]. If the owner has ended already, this process
-/// ends.
+/// ends. Between the two calls the process must run no code of the user.
 pub(crate) fn hang_on_again() -> Result<()> {
-    set_held(true)
-}
-
-fn set_held(kills: bool) -> Result<()> {
-    let held = lock(&HELD);
-    let Some(held) = held.as_ref().filter(|held| held.is_intact()) else { return Ok(()) };
-    backend().set_kill_at_hang_up(held, kills).map_err(Error::system(WATCHING))
+    match &*lock(&HELD) {
+        Some(held) if LET_GO.swap(false, Ordering::Relaxed) => {
+            backend().set_kill_at_hang_up(held, true).map_err(Error::system(WATCHING))
+        }
+        _ => Ok(()),
+    }
 }
 
 const WATCHING: &str = "cannot watch a job's owner";
@@ -113,7 +121,10 @@ fn path_of(fd: &Descriptor) -> PathBuf {
 
 fn hang_on(read_end: &Path) -> Result<()> {
     match backend().kill_at_hang_up(read_end) {
-        Ok(held) => *lock(&HELD) = held,
+        Ok(held) => {
+            *lock(&HELD) = held;
+            LET_GO.store(false, Ordering::Relaxed);
+        }
         Err(_) if !has_proc() => {}
         Err(e) => return Err(Error::system(WATCHING)(e)),
     }

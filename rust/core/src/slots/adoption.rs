@@ -42,7 +42,10 @@ impl Pool {
 
     /// In a new job that was forked: adopts this slot of its owner's, or runs without a slot.
     pub fn adopt_forked(&self, slot: Option<&Slot>) -> Result<bool> {
-        let Some(slot) = slot else { return self.adopt(self.without_slot_below(getppid())) };
+        let Some(slot) = slot else {
+            self.set_depth(self.depth().saturating_add(1));
+            return self.adopt(self.without_slot_below(getppid()));
+        };
         self.begin_job();
         Ok(self.run_on(adopted(slot)?))
     }
@@ -60,6 +63,16 @@ impl Pool {
     /// of a process above it.
     fn begin_job(&self) {
         self.bank.job.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    /// Returns how many jobs are above this process: a new job's owner has one less.
+    pub fn depth(&self) -> u16 {
+        self.bank.depth()
+    }
+
+    /// Sets it, in a job without a slot. (A job on a slot knows it from that.)
+    pub fn set_depth(&self, depth: u16) {
+        self.bank.set_depth(depth);
     }
 
     /// Returns whether this process is a job of this pool.
