@@ -173,15 +173,18 @@ def run_round(js: Jobserver, given: Shape, seed: int, spared: set[int], kills: i
 
 
 def wait_for_rest(js: Jobserver, spared: set[int]) -> float:
-    """Until nothing runs and all slots are back; in how many seconds that was so. Processes may
-    wait for jobs: those that are idle, and those that the fork server has forked ahead."""
+    """Until nothing runs and all slots are back; in how many seconds that was so. Processes that
+    wait for jobs are made to end."""
     pool: Any = js._owner.open_pool()
+    starter: Any = js._owner.starter
     begun = time.monotonic()
     while True:
         js.reclaim_resources()
+        js._owner.here().dismiss_idle()
+        if hasattr(starter, "_helper"):
+            starter._helper.dismiss_idle()
         left = set(descendants(os.getpid())) - spared
-        waiting = js._owner.here().idle + (js.slots if helper_of(js) else 0)
-        if len(left) <= waiting and pool.free() == js.slots and not js._owner.here().outstanding:
+        if not left and pool.free() == js.slots and not js._owner.here().outstanding:
             return time.monotonic() - begun
         if time.monotonic() > begun + SOON + (DEADLINE if left else 0):
             raise AssertionError(f"{pool.free()} of {js.slots} slots are back, {left} run")
@@ -213,13 +216,14 @@ def run(method: StartMethod, seed: int, kills: int, tasks: int | None = 1) -> Se
             ) as js:
                 js.submit(int).result()  # whatever is started once is there now
                 spared = {tracker._resource_tracker._pid} | helper_of(js)
+                wait_for_rest(js, spared)
                 for _ in range(5):
-                    before = descriptors_at_rest(js)
+                    before = descriptors()
                     seed = choose.getrandbits(32)
                     killed += run_round(js, given, seed, spared, max(kills - killed, 1))
                     rounds += 1
                     worst = max(worst, wait_for_rest(js, spared))
-                    if descriptors_at_rest(js) > before + FIRST_WAIT:
+                    if descriptors() > before + FIRST_WAIT:
                         raise AssertionError(f"{before} descriptors became {descriptors()}")
             left = set(descendants(os.getpid())) - {tracker._resource_tracker._pid}
             if left:
@@ -238,14 +242,6 @@ def run(method: StartMethod, seed: int, kills: int, tasks: int | None = 1) -> Se
 
 #: What the first wait for a slot opens for good: a set, the pool's bell, and a thread's bell.
 FIRST_WAIT = 5
-
-
-def descriptors_at_rest(js: Jobserver) -> int:
-    """But for those by which we hold processes that wait for jobs."""
-    js.reclaim_resources()
-    starter: Any = js._owner.starter
-    helper = getattr(starter, "_helper", None)
-    return descriptors() - 2 * js._owner.here().idle - (0 if helper is None else helper.ahead)
 
 
 def helper_of(js: Jobserver) -> set[int]:
