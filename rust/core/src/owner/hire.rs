@@ -45,8 +45,8 @@ impl<J> Owner<J> {
 
     /// Hires an idle worker of the tree, or one that a fork server has forked ahead, or forks now.
     /// `alike` says whether the introduction prepares it as all workers of the fork server are: only
-    /// then owners share it. Launches `first` on it, if there is one. Then requests workers ahead until there are `ahead`; an error of these
-    /// requests is ignored.
+    /// then owners share it. Launches `first` on it, if there is one. Then requests workers ahead
+    /// until there are `ahead`; an error of these requests is ignored.
     pub fn hire_forked<H: Host>(
         &self,
         host: &H,
@@ -56,12 +56,11 @@ impl<J> Owner<J> {
         ahead: usize,
     ) -> std::result::Result<Option<Started>, H::Error> {
         let _launching = self.begin_launch()?;
-        let worker = match alike {
-            true => self.idle_and_introduced(helper, introduction)?,
-            false => None,
+        let idle = if alike { self.idle_and_introduced(helper, introduction)? } else { None };
+        let worker = match idle {
+            Some(worker) => worker,
+            None => self.forked_and_introduced(host, helper, introduction)?,
         };
-        let worker =
-            worker.map_or_else(|| self.forked_and_introduced(host, helper, introduction), Ok)?;
         let forked_by = Some(ForkedBy { alike, ..worker.forked_by });
         let started = self.hired(worker.channel, worker.child, forked_by, first)?;
         if ahead > 0 {
