@@ -30,18 +30,22 @@ def _in_use() -> list[Owner]:
     return [owner for owner in owners if owner.is_in_use()]
 
 
-#: The owners that a process has had which runs several jobs. A later job can use them again. They
-#: are dropped once they are closed.
+#: The owners of a job whose process may stay. A job's arguments are dropped before its end, and
+#: often its last reference to an owner with them.
 kept: dict[str, Owner] = {}
 
 
 def are_at_rest() -> bool:
-    """After a job: whether the owners of this process have no jobs and no processes any more. Their
-    idle workers are given to all owners of the tree."""
-    for key, owner in list(kept.items()):
-        if not owner.is_in_use():
-            del kept[key]
-    return all([owner.native.is_at_rest for owner in _in_use()])
+    """After a job: whether no owner of this process is left. An owner is left if it has a job, a
+    process, or something to do; or if the job has kept a handle. The others are dropped, and their
+    idle workers are given to all owners of the tree: an idle process must hold nothing of its tree
+    open, or the tree's processes would not end."""
+    at_rest = all([owner.is_at_rest for owner in _in_use()])
+    kept.clear()
+    if not at_rest or _in_use():
+        return False
+    users.clear()
+    return True
 
 
 def are_under_way() -> bool:

@@ -135,6 +135,14 @@ class Owner:
         return self.pid == getpid() and not self.native.closed
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether this owner has no jobs, no processes and nothing to do. Gives its idle workers to
+        all owners of the tree."""
+        if self.native.closing or self.finished or self._unread:
+            return False
+        return self.native.is_at_rest
+
+    @property
     def is_closed(self) -> bool:
         """Whether this process has closed this owner."""
         return self.pid == getpid() and self.native.closed

@@ -86,12 +86,12 @@ fn run_all(
 /// end.
 fn next_launch(worker: &Worker, loader: &Bound<'_, PyAny>) -> PyResult<Option<Frame>> {
     let py = loader.py();
-    loop {
-        let Some(frame) = worker.next_frame(&Interpreter(py))? else { return Ok(None) };
-        if !matches!(frame.head, Head::Introduction { .. }) {
-            return Ok(Some(frame));
+    match worker.next_frame(&Interpreter(py))? {
+        Some(frame) if matches!(frame.head, Head::Introduction { .. }) => {
+            upcalls::introduce(loader, frame_to_python(py, frame)?.into_pyobject(py)?)?;
+            Ok(worker.first_launch(&Interpreter(py))?)
         }
-        upcalls::introduce(loader, frame_to_python(py, frame)?.into_pyobject(py)?)?;
+        frame => Ok(frame),
     }
 }
 

@@ -144,7 +144,7 @@ impl ForkServer {
     /// closed the request socket, kills the helper at once.
     pub fn stop(&self) {
         if let (Some(idle), Some(_)) = (&self.idle, &self.process) {
-            idle.dismiss();
+            idle.close();
         }
         let _ = match (self.requests.intact(), &self.process) {
             (Ok(requests), _) => {

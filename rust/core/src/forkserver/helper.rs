@@ -41,11 +41,13 @@ pub struct ForkedBy {
     /// Whether the worker was prepared as all workers of the helper are. Only then the owners of a
     /// tree share it.
     pub alike: bool,
+    /// Whether it has had another owner.
+    pub had_owner: bool,
 }
 
 impl ForkedBy {
     fn this(helper: &Arc<ForkServer>) -> ForkedBy {
-        ForkedBy { server: Arc::downgrade(helper), alike: true }
+        ForkedBy { server: Arc::downgrade(helper), alike: true, had_owner: false }
     }
 }
 
@@ -153,7 +155,8 @@ impl Helper {
         let idle = helper.idle().filter(|_| !helper.is_gone())?;
         while let Some((channel, child)) = idle.take() {
             if !child.has_ended() {
-                return Some(ForkedWorker { channel, child, forked_by: ForkedBy::this(&helper) });
+                let forked_by = ForkedBy { had_owner: true, ..ForkedBy::this(&helper) };
+                return Some(ForkedWorker { channel, child, forked_by });
             }
         }
         None

@@ -2,10 +2,10 @@
 //!
 //! An owner that needs its idle workers no more gives them here, for example a job at its end. A
 //! worker is given as its owner's end of its channel, with its pid and pidfd, in a packet of a
-//! socket pair, both ends of which each owner of the tree has. So whichever process is killed, no
-//! worker is lost and none is left: descriptors that no process has, in the socket or out of it,
-//! are closed by the kernel, and the worker reads an end of file. The fork server goes on reporting
-//! how the worker ends, on the same channel.
+//! socket pair, both ends of which each owner of the tree has. An idle worker has neither. So
+//! whichever processes are killed, no worker is left: descriptors that no process has, in the socket
+//! or out of it, are closed by the kernel, and the worker reads an end of file. The fork server goes
+//! on reporting how the worker ends, on the same channel.
 
 use crate::error::Result;
 use crate::platform::Descriptor;
@@ -56,20 +56,27 @@ impl IdleWorkers {
         }
     }
 
+    /// Makes all of them end. From now on none can be given.
+    pub(crate) fn close(&self) {
+        let _ = self.to_take.stop_receiving(); // what has been sent can still be received
+        self.dismiss();
+    }
+
     /// Takes a worker; None if there is none. It may have ended.
     pub(crate) fn take(&self) -> Option<(Channel, Child)> {
         if !self.to_take.as_descriptor().is_intact() {
             return None;
         }
-        loop {
-            let Ok(Received::Frame(frame)) = self.to_take.try_receive(&mut [0; SHORT]) else {
-                return None;
-            };
-            let mut fds = frame.descriptors.into_iter();
-            // At the limit of descriptors some are missing, and the worker reads an end of file.
-            if let (Head::Idle { pid }, Some(channel)) = (frame.head, fds.next()) {
-                return Some((Channel::from_socket(channel), Child::of_others(pid, fds.next())));
+        let Ok(Received::Frame(frame)) = self.to_take.try_receive(&mut [0; SHORT]) else {
+            return None;
+        };
+        let mut fds = frame.descriptors.into_iter();
+        // At the limit of descriptors some are missing, and the worker reads an end of file.
+        match (frame.head, fds.next(), fds.next()) {
+            (Head::Idle { pid }, Some(channel), pidfd) => {
+                Some((Channel::from_socket(channel), Child::of_others(pid, pidfd)))
             }
+            _ => None,
         }
     }
 }
@@ -92,6 +99,20 @@ mod tests {
         assert!(idle.take().is_none());
         taken.send(Head::Yielded, b"to it", &[]).unwrap();
         assert_eq!(job_end.receive().unwrap().unwrap().body.into_bytes().unwrap(), b"to it");
+    }
+
+    #[test]
+    fn after_the_close_no_worker_can_be_given_and_those_that_were_have_ended() {
+        let idle = IdleWorkers::new().unwrap();
+        let pairs: Vec<_> = (0..3).map(|_| Channel::pair().unwrap()).collect();
+        for (owner_end, _) in &pairs[..2] {
+            assert!(idle.give(owner_end, &Child::of_others(getpid(), None)));
+        }
+        idle.close();
+        assert!(!idle.give(&pairs[2].0, &Child::of_others(getpid(), None)));
+        for (_, job_end) in &pairs[..2] {
+            assert!(job_end.receive().unwrap().is_none());
+        }
     }
 
     #[test]

@@ -234,14 +234,15 @@ impl<J> Jobs<J> {
         self.quiet.end();
         while let Some(number) = self.idle.pop() {
             let Some(process) = self.processes.get_mut(&number) else { continue };
-            if process.jobs > 0 && process.is_of_no_use() {
+            let is_new = process.jobs == 0 && !process.had_owner();
+            if !is_new && process.is_of_no_use() {
                 process.dismiss();
                 continue;
             }
             let sent = process.channel.as_ref().map_or(Ok(()), |channel| send(channel, head));
             match sent {
                 // It has ended and had no job: another process takes its place.
-                Err(e) if e.is_hang_up() && process.jobs > 0 => process.dismiss(),
+                Err(e) if e.is_hang_up() && !is_new => process.dismiss(),
                 Err(e) if !e.is_hang_up() => {
                     process.dismiss();
                     return Err(e);

@@ -51,6 +51,11 @@ impl<J> Process<J> {
         }
     }
 
+    /// Whether it has had another owner.
+    pub(super) fn had_owner(&self) -> bool {
+        self.forked_by.as_ref().is_some_and(|by| by.had_owner)
+    }
+
     /// Whether this program has closed the channel.
     pub(super) fn is_lost(&self) -> bool {
         self.channel.as_ref().is_some_and(|channel| !channel.as_descriptor().is_intact())
