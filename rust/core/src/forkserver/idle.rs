@@ -58,7 +58,7 @@ impl IdleWorkers {
 
     /// Makes all of them end. From now on none can be given.
     pub(crate) fn close(&self) {
-        let _ = self.to_take.stop_receiving(); // what has been sent can still be received
+        self.to_take.refuse();
         self.dismiss();
     }
 

@@ -200,11 +200,16 @@ impl Channel {
 
     /// Receives the last frame, if one has been sent. From now on the other side cannot send.
     pub fn stop_receiving(&self) -> Result<Option<Frame>> {
-        let _ = self.shut_down(Shutdown::Read);
+        self.refuse();
         match self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)? {
             Received::Frame(frame) => Ok(Some(frame)),
             Received::EndOfFile | Received::NothingYet => Ok(None),
         }
+    }
+
+    /// From now on the other side cannot send. What it has sent can still be received.
+    pub(crate) fn refuse(&self) {
+        let _ = self.shut_down(Shutdown::Read);
     }
 
     /// Ends sending: the other side sees the end of file, and can still answer.
