@@ -197,11 +197,13 @@ crates: tools ## Rust: the crates can be published
 	$(call heading,cargo package)
 	@sh scripts/check_crates.sh
 
+# (A test that waits for ever must not hold up the whole; where there is no `timeout`, it does.)
+IN_TIME := $(if $(shell command -v timeout),timeout 900)
 rust-test: tools ## Rust: tests, on Linux's path and on the portable one
 	$(call heading,cargo test)
-	@$(RUN) cargo test $(RUST_TESTS)
+	@$(RUN) $(IN_TIME) cargo test $(RUST_TESTS)
 	$(call heading,cargo test on the portable path)
-	@$(RUN) JOBSERVER_PORTABLE=1 cargo test $(RUST_TESTS)
+	@$(RUN) JOBSERVER_PORTABLE=1 $(IN_TIME) cargo test $(RUST_TESTS)
 	$(call heading,cargo check with nothing of Linux compiled in)
 	@RUSTC_WORKSPACE_WRAPPER=scripts/rustc_portable.sh cargo check $(RUST_TESTS) --all-targets
 

@@ -149,17 +149,12 @@ impl Helper {
         helper.map_or(Ok(()), |helper| self.see_out(host, &helper))
     }
 
-    /// Takes an idle worker of the tree that has not ended. None if there is none.
+    /// Takes an idle worker of the tree, which may have ended. None if there is none.
     pub fn take_idle(&self) -> Option<ForkedWorker> {
         let helper = self.state().running.clone()?;
-        let idle = helper.idle().filter(|_| !helper.is_gone())?;
-        while let Some((channel, child)) = idle.take() {
-            if !child.has_ended() {
-                let forked_by = ForkedBy { had_owner: true, ..ForkedBy::this(&helper) };
-                return Some(ForkedWorker { channel, child, forked_by });
-            }
-        }
-        None
+        let (channel, child) = helper.idle()?.take()?;
+        let forked_by = ForkedBy { had_owner: true, ..ForkedBy::this(&helper) };
+        Some(ForkedWorker { channel, child, forked_by })
     }
 
     /// Takes a worker that was forked ahead and has neither failed nor ended. None if there is

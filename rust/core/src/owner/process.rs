@@ -133,7 +133,7 @@ impl<J> Process<J> {
         let server = alike.and_then(|by| by.server.upgrade());
         let idle = server.as_ref().and_then(|server| server.idle());
         let (Some(idle), Some(channel)) = (idle, &self.channel) else { return false };
-        !self.is_of_no_use() && idle.give(channel, &self.child)
+        idle.give(channel, &self.child) // if it has ended, its next owner does not launch on it
     }
 
     /// It sends no more frames. (If it runs a job, the outcome of that job is the process's end.)

@@ -257,7 +257,10 @@ impl Ledger {
             let first = match longest {
                 Some(this) if Some(this.index) == row.map(|row| row.index) => return None,
                 Some(other) => other,
-                None => *self.before(order).first()?,
+                None => self
+                    .waiters_in_queue()
+                    .filter(|waiter| waiter.order() < order)
+                    .min_by_key(|waiter| waiter.rank)?,
             };
             if is_alive(first.process) {
                 if longest.is_some() {
