@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -590,7 +591,7 @@ from multiprocessing import resource_tracker
 from jobserver import Jobserver
 
 def held():
-    print("held", flush=True)
+    print(f"held by {os.getpid()}.", flush=True)
     signal.pause()
 
 def main(method, wait):
@@ -632,8 +633,11 @@ def test_ctrl_c_at_a_terminal_interrupts_owner_and_job_and_nothing_else(
     script = tmp_path / "at_a_terminal.py"
     script.write_text(AT_A_TERMINAL)
     terminal = Terminal(sys.executable, str(script), method, wait)
-    terminal.read_until("held", "waiting")
-    until_asleep(terminal.pid)
+    terminal.read_until("held by", ".", "waiting")
+    job = re.search(r"held by (\d+)\.", terminal.shown)
+    assert job
+    for pid in (terminal.pid, int(job[1])):  # a signal just before pause() would not end it
+        until_asleep(pid)
     terminal.press(b"\x03")
     status = terminal.join()
     assert "interrupted" in terminal.shown

@@ -159,11 +159,14 @@ def test_a_recipe_that_fails_gives_back_what_it_has(
 ENDING = (
     PRELUDE
     + """
-import signal
+import signal, socket
 
 def hold(begun):
+    woken, waking = socket.socketpair()
+    waking.setblocking(False)
+    signal.set_wakeup_fd(waking.fileno())  # pause() would miss a signal just before it
     begun.release()
-    signal.pause()
+    woken.recv(1)
 
 def meet(barrier):
     barrier.wait(30)
