@@ -35,8 +35,12 @@ class Tells:
         self._ours, self.end = multiprocessing.Pipe(duplex=False)
 
     def next(self) -> int:
+        return int(self.received())
+
+    def received(self) -> Any:
+        """What a job has told, pids or not."""
         assert self._ours.poll(DEADLINE), "no job has told its pid"
-        return int(self._ours.recv())
+        return self._ours.recv()
 
     def owner_and_jobs(self, future: Future[Any]) -> tuple[int, set[int]]:
         """Of a job that has two: all three must tell."""

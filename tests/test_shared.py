@@ -3,12 +3,15 @@ job has used (start method forkserver)."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import signal
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 from conftest import DEADLINE, wait_until
 from holding import Hold, held
 from killing import Tells, assert_soon, has_ended, kill
@@ -16,6 +19,7 @@ from terminals import until_asleep
 from trees import recurse
 
 from jobserver import Jobserver, SubmissionDied
+from jobserver._start import _starter
 
 
 def shared(slots: int = 2, **options: Any) -> Jobserver:
@@ -210,3 +214,76 @@ def test_the_environment_of_a_job_does_not_reach_another_owners_job() -> None:
         assert set_.result(DEADLINE)[0] == "1"
         for _ in range(3):
             assert js.submit(environ_and_job, args=(js, True)).result(DEADLINE) == [None, None]
+
+
+def depths(js: Jobserver, levels: int) -> list[int]:
+    """How many jobs are above each of the jobs of a chain."""
+    below = js.submit(depths, args=(js, levels - 1)).result(DEADLINE) if levels else []
+    return [js._owner.here().depth, *below]
+
+
+def test_a_process_knows_the_depth_of_each_of_its_jobs() -> None:
+    with shared(1) as js:
+        for levels in (4, 1, 0, 3):
+            chain = js.submit(depths, args=(js, levels)).result(DEADLINE)
+            assert chain == [*range(1, levels + 2)]
+
+
+def grow_a_tree(tell: Any, end: Any, how: str) -> None:
+    """In a process of its own: a tree whose processes are idle then."""
+    js = shared()
+    used = js.submit(tree_of_pids, args=(js, 4)).result(DEADLINE)
+    if how == "drop":
+        del js
+        gc.collect()
+    tell.send(used)
+    held(end)
+
+
+@pytest.mark.parametrize("how", ["kill", "drop"])
+def test_idle_processes_end_with_the_jobserver_that_started_their_fork_server(
+    tells: Tells, hold: Hold, how: Literal["kill", "drop"]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    root = context.Process(target=grow_a_tree, args=(tells.end, hold.end, how))
+    root.start()
+    used = tells.received()
+    assert len(used) > 4
+    if how == "kill":
+        kill(root.pid or 0)
+    assert_soon(lambda: all_have_ended(used))
+    hold.let_go()
+    root.join(DEADLINE)
+
+
+def descriptors(js: Jobserver, depth: int) -> dict[int, int]:
+    """How many descriptors are open in each process of a chain of jobs."""
+    below = js.submit(descriptors, args=(js, depth - 1)).result(DEADLINE) if depth else {}
+    return {**below, os.getpid(): len(os.listdir("/proc/self/fd"))}
+
+
+def test_a_process_that_stays_opens_no_more_descriptors_with_each_job() -> None:
+    with shared(1) as js:
+        # Each process has been both an owner and a job without jobs.
+        for _ in range(8):
+            before = js.submit(descriptors, args=(js, 3)).result(DEADLINE)
+        for _ in range(8):
+            after = js.submit(descriptors, args=(js, 3)).result(DEADLINE)
+    assert before.keys() == after.keys()
+    assert max(after.values()) <= max(before.values())
+
+
+def close_the_trees_descriptors(js: Jobserver) -> None:
+    assert _starter.trees is not None
+    for descriptor in _starter.trees.filenos():
+        os.close(descriptor)
+    js.submit(pid).result(DEADLINE)
+
+
+def test_a_job_that_closes_the_descriptors_of_the_tree_harms_no_later_job() -> None:
+    with shared() as js:
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                js.submit(close_the_trees_descriptors, args=(js,)).result(DEADLINE)
+            for _ in range(3):
+                assert js.submit(recurse, args=(js, 3, 2)).result(DEADLINE)

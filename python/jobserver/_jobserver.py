@@ -10,8 +10,11 @@ from typing import (
     Callable,
     Iterable,
     Iterator,
+    List,
     Mapping,
+    Tuple,
     TypeVar,
+    Union,
 )
 from weakref import WeakValueDictionary
 
@@ -25,7 +28,7 @@ from ._map import Results, results
 from ._native import getpid
 from ._owner import Options, Owner
 from ._signals import raised_by_handler
-from ._start import Helper
+from ._start import Helper, trees_helper
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -157,12 +160,14 @@ class Jobserver:
             raise TypeError("a Jobserver can be pickled only as part of the work of a new process")
         owner = self._owner
         home = owner.open_pool().home
-        helper = owner.starter.helper(owner.native)
         context, *options = owner.options
-        passed = None
-        if helper is not None:
-            passed = helper.pid, [mp.reduction.DupFd(fd) for fd in helper.descriptors]
-        return _rebuild, (home, passed, context.get_start_method(), *options)
+        starter = owner.starter
+        helper: _Passed = TREES
+        sent_by = getattr(mp.context.get_spawning_popen(), "starter", None)
+        if not (starter.workers_join and sent_by is starter):
+            known = starter.helper(owner.native)
+            helper = known and (known.pid, [mp.reduction.DupFd(fd) for fd in known.descriptors])
+        return _rebuild, (home, helper, context.get_start_method(), *options)
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
         """Submits ``fn(*args, **kwargs)`` and waits for a slot: see :meth:`submit`."""
@@ -396,9 +401,14 @@ class Jobserver:
             del leaves, error  # otherwise the traceback would refer to itself through this frame
 
 
-def _rebuild(
-    home: str, helper: tuple[int, list[Any]] | None, method: str, key: str, *options: Any
-) -> Jobserver:
+#: In a pickle: the fork server that the worker has joined.
+TREES = "tree's"
+
+#: How a pickle names the fork server of a handle: the pid and descriptors, or TREES.
+_Passed = Union[Tuple[int, List[Any]], str, None]
+
+
+def _rebuild(home: str, helper: _Passed, method: str, key: str, *options: Any) -> Jobserver:
     """In a job: the handle that was pickled. All pickles of one handle give the same object, unless
     an earlier job of this process has closed that."""
     known = _handles.get(key)
@@ -407,18 +417,26 @@ def _rebuild(
     made = Jobserver.__new__(Jobserver)
     owner = _own_jobs.known.get(key)
     if owner is None or owner.is_closed:
-        pid, passed = helper or (0, [])
-        descriptors = [each.detach() for each in passed]
-        try:
-            chosen = Options(_arguments.context(method), key, *options)
-            joined = Helper(pid, descriptors) if passed else None
-            owner = Owner(chosen, _pools.opened(home), joined)
-        finally:
-            for fd in descriptors:
-                os.close(fd)
+        chosen = Options(_arguments.context(method), key, *options)
+        owner = _owner(chosen, _pools.opened(home), helper)
     made._owner = owner
     _handles[key] = made
     return made
+
+
+def _owner(options: Options, pool: _native.Pool, helper: _Passed) -> Owner:
+    """The owner of a handle that was pickled."""
+    if helper is None:
+        return Owner(options, pool, None)
+    if isinstance(helper, str):
+        return Owner(options, pool, trees_helper(), stays=True)
+    pid, passed = helper
+    descriptors = [each.detach() for each in passed]
+    try:
+        return Owner(options, pool, Helper(pid, descriptors))
+    finally:
+        for fd in descriptors:
+            os.close(fd)
 
 
 #: Every handle of this process, by its owner's key.

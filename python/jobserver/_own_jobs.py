@@ -36,16 +36,16 @@ kept: dict[str, Owner] = {}
 
 
 def are_at_rest() -> bool:
-    """After a job: whether no owner of this process is left. An owner is left if it has a job, a
-    process, or something to do; or if the job has kept a handle. The others are dropped, and their
-    idle workers are given to all owners of the tree: an idle process must hold nothing of its tree
-    open, or the tree's processes would not end."""
+    """After a job: whether no owner of this process has a job, a process, or something to do. Their
+    idle workers are given to all owners of the tree.
+
+    The owner of the process's own tree stays for the next job. The others are dropped: an idle
+    process must not hold another tree open. If the job has kept a handle of one, the process cannot
+    stay."""
     at_rest = all([owner.is_at_rest for owner in _in_use()])
-    kept.clear()
-    if not at_rest or _in_use():
-        return False
-    users.clear()
-    return True
+    for key in [key for key, owner in kept.items() if not (owner.stays and owner.is_in_use())]:
+        del kept[key]
+    return at_rest and all([owner.stays for owner in _in_use()])
 
 
 def are_under_way() -> bool:

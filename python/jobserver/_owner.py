@@ -57,10 +57,15 @@ class Owner:
     finished: deque[Future[Any]]
     _unread: WeakSet[Future[Any]]
 
-    def __init__(self, options: Options, pool: _native.Pool, helper: Helper | None) -> None:
-        """For jobs in this pool. `helper` is a fork server that another process has started."""
+    def __init__(
+        self, options: Options, pool: _native.Pool, helper: Helper | None, stays: bool = False
+    ) -> None:
+        """For jobs in this pool. `helper` is a fork server that another process has started.
+        `stays`: the owner may stay in a worker whose job has ended, because the worker has joined
+        the same fork server."""
         result.get_ready()
         self.options = options
+        self.stays = stays
         self.slots = pool.slots
         self.yields = options.yields
         self.starter: Starter = starter(

@@ -77,11 +77,16 @@ def running() -> tuple[int, int]:
     If the tracker runs, this does not take CPython's lock of it: a fork by another thread meanwhile
     would leave the lock locked in the child without end.
     """
-    fd = _multiprocessings()
-    if fd is None or _nobody_reads(fd):
+    if not is_running():
         _start()
     pipe = _pipe()
     return pipe.end, pipe.inode
+
+
+def is_running() -> bool:
+    """Whether there is a tracker."""
+    fd = _multiprocessings()
+    return fd is not None and not _nobody_reads(fd)
 
 
 def inherit(end: int) -> None:

@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 from .. import _native
-from ._starter import Helper, Starter
+from ._starter import Helper, Starter, trees_helper
 
-__all__ = ["Helper", "Starter", "starter"]
+__all__ = ["Helper", "Starter", "starter", "trees_helper"]
 
 
 def starter(

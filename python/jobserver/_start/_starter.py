@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence, Tuple
 
 from .. import _native
@@ -24,11 +25,26 @@ class Helper(NamedTuple):
     descriptors: Sequence[int]
 
 
+#: In a worker that the owners of its tree share: the fork server of the tree.
+trees: _native.ForkServer | None = None
+
+
+def trees_helper() -> Helper | None:
+    """The fork server of this worker's tree, if the owners of the tree share this worker."""
+    try:
+        return trees and Helper(os.getppid(), trees.filenos())
+    except (OSError, _native.ForkServerGone):
+        return None  # a job has closed its descriptors
+
+
 class Starter:
     """Starts jobs by one method, for one owner in one process."""
 
     #: Whether a job's work is sent to it. False if the job has the work in its memory.
     sends = True
+
+    #: Whether its workers join its helper when they are introduced.
+    workers_join = False
 
     _tracker: Holder | None = None
 

@@ -50,6 +50,7 @@ class ForkServer(HiringStarter):
     ) -> None:
         """For a pool with so many slots and this home. `helper` is a running helper."""
         super().__init__(max_tasks)
+        self.workers_join = max_tasks != 1
         self._preload = preload
         self._slots = slots
         self._home = home
@@ -83,7 +84,7 @@ class ForkServer(HiringStarter):
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1
-        return dump(f"Job-{self._count}", work)
+        return dump(f"Job-{self._count}", work, self)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         for left in reversed(range(_HELPERS)):
@@ -123,7 +124,7 @@ class ForkServer(HiringStarter):
         preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
         command = program(__name__, is_helper=True)
         try:
-            shared = self._max_tasks != 1
+            shared = self.workers_join
             if owner.start_fork_server(self._helper, shared, command, message, descriptors):
                 self._joined = 0
                 introductions.was_sent(preparation)
@@ -148,7 +149,7 @@ def main(interruptible: bool) -> NoReturn:
     helper too, but must not end it: SIGINT stays blocked."""
     requests = _native.Channel(0)
     _native.fill_standard()
-    introduction = requests.receive_introduction()
+    received = requests.receive_introduction()
     server = _native.Server(requests.fileno())
     del requests
     # The owner may ignore SIGCHLD. If the helper did, it could not find out how a job ended.
@@ -157,7 +158,7 @@ def main(interruptible: bool) -> NoReturn:
     if _nobody_minds_forks():
         for _ in range(loading.REHEARSALS):
             _native.rehearse_fork()
-    known = None if introduction is None else loading.preload(*introduction)
+    known = None if received is None else loading.preload(*received[0])
     gc.collect()
     gc.freeze()
     channel = server.serve()

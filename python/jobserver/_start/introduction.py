@@ -95,7 +95,7 @@ def terms(
 
 
 def prepared(method: str, home: str) -> Preparation:
-    if not _main.is_frozen():
+    if not _tracker.is_running() and not _main.is_frozen():
         interpreter()  # raises; the start of the resource tracker would fail without a reason
     try:
         data = mp.spawn.get_preparation_data("")

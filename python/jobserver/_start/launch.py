@@ -8,11 +8,14 @@ import of the function's module sees all changes. Not here: how a process is int
 from __future__ import annotations
 
 import pickle
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
 from .. import _native
 from .._wire import pickling
 from .._wire.segments import Payload
+
+if TYPE_CHECKING:
+    from ._starter import Starter
 
 #: The message that launches a job, and the descriptors that are sent with it.
 Launch = Tuple[Payload, _native.Descriptors]
@@ -23,9 +26,11 @@ UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
 NO_DESCRIPTORS = _native.Descriptors()
 
 
-def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
-    """The message that launches a job, and its descriptors. `forked` says whether the job's process
-    is forked from this one."""
+def dump(
+    name: str, work: _native.Work, starter: Starter | None = None, forked: bool = False
+) -> Launch:
+    """The message that launches a job of this starter, and its descriptors. `forked` says whether
+    the job's process is forked from this one."""
     fn, args, kwargs = work.function, work.args, work.kwargs
     if not (work.env or work.preexec_fn or kwargs) and pickling.are_simple(fn, args):
         message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
@@ -34,4 +39,4 @@ def dump(name: str, work: _native.Work, forked: bool = False) -> Launch:
     args, kwargs = pickling.arguments_apart(args, kwargs)
     # A plain tuple: a job must look up no class for it.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
-    return pickling.dump_launch(work.env, rest, forked=forked)
+    return pickling.dump_launch(work.env, rest, starter=starter, forked=forked)

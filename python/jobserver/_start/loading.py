@@ -17,7 +17,7 @@ from .._arguments import Changes
 from .._signals import raised_by_handler
 from .._wire import pickling, result
 from .._wire.segments import Received
-from . import launch
+from . import _starter, launch
 from .introduction import Preparation, Terms, prepared, terms
 from .launch import NO_DESCRIPTORS, UNCHANGED
 
@@ -289,6 +289,8 @@ def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> N
     """In a new process: waits for its jobs, runs them, and ends. Returns if the process gets no
     job, because the owner gave up or has ended. SIGINT is blocked until the first job; with
     `interruptible` it is unblocked then."""
-    introduction = channel.receive_introduction()
-    if introduction is not None:
-        _native.run_jobs(channel, NewProcessLoader(introduction, known, channel, interruptible))
+    received = channel.receive_introduction()
+    if received is not None:
+        introduction, _starter.trees = received
+        loader = NewProcessLoader(introduction, known, channel, interruptible)
+        _native.run_jobs(channel, loader, _starter.trees)

@@ -56,8 +56,9 @@ class Descriptors:
 
     DupFd = Passed
 
-    def __init__(self, forked: bool = False) -> None:
-        """For a process that is `forked` from this one, or for one that imports its modules."""
+    def __init__(self, starter: Any = None, forked: bool = False) -> None:
+        """For a process of this starter. It is `forked` from this one, or imports modules."""
+        self.starter = starter
         self.forked = forked
         self.held = _native.Descriptors()
         self.refused: OSError | None = None
@@ -196,9 +197,11 @@ def _pickler(stream: io.BytesIO, inside: Any) -> Any:
     return made
 
 
-def dump_launch(*objects: Any, forked: bool = False) -> tuple[Payload, _native.Descriptors]:
-    """A message to a new process, and the descriptors to send with it."""
-    descriptors = Descriptors(forked)
+def dump_launch(
+    *objects: Any, starter: Any = None, forked: bool = False
+) -> tuple[Payload, _native.Descriptors]:
+    """A message to a process of this starter, and the descriptors to send with it."""
+    descriptors = Descriptors(starter, forked)
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:

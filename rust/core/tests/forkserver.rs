@@ -250,7 +250,8 @@ fn many_clients_each_get_their_own_results() {
     let clients: Vec<Pid> = (0..6)
         .map(|client| {
             child(|| {
-                let server = ForkServer::join(server.as_descriptor().duplicate().unwrap(), None);
+                let server = server.descriptors().into_iter().map(|fd| fd.duplicate().unwrap());
+                let server = ForkServer::join(server).unwrap();
                 let mut jobs = Jobs::new();
                 for n in 0..15 {
                     let text = format!("{client}/{n}");

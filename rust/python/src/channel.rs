@@ -1,6 +1,7 @@
 //! Channel (the job's end), MemoryFile and MemoryMap.
 
 use crate::errors::to_python;
+use crate::forkserver::ForkServer;
 use crate::host::Interpreter;
 use crate::pool::duplicate;
 use jobserver_core as core;
@@ -182,9 +183,9 @@ impl From<core::Channel> for Channel {
 }
 
 impl Channel {
-    /// This process as the worker at this end.
-    pub(crate) fn worker(&self) -> Worker {
-        Worker::new(self.channel.share())
+    /// This process as the worker at this end, of this fork server.
+    pub(crate) fn worker(&self, helper: Option<&ForkServer>) -> Worker {
+        Worker::new(self.channel.share(), helper.map(|helper| &helper.0))
     }
 
     /// The same end.
@@ -206,10 +207,14 @@ impl Channel {
     }
 
     /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
-    /// then on. None if the owner has ended or gave up, or if no introduction came for long.
-    fn receive_introduction(&self, py: Python<'_>) -> PyResult<Option<MessageParts>> {
-        let introduction = self.worker().introduction(&Interpreter(py))?;
-        let Some(frame) = introduction else { return Ok(None) };
-        frame_to_python(py, frame).map(Some)
+    /// then on. None if the owner has ended or gave up, or if no introduction came for long. Also
+    /// returns the fork server whose idle workers owners share, this process among them.
+    fn receive_introduction(
+        &self,
+        py: Python<'_>,
+    ) -> PyResult<Option<(MessageParts, Option<ForkServer>)>> {
+        let introduction = self.worker(None).introduction(&Interpreter(py))?;
+        let Some((frame, helper)) = introduction else { return Ok(None) };
+        Ok(Some((frame_to_python(py, frame)?, helper.map(ForkServer))))
     }
 }

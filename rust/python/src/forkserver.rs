@@ -6,7 +6,6 @@ use crate::hooks;
 use crate::host::Interpreter;
 use crate::pool::duplicate;
 use jobserver_core::forkserver as core;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::os::fd::RawFd;
 
@@ -23,13 +22,7 @@ impl ForkServer {
     fn new(filenos: Option<Vec<RawFd>>) -> PyResult<ForkServer> {
         let Some(filenos) = filenos else { return Ok(ForkServer(core::Helper::default())) };
         let descriptors = filenos.into_iter().map(duplicate).collect::<PyResult<Vec<_>>>()?;
-        let mut descriptors = descriptors.into_iter();
-        let Some(requests) = descriptors.next() else {
-            return Err(PyValueError::new_err("a fork server has at least one descriptor"));
-        };
-        let idle = descriptors.next().zip(descriptors.next());
-        let idle = idle.map(|(give, take)| core::IdleWorkers::join([give, take]));
-        Ok(ForkServer(core::Helper::join(requests, idle)))
+        Ok(ForkServer(core::Helper::join(descriptors)))
     }
 
     /// Whether there is a helper, and this program has not closed its request socket.
@@ -49,12 +42,11 @@ impl ForkServer {
         self.0.dismiss_idle();
     }
 
-    /// The descriptors that another process needs to join: the request socket, and, if owners share
-    /// idle workers, two more.
+    /// The descriptors that another process needs to join: the request socket and, if owners share
+    /// idle workers, three more.
     fn filenos(&self) -> PyResult<Vec<RawFd>> {
         let helper = self.0.current().map_err(to_python)?;
-        let idle = helper.idle().into_iter().flat_map(|idle| idle.descriptors());
-        [helper.as_descriptor()].into_iter().chain(idle).map(number).collect()
+        helper.descriptors().into_iter().map(number).collect()
     }
 
     #[getter]

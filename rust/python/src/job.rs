@@ -121,7 +121,7 @@ pub(crate) fn run(
 ) -> ! {
     let setup = ready.as_ref().ok().map(|(_, setup)| setup.clone());
     let work = ready.map(|(work, _)| work.unbind());
-    let (mut worker, known) = (channel.worker(), setup.clone().map(Bound::unbind));
+    let (mut worker, known) = (channel.worker(None), setup.clone().map(Bound::unbind));
     live(py, &channel, setup.as_ref(), move |py| {
         let work = work.map(|work| work.into_bound(py));
         let after = send(py, &mut worker, work, || Ok(false));

@@ -4,6 +4,7 @@
 
 use crate::channel::{frame_to_python, Channel, Payload};
 use crate::errors::to_python;
+use crate::forkserver::ForkServer;
 use crate::host::Interpreter;
 use crate::job::{self, After, Work};
 use crate::setup::Setup;
@@ -19,14 +20,16 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// In a new process: runs the jobs that `loader` (of `_start/loading.py`) loads, and ends the
-/// process. Returns only if there are none, or if an error came before the first.
+/// process. Returns only if there are none, or if an error came before the first. Owners share this
+/// process if they share the idle workers of `helper`, its fork server.
 #[pyfunction]
 pub(crate) fn run_jobs(
     py: Python<'_>,
     channel: &Bound<'_, Channel>,
     loader: &Bound<'_, PyAny>,
+    helper: Option<&Bound<'_, ForkServer>>,
 ) -> PyResult<()> {
-    run_each(py, channel.get(), loader)
+    run_each(py, channel.get(), helper.map(|helper| helper.get()), loader)
 }
 
 /// In a forked worker: sets it up, and then does the same.
@@ -37,12 +40,17 @@ pub(crate) fn run_forked_worker(
     loader: Bound<'_, PyAny>,
 ) -> ! {
     let (channel, set_up, _never_on) = job::set_up(py, born, &setup);
-    let ended = set_up.and_then(|()| run_each(py, &channel, &loader));
+    let ended = set_up.and_then(|()| run_each(py, &channel, None, &loader));
     exit_at_once(job::end(py, None, ended.map(|()| After::Ends(0))))
 }
 
-fn run_each(py: Python<'_>, channel: &Channel, loader: &Bound<'_, PyAny>) -> PyResult<()> {
-    let worker = channel.worker();
+fn run_each(
+    py: Python<'_>,
+    channel: &Channel,
+    helper: Option<&ForkServer>,
+    loader: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let worker = channel.worker(helper);
     let Some(frame) = worker.first_launch(&Interpreter(py))? else { return Ok(()) };
     match load(py, loader, frame) {
         Err(error) => job::run(py, channel.share(), Err(error)),
@@ -129,7 +137,7 @@ pub(crate) fn rehearse_job(
     let (owner_end, job_end) = core::Channel::pair().map_err(to_python)?;
     let head = Head::Launch { assignment: Assignment::none() };
     launch.as_message().send(&owner_end, head).map_err(to_python)?;
-    let mut worker = Worker::new(job_end);
+    let mut worker = Worker::new(job_end, None);
     let Some(frame) = worker.first_launch(&Interpreter(py))? else { return Ok(()) };
     let (work, setup) = load(py, loader, frame)?;
     job::send(py, &mut worker, Ok(work), || Ok(false))?;

@@ -31,6 +31,9 @@ pub struct ForkServer {
 /// The largest number of descriptors in a request.
 pub(super) const REQUEST: usize = 2;
 
+/// The number of descriptors by which another process joins, where owners share idle workers.
+pub(crate) const JOINED: usize = 4;
+
 /// The buffer size for the helper's answers, which are short, in bytes.
 const SHORT: usize = 64;
 
@@ -48,9 +51,15 @@ impl ForkServer {
         ForkServer { requests, process, idle, ended: OnceLock::new() }
     }
 
-    /// Joins a helper that another process of the tree has started.
-    pub fn join(requests: Descriptor, idle: Option<IdleWorkers>) -> ForkServer {
-        ForkServer { requests: Arc::new(requests), process: None, idle, ended: OnceLock::new() }
+    /// Joins a helper that another process of the tree has started, by its
+    /// [`ForkServer::descriptors`]. None if some are missing.
+    pub fn join(descriptors: impl IntoIterator<Item = Descriptor>) -> Option<ForkServer> {
+        let mut all = descriptors.into_iter();
+        let requests = all.next()?;
+        let idle: Vec<_> = all.take(JOINED - 1).collect();
+        let idle = <[Descriptor; JOINED - 1]>::try_from(idle).ok().map(IdleWorkers::join);
+        let requests = Arc::new(requests);
+        Some(ForkServer { requests, process: None, idle, ended: OnceLock::new() })
     }
 
     /// Its workers that no owner has, if owners share them.
@@ -66,9 +75,11 @@ impl ForkServer {
         Ok(Channel::from_socket(socket))
     }
 
-    /// The writing end of the request socket, by which other processes join.
-    pub fn as_descriptor(&self) -> &Descriptor {
-        &self.requests
+    /// The descriptors by which other processes join: the writing end of the request socket and, if
+    /// owners share idle workers, those of [`IdleWorkers::descriptors`].
+    pub fn descriptors(&self) -> Vec<&Descriptor> {
+        let idle = self.idle.iter().flat_map(IdleWorkers::descriptors);
+        std::iter::once(&*self.requests).chain(idle).collect()
     }
 
     /// The helper's pid, in the process that started it.

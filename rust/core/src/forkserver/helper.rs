@@ -52,11 +52,16 @@ impl ForkedBy {
 }
 
 impl Helper {
-    /// A helper that another process of the tree has started, by its request socket, and the idle
-    /// workers of the tree, if owners share them.
-    pub fn join(requests: Descriptor, idle: Option<IdleWorkers>) -> Helper {
-        let running = Some(Arc::new(ForkServer::join(requests, idle)));
+    /// A helper that another process of the tree has started, by its [`ForkServer::descriptors`].
+    pub fn join(descriptors: impl IntoIterator<Item = Descriptor>) -> Helper {
+        let running = ForkServer::join(descriptors).map(Arc::new);
         Helper(Mutex::new(HelperState { running, ahead: Ahead::default() }))
+    }
+
+    /// Hangs up when no idle worker of the tree can be taken any more. None if owners do not share
+    /// idle workers.
+    pub(crate) fn lifeline(&self) -> Option<Arc<Descriptor>> {
+        Some(Arc::clone(self.state().running.as_ref()?.idle()?.lifeline()))
     }
 
     fn state(&self) -> MutexGuard<'_, HelperState> {
@@ -116,7 +121,7 @@ impl Helper {
         let (ours, theirs) = Channel::pair()?;
         let idle = shared.then(IdleWorkers::new).transpose()?;
         let started = Arc::new(ForkServer::started(ours, start(theirs.into_socket()?)?, idle));
-        let head = Head::Introduction { lifeline: false };
+        let head = Head::Introduction { lifeline: false, helper: false };
         let sent = introduction.send(&started.introduction()?, head);
         // If it has ended already, the first request will fail.
         let sent = sent.or_else(|e| if e.is_hang_up() { Ok(()) } else { Err(e) });

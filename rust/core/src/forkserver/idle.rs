@@ -2,16 +2,20 @@
 //!
 //! An owner that needs its idle workers no more gives them here, for example a job at its end. A
 //! worker is given as its owner's end of its channel, with its pid and pidfd, in a packet of a
-//! socket pair, both ends of which each owner of the tree has. An idle worker has neither. So
-//! whichever processes are killed, no worker is left: descriptors that no process has, in the socket
-//! or out of it, are closed by the kernel, and the worker reads an end of file. The fork server goes
-//! on reporting how the worker ends, on the same channel.
+//! socket pair, both ends of which each worker of the tree has. The fork server goes on reporting
+//! how the worker ends, on the same channel.
+//!
+//! An idle worker that was given does not read an end of file when all owners have ended, because it
+//! has the socket with the other end of its channel itself. It watches a lifeline of the process
+//! that started the fork server, and leaves when that process ends, or has no use for the fork
+//! server any more.
 
 use crate::error::Result;
 use crate::platform::Descriptor;
-use crate::process::Child;
+use crate::process::{Child, Lifeline};
 use crate::wire::{Channel, Head, Received};
 use rustix::fd::AsFd;
+use std::sync::Arc;
 
 /// The buffer size for a packet, in bytes.
 const SHORT: usize = 64;
@@ -21,24 +25,35 @@ const SHORT: usize = 64;
 pub struct IdleWorkers {
     to_give: Channel,
     to_take: Channel,
+    /// It hangs up when no worker can be taken any more.
+    lifeline: Arc<Descriptor>,
+    /// The same, in the process that started the fork server.
+    _ours: Option<Lifeline>,
 }
 
 impl IdleWorkers {
     /// No workers yet.
     pub fn new() -> Result<IdleWorkers> {
         let (to_give, to_take) = Channel::pair()?;
-        Ok(IdleWorkers { to_give, to_take })
+        let ours = Lifeline::new()?;
+        let lifeline = Arc::clone(ours.read_end());
+        Ok(IdleWorkers { to_give, to_take, lifeline, _ours: Some(ours) })
     }
 
     /// Those of the tree that has these [`IdleWorkers::descriptors`].
-    pub fn join([to_give, to_take]: [Descriptor; 2]) -> IdleWorkers {
+    pub fn join([to_give, to_take, lifeline]: [Descriptor; 3]) -> IdleWorkers {
         let [to_give, to_take] = [to_give, to_take].map(Channel::from_socket);
-        IdleWorkers { to_give, to_take }
+        IdleWorkers { to_give, to_take, lifeline: Arc::new(lifeline), _ours: None }
     }
 
     /// The descriptors by which other processes join.
-    pub fn descriptors(&self) -> [&Descriptor; 2] {
-        [self.to_give.as_descriptor(), self.to_take.as_descriptor()]
+    pub fn descriptors(&self) -> [&Descriptor; 3] {
+        [self.to_give.as_descriptor(), self.to_take.as_descriptor(), &self.lifeline]
+    }
+
+    /// Hangs up when no worker can be taken any more.
+    pub(crate) fn lifeline(&self) -> &Arc<Descriptor> {
+        &self.lifeline
     }
 
     /// Gives a worker that has no job, and does not hang on its owner's lifeline. Returns false if
@@ -118,6 +133,15 @@ mod tests {
         for (_, job_end) in &pairs[..2] {
             assert!(matches!(received(job_end), Received::EndOfFile));
         }
+    }
+
+    #[test]
+    fn the_lifeline_hangs_up_with_the_maker_though_another_process_has_joined() {
+        let idle = IdleWorkers::new().unwrap();
+        let joined = IdleWorkers::join(idle.descriptors().map(|fd| fd.duplicate().unwrap()));
+        assert!(!joined.lifeline().is_readable());
+        drop(idle);
+        assert!(joined.lifeline().is_readable());
     }
 
     #[test]

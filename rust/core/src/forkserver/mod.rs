@@ -25,6 +25,7 @@ mod idle;
 mod server;
 
 pub use ahead::Ahead;
+pub(crate) use client::JOINED;
 pub use client::{fork_server_gone, ForkServer};
 pub use helper::{ForkedBy, ForkedWorker, Helper};
 pub use idle::IdleWorkers;

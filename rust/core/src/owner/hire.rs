@@ -4,7 +4,7 @@
 use super::shared::Owner;
 use super::Started;
 use crate::error::Result;
-use crate::forkserver::{ForkedBy, ForkedWorker, Helper};
+use crate::forkserver::{ForkServer, ForkedBy, ForkedWorker, Helper};
 use crate::host::Host;
 use crate::process::{Child, Lifeline};
 use crate::slots::Slot;
@@ -38,7 +38,7 @@ impl<J> Owner<J> {
     ) -> std::result::Result<Option<Started>, E> {
         let _launching = self.begin_launch()?;
         let (owner_end, job_end) = Channel::pair()?;
-        introduce(&owner_end, introduction, self.lifeline()?)?;
+        introduce(&owner_end, introduction, self.lifeline()?, None)?;
         let child = start(job_end.into_socket()?)?;
         Ok(self.hired(owner_end, child, None, first)?)
     }
@@ -75,7 +75,7 @@ impl<J> Owner<J> {
         introduction: Message<'_>,
     ) -> Result<Option<ForkedWorker>> {
         while let Some(worker) = helper.take_idle() {
-            if introduce(&worker.channel, introduction, self.lifeline()?)? {
+            if introduce(&worker.channel, introduction, self.lifeline()?, None)? {
                 return Ok(Some(worker));
             } // otherwise it has just ended, because it was idle for too long
         }
@@ -89,17 +89,17 @@ impl<J> Owner<J> {
         introduction: Message<'_>,
     ) -> std::result::Result<ForkedWorker, H::Error> {
         while let Some(worker) = helper.take_ahead(host)? {
-            if introduce(&worker.channel, introduction, None)? {
+            if introduce_forked(&worker, introduction)? {
                 return Ok(worker);
             } // otherwise it has just ended, because it was idle for too long
         }
         let lifeline = self.lifeline()?;
         let mut worker = helper.fork_one(host, lifeline.as_ref())?;
-        if !introduce(&worker.channel, introduction, None)? {
+        if !introduce_forked(&worker, introduction)? {
             // This worker may have ended too, if this thread was delayed. There is one more try,
             // and no loop, because another program may be killing the workers.
             worker = helper.fork_one(host, lifeline.as_ref())?;
-            introduce(&worker.channel, introduction, None)?;
+            introduce_forked(&worker, introduction)?;
         }
         Ok(worker)
     }
@@ -142,16 +142,27 @@ impl<J> Owner<J> {
     }
 }
 
-/// Sends a new worker its introduction, and its lifeline if it does not have one. Returns false if
-/// the worker has ended. (Its end is reported when it is launched.)
+/// Introduces this process to a worker that has just been forked, as [`introduce`] does. If owners
+/// share the idle workers of its fork server, it joins the fork server.
+fn introduce_forked(worker: &ForkedWorker, introduction: Message<'_>) -> Result<bool> {
+    let server = worker.forked_by.server.upgrade().filter(|server| server.idle().is_some());
+    introduce(&worker.channel, introduction, None, server.as_deref())
+}
+
+/// Sends a worker its introduction, its lifeline if it does not have one, and the descriptors of the
+/// fork server that it joins. Returns false if the worker has ended. (Its end is reported when it is
+/// launched.)
 fn introduce(
     channel: &Channel,
     introduction: Message<'_>,
     lifeline: Option<Lifeline>,
+    helper: Option<&ForkServer>,
 ) -> Result<bool> {
-    let head = Head::Introduction { lifeline: lifeline.is_some() };
-    let descriptor = lifeline.as_ref().map(Lifeline::as_descriptor);
-    match introduction.send_with(channel, head, descriptor) {
+    let head = Head::Introduction { lifeline: lifeline.is_some(), helper: helper.is_some() };
+    let lifeline = lifeline.as_ref().map(Lifeline::as_descriptor);
+    let joined = helper.into_iter().flat_map(ForkServer::descriptors);
+    let first: Vec<_> = lifeline.into_iter().chain(joined).collect();
+    match introduction.send_with(channel, head, &first) {
         Ok(()) => Ok(true),
         Err(e) if e.is_hang_up() => Ok(false),
         Err(e) => Err(e),

@@ -25,7 +25,7 @@ pub struct Lifeline(Arc<LifelineEnds>);
 #[derive(Debug)]
 struct LifelineEnds {
     owner: Pid,
-    read: Descriptor,
+    read: Arc<Descriptor>,
     /// The path of `read` in /proc, in this process and in jobs that are forked.
     path: PathBuf,
     /// None in a forked child.
@@ -36,7 +36,11 @@ struct LifelineEnds {
 /// A job that it forks has inherited it, and puts its own in its place.
 static HELD: Mutex<Option<Descriptor>> = Mutex::new(None);
 
+/// The lifeline of this process's jobs.
 static OWN: Mutex<Weak<LifelineEnds>> = Mutex::new(Weak::new());
+
+/// All lifelines that this process, or a process that it was forked from, has made.
+static MADE: Mutex<Vec<Weak<LifelineEnds>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -52,29 +56,43 @@ impl LifelineEnds {
 }
 
 impl Lifeline {
-    /// Returns this process's own lifeline. There is at most one at a time.
+    /// Makes a lifeline.
+    pub(crate) fn new() -> Result<Lifeline> {
+        let (read, write) = platform::pipe().map_err(Error::system("cannot start a job"))?;
+        let (owner, path, read) = (getpid(), path_of(&read), Arc::new(read));
+        let ends = Arc::new(LifelineEnds { owner, read, path, write: Mutex::new(Some(write)) });
+        let mut made = lock(&MADE);
+        made.retain(|ends| ends.strong_count() > 0);
+        made.push(Arc::downgrade(&ends));
+        Ok(Lifeline(ends))
+    }
+
+    /// Returns the lifeline of this process's jobs. There is at most one at a time.
     pub fn of_this_process() -> Result<Lifeline> {
         let mut current = lock(&OWN);
         if let Some(ends) = current.upgrade().filter(|ends| ends.are_ours()) {
             return Ok(Lifeline(ends));
         }
-        let (read, write) = platform::pipe().map_err(Error::system("cannot start a job"))?;
-        let (owner, path) = (getpid(), path_of(&read));
-        let ends = Arc::new(LifelineEnds { owner, read, path, write: Mutex::new(Some(write)) });
-        *current = Arc::downgrade(&ends);
-        Ok(Lifeline(ends))
+        let made = Lifeline::new()?;
+        *current = Arc::downgrade(&made.0);
+        Ok(made)
     }
 
-    /// In a forked child, as early as possible: closes its copy of its parent's write end.
-    /// Otherwise the parent's lifeline would outlast the parent.
+    /// In a forked child, as early as possible: closes its copies of its parent's write ends.
+    /// Otherwise the parent's lifelines would outlast the parent.
     pub fn forget_parents() {
-        if let Some(ends) = lock(&OWN).upgrade().filter(|ends| ends.owner != getpid()) {
-            *lock(&ends.write) = None;
-        }
+        let made = lock(&MADE);
+        let all = made.iter().filter_map(Weak::upgrade);
+        all.filter(|ends| ends.owner != getpid()).for_each(|ends| *lock(&ends.write) = None);
     }
 
     /// Returns the read end, to be sent to a job.
     pub fn as_descriptor(&self) -> &Descriptor {
+        &self.0.read
+    }
+
+    /// Returns the read end, to be waited for.
+    pub(crate) fn read_end(&self) -> &Arc<Descriptor> {
         &self.0.read
     }
 

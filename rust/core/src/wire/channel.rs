@@ -182,6 +182,11 @@ impl Channel {
         }
     }
 
+    /// Receives a frame if one has come. The caller has just waited for it.
+    pub(crate) fn receive_now(&self) -> Result<Received> {
+        self.receive_packet(&mut self.room()?, RecvFlags::DONTWAIT)
+    }
+
     /// Looks for a short time whether there is something to receive: see [`Wait::spin`].
     pub fn spin(&self) -> bool {
         Wait::on(&self.socket).spin()
@@ -190,12 +195,6 @@ impl Channel {
     /// Waits until there is something to receive, a signal comes, or `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> Result<Woken> {
         Wait::on(&self.socket).block(Some(deadline))
-    }
-
-    /// Does the same for a caller that has just sent on the channel, and will wait again: this does
-    /// not check whether the socket is intact.
-    pub fn wait_briefly_until(&self, deadline: Instant) -> Result<Woken> {
-        Wait::on(&self.socket).briefly().block(Some(deadline))
     }
 
     /// Receives the last frame, if one has been sent. From now on the other side cannot send.

@@ -19,6 +19,8 @@ pub enum Head {
     Introduction {
         /// Whether the first descriptor is the lifeline that the process must hang on.
         lifeline: bool,
+        /// Whether the next descriptors are those by which it joins the fork server of its tree.
+        helper: bool,
     },
     /// Owner to job: the launch, with the function to run.
     Launch {
@@ -68,7 +70,9 @@ impl Head {
             Head::Started { pid } => (3, word_of(pid)),
             Head::Refused { errno } => (4, u64::from(errno as u32)),
             Head::Exited { status } => (5, status.to_word()),
-            Head::Introduction { lifeline } => (6, u64::from(lifeline)),
+            Head::Introduction { lifeline, helper } => {
+                (6, u64::from(lifeline) | u64::from(helper) << 1)
+            }
             Head::Yielded => (7, 0),
             Head::LastWords => (8, 0),
             Head::Idle { pid } => (9, word_of(pid)),
@@ -82,7 +86,7 @@ impl Head {
             3 => Head::Started { pid: pid_of(word)? },
             4 => Head::Refused { errno: word as u32 as i32 },
             5 => Head::Exited { status: ExitStatus::from_word(word) },
-            6 => Head::Introduction { lifeline: word == 1 },
+            6 => Head::Introduction { lifeline: word & 1 != 0, helper: word & 2 != 0 },
             7 => Head::Yielded,
             8 => Head::LastWords,
             9 => Head::Idle { pid: pid_of(word)? },
@@ -202,7 +206,8 @@ mod tests {
     fn each_head_is_read_as_what_it_was_made_from() {
         let assignment = Assignment::WithoutSlot(crate::slots::BorrowedFrom::Common);
         for head in [
-            Head::Introduction { lifeline: true },
+            Head::Introduction { lifeline: true, helper: false },
+            Head::Introduction { lifeline: false, helper: true },
             Head::Launch { assignment },
             Head::Result { stays: false },
             Head::Result { stays: true },

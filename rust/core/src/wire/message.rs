@@ -27,18 +27,19 @@ pub enum Payload<'a> {
 impl Message<'_> {
     /// Sends it as a frame of this kind.
     pub fn send(&self, channel: &Channel, head: Head) -> Result<()> {
-        self.send_with(channel, head, None)
+        self.send_with(channel, head, &[])
     }
 
-    /// Does the same, with one descriptor before the others.
+    /// Does the same, with these descriptors before the others.
     pub(crate) fn send_with(
         &self,
         channel: &Channel,
         head: Head,
-        first: Option<&Descriptor>,
+        first: &[&Descriptor],
     ) -> Result<()> {
         let held = self.descriptors.iter().map(|fd| intact(fd));
-        let all: Vec<_> = first.map(intact).into_iter().chain(held).collect::<Result<_>>()?;
+        let first = first.iter().map(|fd| intact(fd));
+        let all: Vec<_> = first.chain(held).collect::<Result<_>>()?;
         match self.payload {
             Payload::Inline(bytes) => channel.send(head, bytes, &all),
             Payload::Memory(file) => channel.send_memory(head, intact(file)?, 0, &all),

@@ -3,20 +3,22 @@
 //! It gets an introduction, then a launch for each job, and sends the result of each. Between two
 //! jobs it holds no slot and no objects of the last job, and ignores Ctrl-C; and it does not hang on
 //! its owner's lifeline, because the owner may give it to another one, which introduces itself. It
-//! ends when its owner dismisses it; when a job has left something behind (processes, much memory, other things that
-//! the host checks); when it has been idle for long; or when it is idle and memory is short. Not
-//! here: what a job is.
+//! ends when its owner dismisses it; when no owner can take it any more; when a job has left
+//! something behind (processes, much memory, other things that the host checks); when it has been
+//! idle for long; or when it is idle and memory is short. Not here: what a job is.
 
 mod clock;
 
 pub use clock::Clock;
 
+use crate::forkserver::{Helper, JOINED};
 use crate::host::Host;
-use crate::platform::{SignalIgnored, TimeLimit};
+use crate::platform::{Descriptor, SignalIgnored, TimeLimit};
 use crate::process::{getpid, hang_on_again, has_children, let_go, Growth, Lifeline, Pid, Signal};
 use crate::slots::release_own_slot;
-use crate::wait::Woken;
-use crate::wire::{Channel, Frame, Head, Message};
+use crate::wait::{Wait, Woken};
+use crate::wire::{Channel, Frame, Head, Message, Received};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a worker is idle before it ends, and how often it checks meanwhile whether memory is
@@ -50,6 +52,8 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Worker {
     channel: Channel,
+    /// Hangs up when no owner can take this worker any more. None if owners do not share it.
+    shared: Option<Arc<Descriptor>>,
     /// Its process. A process that a job's function has forked sends nothing.
     pid: Pid,
     /// The growth of its memory since its first job.
@@ -57,19 +61,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker at its end of this channel.
-    pub fn new(channel: Channel) -> Worker {
-        Worker { channel, pid: getpid(), growth: None }
+    /// A worker at its end of this channel. If owners share the idle workers of `helper`, its fork
+    /// server, they share this one.
+    pub fn new(channel: Channel, helper: Option<&Helper>) -> Worker {
+        let shared = helper.and_then(Helper::lifeline);
+        Worker { channel, shared, pid: getpid(), growth: None }
     }
 
     /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
-    /// then on. None if the owner has ended or gave up, or if no introduction came for long.
+    /// then on. None if the owner has ended or gave up, or if no introduction came for long. Also
+    /// returns the fork server that this process joins, if there is one.
     pub fn introduction<H: WorkerHost>(
         &self,
         host: &H,
-    ) -> std::result::Result<Option<Frame>, H::Error> {
+    ) -> std::result::Result<Option<(Frame, Option<Helper>)>, H::Error> {
         let frame = self.first_frame(host, |worker| worker.idle(host))?;
-        frame.map(|frame| Ok(introduced(frame)?)).transpose()
+        Ok(frame.map(introduced).transpose()?)
     }
 
     /// Waits for the first launch, without limit while there is an owner, because the owner relies
@@ -107,7 +114,7 @@ impl Worker {
         };
         Ok(match frame {
             Some(frame) if matches!(frame.head, Head::Introduction { .. }) => {
-                Some(introduced(frame)?)
+                Some(introduced(frame)?.0)
             }
             Some(frame) => {
                 hang_on_again()?;
@@ -124,18 +131,37 @@ impl Worker {
         loop {
             host.run_signal_handlers()?;
             let look = leaves.min(Instant::now() + MEMORY_CHECK_INTERVAL);
-            let woken = host.unlocked(|| match std::mem::take(&mut first) {
-                true => self.channel.wait_briefly_until(look),
-                false => self.channel.wait_until(look),
-            });
-            match woken? {
-                Woken::Ready => return Ok(self.channel.receive_ready()?),
-                Woken::TimedOut if Instant::now() >= leaves || host.memory_is_short()? => {
-                    return Ok(self.channel.stop_receiving()?)
-                }
-                _ => {}
+            let briefly = std::mem::take(&mut first);
+            let woken = host.unlocked(|| self.wait_until(look, briefly))?;
+            let must_leave = match woken {
+                Woken::Ready => match self.channel.receive_now()? {
+                    Received::Frame(frame) => return Ok(Some(frame)),
+                    Received::EndOfFile => return Ok(None),
+                    Received::NothingYet => self.nobody_can_take_it(),
+                },
+                Woken::TimedOut => Instant::now() >= leaves || host.memory_is_short()?,
+                Woken::Interrupted | Woken::Missed => false,
+            };
+            if must_leave {
+                return Ok(self.channel.stop_receiving()?);
             }
         }
+    }
+
+    /// Waits until there may be a frame, or no owner can take this worker any more. `briefly` is for
+    /// the first wait after a result was sent: see [`Wait::briefly`].
+    fn wait_until(&self, deadline: Instant, briefly: bool) -> crate::Result<Woken> {
+        if !briefly && self.shared.as_ref().is_some_and(|lifeline| !lifeline.is_intact()) {
+            return Ok(Woken::Ready); // a job has closed it: see `nobody_can_take_it`
+        }
+        let all = [self.channel.socket()].into_iter().chain(&self.shared).map(Arc::clone);
+        let wait = Wait::new(all.collect(), None);
+        let wait = if briefly { wait.briefly() } else { wait };
+        wait.block(Some(deadline))
+    }
+
+    fn nobody_can_take_it(&self) -> bool {
+        self.shared.as_ref().is_some_and(|lifeline| !lifeline.is_intact() || lifeline.is_readable())
     }
 
     /// After a job: gives its slot back, and sends its result. `waits` says that jobs of the job are
@@ -178,12 +204,15 @@ impl Worker {
     }
 }
 
-/// Hangs on to the lifeline in an introduction, if there is one.
-fn introduced(mut frame: Frame) -> crate::Result<Frame> {
-    if frame.head == (Head::Introduction { lifeline: true }) && !frame.descriptors.is_empty() {
+/// Hangs on to the lifeline in an introduction, and joins the fork server in it, if there is one.
+fn introduced(mut frame: Frame) -> crate::Result<(Frame, Option<Helper>)> {
+    let Head::Introduction { lifeline, helper } = frame.head else { return Ok((frame, None)) };
+    if lifeline && !frame.descriptors.is_empty() {
         Lifeline::hang_on_to(&frame.descriptors.remove(0))?;
     }
-    Ok(frame)
+    let there = frame.descriptors.len();
+    let joined = helper.then(|| Helper::join(frame.descriptors.drain(..JOINED.min(there))));
+    Ok((frame, joined))
 }
 
 /// Ignores Ctrl-C while a worker waits, and drops one that has come already. A job that starts
