@@ -2,9 +2,9 @@
 
     run.py [NAME ...]       all, or those whose names contain one of the NAMEs
 
-slots.pml and queue.pml are the protocol; here is what they are run with: trees of processes, modes,
-numbers of slots, waiters and kills. Each flaw is the protocol broken on purpose, in one place. SPIN
-must find all of them: a model in which nothing can go wrong would prove nothing.
+slots.pml, queue.pml and patience.pml are the protocol; here is what they are run with: trees of
+processes, modes, numbers of slots, waiters and kills. Each flaw is the protocol broken on purpose,
+in one place. SPIN must find all of them: a model in which nothing can go wrong would prove nothing.
 
 It needs spin and a C compiler. What it builds, and the trail of an error that it finds, is left in
 target/model/NAME.
@@ -20,7 +20,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 MODELS = Path(__file__).resolve().parent
 BUILT = MODELS.parent / "target" / "model"
@@ -116,7 +116,36 @@ class Queue(NamedTuple):
         }
 
 
-PROTOCOL: list[Run | Queue] = [
+class Patience(NamedTuple):
+    """One search for a waiter of the queue that starves. `client`: one takes slots by no rule."""
+
+    name: str
+    waiters: int = 3
+    slots: int = 1
+    client: int = 0
+    kills: int = 0
+    stops: int = 0
+    options: tuple[str, ...] = ()
+    partial: bool = False
+
+    def model(self) -> Path:
+        """Return the file of the model."""
+        return MODELS / "patience.pml"
+
+    def defines(self) -> dict[str, object]:
+        """Return what the model is to be built with."""
+        return {
+            "WAITERS": self.waiters,
+            "SLOTS": self.slots,
+            "CLIENT": self.client,
+            "KILLS": self.kills,
+            "STOPS": self.stops,
+        }
+
+
+Search = Union[Run, Queue, Patience]
+
+PROTOCOL: list[Search] = [
     Run("hold-line", "HOLD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("hold-long", "HOLD", LONG, kills=1),
     Run("hold-fork", "HOLD", FORK, kills=1),
@@ -162,6 +191,10 @@ PROTOCOL: list[Run | Queue] = [
     Queue("queue-stops", listeners=2, stops=1),
     Queue("queue-kills", kills=2, interrupts=1, partial=True),
     Queue("queue-four", waiters=4, listeners=2, kills=2, partial=True),
+    Patience("patience", kills=1, stops=1),
+    Patience("patience-two-slots", slots=2, kills=1, stops=1),
+    Patience("patience-client", slots=2, client=1),
+    Patience("patience-four", waiters=4),
 ]
 
 PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
@@ -169,7 +202,7 @@ ONE = Run("", "HOLD", LINE, kills=1)
 
 QUEUE = Queue("", kills=1)
 
-FLAWS: dict[str, Run | Queue] = {
+FLAWS: dict[str, Search] = {
     "WRITE_THEN_MARK": ONE,
     "READ_THEN_RECORD": ONE,
     "ADOPT_STORES": ONE,
@@ -207,6 +240,8 @@ FLAWS: dict[str, Run | Queue] = {
     "TELL_THEN_LEAVE": QUEUE,
     "SLEEP_BEHIND_THE_GONE": QUEUE,
     "PASS_NOBODY_OVER": Queue("", listeners=2, stops=1),
+    "NO_PATIENCE": Patience(""),
+    "PATIENCE_ANEW": Patience(""),
 }
 
 
@@ -219,7 +254,7 @@ class Found(NamedTuple):
     complete: bool
 
 
-def search(run: Run | Queue) -> Found:
+def search(run: Search) -> Found:
     """Build the verifier of a run and let it search."""
     folder = BUILT / run.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -230,7 +265,7 @@ def search(run: Run | Queue) -> Found:
     # A flaw is found soon: then it is compiling that takes the time.
     planted = any(option.startswith("BREAK_") for option in run.options)
     compiler = ["cc", "-w", "-O0" if planted else "-O1", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
-    if isinstance(run, Queue) and not run.partial:
+    if not isinstance(run, Run) and not run.partial:
         compiler.append("-DCOLLAPSE")  # slower, but these have many states
     # Escapes by rendezvous (`kill`) and partial order reduction do not go together.
     compiler += ["-DNOREDUCE", *(["-DBITSTATE", "-DT_RAND", "-DP_RAND"] if run.partial else [])]
@@ -268,7 +303,7 @@ def search(run: Run | Queue) -> Found:
     return Found(word, int(float(states.group(1))), seconds, complete)
 
 
-def verify(run: Run | Queue) -> bool:
+def verify(run: Search) -> bool:
     """Search for an error where there must be none."""
     found = search(run)
     good = not found.error and (found.complete or run.partial)

@@ -149,7 +149,7 @@ def main(interruptible: bool) -> NoReturn:
     helper too, but must not end it: SIGINT stays blocked."""
     requests = _native.Channel(0)
     _native.fill_standard()
-    received = requests.receive_introduction()
+    received = _native.receive_introduction(requests)
     server = _native.Server(requests.fileno())
     del requests
     # The owner may ignore SIGCHLD. If the helper did, it could not find out how a job ended.

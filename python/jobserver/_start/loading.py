@@ -289,7 +289,7 @@ def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> N
     """In a new process: waits for its jobs, runs them, and ends. Returns if the process gets no
     job, because the owner gave up or has ended. SIGINT is blocked until the first job; with
     `interruptible` it is unblocked then."""
-    received = channel.receive_introduction()
+    received = _native.receive_introduction(channel)
     if received is not None:
         introduction, _starter.trees = received
         loader = NewProcessLoader(introduction, known, channel, interruptible)

@@ -1,10 +1,9 @@
 //! Channel (the job's end), MemoryFile and MemoryMap.
 
 use crate::errors::to_python;
-use crate::forkserver::ForkServer;
-use crate::host::Interpreter;
 use crate::pool::duplicate;
 use jobserver_core as core;
+use jobserver_core::forkserver::Helper;
 use jobserver_core::platform::Descriptor;
 use jobserver_core::wire::{self, memory_file, Frame};
 use jobserver_core::worker::Worker;
@@ -184,8 +183,8 @@ impl From<core::Channel> for Channel {
 
 impl Channel {
     /// This process as the worker at this end, of this fork server.
-    pub(crate) fn worker(&self, helper: Option<&ForkServer>) -> Worker {
-        Worker::new(self.channel.share(), helper.map(|helper| &helper.0))
+    pub(crate) fn worker(&self, helper: Option<&Helper>) -> Worker {
+        Worker::new(self.channel.share(), helper)
     }
 
     /// The same end.
@@ -204,17 +203,5 @@ impl Channel {
 
     pub(crate) fn fileno(&self) -> RawFd {
         self.channel.as_descriptor().as_raw_fd()
-    }
-
-    /// Waits for the introduction. If it carries a lifeline, this process ends with its owner from
-    /// then on. None if the owner has ended or gave up, or if no introduction came for long. Also
-    /// returns the fork server whose idle workers owners share, this process among them.
-    fn receive_introduction(
-        &self,
-        py: Python<'_>,
-    ) -> PyResult<Option<(MessageParts, Option<ForkServer>)>> {
-        let introduction = self.worker(None).introduction(&Interpreter(py))?;
-        let Some((frame, helper)) = introduction else { return Ok(None) };
-        Ok(Some((frame_to_python(py, frame)?, helper.map(ForkServer))))
     }
 }

@@ -114,6 +114,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(map::rows::take_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::receive_introduction, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;

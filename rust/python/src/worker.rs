@@ -2,7 +2,7 @@
 //! (`worker` of the core), the steps of one job (`job.rs`), and how a job is loaded
 //! (`_start/loading.py`).
 
-use crate::channel::{frame_to_python, Channel, Payload};
+use crate::channel::{frame_to_python, Channel, MessageParts, Payload};
 use crate::errors::to_python;
 use crate::forkserver::ForkServer;
 use crate::host::Interpreter;
@@ -18,6 +18,19 @@ use jobserver_core::wire::{Frame, Head};
 use jobserver_core::worker::Worker;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+/// Waits for the introduction on a channel. If it carries a lifeline, this process ends with its
+/// owner from then on. None if the owner has ended or gave up, or if no introduction came for long.
+/// Also returns the fork server whose idle workers owners share, this process among them.
+#[pyfunction]
+pub(crate) fn receive_introduction(
+    py: Python<'_>,
+    channel: &Bound<'_, Channel>,
+) -> PyResult<Option<(MessageParts, Option<ForkServer>)>> {
+    let introduction = channel.get().worker(None).introduction(&Interpreter(py))?;
+    let Some((frame, helper)) = introduction else { return Ok(None) };
+    Ok(Some((frame_to_python(py, frame)?, helper.map(ForkServer))))
+}
 
 /// In a new process: runs the jobs that `loader` (of `_start/loading.py`) loads, and ends the
 /// process. Returns only if there are none, or if an error came before the first. Owners share this
@@ -50,7 +63,7 @@ fn run_each(
     helper: Option<&ForkServer>,
     loader: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let worker = channel.worker(helper);
+    let worker = channel.worker(helper.map(|helper| &helper.0));
     let Some(frame) = worker.first_launch(&Interpreter(py))? else { return Ok(()) };
     match load(py, loader, frame) {
         Err(error) => job::run(py, channel.share(), Err(error)),

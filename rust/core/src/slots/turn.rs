@@ -177,7 +177,7 @@ impl Turn {
             let enter =
                 |want| bank.ledger.enter(ProcessId::current(), bank.depth(), want, self.ticket());
             let row = self.want.and_then(enter);
-            self.kept.ticket = row.map(|row| (me, row.ticket())).or(self.kept.ticket);
+            self.kept.ticket = row.map(|row| (me, row.ticket)).or(self.kept.ticket);
             self.row = row.map(|row| (me, row));
         }
         self.row()
@@ -317,9 +317,14 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let mut held = pool.try_take().unwrap();
         let mut shallow = waits(&pool, Want::Start);
-        for _ in 0..crate::slots::ledger::PATIENCE {
+        for takings in 0..crate::slots::ledger::PATIENCE {
             drop(held.take());
             held = pool.try_take().unwrap(); // as a client that knows no queue
+            if takings == crate::slots::ledger::PATIENCE / 2 {
+                let paused = shallow.pause(); // which loses no patience
+                shallow = pool.turn(Want::Start).after(&paused);
+                drop(shallow.begin_wait());
+            }
         }
         let mut deep = waits(&at_depth(&pool, 9), Want::Resume);
         drop(held);

@@ -47,7 +47,7 @@ const IN_QUEUE: u64 = 1 << 61;
 struct Order(u64);
 
 impl Order {
-    fn new(depth: u16, want: Want, Ticket(ticket): Ticket) -> Order {
+    fn new(depth: u16, want: Want, ticket: u64) -> Order {
         let shallow = u64::from(u16::MAX - depth) << (TICKET_BITS + 1);
         let starts = u64::from(want == Want::Start) << TICKET_BITS;
         Order(IN_QUEUE | shallow | starts | ticket & TICKETS_MASK)
@@ -62,19 +62,18 @@ impl Order {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) index: u32,
+    pub(crate) ticket: Ticket,
     order: Order,
 }
 
-impl Row {
-    /// Returns the ticket by which the order of equals is known.
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket(self.order.0 & TICKETS_MASK)
-    }
-}
-
-/// When a waiter first entered the queue, among all.
+/// When a waiter first entered the queue.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket {
+    /// Its number among all that have entered.
+    number: u64,
+    /// How many slots had been taken.
+    since: u64,
+}
 
 /// A waiter, as it was seen in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,10 +137,10 @@ impl Ledger {
         ticket: Option<Ticket>,
     ) -> Option<Row> {
         let index = self.claim_row(me)?;
-        let next = || Ticket(self.memory.word(TICKETS).fetch_add(1, IN_ORDER));
-        let ticket = ticket.unwrap_or_else(next);
-        let row = Row { index, order: Order::new(depth, want, ticket) };
-        self.row(index, ENTERED).store(self.takes(), IN_ORDER);
+        let number = || self.memory.word(TICKETS).fetch_add(1, IN_ORDER);
+        let ticket = ticket.unwrap_or_else(|| Ticket { number: number(), since: self.takes() });
+        let row = Row { index, ticket, order: Order::new(depth, want, ticket.number) };
+        self.row(index, ENTERED).store(ticket.since, IN_ORDER);
         self.come_in(row);
         Some(row)
     }
@@ -248,7 +247,7 @@ impl Ledger {
         if self.check_namespace(getpid()).is_err() {
             return None; // live waiters would seem to be dead
         }
-        let order = Order::new(depth, want, ticket.unwrap_or(Ticket(u64::MAX)));
+        let order = Order::new(depth, want, ticket.map_or(u64::MAX, |ticket| ticket.number));
         let order = row.map_or(order, |row| row.order);
         loop {
             let takes = self.takes();
