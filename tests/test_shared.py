@@ -273,6 +273,29 @@ def test_a_process_that_stays_opens_no_more_descriptors_with_each_job() -> None:
     assert max(after.values()) <= max(before.values())
 
 
+#: A handle that a job has kept.
+global_: Any = None
+
+
+def keep(js: Jobserver) -> int:
+    global global_
+    global_ = js
+    return os.getpid()
+
+
+def test_a_process_whose_job_has_kept_its_own_jobserver_stays() -> None:
+    with shared(1) as js:
+        assert len({js.submit(keep, args=(js,)).result(DEADLINE) for _ in range(3)}) == 1
+
+
+def test_a_process_whose_job_has_kept_another_jobserver_ends() -> None:
+    # It would keep the other one's fork server alive.
+    with shared(1) as js, shared(1) as other:
+        other.submit(pid).result(DEADLINE)
+        kept = js.submit(keep, args=(other,)).result(DEADLINE)
+        assert_soon(lambda: has_ended(kept))
+
+
 def close_the_trees_descriptors(js: Jobserver) -> None:
     assert _starter.trees is not None
     for descriptor in _starter.trees.filenos():

@@ -433,7 +433,10 @@ def _owner(options: Options, pool: _native.Pool, helper: _Passed) -> Owner:
     pid, passed = helper
     descriptors = [each.detach() for each in passed]
     try:
-        return Owner(options, pool, Helper(pid, descriptors))
+        owner = Owner(options, pool, Helper(pid, descriptors))
+        _own_jobs.of_other_trees.add(owner)
+        _own_jobs.users.add(getpid())  # the job's process must look, also if it does not use it
+        return owner
     finally:
         for fd in descriptors:
             os.close(fd)

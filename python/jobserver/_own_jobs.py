@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from . import _multiprocessing as mp
 from . import _native
@@ -35,6 +35,10 @@ def _in_use() -> list[Owner]:
 kept: dict[str, Owner] = {}
 
 
+#: In a job: the owners whose fork server is not that of this process, used or not.
+of_other_trees: WeakSet[Owner] = WeakSet()
+
+
 def are_at_rest() -> bool:
     """After a job: whether no owner of this process has a job, a process, or something to do. Their
     idle workers are given to all owners of the tree.
@@ -45,7 +49,7 @@ def are_at_rest() -> bool:
     at_rest = all([owner.is_at_rest for owner in _in_use()])
     for key in [key for key, owner in kept.items() if not (owner.stays and owner.is_in_use())]:
         del kept[key]
-    return at_rest and all([owner.stays for owner in _in_use()])
+    return at_rest and not of_other_trees and all([owner.stays for owner in _in_use()])
 
 
 def are_under_way() -> bool:

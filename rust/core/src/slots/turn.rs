@@ -156,8 +156,9 @@ impl Turn {
             None => {
                 // A slot that another waiter is to take would end each wait at once.
                 let left = self.must_let_others_go_first().unwrap_or(false);
-                let longest = self.for_lender().or(left.then_some(GRACE));
-                PoolWait::listen(&self.bank, left, longest)
+                let wait = PoolWait::listen(&self.bank, left, left.then_some(GRACE));
+                // In this order: the wait hears of a slot that comes back after this look.
+                wait.at_most(self.for_lender())
             }
         }
     }

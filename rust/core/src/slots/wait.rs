@@ -59,6 +59,12 @@ impl PoolWait {
         }
     }
 
+    /// Returns the same wait, of this length at most if that is given.
+    pub(super) fn at_most(mut self, longest: Option<Duration>) -> PoolWait {
+        self.look_after = self.look_after.into_iter().chain(longest).min();
+        self
+    }
+
     /// Begins the wait of a thread that sleeps behind another waiter: for its `bell`, for the
     /// `deaths` of waiters before it, and for at most `longest`.
     pub(super) fn behind(

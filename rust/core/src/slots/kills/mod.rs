@@ -9,9 +9,10 @@
 //! all slots, and the ledger as new.
 //!
 //! `model/` searches more orders of the same steps, in a copy of the protocol; here the steps are
-//! those of the code. Not here: who is woken by which bell, but for `wakes`.
+//! those of the code. That waiters hear of it all is in `bells`, `queue` and `wakes`.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+mod bells;
 mod cast;
 mod late;
 mod launches;

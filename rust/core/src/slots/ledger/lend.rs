@@ -138,7 +138,9 @@ impl Ledger {
         let [ours, passed_on] = [false, true].map(|passed_on| Borrower::Lent { loan, passed_on });
         // While it is lent, it has no other holder.
         let open = Borrower::open(lender.generation, self.holder(lender.index).by);
-        if self.change_borrower(lender.index, ours, open) {
+        // If it has come back already, the process that ended the loan, and has been killed, may not
+        // have told.
+        if self.change_borrower(lender.index, ours, open) || self.borrower(lender.index) == open {
             self.ring_open();
             if let Some(holder) = self.holder(lender.index).named() {
                 self.tell_process(holder); // it may wait behind others

@@ -112,12 +112,14 @@ fn listens(before: &[Waiter], process: ProcessId) -> bool {
     first.process != process && before.iter().all(|waiter| waiter.process == first.process)
 }
 
-/// The waiters whose deaths a waiter behind these watches: the nearest; and the first too, if that
-/// one and the nearest are those who listen, because one of them may be stopped and the other dead.
+/// The waiters whose deaths a waiter behind these watches: the nearest; and if these are of two
+/// processes, one of the other, because it is to listen once either has gone, and the one that is
+/// left may be stopped.
 fn watched_behind(before: &[Waiter]) -> Vec<Waiter> {
-    let Some((nearest, others)) = before.split_last() else { return Vec::new() };
-    let first = others.first().filter(|_| listens(others, nearest.process));
-    [nearest].into_iter().chain(first).copied().collect()
+    let Some(nearest) = before.last() else { return Vec::new() };
+    let mut others = before.iter().filter(|waiter| waiter.process != nearest.process);
+    let other = others.next().filter(|other| others.all(|waiter| waiter.process == other.process));
+    [nearest].into_iter().chain(other).copied().collect()
 }
 
 impl Ledger {
@@ -226,8 +228,9 @@ impl Ledger {
     pub(crate) fn remove(&self, dead: Waiter) {
         let rank = self.row(dead.index, RANK);
         let now = rank.load(IN_ORDER);
-        if now >> FLAGS == dead.order().0 {
-            let _ = rank.compare_exchange(now, 0, IN_ORDER, IN_ORDER);
+        let is_there = now >> FLAGS == dead.order().0;
+        if is_there && rank.compare_exchange(now, 0, IN_ORDER, IN_ORDER).is_ok() {
+            self.tell_behind(dead.order());
         }
         if rank.load(IN_ORDER) == 0 {
             let (word, dead) = (self.row(dead.index, WAITER), dead.process.to_word());
