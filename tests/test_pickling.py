@@ -27,7 +27,7 @@ import pytest
 from conftest import DEADLINE, children, descriptors, settle
 
 import jobserver
-from jobserver import Jobserver
+from jobserver import Jobserver, _main
 
 with_pickled_work = pytest.mark.parametrize("method", ["forkserver", "spawn"])
 
@@ -888,3 +888,15 @@ def test_a_connection_that_comes_back_is_no_descriptor_of_the_owners(
     for line in out.splitlines():
         assert line in ("PicklingError", "UnpicklingError")
     assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["T", "Outer", "é", "x" * 150, "x" * 250])
+def test_a_name_is_found_in_a_pickle_and_not_where_it_is_part_of_another(name: str) -> None:
+    def is_found(*values: Any) -> bool:
+        return _main._may_have(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), name.encode())
+
+    numbers = list(range(100_000))  # all pairs of bytes are in their pickle
+    assert is_found(numbers, name)
+    assert is_found(numbers, f"{name}.inner")
+    assert is_found(numbers, f"{name}.{'y' * 300}")
+    assert is_found(numbers, f"a{name}", f"{name}a") is (len(name) > 200)  # by reading, then

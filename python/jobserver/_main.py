@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import threading
 from typing import Any, Iterator, NoReturn
@@ -32,7 +33,7 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
     below = frozenset() if anywhere else _below_the_guard(main)
     # Usually none of these names is there. To look for bytes takes a thousandth of the time that it
     # takes to read the pickle of a large chunk of `map`.
-    hidden = {name for name in below if name.encode() in pickled}
+    hidden = {name for name in below if _may_have(pickled, name.encode())}
     if not (anywhere or hidden):
         return None
     for name in _names_in_main(stream):
@@ -41,6 +42,17 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         if name.partition(".")[0] in hidden:
             return f"{name} is defined below the main guard, which jobs do not run"
     return None
+
+
+def _may_have(pickled: bytes, name: bytes) -> bool:
+    """Whether a pickle may have a string that is this name, or begins with it and a dot. False only
+    if it has none."""
+    if len(name) > 200:
+        return True
+    # A string has its length before it: see SHORT_BINUNICODE and BINUNICODE of `pickletools`.
+    whole = b"\x8c" + bytes([len(name)]) + name
+    dotted = b"(?s)(?:\x8c.|X.{4})" + re.escape(name) + rb"\."
+    return whole in pickled or re.search(dotted, pickled) is not None
 
 
 def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
