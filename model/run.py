@@ -20,7 +20,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 MODELS = Path(__file__).resolve().parent
 BUILT = MODELS.parent / "target" / "model"
@@ -85,15 +85,18 @@ class Run(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """One search of the queue.
+    """One search of the queue, in this model.
 
-    `interrupts`: how many waits end without a slot; `stops`: how many waiters are stopped.
+    `listeners` is how many waiters listen; `client` says whether one takes slots by no rule;
+    `interrupts`, how many waits end without a slot; `stops`, how many waiters are stopped.
     """
 
     name: str
+    file: str = "queue.pml"
     waiters: int = 3
     listeners: int = 1
     slots: int = 1
+    client: int = 0
     kills: int = 0
     interrupts: int = 0
     stops: int = 0
@@ -102,50 +105,17 @@ class Queue(NamedTuple):
 
     def model(self) -> Path:
         """Return the file of the model."""
-        return MODELS / "queue.pml"
+        return MODELS / self.file
 
     def defines(self) -> dict[str, object]:
         """Return what the model is to be built with."""
-        return {
-            "WAITERS": self.waiters,
-            "LISTENERS": self.listeners,
-            "SLOTS": self.slots,
-            "KILLS": self.kills,
-            "INTERRUPTS": self.interrupts,
-            "STOPS": self.stops,
-        }
+        numbers = ("waiters", "listeners", "slots", "client", "kills", "interrupts", "stops")
+        return {name.upper(): getattr(self, name) for name in numbers}
 
 
-class Patience(NamedTuple):
-    """One search for a waiter of the queue that starves. `client`: one takes slots by no rule."""
+PATIENCE = "patience.pml"
 
-    name: str
-    waiters: int = 3
-    slots: int = 1
-    client: int = 0
-    kills: int = 0
-    stops: int = 0
-    options: tuple[str, ...] = ()
-    partial: bool = False
-
-    def model(self) -> Path:
-        """Return the file of the model."""
-        return MODELS / "patience.pml"
-
-    def defines(self) -> dict[str, object]:
-        """Return what the model is to be built with."""
-        return {
-            "WAITERS": self.waiters,
-            "SLOTS": self.slots,
-            "CLIENT": self.client,
-            "KILLS": self.kills,
-            "STOPS": self.stops,
-        }
-
-
-Search = Union[Run, Queue, Patience]
-
-PROTOCOL: list[Search] = [
+PROTOCOL: list[Run | Queue] = [
     Run("hold-line", "HOLD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("hold-long", "HOLD", LONG, kills=1),
     Run("hold-fork", "HOLD", FORK, kills=1),
@@ -191,10 +161,10 @@ PROTOCOL: list[Search] = [
     Queue("queue-stops", listeners=2, stops=1),
     Queue("queue-kills", kills=2, interrupts=1, partial=True),
     Queue("queue-four", waiters=4, listeners=2, kills=2, partial=True),
-    Patience("patience", kills=1, stops=1),
-    Patience("patience-two-slots", slots=2, kills=1, stops=1),
-    Patience("patience-client", slots=2, client=1),
-    Patience("patience-four", waiters=4),
+    Queue("patience", PATIENCE, kills=1, stops=1),
+    Queue("patience-two-slots", PATIENCE, slots=2, kills=1, stops=1),
+    Queue("patience-client", PATIENCE, slots=2, client=1),
+    Queue("patience-four", PATIENCE, waiters=4),
 ]
 
 PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
@@ -202,7 +172,7 @@ ONE = Run("", "HOLD", LINE, kills=1)
 
 QUEUE = Queue("", kills=1)
 
-FLAWS: dict[str, Search] = {
+FLAWS: dict[str, Run | Queue] = {
     "WRITE_THEN_MARK": ONE,
     "READ_THEN_RECORD": ONE,
     "ADOPT_STORES": ONE,
@@ -240,8 +210,8 @@ FLAWS: dict[str, Search] = {
     "TELL_THEN_LEAVE": QUEUE,
     "SLEEP_BEHIND_THE_GONE": QUEUE,
     "PASS_NOBODY_OVER": Queue("", listeners=2, stops=1),
-    "NO_PATIENCE": Patience(""),
-    "PATIENCE_ANEW": Patience(""),
+    "NO_PATIENCE": Queue("", PATIENCE),
+    "PATIENCE_ANEW": Queue("", PATIENCE),
 }
 
 
@@ -254,7 +224,7 @@ class Found(NamedTuple):
     complete: bool
 
 
-def search(run: Search) -> Found:
+def search(run: Run | Queue) -> Found:
     """Build the verifier of a run and let it search."""
     folder = BUILT / run.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -265,7 +235,7 @@ def search(run: Search) -> Found:
     # A flaw is found soon: then it is compiling that takes the time.
     planted = any(option.startswith("BREAK_") for option in run.options)
     compiler = ["cc", "-w", "-O0" if planted else "-O1", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
-    if not isinstance(run, Run) and not run.partial:
+    if isinstance(run, Queue) and not run.partial:
         compiler.append("-DCOLLAPSE")  # slower, but these have many states
     # Escapes by rendezvous (`kill`) and partial order reduction do not go together.
     compiler += ["-DNOREDUCE", *(["-DBITSTATE", "-DT_RAND", "-DP_RAND"] if run.partial else [])]
@@ -303,7 +273,7 @@ def search(run: Search) -> Found:
     return Found(word, int(float(states.group(1))), seconds, complete)
 
 
-def verify(run: Search) -> bool:
+def verify(run: Run | Queue) -> bool:
     """Search for an error where there must be none."""
     found = search(run)
     good = not found.error and (found.complete or run.partial)

@@ -297,8 +297,8 @@ def test_a_process_whose_job_has_kept_another_jobserver_ends() -> None:
 
 
 def close_the_trees_descriptors(js: Jobserver) -> None:
-    assert _starter.trees is not None
-    for descriptor in _starter.trees.filenos():
+    assert _starter.joined is not None
+    for descriptor in _starter.joined.filenos():
         os.close(descriptor)
     js.submit(pid).result(DEADLINE)
 

@@ -28,7 +28,7 @@ from ._map import Results, results
 from ._native import getpid
 from ._owner import Options, Owner
 from ._signals import raised_by_handler
-from ._start import Helper, trees_helper
+from ._start import Helper, joined_helper
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,7 +162,7 @@ class Jobserver:
         home = owner.open_pool().home
         context, *options = owner.options
         starter = owner.starter
-        helper: _Passed = TREES
+        helper: _Passed = JOINED
         sent_by = getattr(mp.context.get_spawning_popen(), "starter", None)
         if not (starter.workers_join and sent_by is starter):
             known = starter.helper(owner.native)
@@ -402,9 +402,9 @@ class Jobserver:
 
 
 #: In a pickle: the fork server that the worker has joined.
-TREES = "tree's"
+JOINED = "joined"
 
-#: How a pickle names the fork server of a handle: the pid and descriptors, or TREES.
+#: How a pickle names the fork server of a handle: the pid and descriptors, or JOINED.
 _Passed = Union[Tuple[int, List[Any]], str, None]
 
 
@@ -429,7 +429,7 @@ def _owner(options: Options, pool: _native.Pool, helper: _Passed) -> Owner:
     if helper is None:
         return Owner(options, pool, None)
     if isinstance(helper, str):
-        return Owner(options, pool, trees_helper(), stays=True)
+        return Owner(options, pool, joined_helper(), stays=True)
     pid, passed = helper
     descriptors = [each.detach() for each in passed]
     try:

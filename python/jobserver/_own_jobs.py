@@ -49,7 +49,10 @@ def are_at_rest() -> bool:
     at_rest = all([owner.is_at_rest for owner in _in_use()])
     for key in [key for key, owner in kept.items() if not (owner.stays and owner.is_in_use())]:
         del kept[key]
-    return at_rest and not of_other_trees and all([owner.stays for owner in _in_use()])
+    left = _in_use()
+    if not left:
+        users.clear()
+    return at_rest and not of_other_trees and all([owner.stays for owner in left])
 
 
 def are_under_way() -> bool:

@@ -70,23 +70,21 @@ class Holder:
     __del__ = release
 
 
-def running() -> tuple[int, int]:
-    """The descriptor by which a new process reaches the tracker, and the inode, by which trackers'
-    pipes are compared. Starts the tracker if there is none.
-
-    If the tracker runs, this does not take CPython's lock of it: a fork by another thread meanwhile
-    would leave the lock locked in the child without end.
-    """
-    if not is_running():
-        _start()
-    pipe = _pipe()
-    return pipe.end, pipe.inode
-
-
 def is_running() -> bool:
-    """Whether there is a tracker."""
+    """Whether there is a tracker.
+
+    This does not take CPython's lock of it: a fork by another thread meanwhile would leave the lock
+    locked in the child without end.
+    """
     fd = _multiprocessings()
     return fd is not None and not _nobody_reads(fd)
+
+
+def reached() -> tuple[int, int]:
+    """The descriptor by which a new process reaches the tracker, and the inode, by which trackers'
+    pipes are compared."""
+    pipe = _pipe()
+    return pipe.end, pipe.inode
 
 
 def inherit(end: int) -> None:
@@ -110,7 +108,7 @@ def _pipe() -> _native.TrackerPipe:
             raise _out_of_reach()
         _shared.pop(0, None)
     if _multiprocessings() is None and not os.path.exists(_OPEN):
-        _start()
+        start()
     # Of several threads at once, the first decides for all.
     return _shared.setdefault(0, _native.TrackerPipe(_multiprocessings(), made=True))
 
@@ -147,7 +145,7 @@ def _leads_to(pipe: _native.TrackerPipe | None, fd: int) -> bool:
     return stat.S_ISFIFO(file.st_mode) and (pipe is None or pipe.inode == file.st_ino)
 
 
-def _start() -> None:
+def start() -> None:
     """Makes CPython start a tracker, with open files on descriptors 0, 1 and 2 meanwhile. Otherwise
     CPython's pipe could have these numbers, and a tracker closes 0 and 1 when it starts."""
     filled = []

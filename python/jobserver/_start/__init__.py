@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 from .. import _native
-from ._starter import Helper, Starter, trees_helper
+from ._starter import Helper, Starter, joined_helper
 
-__all__ = ["Helper", "Starter", "starter", "trees_helper"]
+__all__ = ["Helper", "Starter", "starter", "joined_helper"]
 
 
 def starter(

@@ -25,14 +25,14 @@ class Helper(NamedTuple):
     descriptors: Sequence[int]
 
 
-#: In a worker that the owners of its tree share: the fork server of the tree.
-trees: _native.ForkServer | None = None
+#: In a worker that the owners of its tree share: the fork server of the tree, which it has joined.
+joined: _native.ForkServer | None = None
 
 
-def trees_helper() -> Helper | None:
-    """The fork server of this worker's tree, if the owners of the tree share this worker."""
+def joined_helper() -> Helper | None:
+    """The fork server that this worker has joined, if it has joined one."""
     try:
-        return trees and Helper(os.getppid(), trees.filenos())
+        return joined and Helper(os.getppid(), joined.filenos())
     except (OSError, _native.ForkServerGone):
         return None  # a job has closed its descriptors
 

@@ -95,7 +95,8 @@ def terms(
 
 
 def prepared(method: str, home: str) -> Preparation:
-    if not _tracker.is_running() and not _main.is_frozen():
+    is_tracked = _tracker.is_running()
+    if not is_tracked and not _main.is_frozen():
         interpreter()  # raises; the start of the resource tracker would fail without a reason
     try:
         data = mp.spawn.get_preparation_data("")
@@ -105,7 +106,9 @@ def prepared(method: str, home: str) -> Preparation:
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # the only part that is not a copy
     try:
-        tracker = _Tracked(*_tracker.running())
+        if not is_tracked:
+            _tracker.start()
+        tracker = _Tracked(*_tracker.reached())
     except OSError as e:
         raise advised(e, "cannot start multiprocessing's resource tracker") from None
     return Preparation(method, home, data, tracker)

@@ -291,6 +291,6 @@ def run(channel: _native.Channel, interruptible: bool, known: Known = None) -> N
     `interruptible` it is unblocked then."""
     received = _native.receive_introduction(channel)
     if received is not None:
-        introduction, _starter.trees = received
+        introduction, _starter.joined = received
         loader = NewProcessLoader(introduction, known, channel, interruptible)
-        _native.run_jobs(channel, loader, _starter.trees)
+        _native.run_jobs(channel, loader, _starter.joined)

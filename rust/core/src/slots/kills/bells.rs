@@ -4,36 +4,18 @@
 //! A process that is to be killed at a step is stopped there first, because a kill at once falls on
 //! changes only, and never between a change and its bell.
 
-use super::cast::reclaimer;
+use super::cast::{enter, is_ready, reclaimer, wakes};
 use super::stage::{alone, at_each_step, Actor, Fate, Rest, Role, Stage};
 use crate::platform::shared::IN_ORDER;
 use crate::process::ProcessId;
-use crate::slots::ledger::{Row, Want};
+use crate::slots::ledger::Want;
 use crate::slots::turn::Turn;
-use crate::slots::PoolWait;
-use crate::wait::POLL_INTERVAL;
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::getpid;
 
 /// Where a process tells that it sleeps though there is a slot for it; and where the test tells it
 /// that it need not stop any more.
 const SLEEPS: usize = 1;
 const LATE: usize = 2;
-
-fn is_ready(wait: &PoolWait) -> bool {
-    let all = wait.descriptors.iter().chain(&wait.pipe);
-    let mut all: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    poll(&mut all, Some(&Timespec::default())).unwrap() > 0
-}
-
-/// Whether a wait ends: something is ready, or it looks where no descriptor reports a death.
-fn wakes(wait: &PoolWait) -> bool {
-    is_ready(wait) || wait.look_after.is_some_and(|after| after <= POLL_INTERVAL)
-}
-
-fn enter(stage: &Stage, depth: u16) -> Row {
-    stage.ledger.enter(ProcessId::current(), depth, Want::Start, None).unwrap()
-}
 
 /// A process with so many rows in the queue, the first at this depth.
 fn waits(stage: &Stage, depth: u16, rows: u16) -> Actor<'_> {

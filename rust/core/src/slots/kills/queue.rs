@@ -3,17 +3,13 @@
 //!
 //! In each test two processes wait first and listen, and the test itself is the third waiter.
 
+use super::cast::{enter, is_ready, wakes};
 use super::stage::{alone, at_each_step, at_each_two_steps, Actor, Fate, Rest, Role, Stage};
 use crate::process::ProcessId;
-use crate::slots::ledger::{Row, Standing, Want};
+use crate::slots::ledger::{Standing, Want};
 use crate::slots::turn::Turn;
 use crate::slots::PoolWait;
-use crate::wait::{Wait, POLL_INTERVAL};
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
-
-fn enter(stage: &Stage, depth: u16) -> Row {
-    stage.ledger.enter(ProcessId::current(), depth, Want::Start, None).unwrap()
-}
+use crate::wait::Wait;
 
 /// A process of this depth that waits, and that leaves the queue with this fate.
 fn waits(stage: &Stage, depth: u16, fate: Fate) -> Actor<'_> {
@@ -45,17 +41,10 @@ fn sleeps_behind(turn: &mut Turn) -> PoolWait {
     wait
 }
 
-fn is_ready(wait: &PoolWait) -> bool {
-    let all = wait.descriptors.iter().chain(&wait.pipe);
-    let mut all: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    poll(&mut all, Some(&Timespec::default())).unwrap() > 0
-}
-
 /// Sleeps and looks as long as something wakes the test. (Without pidfds a waiter looks from time to
 /// time.) Returns whether it listens then.
 fn comes_to_listen(turn: &mut Turn, mut wait: PoolWait) -> bool {
-    let looks = |wait: &PoolWait| wait.look_after.is_some_and(|after| after <= POLL_INTERVAL);
-    while !wait.listens && (is_ready(&wait) || looks(&wait)) {
+    while !wait.listens && wakes(&wait) {
         drop(wait);
         wait = turn.begin_wait();
     }
