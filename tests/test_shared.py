@@ -296,6 +296,21 @@ def test_a_process_whose_job_has_kept_another_jobserver_ends() -> None:
         assert_soon(lambda: has_ended(kept))
 
 
+def open_descriptors(_: Jobserver) -> tuple[int, int]:
+    return os.getpid(), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("others", ["fork", "forkserver", "spawn"])
+def test_a_process_that_stays_keeps_nothing_of_the_handles_that_its_jobs_got(others: Any) -> None:
+    with shared(1) as js:
+        seen = []
+        for _ in range(4):
+            with Jobserver(others, 1) as other:
+                other.submit(pid).result(DEADLINE)
+                seen.append(js.submit(open_descriptors, args=(other,)).result(DEADLINE))
+    assert len({*seen[1:]}) == 1
+
+
 def close_the_trees_descriptors(js: Jobserver) -> None:
     assert _starter.joined is not None
     for descriptor in _starter.joined.filenos():

@@ -418,7 +418,7 @@ def _rebuild(home: str, helper: _Passed, method: str, key: str, *options: Any) -
     owner = _own_jobs.known.get(key)
     if owner is None or owner.is_closed:
         chosen = Options(_arguments.context(method), key, *options)
-        owner = _owner(chosen, _pools.opened(home), helper)
+        owner = _owner(chosen, _pools.opened_for_handle(home), helper)
     made._owner = owner
     _handles[key] = made
     return made
@@ -426,16 +426,16 @@ def _rebuild(home: str, helper: _Passed, method: str, key: str, *options: Any) -
 
 def _owner(options: Options, pool: _native.Pool, helper: _Passed) -> Owner:
     """The owner of a handle that was pickled."""
-    if helper is None:
-        return Owner(options, pool, None)
     if isinstance(helper, str):
         return Owner(options, pool, joined_helper(), stays=True)
+    _own_jobs.users.add(getpid())  # the job's process must look, also if it does not use the handle
+    if helper is None:
+        return Owner(options, pool, None)
     pid, passed = helper
     descriptors = [each.detach() for each in passed]
     try:
         owner = Owner(options, pool, Helper(pid, descriptors))
         _own_jobs.of_other_trees.add(owner)
-        _own_jobs.users.add(getpid())  # the job's process must look, also if it does not use it
         return owner
     finally:
         for fd in descriptors:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
 from . import _multiprocessing as mp
-from . import _native
+from . import _native, _pools
 from ._native import getpid
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def are_at_rest() -> bool:
     at_rest = all([owner.is_at_rest for owner in _in_use()])
     for key in [key for key, owner in kept.items() if not (owner.stays and owner.is_in_use())]:
         del kept[key]
+    _pools.forget_those_of_handles()
     left = _in_use()
     if not left:
         users.clear()

@@ -15,6 +15,10 @@ _known: dict[str, _native.Pool] = {}
 _single: dict[str | None, _native.Pool] = {}
 
 
+#: The homes of those that came with handles only: no job of this process runs on a slot of them.
+_of_handles: set[str] = set()
+
+
 def opened(home: str) -> _native.Pool:
     """The pool with this home. A process has one object for a pool, because it knows the slot that
     the process runs on."""
@@ -22,6 +26,20 @@ def opened(home: str) -> _native.Pool:
     if pool is None:
         pool = _known.setdefault(home, _native.Pool.open(home))
     return pool
+
+
+def opened_for_handle(home: str) -> _native.Pool:
+    """The same, for a handle of a Jobserver that need not be this job's own."""
+    if home not in _known:
+        _of_handles.add(home)
+    return opened(home)
+
+
+def forget_those_of_handles() -> None:
+    """After a job whose process may stay: closes the pools that came with handles, unless something
+    still refers to them."""
+    while _of_handles:
+        _known.pop(_of_handles.pop(), None)
 
 
 def in_force() -> _native.Pool | None:
