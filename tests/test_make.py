@@ -319,14 +319,20 @@ kept: list[Jobserver] = []
 
 def make_one_and_keep_it(use: bool) -> str:
     kept.append(Jobserver(slots=2))
-    pool: Any = kept[0]._owner.open_pool()
-    return kept[0](str, pool.home).result() if use else pool.home
+    owner: Any = kept[-1]._owner
+    if use:
+        return kept[-1](str, owner.open_pool().home).result()
+    return str(owner._pool.home)  # `open_pool` would use it
 
 
+@pytest.mark.parametrize("tasks", [1, 3, None])
 @pytest.mark.parametrize("use", [False, True], ids=["unused", "used"])
-def test_the_home_of_a_pool_that_a_job_has_made_goes_with_the_job(js: Jobserver, use: bool) -> None:
-    future = js(make_one_and_keep_it, use)
-    home = future.result()
+def test_the_home_of_a_pool_that_a_job_has_made_goes_with_its_process(
+    make_jobserver: Any, use: bool, tasks: int | None
+) -> None:
+    js = make_jobserver(slots=1, max_tasks_per_child=tasks)
+    home = js(make_one_and_keep_it, use).result()
+    js(os.getpid).result()
     js.close()
     assert not os.path.exists(home)
 

@@ -14,12 +14,14 @@ import multiprocessing
 import os
 import pickle
 import resource
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -293,6 +295,38 @@ def test_a_job_with_jobs_of_its_own_is_its_processs_last(make_jobserver: Make) -
     after = js(pid).result()
     assert len({outer.pid, nested, after}) == 3
     wait_until(lambda: gone(nested) and gone(outer.pid))
+
+
+def hears(fifo: Path) -> bool:
+    """Whether another process writes to the fifo before this has waited for half a second."""
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as end:
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        return bool(poll.poll(500))
+
+
+def goes_on_beside_its_job(js: Jobserver, fifo: Path) -> bool:
+    future = js.submit(hears, args=(fifo,))
+    with contextlib.suppress(OSError):  # the job has ended
+        with open(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb") as end:
+            end.write(b"!")
+    return future.result(DEADLINE)
+
+
+def pass_another_handle_on(js: Jobserver, fifo: Path) -> bool:
+    js.submit(pid).result(DEADLINE)  # its process exists before this one joins the pool
+    another = Jobserver("fork")
+    return js.submit(goes_on_beside_its_job, args=(another, fifo)).result(DEADLINE)
+
+
+def test_a_process_knows_its_slot_by_whichever_handle_of_its_pool_a_job_gets(
+    make_jobserver: Make, tmp_path: Path
+) -> None:
+    """It lends the only slot to its job, and so does not go on before that job has ended."""
+    js = make_jobserver(slots=1, max_tasks_per_child=None)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert not js.submit(pass_another_handle_on, args=(js, fifo)).result(DEADLINE)
 
 
 def exit_7() -> None:

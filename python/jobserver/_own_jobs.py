@@ -50,10 +50,7 @@ def are_at_rest() -> bool:
     for key in [key for key, owner in kept.items() if not (owner.stays and owner.is_in_use())]:
         del kept[key]
     _pools.forget_those_of_handles()
-    left = _in_use()
-    if not left:
-        users.clear()
-    return at_rest and not of_other_trees and all([owner.stays for owner in left])
+    return at_rest and not of_other_trees and all([owner.stays for owner in _in_use()])
 
 
 def are_under_way() -> bool:

@@ -22,6 +22,9 @@ _of_handles: set[str] = set()
 def opened(home: str) -> _native.Pool:
     """The pool with this home. A process has one object for a pool, because it knows the slot that
     the process runs on."""
+    own = _native.own_pool()
+    if own is not None and own.home == home:
+        return own  # a forked job's pool need not be among those that it has opened
     pool = _known.get(home)
     if pool is None:
         pool = _known.setdefault(home, _native.Pool.open(home))
