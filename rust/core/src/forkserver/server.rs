@@ -4,7 +4,7 @@
 use super::client::REQUEST;
 use crate::error::{Error, Result};
 use crate::platform::{
-    backend, close_on_exec, empty_set, null_device, Descriptor, Forked, ReadySet,
+    backend, close_inherited, close_on_exec, empty_set, null_device, Descriptor, Forked, ReadySet,
 };
 use crate::process::{Child, ExitStatus, Lifeline};
 use crate::wait::{Wait, Woken, POLL_INTERVAL};
@@ -204,7 +204,11 @@ impl Server {
     fn abandon(&mut self) {
         self.requests = None;
         self.spare = None;
-        self.children.clear();
+        let children = std::mem::take(&mut self.children);
+        let watches = children.values().filter_map(|(child, _)| child.watch());
+        let sockets = children.values().map(|(_, channel)| channel.socket());
+        close_inherited(watches.chain(sockets).map(Arc::as_ref));
+        std::mem::forget(children);
         self.set = empty_set();
     }
 }

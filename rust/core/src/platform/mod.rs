@@ -20,6 +20,7 @@ mod fork;
 #[cfg(all(target_os = "linux", not(jobserver_portable)))]
 mod hang_up;
 pub(crate) mod identity;
+mod inherited;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) mod kill_point;
 #[cfg(target_os = "linux")]
@@ -56,6 +57,7 @@ pub(crate) use descriptor::{is_free_or, open_for_others, open_in_place, AtHand, 
 pub(crate) use detach::detach;
 pub use file_size::within_limit;
 pub use fork::{exit_at_once, fork, Forked};
+pub(crate) use inherited::close_inherited;
 pub(crate) use limit::is_marked;
 pub use limit::{end_after, TimeLimit};
 pub use namespace::begin_child;
@@ -65,7 +67,7 @@ pub use signals::{
     alarm_signal, is_ignored, see_children_end, signal_from_raw, time_limit_signal, unblock,
     SignalIgnored, SignalsHeld,
 };
-pub use standard::fill_standard;
+pub use standard::{fill_standard, reads_nothing};
 pub(crate) use standard::{is_inherited, null_device};
 pub use system::put_environment;
 pub(crate) use system::{

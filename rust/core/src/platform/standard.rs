@@ -5,7 +5,7 @@ use super::shared::last_error;
 use super::Descriptor;
 use crate::error::{self, Error};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{fstat, stat, Mode, OFlags};
 use rustix::io::{fcntl_getfd, FdFlags, Result};
 
 /// Returns whether a new program would find this standard stream open.
@@ -15,13 +15,22 @@ pub(crate) fn is_inherited(stream: RawFd) -> bool {
     fcntl_getfd(stream).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
 }
 
+/// Whether standard input is the null device.
+pub fn reads_nothing() -> bool {
+    // SAFETY: it is only looked at, by a call that says whether it is open at all.
+    let input = fstat(unsafe { BorrowedFd::borrow_raw(0) });
+    input.is_ok_and(|input| stat(NULL_DEVICE).is_ok_and(|null| null.st_rdev == input.st_rdev))
+}
+
+const NULL_DEVICE: &str = "/dev/null";
+
 /// Opens the null device, to read and to write.
 pub(crate) fn null_device() -> Result<Descriptor> {
     Descriptor::new(open_null_device()?)
 }
 
 fn open_null_device() -> Result<OwnedFd> {
-    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(NULL_DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// In a process of this crate: puts the null device where a standard stream is closed, and in the
