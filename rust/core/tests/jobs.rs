@@ -9,14 +9,16 @@ use jobserver_core::process::{has_children, wait_for_left, Kept};
 use jobserver_core::wire::{memory_file, Head, INLINE};
 use jobserver_core::{Channel, ErrorKind, ExitStatus, JobId, Jobs, Outcome, Pool, Woken};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::{getpid, kill_process, setrlimit, Resource, Rlimit, Signal};
+use rustix::process::{
+    getpid, kill_process, setrlimit, waitid, Resource, Rlimit, Signal, WaitId, WaitIdOptions,
+};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn send(channel: &Channel, body: &[u8]) {
     channel.send(RESULT, body, &[]).unwrap();
@@ -730,6 +732,88 @@ fn an_abandoned_table_leaves_nothing_in_the_child_and_all_in_the_parent() {
     drop(may_end);
     drain(&mut jobs);
     assert_eq!(pool.free().unwrap(), 3);
+}
+
+/// Two jobs, of which the first has sent its result. Its process ends once the first gate is open,
+/// and the other job once the second is.
+fn one_done_one_running(jobs: &mut Jobs) -> (JobId, [File; 2]) {
+    let [(done, may_end), (running, may_finish)] = [gate(), gate()];
+    let mut inherited = [Some(may_end), Some(may_finish)];
+    let id = start(jobs, None, |channel| {
+        inherited[1] = None;
+        send(&channel, b"done");
+        pass(&done, &mut inherited[0]);
+        0
+    });
+    start(jobs, None, |channel| {
+        inherited[0] = None;
+        pass(&running, &mut inherited[1]);
+        send(&channel, b"done");
+        0
+    });
+    assert!(outcomes(jobs, 1).contains_key(&id));
+    (id, inherited.map(Option::unwrap))
+}
+
+#[test]
+fn the_exit_of_a_job_that_has_sent_its_result_does_not_wake_an_owner_that_waits_for_another() {
+    let _alone = Alone::new();
+    let begun = Instant::now();
+    let mut jobs = Jobs::new();
+    let (done, [may_end, may_finish]) = one_done_one_running(&mut jobs);
+    let pid = jobs.pid(done).unwrap();
+    drop(may_end);
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+    let woken = jobs.wait(None, Some(Instant::now())).unwrap();
+    // (On a machine that is so slow, the owner has looked at all exits.)
+    assert!(woken == Woken::TimedOut || begun.elapsed() > Duration::from_millis(900));
+    jobs.scan().unwrap();
+    assert_eq!(jobs.outstanding(), 1, "each scan reaps what has ended");
+    drop(may_finish);
+    outcomes(&mut jobs, 1);
+    drain(&mut jobs);
+}
+
+#[test]
+fn an_owner_that_waits_for_exits_only_is_woken_by_them() {
+    let _alone = Alone::new();
+    let mut jobs = Jobs::new();
+    // Otherwise each of these exits would be found a second late, by the look at all exits.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    for _ in 0..30 {
+        let (gate, may_end) = gate();
+        let mut inherited = Some(may_end);
+        start(&mut jobs, None, |channel| {
+            send(&channel, b"done");
+            pass(&gate, &mut inherited);
+            0
+        });
+        outcomes(&mut jobs, 1);
+        drop(inherited);
+        drain(&mut jobs);
+    }
+    assert!(Instant::now() < deadline);
+}
+
+#[test]
+fn such_a_process_is_reaped_also_while_nothing_else_happens() {
+    let _alone = Alone::new();
+    let mut jobs = Jobs::new();
+    let (_, [may_end, may_finish]) = one_done_one_running(&mut jobs);
+    // It is still there when the owner looks at all exits: from then on its exit wakes the owner.
+    assert_eq!(jobs.wait(None, Some(soon())).unwrap(), Woken::Ready);
+    jobs.scan().unwrap();
+    assert_eq!(jobs.outstanding(), 2);
+    let deadline = soon();
+    assert_eq!(jobs.wait(None, Some(Instant::now())).unwrap(), Woken::TimedOut);
+    drop(may_end);
+    while jobs.outstanding() == 2 {
+        assert_eq!(jobs.wait(None, Some(deadline)).unwrap(), Woken::Ready);
+        jobs.scan().unwrap();
+    }
+    drop(may_finish);
+    outcomes(&mut jobs, 1);
+    drain(&mut jobs);
 }
 
 #[test]

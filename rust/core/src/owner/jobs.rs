@@ -41,6 +41,8 @@ pub struct Jobs<J = ()> {
     pub(super) idle: Vec<u64>,
     /// Children whose exit no descriptor reports.
     pub(super) unwatched: BTreeSet<u64>,
+    /// Children whose jobs are over, and whose exits wake nobody: see `leave_exit`.
+    pub(super) ending: Vec<u64>,
     pub(super) next: u64,
     /// The process whose children they are; None until there is one.
     pub(super) owner: Option<Pid>,
@@ -65,6 +67,7 @@ impl<J> Default for Jobs<J> {
             processes: HashMap::new(),
             idle: Vec::new(),
             unwatched: BTreeSet::new(),
+            ending: Vec::new(),
             next: 0,
             owner: None,
             changes: 0,
@@ -371,6 +374,7 @@ impl<J> Jobs<J> {
         self.set = None;
         self.idle.clear();
         self.unwatched.clear();
+        self.ending.clear();
         self.waiting.clear();
         self.spare_bells.clear();
         // The count goes on, for a caller that looked before this and waits after it.

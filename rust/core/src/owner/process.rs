@@ -19,6 +19,8 @@ pub(super) struct Process<J> {
     /// The slot of that job.
     pub(super) slot: Option<Launched>,
     pub(super) state: ProcessState,
+    /// Its exit wakes nobody; the owner looks for it at each scan.
+    pub(super) exit_is_left: bool,
     /// It gets no other job: this one was signalled, and the signal may arrive late.
     pub(super) signalled: bool,
     /// The last words of its job, whose end is still to come.
@@ -46,6 +48,7 @@ impl<J> Process<J> {
             job: None,
             slot: None,
             state: ProcessState::Idle,
+            exit_is_left: false,
             signalled: false,
             last_words: None,
         }

@@ -50,6 +50,11 @@ impl<J> Jobs<J> {
         for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
             self.check_exit(number, &mut finished);
         }
+        for number in std::mem::take(&mut self.ending) {
+            if !self.reap(number, &mut finished) {
+                self.ending.push(number);
+            }
+        }
         // Waiters wake also when a process was only reaped, because a thread may wait for the last
         // to be reaped; and when a job has yielded, because an owner that waits for it may have to
         // yield too.
@@ -110,7 +115,33 @@ impl<J> Jobs<J> {
             process.dismiss();
             self.idle.retain(|idle| *idle != number);
             if ours {
+                self.leave_exit(number);
                 return self.close_channel(number);
+            }
+        }
+    }
+
+    /// Leaves the exit of a child whose job is over to later scans. To be woken for it would cost
+    /// the owner a second wake-up for most jobs. What is left so is reaped after the next event, or
+    /// within two seconds: see `look_over`.
+    fn leave_exit(&mut self, number: u64) {
+        let Some(process) = self.processes.get_mut(&number) else { return };
+        let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) else { return };
+        if self.ending.len() < AT_ONCE && !self.unwatched.contains(&number) {
+            set.remove(exit, key(number, EXIT));
+            process.exit_is_left = true;
+            self.ending.push(number);
+        }
+    }
+
+    /// Watches the exits that were left to later scans.
+    pub(super) fn watch_exits_left(&mut self) {
+        for number in std::mem::take(&mut self.ending) {
+            let Some(process) = self.processes.get_mut(&number) else { continue };
+            let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) else { continue };
+            process.exit_is_left = set.add(exit, key(number, EXIT)).is_err();
+            if process.exit_is_left {
+                self.ending.push(number);
             }
         }
     }
@@ -120,6 +151,7 @@ impl<J> Jobs<J> {
     /// may be another file now, or report for ever descriptors that are closed.)
     fn renew(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
         (self.set, self.lost) = (None, true);
+        self.ending.clear(); // all are watched from now on
         self.spare_bells.retain(|bell| bell.is_intact());
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
             if self.processes.get(&number).is_some_and(Process::is_lost) {
@@ -128,6 +160,7 @@ impl<J> Jobs<J> {
             }
             let Some(mut process) = self.processes.remove(&number) else { continue };
             process.child.look_to_watch();
+            process.exit_is_left = false;
             let watched = self.watch(number, &process.child, process.channel.as_ref());
             self.processes.insert(number, process);
             watched.map_err(Error::system("cannot watch the jobs"))?;
@@ -155,16 +188,30 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// Reaps a direct child if it has ended.
     fn check_exit(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
-        let Some(process) = self.processes.get(&number) else { return };
-        let status = match process.child.try_wait() {
-            Ok(None) => return self.watch_by_looking(number),
-            Ok(Some(status)) => status,
-            Err(_) => ExitStatus::Unknown,
+        if !self.reap(number, finished) {
+            self.watch_by_looking(number);
+        }
+    }
+
+    /// Reaps a direct child if it has ended. Returns whether it has.
+    fn reap(&mut self, number: u64, finished: &mut Vec<Finished<J>>) -> bool {
+        let Some(process) = self.processes.get(&number) else { return true };
+        let status = if process.exit_is_left {
+            match process.child.reap() {
+                true => ExitStatus::Unknown, // its job has its outcome
+                false => return false,
+            }
+        } else {
+            match process.child.try_wait() {
+                Ok(None) => return false,
+                Ok(Some(status)) => status,
+                Err(_) => ExitStatus::Unknown,
+            }
         };
         self.read_channel(number, finished); // frames that it sent before its end come first
         self.ended(number, status, finished);
+        true
     }
 
     /// Polls for a child's end instead of watching a descriptor. The child may have ended while
@@ -187,11 +234,13 @@ impl<J> Jobs<J> {
             slot.settle(true);
         }
         self.idle.retain(|idle| *idle != number);
+        self.ending.retain(|ending| *ending != number);
         let last_words = process.last_words.take();
         process.finish(number, Outcome::Ended(status, last_words), finished);
-        let watched_by_looking = self.unwatched.remove(&number) || !process.child.is_ours();
+        let watched =
+            !self.unwatched.remove(&number) && process.child.is_ours() && !process.exit_is_left;
         let watch = process.child.watch();
-        if let (Some(set), Some(exit), false) = (&mut self.set, watch, watched_by_looking) {
+        if let (Some(set), Some(exit), true) = (&mut self.set, watch, watched) {
             set.remove(exit, key(number, EXIT));
         }
     }

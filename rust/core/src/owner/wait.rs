@@ -4,6 +4,7 @@
 use super::jobs::Jobs;
 use super::process::Process;
 use crate::error::{Error, ErrorKind, Result};
+use crate::platform::Descriptor;
 use crate::slots::{Pool, PoolWait, Turn};
 use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +90,9 @@ impl<J> Jobs<J> {
         // wake this thread.
         let set = self.set();
         let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
+        if self.processes.len() == self.ending.len() + self.idle.len() {
+            descriptors.extend(self.exits_left()); // no other event can come
+        }
         // At the limit of descriptors there is no bell, and the wait polls instead.
         let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
@@ -109,12 +113,20 @@ impl<J> Jobs<J> {
         Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
     }
 
-    /// If it is time, checks whether all descriptors are still intact.
+    /// If it is time, checks whether all descriptors are still intact, and watches the exits that
+    /// were left to later scans: a zombie that waits for the next event must not wait for long.
     fn look_over(&mut self, now: Instant) {
         if self.quiet.is_due(now) {
             let lost = |process: &Process<J>| process.is_lost() || process.child.is_lost();
             self.lost |= self.processes.values().any(lost);
+            self.watch_exits_left();
         }
+    }
+
+    /// The descriptors that report the exits which were left to later scans.
+    fn exits_left(&self) -> impl Iterator<Item = Arc<Descriptor>> + '_ {
+        let children = self.ending.iter().filter_map(|number| self.processes.get(number));
+        children.filter_map(|process| process.child.watch().cloned())
     }
 
     /// Whether a thread waits.

@@ -90,6 +90,11 @@ impl Child {
         Ok(Some(if overdue { ExitStatus::Overdue(libc::SIGKILL) } else { status }))
     }
 
+    /// The same, for a caller that need not know how it ended. Returns whether it has.
+    pub(crate) fn reap(&self) -> bool {
+        !matches!(self.waitid(WaitIdOptions::NOHANG), Ok(None))
+    }
+
     /// Kills it, unless another process reaps it and its pid may be another process's by now.
     pub(crate) fn end(&self) {
         if self.ours || self.intact_watch().is_some() {
