@@ -86,10 +86,15 @@ def is_this_process() -> bool:
 
 
 class Identity:
-    """A job's identity in multiprocessing. If the job is forked, its owner prepares it."""
+    """A job's identity in multiprocessing, and the setup that gives it to a process. If the job is
+    forked, its owner prepares both."""
 
-    def __init__(self, method: str) -> None:
-        """For jobs of this process, started by `method`."""
+    def __init__(self, method: str, stdin: Any = None) -> None:
+        """For jobs of this process, started by `method`, with `stdin` as their `sys.stdin` if that
+        is not None."""
+        global _standard_error
+        # (If CPython found descriptor 2 closed, a file of the user may have that number now.)
+        _standard_error = None if sys.__stderr__ is None else _file(2)
         self.context = mp.context._concrete_contexts[method]
         self.process = _Process()
         self.process._given_name = None
@@ -97,41 +102,23 @@ class Identity:
         self.parent = mp.process._ParentProcess(
             self.process._parent_name, self.process._parent_pid, None
         )
-
-    def belongs_to(self, owner: tuple[int, str]) -> None:
-        """In a process that was not forked from its owner: sets the owner's pid and name."""
-        if (self.process._parent_pid, self.process._parent_name) != owner:
-            self.process._parent_pid, self.process._parent_name = owner
-            self.parent._pid, self.parent._name = owner
-
-    def setup(self, stdin: Any = None) -> _native.Setup:
-        """The assignments that make a process a job: a child in multiprocessing's sense, with
-        `stdin` as its `sys.stdin` if that is not None."""
-        global _standard_error
-        # (If CPython found descriptor 2 closed, a file of the user may have that number now.)
-        _standard_error = None if sys.__stderr__ is None else _file(2)
         process, util = vars(mp.process), mp.util
-        children: set[Any] = set()
-        assignments = [
-            (process, "_current_process", self.process),
-            (process, "_parent_process", self.parent),
-            (process, "_process_counter", itertools.count(1)),
-            (process, "_children", children),
-            (vars(mp.context._default_context), "_actual_context", self.context),
-        ]
-        if stdin is not None:
-            assignments.append((vars(sys), "stdin", stdin))
-        return _native.Setup(
+        self.setup = _native.Setup(
             getattr(os.environ, "_data", {}),  # the other attributes are functions
-            assignments,
-            stdin is not None,
-            (vars(self.parent), "_sentinel"),
+            [
+                (process, "_current_process"),
+                (process, "_parent_process"),
+                (process, "_process_counter"),
+                (process, "_children"),
+                (vars(mp.context._default_context), "_actual_context"),
+                (vars(sys), "stdin"),
+            ],
+            self._own(stdin),
             {
                 "owner": _own_jobs.users,
                 "threads": threading._active,  # type: ignore[attr-defined]
                 "finalizers": util._finalizer_registry,
                 "after_fork": util._afterfork_registry.data,
-                "children": children,
                 "exit_functions": atexit._ncallbacks if runs_atexit else None,
             },
             {
@@ -142,6 +129,56 @@ class Identity:
                 "exit": _EXIT,
             },
         )
+
+    def _own(self, stdin: Any) -> dict[str, Any]:
+        """What makes a process a job, a child in multiprocessing's sense, and what its state is."""
+        children: set[Any] = set()
+        return {
+            "values": [
+                self.process,
+                self.parent,
+                itertools.count(1),
+                children,
+                self.context,
+                stdin,
+            ],
+            "parent": self.parent.__dict__,
+            "children": children,
+        }
+
+    def renewed(self, stdin: Any) -> Identity:
+        """In a job that was forked: an identity for jobs of its own. What is the same for them is
+        copied, because a new process writes to a page for nearly each object that it touches: the
+        constructors of multiprocessing's objects and of the setup cost 40 page faults more."""
+        process = mp.process
+        owner = process._current_process
+        made = Identity.__new__(Identity)
+        made.context = self.context
+        made.process = _Process.__new__(_Process)
+        made.process.__dict__.update(
+            self.process.__dict__,
+            _identity=(*owner._identity, next(process._process_counter)),
+            _config=owner._config.copy(),
+            _parent_pid=_native.getpid(),
+            _parent_name=owner.name,
+            _given_name=None,
+            number=0,
+        )
+        made.parent = process._ParentProcess.__new__(process._ParentProcess)
+        made.parent.__dict__.update(
+            self.parent.__dict__,
+            _name=made.process._parent_name,
+            _pid=made.process._parent_pid,
+            _config={},
+        )
+        made.setup = self.setup.renewed(made._own(stdin))
+        return made
+
+    def belongs_to(self, owner: tuple[int, str]) -> None:
+        """In a process that was not forked from its owner: sets the owner's pid and name."""
+        if (self.process._parent_pid, self.process._parent_name) != owner:
+            self.process._parent_pid, self.process._parent_name = owner
+            self.parent._pid, self.parent._name = owner
 
 
 def disinherit() -> None:

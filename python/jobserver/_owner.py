@@ -87,8 +87,8 @@ class Owner:
         """
         pid = getpid()
         if self.pid != pid:
-            state = self._states.setdefault(pid, self._state(pid))
             is_job = _job.is_this_process()
+            state = self._states.setdefault(pid, self._state(pid, is_job))
             _own_jobs.end_well(pid, is_job)
             if is_job and not self.is_fresh:
                 _own_jobs.kept[self.options.key] = self
@@ -98,7 +98,7 @@ class Owner:
             vars(self).update(state)
         return self.native
 
-    def _state(self, pid: int) -> dict[str, Any]:
+    def _state(self, pid: int, is_job: bool) -> dict[str, Any]:
         finished: deque[Future[Any]] = deque()
         pool = self._pool
         if self.pid:
@@ -106,7 +106,7 @@ class Owner:
         options = self.options
         return {
             "native": _native.Owner(finished, pool, options.orphans_stay, options.yields),
-            "starter": self.starter.renewed(),
+            "starter": self.starter.renewed(is_job),
             "finished": finished,
             "_unread": WeakSet(),
             "_pool": None,
@@ -183,7 +183,8 @@ class Owner:
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
                 self.refuse_early(callbacks)
-            packed = self.pack(work)
+            # (Under fork nothing is packed, and each step costs page faults.)
+            packed = self.pack(work) if self.starter.sends else work
         admission = _native.Admission(consume, callbacks, None)
         try:
             if gate is not None:

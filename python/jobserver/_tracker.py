@@ -60,6 +60,11 @@ class Holder:
         _holders.add(self)
         _pipe()
 
+    def is_within_reach(self) -> bool:
+        """Whether this process still has the pipe: a job may have closed it."""
+        pipe = _shared.get(0)
+        return pipe is not None and pipe.is_open()
+
     def release(self) -> None:
         """Called when there are no more jobs. The last holder closes the pipe if there is no
         tracker. Otherwise this process keeps the tracker, as if it had started it."""

@@ -66,8 +66,9 @@ class Starter:
         """What another process needs to start jobs by the same helper; None without helper."""
         return None
 
-    def renewed(self) -> Starter:
-        """A starter for this process, after a fork has copied this one into it."""
+    def renewed(self, is_job: bool) -> Starter:
+        """A starter for this process, after a fork has copied this one into it. `is_job`: this
+        process is a job."""
         raise NotImplementedError
 
     def share_tracker(self) -> None:

@@ -30,11 +30,14 @@ class Fork(Starter):
 
     sends = False
 
-    def __init__(self) -> None:
-        self._identity, self._setup = _set_up()
+    def __init__(self, identity: _job.Identity | None = None) -> None:
+        self.identity = identity or _job.Identity("fork", _unread_stdin())
 
-    def renewed(self) -> Fork:
-        return Fork()
+    def renewed(self, is_job: bool) -> Fork:
+        made = Fork(self.identity.renewed(_unread_stdin(is_job)) if is_job else None)
+        if self._tracker is not None and self._tracker.is_within_reach():
+            made._tracker = self._tracker
+        return made
 
     def pack(self, work: _native.Work) -> _native.Work:
         return work
@@ -49,28 +52,32 @@ class Fork(Starter):
         state = owner.admit(admission)
         if state:
             return state
-        self._identity.process.number += 1
-        self.share_tracker()
-        _announce()
-        return owner.fork(future, admission, self._setup, packed)
+        self.identity.process.number += 1
+        if self._tracker is None:
+            self.share_tracker()
+        sys.audit("os.fork")
+        if sys.version_info >= (3, 12):
+            _warn_of_threads()
+        return owner.fork(future, admission, self.identity.setup, packed)
 
 
 class ForkedWorkers(HiringStarter):
     """Workers that run several jobs one after the other; their jobs are sent as messages. A job
     that cannot be pickled has a new process, to which nothing must be sent."""
 
-    def __init__(self, max_tasks: int | None) -> None:
+    def __init__(self, max_tasks: int | None, fresh: Fork | None = None) -> None:
         super().__init__(max_tasks)
-        self._fresh = Fork()
-        self._identity, self._setup = _set_up()
+        self._fresh = fresh or Fork()
 
-    def renewed(self) -> ForkedWorkers:
-        return ForkedWorkers(self._max_tasks)
+    def renewed(self, is_job: bool) -> ForkedWorkers:
+        return ForkedWorkers(self._max_tasks, self._fresh.renewed(is_job))
 
     def pack(self, work: _native.Work) -> Any:
+        process = self._fresh.identity.process
         with contextlib.suppress(pickle.PicklingError):
-            self._identity.process.number += 1
-            return launch.dump(f"Job-{self._identity.process.number}", work, forked=True)
+            packed = launch.dump(f"Job-{process.number + 1}", work, forked=True)
+            process.number += 1
+            return packed
         return work
 
     def check(self, work: _native.Work) -> None:
@@ -90,9 +97,10 @@ class ForkedWorkers(HiringStarter):
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a new process for one job is forked with that job
         self.share_tracker()
-        _announce()
-        loader = JobLoader(owner.pool, self._identity, self._setup, self._max_tasks)
-        owner.fork_worker(self._setup, loader)
+        sys.audit("os.fork")
+        _warn_of_threads()
+        loader = JobLoader(owner.pool, self._fresh.identity, self._max_tasks)
+        owner.fork_worker(self._fresh.identity.setup, loader)
         return 0
 
     def stop(self) -> None:
@@ -100,15 +108,8 @@ class ForkedWorkers(HiringStarter):
         super().stop()
 
 
-def _set_up() -> tuple[_job.Identity, _native.Setup]:
-    identity = _job.Identity("fork")
-    return identity, identity.setup(_unread_stdin())
-
-
-def _announce() -> None:
-    """Raises the audit event of a fork, and the warning about threads."""
-    sys.audit("os.fork")
-    # From CPython 3.12 on, `os.fork` warns if there are threads; this package does too.
+def _warn_of_threads() -> None:
+    """From CPython 3.12 on, `os.fork` warns if there are threads; this package does too."""
     # `threading.active_count` is not used: if a signal handler raises in it, its lock can stay
     # locked, and then no thread can start any more.
     known: Any = threading
@@ -125,7 +126,7 @@ def _announce() -> None:
 _stdin: Any = None
 
 
-def _unread_stdin() -> Any:
+def _unread_stdin(is_job: bool = False) -> Any:
     """A file object on descriptor 0 that has read nothing yet, as stdin for jobs. In a job,
     descriptor 0 is the null device, because two readers of one input would get half each. None if
     there is no stdin."""
@@ -133,7 +134,7 @@ def _unread_stdin() -> Any:
     if sys.stdin is None:
         return None
     # A job has inherited this object from its owner; it refers to the null device, so it is empty.
-    if not (_job.is_this_process() and _is_null(0) and _is_open(_stdin)):
+    if not (is_job and _native.reads_nothing() and _is_open(_stdin)):
         _stdin = None
         with contextlib.suppress(OSError):
             _stdin = open(0, closefd=False)
@@ -145,11 +146,3 @@ def _is_open(file: Any) -> bool:
         return file is not None and not file.closed
     except ValueError:
         return False  # the job has detached its buffer
-
-
-def _is_null(fd: int) -> bool:
-    """Whether a descriptor refers to the null device."""
-    try:
-        return os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
-    except OSError:
-        return False

@@ -62,7 +62,7 @@ class ForkServer(HiringStarter):
         self._introductions = Introductions("forkserver", prepared)
         self._helper = _native.ForkServer(None if helper is None else helper.descriptors)
 
-    def renewed(self) -> ForkServer:
+    def renewed(self, is_job: bool) -> ForkServer:
         # After a fork, the helper is the parent's child: this process may use it, but not end it.
         helper = None
         with contextlib.suppress(_native.ForkServerGone):

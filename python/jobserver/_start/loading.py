@@ -40,7 +40,7 @@ class JobInterpreter:
         self._data: dict[str, Any] | None = preparation.data
         self.pool = _pools.opened(preparation.home)
         self.identity = _job.Identity(preparation.method)
-        self.setup = self.identity.setup()
+        self.setup = self.identity.setup
         _tracker.inherit(preparation.tracker.descriptor.detach())
 
     def apply(self) -> None:
@@ -75,13 +75,12 @@ class JobLoader:
         self,
         pool: _native.Pool,
         identity: _job.Identity,
-        setup: _native.Setup,
         tasks: int | None,
     ) -> None:
         """`tasks` is the number of jobs that this process may run."""
         self._pool = pool
         self._process: Any = identity.process
-        self._setup = setup
+        self._setup = identity.setup
         self._left = tasks
         self._undo: Changes = []
         self._preexec_fn: _job.Undoable | None = None
@@ -133,7 +132,7 @@ class _IntroducedLoader(JobLoader):
     """The loader of a process that was not forked from its owner, for a preparation."""
 
     def __init__(self, interpreter: JobInterpreter, tasks: int | None) -> None:
-        super().__init__(interpreter.pool, interpreter.identity, interpreter.setup, tasks)
+        super().__init__(interpreter.pool, interpreter.identity, tasks)
         self.interpreter = interpreter
 
     def _load_work(self, load: Callable[[], Any]) -> _native.Work:

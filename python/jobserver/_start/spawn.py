@@ -24,7 +24,7 @@ class Spawn(HiringStarter):
         self._introductions = Introductions("spawn")
         self._count = 0
 
-    def renewed(self) -> Spawn:
+    def renewed(self, is_job: bool) -> Spawn:
         return Spawn(self._max_tasks, self._home)
 
     def pack(self, work: _native.Work) -> Launch:

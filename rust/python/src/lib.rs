@@ -55,6 +55,12 @@ fn fill_standard() -> PyResult<()> {
     jobserver_core::platform::fill_standard(true).map_err(errors::to_python)
 }
 
+/// Whether descriptor 0 is the null device.
+#[pyfunction]
+fn reads_nothing() -> bool {
+    jobserver_core::platform::reads_nothing()
+}
+
 /// Runs the `jobserver` command with these words, the first of which is the program's name. Returns
 /// its exit code.
 #[pyfunction]
@@ -111,6 +117,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(advice, module)?)?;
     module.add_function(wrap_pyfunction!(exit_at_once, module)?)?;
     module.add_function(wrap_pyfunction!(fill_standard, module)?)?;
+    module.add_function(wrap_pyfunction!(reads_nothing, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(map::rows::take_rows, module)?)?;

@@ -24,27 +24,44 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A namespace, a name in it, and the value that the name gets.
-type DictItem = (Py<PyDict>, Py<PyString>, Py<PyAny>);
+/// A namespace, and a name in it.
+type DictPlace = (Py<PyDict>, Py<PyString>);
 
 /// The values of the variables that are set.
+type OwnValues = [Option<Vec<u8>>; CHANGED.len()];
 type Values<'py> = [Option<Bound<'py, PyBytes>>; CHANGED.len()];
 
 #[pyclass(frozen, module = "jobserver._native")]
 pub(crate) struct Setup {
-    /// The dictionary of `os.environ`: names and values are bytes.
-    environ: Py<PyDict>,
-    assignments: Vec<DictItem>,
-    null_stdin: bool,
-    /// The namespace and the name for the parent's sentinel.
-    sentinel: (Py<PyDict>, Py<PyString>),
-    registries: Registries,
-    hooks: Hooks,
+    interpreter: Arc<Known>,
+    own: Own,
     /// Whether `_bootstrap` was replaced at the last check.
     bootstrap_is_replaced: AtomicBool,
+    prepared: Mutex<Option<Arc<Variables>>>,
+}
+
+/// What differs between a job and jobs of its own.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Own {
+    /// What the places get; None leaves a place as it is. The last is stdin.
+    values: Vec<Option<Py<PyAny>>>,
+    /// The attributes of the parent's object in multiprocessing.
+    parent: Py<PyDict>,
+    /// multiprocessing's children of the job.
+    children: Py<PySet>,
+}
+
+/// What is the same in a job and in jobs of its own: where an interpreter has its state.
+struct Known {
+    /// The dictionary of `os.environ`: names and values are bytes.
+    environ: Py<PyDict>,
+    /// What is assigned.
+    places: Vec<DictPlace>,
+    registries: Registries,
+    hooks: Hooks,
     /// The names of the variables, as they are in `environ`.
     names: [Py<PyBytes>; CHANGED.len()],
-    prepared: Mutex<Option<Arc<Variables>>>,
 }
 
 /// Objects that show whether a process has begun something that outlives a job, or has something to
@@ -59,7 +76,6 @@ struct Registries {
     /// multiprocessing's registry of finalizers.
     finalizers: Py<PyDict>,
     after_fork: Py<PyAny>,
-    children: Py<PySet>,
     /// The count of functions registered with atexit, if jobs run those.
     exit_functions: Option<Py<PyAny>>,
 }
@@ -78,9 +94,10 @@ struct Hooks {
     exit: Option<Py<PyAny>>,
 }
 
-/// The variables for a job, and the values that they were made from.
+/// The variables for a job: the values that they were made from, and those that the job has.
 struct Variables {
-    before: [Option<Vec<u8>>; CHANGED.len()],
+    before: OwnValues,
+    after: OwnValues,
     /// The place at which the job has the ends of the pipe that the variables name, if they name
     /// one.
     place: Option<Place>,
@@ -96,39 +113,43 @@ struct Variable {
 
 #[pymethods]
 impl Setup {
-    /// For jobs with these assignments. With `null_stdin`, descriptor 0 is the null device.
+    /// For jobs in which these places get their own values. If stdin, the last, gets one, descriptor
+    /// 0 is the null device.
     #[new]
     fn new(
         py: Python<'_>,
         environ: Py<PyDict>,
-        assignments: Vec<(Py<PyDict>, String, Py<PyAny>)>,
-        null_stdin: bool,
-        sentinel: (Py<PyDict>, String),
+        places: Vec<(Py<PyDict>, String)>,
+        own: Own,
         registries: Registries,
         hooks: Hooks,
     ) -> Setup {
         // New strings, which are next to each other in memory, because each assignment counts a
         // reference to one.
-        let new = |name: String| PyString::new(py, &name).unbind();
-        let assignments = assignments.into_iter();
-        let assignments = assignments.map(|(space, name, value)| (space, new(name), value));
-        Setup {
+        let new = |(space, name): (_, String)| (space, PyString::new(py, &name).unbind());
+        let known = Known {
             environ,
-            assignments: assignments.collect(),
-            null_stdin,
-            sentinel: (sentinel.0, new(sentinel.1)),
+            places: places.into_iter().map(new).collect(),
             registries,
             hooks,
-            bootstrap_is_replaced: AtomicBool::new(false),
             names: CHANGED.map(|name| PyBytes::new(py, name.as_bytes()).unbind()),
-            prepared: Mutex::default(),
-        }
+        };
+        let (bootstrap_is_replaced, prepared) = Default::default();
+        Setup { interpreter: Arc::new(known), own, bootstrap_is_replaced, prepared }
+    }
+
+    /// In a job: the same for jobs of its own.
+    fn renewed(&self, own: Own) -> Setup {
+        let interpreter = Arc::clone(&self.interpreter);
+        let bootstrap_is_replaced = AtomicBool::new(self.bootstrap_is_replaced());
+        let prepared = Mutex::new(self.prepared().clone());
+        Setup { interpreter, own, bootstrap_is_replaced, prepared }
     }
 
     /// Makes the assignments.
     fn assign(&self, py: Python<'_>) -> PyResult<()> {
-        for (namespace, name, value) in &self.assignments {
-            let namespace = namespace.bind(py);
+        for ((namespace, name), value) in self.interpreter.places.iter().zip(&self.own.values) {
+            let (namespace, Some(value)) = (namespace.bind(py), value) else { continue };
             let before = namespace.get_item(name)?;
             if before.as_ref().is_none_or(|before| !before.is(value)) {
                 // The value before is leaked: to free it would write to memory, and run code.
@@ -142,8 +163,9 @@ impl Setup {
     /// Checks whether a tool has replaced multiprocessing's `_bootstrap`. Called before a fork, and
     /// after an import of the user's modules; not more often, because each check writes to memory.
     fn look_for_hooks(&self, py: Python<'_>) -> PyResult<()> {
-        let now = self.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
-        let is_replaced = self.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual));
+        let now = self.interpreter.hooks.process.bind(py).getattr(intern!(py, "_bootstrap"))?;
+        let is_replaced =
+            self.interpreter.hooks.bootstrap.as_ref().is_none_or(|usual| !now.is(usual));
         self.bootstrap_is_replaced.store(is_replaced, Ordering::Relaxed);
         Ok(())
     }
@@ -183,7 +205,7 @@ impl Setup {
         self.look_for_hooks(py)?;
         let known = self.prepared().clone();
         let before = self.values(py)?;
-        if known.is_none_or(|known| !known.are_made_from(&before)) {
+        if known.is_none_or(|known| !known.are_for(&before)) {
             let place = pool.place_for_ends();
             let ends = place.as_ref().map(|place| place.ends());
             let made = Variables { place, ..Variables::naming(py, pool, ends, before)? };
@@ -203,14 +225,14 @@ impl Setup {
     ) -> PyResult<()> {
         pool.set_on_yield(tells.then(|| telling_by(&channel.channel)));
         Family::collect_orphans().map_err(to_python)?; // so that Future.kill finds all below it
-        fill_standard(self.null_stdin).map_err(to_python)?;
+        let null_stdin = self.own.values.last().is_some_and(Option::is_some);
+        fill_standard(null_stdin).map_err(to_python)?;
         self.assign(py)?;
         // The channel is readable after the owner has ended, or needs nothing more from this
         // process.
-        let (parent, name) = &self.sentinel;
-        parent.bind(py).set_item(name, channel.fileno())?;
+        self.own.parent.bind(py).set_item(intern!(py, "_sentinel"), channel.fileno())?;
         self.name_pool(py, pool)?;
-        if self.registries.something_inherited(py)? {
+        if self.interpreter.registries.something_inherited(py)? {
             upcalls::disinherit(py)?;
         }
         Ok(())
@@ -231,7 +253,7 @@ impl Setup {
         };
         pool.become_current(ends);
         for variable in &variables.changed {
-            self.environ.bind(py).set_item(&variable.name, &variable.value)?;
+            self.interpreter.environ.bind(py).set_item(&variable.name, &variable.value)?;
             hooks::put_environment(py, variable.assignment.clone())?;
         }
         Ok(())
@@ -245,20 +267,20 @@ impl Setup {
     }
 
     /// Whether a job has begun nothing, jobs of its own apart, that would outlive it.
-    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
-        self.registries.nothing_begun(py)
+    pub(crate) fn nothing_begun(&self, py: Python<'_>) -> bool {
+        self.interpreter.registries.nothing_begun(py) && self.own.children.bind(py).is_empty()
     }
 
     /// Whether this process has no jobs of its own, nor processes for them.
     pub(crate) fn own_jobs_are_at_rest(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(!self.registries.has_owners(py)? || !has_left() && upcalls::are_at_rest(py)?)
+        Ok(!self.interpreter.registries.has_owners(py)? || !has_left() && upcalls::are_at_rest(py)?)
     }
 
     /// Whether the process has nothing to do at its end.
     pub(crate) fn nothing_to_end(&self, py: Python<'_>) -> PyResult<bool> {
-        let registries = &self.registries;
+        let registries = &self.interpreter.registries;
         Ok(!registries.has_owners(py)?
-            && registries.nothing_begun(py)?
+            && self.nothing_begun(py)
             && !registries.exit_functions(py)?)
     }
 
@@ -269,8 +291,9 @@ impl Setup {
 
     /// Calls the function that a tool has put in the place of `os._exit`, if there is one.
     pub(crate) fn call_replaced_exit(&self, py: Python<'_>, code: i32) -> PyResult<()> {
-        let now = self.hooks.os.bind(py).get_item(&self.hooks.exits_name)?;
-        match (now, &self.hooks.exit) {
+        let now =
+            self.interpreter.hooks.os.bind(py).get_item(&self.interpreter.hooks.exits_name)?;
+        match (now, &self.interpreter.hooks.exit) {
             (Some(now), Some(usual)) if now.is(usual) => Ok(()),
             (Some(now), _) => now.call1((code,)).map(drop),
             (None, _) => Ok(()),
@@ -278,9 +301,9 @@ impl Setup {
     }
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Values<'py>> {
-        let environ = self.environ.bind(py);
+        let environ = self.interpreter.environ.bind(py);
         let mut values = Values::default();
-        for (value, name) in values.iter_mut().zip(&self.names) {
+        for (value, name) in values.iter_mut().zip(&self.interpreter.names) {
             *value = environ.get_item(name)?.map(|value| value.cast_into()).transpose()?;
         }
         Ok(values)
@@ -297,9 +320,8 @@ impl Registries {
         self.owner.bind(py).contains(getpid().as_raw_nonzero().get())
     }
 
-    fn nothing_begun(&self, py: Python<'_>) -> PyResult<bool> {
-        let processes = self.finalizers.bind(py).len() + self.children.bind(py).len();
-        Ok(self.threads.bind(py).len() < 2 && processes == 0)
+    fn nothing_begun(&self, py: Python<'_>) -> bool {
+        self.threads.bind(py).len() < 2 && self.finalizers.bind(py).is_empty()
     }
 
     fn exit_functions(&self, py: Python<'_>) -> PyResult<bool> {
@@ -318,22 +340,27 @@ impl Variables {
     ) -> PyResult<Variables> {
         let before = before.map(|value| value.map(|value| value.as_bytes().to_vec()));
         let existing = before.each_ref().map(|value| value.as_deref().map(OsStr::from_bytes));
-        let mut changed = Vec::new();
-        for (name, value) in CHANGED.iter().zip(pool.variables(existing, fds)) {
+        let (mut after, mut changed) = (before.clone(), Vec::new());
+        let named = CHANGED.iter().zip(pool.variables(existing, fds));
+        for ((name, value), after) in named.zip(&mut after) {
             let Some(value) = value else { continue };
+            *after = Some(value.as_bytes().to_vec());
             changed.push(Variable {
                 name: PyBytes::new(py, name.as_bytes()).unbind(),
                 value: PyBytes::new(py, value.as_bytes()).unbind(),
                 assignment: CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?,
             });
         }
-        Ok(Variables { before, place: None, changed })
+        Ok(Variables { before, after, place: None, changed })
     }
 
-    fn are_made_from(&self, before: &Values<'_>) -> bool {
-        self.before.iter().zip(before).all(|pair| match pair {
-            (Some(known), Some(value)) => known == value.as_bytes(),
-            (known, value) => known.is_none() && value.is_none(),
-        })
+    /// Whether they are for jobs of a process with these values: they were made from these, or they
+    /// are these already, because the process is a job that was set up with them.
+    fn are_for(&self, now: &Values<'_>) -> bool {
+        let are_now = |values: &OwnValues| {
+            let now = now.iter().map(|value| value.as_ref().map(|value| value.as_bytes()));
+            values.iter().map(Option::as_deref).eq(now)
+        };
+        are_now(&self.before) || are_now(&self.after)
     }
 }

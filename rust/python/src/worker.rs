@@ -127,7 +127,7 @@ fn send(
     let (py, loaded) = (setup.py(), work.is_ok());
     job::send(py, worker, work, || {
         let at_rest = setup.get().own_jobs_are_at_rest(py)?;
-        Ok(upcalls::unload(loader)? && loaded && at_rest && setup.get().nothing_begun(py)?)
+        Ok(upcalls::unload(loader)? && loaded && at_rest && setup.get().nothing_begun(py))
     })
 }
 
