@@ -1,10 +1,12 @@
 """How well the slots are used: by other programs that share ours, and by jobs that yield.
 
-    slot_use.py [make|ninja|cargo|gcc|recipes|trees ...]
+    slot_use.py [make|ninja|cargo|gcc|recipes|beside|trees ...]
 
 Each line tells how many pieces of work ran at once at most, and the share of slot-time in use for
 as long as there was more to begin. The work of other programs is to sleep, so that what is
-measured is the slots and not the CPUs; that of trees of jobs is to compute.
+measured is the slots and not the CPUs; that of trees of jobs is to compute. `beside` runs make,
+ninja and cargo, each beside a tree whose leaves sleep, and tells besides the longest time for which
+the program had work to begin and ran none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from jobserver import Jobserver
 
@@ -28,6 +30,10 @@ SLOTS = 2
 #: How many pieces each program has to do, and how long each takes, in seconds.
 PIECES = 12
 WORK = 0.25
+
+#: For a program beside a tree: how long a piece of its work takes, how long a leaf of the tree, and
+#: how deep the tree is.
+BRIEF, LEAF, TREE = 0.05, 0.05, 6
 
 
 def run(js: Jobserver, command: list[str], folder: Path) -> None:
@@ -93,6 +99,56 @@ def recipes(folder: Path, js: Jobserver) -> None:
     subprocess.run(["make", f"-j{SLOTS}"], cwd=folder, check=True, capture_output=True)
 
 
+def rest(log: Path) -> None:
+    """A leaf of a tree beside a program."""
+    begun = time.time_ns()
+    time.sleep(LEAF)
+    with open(log, "a") as file:
+        file.write(f"+ {begun}\n- {time.time_ns()}\n")
+
+
+def resting_tree(js: Jobserver, log: Path, depth: int) -> None:
+    if depth == 0:
+        return rest(log)
+    for job in [js(resting_tree, js, log, depth - 1) for _ in range(2)]:
+        job.result()
+
+
+def beside_a_tree(program: Callable[[Path], list[str]], waiting: Any, method: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name), Path(name) / "tree"
+        os.environ["LOG"] = str(folder / "log")
+        command = program(folder)
+        with Jobserver(method, SLOTS, waiting=waiting, style="pipe") as js:
+            tree = js(resting_tree, js, log, TREE)
+            js(run, js, command, folder / "a").result()
+            tree.result()
+        own, leaves = Recorded.in_log(folder / "log"), Recorded.in_log(log)
+    both = Recorded([*own.changes, *leaves.changes])
+    tell(f"{command[0]} beside a tree, {method}, {waiting}", SLOTS, both)
+    print(f"    {own.count} of {command[0]}, longest pause {own.longest_pause() / 1e6:.0f} ms")
+
+
+def beside() -> None:
+    def by_make(folder: Path) -> list[str]:
+        projects.for_make(folder / "a", PIECES, BRIEF)
+        return ["make"]
+
+    def by_ninja(folder: Path) -> list[str]:
+        projects.for_ninja(folder / "a", PIECES, BRIEF)
+        return ["ninja"]
+
+    def by_cargo(folder: Path) -> list[str]:
+        projects.for_cargo(folder / "a", PIECES)
+        os.environ["RUSTC_WRAPPER"] = str(projects.recording_rustc(folder, BRIEF))
+        return ["cargo", "build", "--offline"]
+
+    for program in (by_make, by_ninja, by_cargo):
+        for method in ("fork", "forkserver"):
+            for waiting in ("hold", "yield"):
+                beside_a_tree(program, waiting, method)
+
+
 def compute() -> Span:
     begun, cpu = time.monotonic(), time.process_time()
     while time.process_time() < cpu + 0.1:
@@ -139,6 +195,8 @@ def main(names: list[str]) -> None:
             print(f"{name:12} is not installed")
             continue
         tell(name, SLOTS, recorded(program))
+    if not names or "beside" in names:
+        beside()
     if not names or "trees" in names:
         trees()
 

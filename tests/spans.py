@@ -68,3 +68,9 @@ class Recorded:
             for running, before, after in zip(self.running, until, until[1:])
         )
         return used / (begun[-1] - begun[0]) / slots
+
+    def longest_pause(self) -> float:
+        """The longest time between the first beginning and the last in which none ran."""
+        whens = [when for when, _ in self.changes]
+        pauses = zip(self.running, whens, whens[1:])
+        return max((after - before for running, before, after in pauses if not running), default=0)
