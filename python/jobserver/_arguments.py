@@ -289,6 +289,8 @@ def keywords(value: Any) -> Mapping[str, Any]:
 
 def many(value: Any, name: str) -> Iterable[Any]:
     """The arguments of many calls."""
+    if type(value) is list:
+        return value
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         what = "argument tuples" if name == "argses" else "keyword mappings"
         raise TypeError(f"{name} must be an iterable of {what}, not {type(value).__name__}")

@@ -55,6 +55,8 @@ class Owner:
     native: _native.Owner
     #: Finished Futures that have callbacks, or a memory file to read.
     finished: deque[Future[Any]]
+    #: What maps use, and the next ones can use: see `_map/calls.py`.
+    progresses: list[Any]
     _unread: WeakSet[Future[Any]]
 
     def __init__(
@@ -108,6 +110,7 @@ class Owner:
             "native": _native.Owner(finished, pool, options.orphans_stay, options.yields),
             "starter": self.starter.renewed(is_job),
             "finished": finished,
+            "progresses": [],
             "_unread": WeakSet(),
             "_pool": None,
             "pid": pid,
@@ -394,6 +397,7 @@ class Owner:
 
     def stop_helpers(self) -> None:
         """Ends the helper processes."""
+        self.progresses.clear()
         self.starter.stop()
 
 

@@ -8,9 +8,9 @@ chunks, and the handling of a job's death (`results.py`).
 from __future__ import annotations
 
 import pickle
+import weakref
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple, cast
 
-from .. import _multiprocessing as mp
 from .. import _native
 from .._wire import pickling, result
 from .._wire.segments import Payload
@@ -29,15 +29,55 @@ class ChunkOutcome(NamedTuple):
 
 
 class Progress(_native.Progress):
-    """The binding's Progress, with a reduction that sends it to a job."""
+    """The binding's Progress, which one map after the other uses: a new one costs as much as a
+    short job. Its reduction is for jobs: a launch brings its descriptor."""
+
+    #: The map that uses it, and its jobs that may still run when that map has been dropped.
+    user: weakref.ref[Any] | None = None
+    _jobs: Sequence[weakref.ref[Any]] = ()
+
+    def add(self, job: Any) -> None:
+        """Adds the Future of a job that is about to start."""
+        self._jobs = [*filter(_runs, self._jobs), weakref.ref(job)]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether another map can use it."""
+        used = self.user is not None and self.user() is not None
+        return not used and self.is_intact and not any(map(_runs, self._jobs))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        index = mp.context.get_spawning_popen().duplicate_for_child(self.fileno())
-        return _opened, (index,)
+        return _received, (self.inode,)
 
 
-def _opened(index: int) -> _native.Progress:
-    return _native.Progress.open(pickling.received, index)
+def _runs(job: weakref.ref[Any]) -> bool:
+    future = job()
+    return future is not None and future._outcome is None
+
+
+def progress_for(user: Any, known: list[Any], places: int) -> Progress:
+    """A Progress for a map: a free one of those that its owner knows, or a new one, which the owner
+    knows from then on."""
+    progress = next((each for each in [*known] if each.is_free), None)
+    try:
+        known.remove(progress)
+    except ValueError:  # there is none, or another thread has just taken it
+        progress = Progress(places)
+    assert progress is not None
+    progress.user = weakref.ref(user)
+    known.append(progress)
+    return progress
+
+
+#: In a job: the Progress that came last. Most often the next job has the same.
+_last: _native.Progress | None = None
+
+
+def _received(inode: int) -> _native.Progress:
+    global _last
+    if _last is None or _last.inode != inode:
+        _last = _native.Progress.open(pickling.received)
+    return _last
 
 
 class Calls(NamedTuple):
@@ -63,7 +103,8 @@ class Calls(NamedTuple):
             rows.__setstate__(self.first)  # skips the items before without touching them
         return cast("Iterator[Any]", rows)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def to_send(self) -> tuple[Any, ...]:
+        """The same with no other calls, as a plain tuple, for which a job looks up no class."""
         first, end = self.first, self.end
         columns = self.columns
         if columns and (first or end < len(columns[0])):
@@ -73,32 +114,26 @@ class Calls(NamedTuple):
             columns = []
             _native.take_rows(self._from_first(self.rows), end - first, columns, rows)
         kwargses = self.kwargses and self.kwargses[first:end]
-        return Calls, (columns, rows, kwargses, 0, end - first)
+        return columns, rows, kwargses, 0, end - first
 
 
 def run(
     fn: Callable[..., Any],
-    calls: Calls,
+    calls: tuple[Any, ...],
     progress: _native.Progress,
     place: int,
     limit: float,
 ) -> result.Dumped:
     """In the job: makes as many calls as fit into `limit` seconds, but at least one."""
-    count = calls.end - calls.first
-    values, raised, seconds = progress.run(place, fn, *calls.iterators(), count, limit)
+    ours = Calls(*calls)
+    count = ours.end - ours.first
+    values, raised, seconds = progress.run(place, fn, *ours.iterators(), count, limit)
     failures = [(call, result.failure(error)) for call, error in raised]
     return result.Dumped(_dump(ChunkOutcome(values, failures, seconds)))
 
 
-#: Types that need none of multiprocessing's reducers, so the quickest pickling serves them; and up
-#: to how many values it pays to check that all have such types. (A check costs 20 ns for each
-#: value; the quickest pickling saves 2 us.)
-_SIMPLE = pickling.SIMPLE | {bytes}
-_FEW = 50
-
-
 def _dump(made: ChunkOutcome) -> Payload:
-    if len(made.values) <= _FEW and _SIMPLE.issuperset(map(type, made.values)):
+    if _native.is_plain(made.values, pickling.FEW):
         return pickling.dump_plain((tuple(made), None))
     try:
         return pickling.dump((tuple(made), None))

@@ -45,7 +45,7 @@ from . import calls
 from .calls import Calls
 from .chunk import Chunk
 from .input import Input
-from .sizes import Sizes
+from .sizes import FIRST, Sizes
 
 if TYPE_CHECKING:
     from .._owner import Owner
@@ -105,6 +105,8 @@ class Results(_native.Results, Generic[T]):
             self._sizes.begin_with(len(argses))
         else:
             self._input = Input(argses, kwargses)
+            if in_memory and _native.is_plain(argses[:FIRST], 4 * FIRST):
+                self._sizes.begin_with(FIRST)  # they cost little to send
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn
@@ -113,7 +115,7 @@ class Results(_native.Results, Generic[T]):
         self._asleep = 0.0
         self._pid = getpid()
         #: None when there are no calls left.
-        self._progress: _native.Progress | None = None
+        self._progress: calls.Progress | None = None
 
     def close(self) -> None:
         """Drops the calls whose jobs have not begun, and all results."""
@@ -177,6 +179,8 @@ class Results(_native.Results, Generic[T]):
         return True
 
     def _end(self) -> bool:
+        if self._progress is not None:
+            self._progress.user = None
         self._progress = None  # otherwise a kept traceback would keep its descriptor
         error, self._input.error = self._input.error, None
         if error is not None:
@@ -270,6 +274,8 @@ class Results(_native.Results, Generic[T]):
                 owner.refuse_early(callbacks=False)
             if not self._pack(chunk):
                 return
+        if self._progress is not None:
+            self._progress.add(future)
         self._running[future] = chunk
         # Removed first, because it must not be used again after an interrupted start.
         packed, chunk.packed = chunk.packed, None
@@ -302,11 +308,13 @@ class Results(_native.Results, Generic[T]):
     def _work(self, chunk: Chunk) -> _native.Work:
         if self._progress is None:
             # Places for running jobs, one of them on a loan, and for packed chunks.
-            self._progress = calls.Progress(2 * self._owner.slots + 1)
+            places = 2 * self._owner.slots + 1
+            self._progress = calls.progress_for(self, self._owner.progresses, places)
         self._progress.clear(chunk.place)
         env, preexec_fn = self._around
-        args = self._fn, chunk.calls, self._progress, chunk.place, self._sizes.limit
-        return _native.Work(env, None, preexec_fn, calls.run, args, None)
+        made = chunk.calls.to_send() if self._owner.starter.sends else chunk.calls
+        args = self._fn, made, self._progress, chunk.place, self._sizes.limit
+        return _native.Work(env, None, preexec_fn, calls.run, args, None, self._progress)
 
     def _free_place(self) -> int:
         taken = {chunk.place for chunk in (*self._running.values(), *self._packed())}

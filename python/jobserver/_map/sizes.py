@@ -13,6 +13,10 @@ _AIM = 0.010
 #: last.
 _GROWTH = 128
 
+#: How many calls a first chunk has if they are at hand and small, and so cost little to send once
+#: more, should they turn out to be slow: as many as a second chunk after one quick call.
+FIRST = _GROWTH
+
 #: The largest number of calls in a chunk. Calls can be so short that reading and sending their
 #: arguments counts: while one chunk runs, its owner packs the next. If each chunk costs a fork, the
 #: fork counts more, so `_MOST_FRESH` is larger. (So few ints also need no memory file.)

@@ -35,8 +35,11 @@ def dump(
     if not (work.env or work.preexec_fn or kwargs) and pickling.are_simple(fn, args):
         message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
         if message is not None:
-            return UNCHANGED + message, NO_DESCRIPTORS
+            progress = work.progress
+            return UNCHANGED + message, _native.Descriptors(progress) if progress else NO_DESCRIPTORS
     args, kwargs = pickling.arguments_apart(args, kwargs)
     # A plain tuple: a job must look up no class for it.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
-    return pickling.dump_launch(work.env, rest, starter=starter, forked=forked)
+    return pickling.dump_launch(
+        work.env, rest, starter=starter, forked=forked, progress=work.progress
+    )

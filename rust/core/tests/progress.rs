@@ -1,6 +1,7 @@
 //! Progress: the owner sees which call a job is in, and other places stay unaffected.
 
 use jobserver_core::wire::Progress;
+use std::sync::Arc;
 use jobserver_core::ErrorKind;
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -8,7 +9,7 @@ type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 #[test]
 fn a_place_tells_the_call_that_has_begun_and_not_ended() -> Result {
     let owners = Progress::new(3)?;
-    let jobs = Progress::open(owners.as_descriptor().duplicate()?)?;
+    let jobs = Progress::open(Arc::clone(owners.file()))?;
     assert_eq!(owners.running(1)?, None);
     jobs.begin(1, 0)?;
     assert_eq!(owners.running(1)?, Some(0));

@@ -1,6 +1,7 @@
 //! Channel (the job's end), MemoryFile and MemoryMap.
 
 use crate::errors::to_python;
+use crate::map::calls::Progress;
 use crate::pool::duplicate;
 use jobserver_core as core;
 use jobserver_core::forkserver::Helper;
@@ -108,9 +109,12 @@ pub(crate) struct Descriptors(Mutex<Vec<Arc<Descriptor>>>);
 
 #[pymethods]
 impl Descriptors {
+    /// None yet; or first that of a map's progress.
     #[new]
-    fn new() -> Descriptors {
-        Descriptors(Mutex::default())
+    #[pyo3(signature = (progress = None))]
+    fn new(progress: Option<&Bound<'_, Progress>>) -> Descriptors {
+        let first = progress.map(|progress| Arc::clone(progress.get().0.file()));
+        Descriptors(Mutex::new(first.into_iter().collect()))
     }
 
     /// Adds a duplicate of this descriptor. Returns its place among those that the process will
@@ -124,8 +128,9 @@ impl Descriptors {
 
     /// A new duplicate of the descriptor at this place, which the caller closes.
     fn duplicate(&self, place: usize) -> PyResult<RawFd> {
-        let duplicate = OwnedFd::from(self.at(place)?);
-        Ok(duplicate.into_raw_fd())
+        let using = core::Error::lost("cannot use a descriptor");
+        let duplicate = self.at(place)?.duplicate().map_err(using).map_err(to_python)?;
+        Ok(OwnedFd::from(duplicate).into_raw_fd())
     }
 
     /// Closes them, except those that a launch is still sending.
@@ -135,11 +140,10 @@ impl Descriptors {
 }
 
 impl Descriptors {
-    /// A duplicate of the descriptor at this place.
-    pub(crate) fn at(&self, place: usize) -> PyResult<Descriptor> {
+    /// The descriptor at this place.
+    pub(crate) fn at(&self, place: usize) -> PyResult<Arc<Descriptor>> {
         let known = self.list().get(place).map(Arc::clone);
-        let known = known.ok_or_else(|| PyIndexError::new_err("no such descriptor has come"))?;
-        known.duplicate().map_err(core::Error::lost("cannot use a descriptor")).map_err(to_python)
+        known.ok_or_else(|| PyIndexError::new_err("no such descriptor has come"))
     }
 
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Descriptor>>> {

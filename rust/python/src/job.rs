@@ -7,6 +7,7 @@
 use crate::channel::{Channel, Payload};
 use crate::errors::to_python;
 use crate::host::Raised;
+use crate::map::calls::Progress;
 use crate::setup::Setup;
 use crate::upcalls;
 use jobserver_core as core;
@@ -38,12 +39,14 @@ pub(crate) struct Work {
     function: Py<PyAny>,
     args: Py<PyTuple>,
     kwargs: Option<Py<PyDict>>,
+    /// For calls of a map: its descriptor goes with the launch.
+    progress: Option<Py<Progress>>,
 }
 
 #[pymethods]
 impl Work {
     #[new]
-    #[pyo3(signature = (env, time_limit, preexec_fn, function, args, kwargs))]
+    #[pyo3(signature = (env, time_limit, preexec_fn, function, args, kwargs, progress = None))]
     fn new(
         env: Option<Py<PyAny>>,
         time_limit: Option<f64>,
@@ -51,8 +54,9 @@ impl Work {
         function: Py<PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
+        progress: Option<Py<Progress>>,
     ) -> Work {
-        Work { env, time_limit, preexec_fn, function, args, kwargs }
+        Work { env, time_limit, preexec_fn, function, args, kwargs, progress }
     }
 }
 

@@ -18,6 +18,7 @@ mod host;
 mod job;
 mod map;
 mod outcome;
+mod plain;
 mod owner;
 mod owner_host;
 mod pool;
@@ -121,6 +122,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command, module)?)?;
     module.add_function(wrap_pyfunction!(job::flush, module)?)?;
     module.add_function(wrap_pyfunction!(map::rows::take_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(plain::is_plain, module)?)?;
     module.add_function(wrap_pyfunction!(worker::receive_introduction, module)?)?;
     module.add_function(wrap_pyfunction!(worker::run_jobs, module)?)?;
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;

@@ -5,7 +5,8 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 /// The module of functions for jobs.
 const JOB: &str = "jobserver._job";
@@ -130,6 +131,12 @@ pub(crate) fn append(queue: &Bound<'_, PyAny>, item: &Bound<'_, PyAny>) -> PyRes
 /// Makes an iterator of `map` serve the results of its next chunk. Returns whether there are any.
 pub(crate) fn more(results: &Bound<'_, PyAny>) -> PyResult<bool> {
     results.call_method0(intern!(results.py(), "_more"))?.is_truthy()
+}
+
+/// The type of functions that are written in Python.
+pub(crate) fn function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    TYPE.import(py, "types", "FunctionType")
 }
 
 /// Flushes a Python stream.

@@ -155,7 +155,6 @@ impl<J> Owner<J> {
             host.run_signal_handlers()?;
             self.check_process()?;
             let mut state = self.state();
-            state.jobs.share_idle(); // the jobs that run may have jobs of their own
             let begun = state.jobs.begin_wait(look, turn.as_deref_mut())?;
             drop(state);
             let Some(waiting) = begun else { return Ok(true) };
@@ -178,6 +177,9 @@ impl<J> Owner<J> {
         if host.unlocked(|| waiting.spin()) {
             return Ok(Woken::Ready);
         }
+        // The jobs that run may have jobs of their own. Not before the spin: what ends within it is
+        // often followed by a launch, for which the worker would have to be taken back.
+        self.state().jobs.share_idle();
         loop {
             host.run_signal_handlers()?;
             self.check_process()?;

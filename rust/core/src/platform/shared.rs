@@ -13,6 +13,7 @@ use rustix::io::{Errno, Result};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// A word of shared memory. In tests, one that counts its accesses.
 #[cfg(all(test, target_os = "linux"))]
@@ -26,7 +27,7 @@ pub(crate) const WORD: usize = 8;
 /// A file mapped into this process, as words that other processes may change at any time.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    file: Descriptor,
+    file: Arc<Descriptor>,
     start: NonNull<Word>,
     words: usize,
 }
@@ -39,8 +40,9 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// Maps the first `words` words of `file`, which must be that long already and must never
     /// become shorter.
-    pub(crate) fn map(file: Descriptor, words: usize) -> Result<Shared> {
+    pub(crate) fn map(file: impl Into<Arc<Descriptor>>, words: usize) -> Result<Shared> {
         use rustix::mm::{mmap, MapFlags, ProtFlags};
+        let file = file.into();
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start =
@@ -50,7 +52,7 @@ impl Shared {
     }
 
     /// Returns the file.
-    pub(crate) fn file(&self) -> &Descriptor {
+    pub(crate) fn file(&self) -> &Arc<Descriptor> {
         &self.file
     }
 

@@ -11,6 +11,7 @@ use crate::platform::shared::{Shared, WORD};
 use crate::platform::{within_limit, Descriptor};
 use rustix::fs::{fstat, ftruncate};
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// The size of a place, in words: that of a cache line.
 const STRIDE: usize = 8;
@@ -33,24 +34,24 @@ impl Progress {
         let size = places.saturating_mul(STRIDE * WORD);
         within_limit(|| ftruncate(&file, size as u64))
             .map_err(Error::system("cannot make a memory file"))?;
-        Progress::map(file, places)
+        Progress::map(file.into(), places)
     }
 
-    /// In a job: opens the owner's, by a duplicate of its descriptor.
-    pub fn open(file: Descriptor) -> Result<Progress> {
+    /// In a job: opens the owner's, by the descriptor that came with its launch.
+    pub fn open(file: Arc<Descriptor>) -> Result<Progress> {
         let status = fstat(&file).map_err(Error::system("cannot look at a memory file"))?;
         let size = usize::try_from(status.st_size).unwrap_or(0);
         Progress::map(file, size / (STRIDE * WORD))
     }
 
-    fn map(file: Descriptor, places: usize) -> Result<Progress> {
+    fn map(file: Arc<Descriptor>, places: usize) -> Result<Progress> {
         let shared = Shared::map(file, places * STRIDE)
             .map_err(Error::system("cannot map a memory file"))?;
         Ok(Progress { shared, places })
     }
 
     /// Returns the file, to be sent to jobs.
-    pub fn as_descriptor(&self) -> &Descriptor {
+    pub fn file(&self) -> &Arc<Descriptor> {
         self.shared.file()
     }
 

@@ -1,7 +1,7 @@
 //! The loop over a chunk's calls in the job. It costs time for each call, so it must be fast. It
 //! makes each call, and records it (Progress).
 
-use crate::channel::{number, Descriptors};
+use crate::channel::Descriptors;
 use crate::errors::to_python;
 use crate::upcalls;
 use jobserver_core as core;
@@ -10,12 +10,11 @@ use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
-use std::os::fd::RawFd;
 use std::time::Instant;
 
 /// The call that each running chunk is in.
 #[pyclass(frozen, subclass, module = "jobserver._native")]
-pub(crate) struct Progress(core::wire::Progress);
+pub(crate) struct Progress(pub(crate) core::wire::Progress);
 
 /// The values that calls returned, None for calls that raised; the exceptions, with the indexes of
 /// their calls; the seconds that all calls took together.
@@ -28,14 +27,22 @@ impl Progress {
         core::wire::Progress::new(places).map(Progress).map_err(to_python)
     }
 
-    /// In a job: the owner's Progress, by the received descriptor at this place.
+    /// In a job: the owner's Progress, by the first descriptor that came with the launch.
     #[staticmethod]
-    fn open(came: &Bound<'_, Descriptors>, place: usize) -> PyResult<Progress> {
-        core::wire::Progress::open(came.get().at(place)?).map(Progress).map_err(to_python)
+    fn open(came: &Bound<'_, Descriptors>) -> PyResult<Progress> {
+        core::wire::Progress::open(came.get().at(0)?).map(Progress).map_err(to_python)
     }
 
-    fn fileno(&self) -> PyResult<RawFd> {
-        number(self.0.as_descriptor())
+    /// Tells it from all others that exist.
+    #[getter]
+    fn inode(&self) -> Option<u64> {
+        self.0.file().inode()
+    }
+
+    /// Whether it can still be sent to jobs: no code has closed its descriptor.
+    #[getter]
+    fn is_intact(&self) -> bool {
+        self.0.file().is_intact()
     }
 
     /// Clears a place, before a job with this place is started.
