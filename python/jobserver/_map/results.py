@@ -45,7 +45,7 @@ from . import calls
 from .calls import Calls
 from .chunk import Chunk
 from .input import Input
-from .sizes import FIRST, Sizes
+from .sizes import SAMPLE, Sizes
 
 if TYPE_CHECKING:
     from .._owner import Owner
@@ -105,8 +105,8 @@ class Results(_native.Results, Generic[T]):
             self._sizes.begin_with(len(argses))
         else:
             self._input = Input(argses, kwargses)
-            if in_memory and _native.is_plain(argses[:FIRST], 4 * FIRST):
-                self._sizes.begin_with(FIRST)  # they cost little to send
+            if in_memory and _native.is_plain(argses[:SAMPLE], 8 * SAMPLE):
+                self._sizes.begin_with_most()
         self._deadline = deadline
         self._buffersize = buffersize
         self._around = env, preexec_fn

@@ -9,13 +9,12 @@ import math
 #: the cost of a fork, and still a short wait for the last chunk.
 _AIM = 0.010
 
-#: The largest factor by which chunks grow at a time, because the next calls may be slower than the
-#: last.
-_GROWTH = 128
+#: The largest factor by which chunks grow at a time. The next calls may be slower than the last, or
+#: the program may not want their results.
+_GROWTH = 1024
 
-#: How many calls a first chunk has if they are at hand and small, and so cost little to send once
-#: more, should they turn out to be slow: as many as a second chunk after one quick call.
-FIRST = _GROWTH
+#: How many calls show whether arguments are small.
+SAMPLE = 128
 
 #: The largest number of calls in a chunk. Calls can be so short that reading and sending their
 #: arguments counts: while one chunk runs, its owner packs the next. If each chunk costs a fork, the
@@ -53,6 +52,15 @@ class Sizes:
         if self._fixed is None:
             self._size = size
 
+    def begin_with_most(self) -> None:
+        """Gives the first chunks as many calls as any, unless the user has fixed the size. If these
+        calls are slow, the jobs end after the time that a chunk should take, and what has been sent
+        in vain must have cost little."""
+        if self._fixed is None:
+            self._size = self._most
+            self.limit = _AIM
+            self.settled = True
+
     def next(self) -> int:
         """The number of calls of the next chunk."""
         if self._fixed is not None:
@@ -66,4 +74,5 @@ class Sizes:
         most = max(self._size, min(self._most, calls * _GROWTH))
         fitting = min(self._most, int(_AIM * calls / max(seconds, 1e-6)))
         self._size = max(1, min(most, fitting))
+        self.limit = max(self.limit, _TOO_LONG)
         self.settled = self.settled or fitting <= most
