@@ -56,13 +56,17 @@ def map_all(opened: Opened, ends: ExitStack) -> Run:
     return timed(lambda count: pool.map(work.same, range(count)))
 
 
-def result(opened: Opened, ends: ExitStack, kind: str, mib: int, read: bool = True) -> Run:
-    """A job whose function returns an object that it has at hand, one job at a time; until each
-    page of it has been read here or, if not `read`, until it is there to be read."""
-    work.kept(kind, mib)  # before there are workers, for those that are forked
+def result(
+    opened: Opened, ends: ExitStack, kind: str, mib: int, read: bool = True, anew: bool = False
+) -> Run:
+    """A job whose function returns an object that it has at hand or, if `anew`, makes, one job at a
+    time; until each page of it has been read here or, if not `read`, until it is there to be
+    read."""
+    if not anew:
+        work.kept(kind, mib)  # before there are workers, for those that are forked
     pool = opened()
-    take = work.take if read else type
-    return timed(lambda count: [take(pool.one(work.give, kind, mib)) for _ in range(count)])
+    give, take = work.make if anew else work.give, work.take if read else type
+    return timed(lambda count: [take(pool.one(give, kind, mib)) for _ in range(count)])
 
 
 def argument(opened: Opened, ends: ExitStack, kind: str, mib: int) -> Run:

@@ -25,6 +25,11 @@ def same(number: int) -> int:
 def kept(kind: str, mib: int) -> Any:
     """A value of so many MiB, made once a process: its making is not what is measured. A pool's
     workers that are forked from a process that has it have it too."""
+    return make(kind, mib)
+
+
+def make(kind: str, mib: int) -> Any:
+    """A value of so many MiB, made anew."""
     if kind == "bytes":
         return b"\1" * (mib * MIB)
     if kind == "array":

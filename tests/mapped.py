@@ -56,6 +56,12 @@ def noted(folder: Path, x: int, what: str = "return") -> int:
     return x
 
 
+def slow(folder: str, x: int) -> int:
+    """Takes longer than a chunk should, and leaves a trace."""
+    time.sleep(0.03)
+    return noted(Path(folder), x)
+
+
 def traces(folder: Path, x: int) -> list[str]:
     """The pids of the processes in which it was called with this number."""
     with contextlib.suppress(FileNotFoundError):

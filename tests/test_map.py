@@ -149,6 +149,37 @@ def test_slow_calls_do_not_stay_in_one_chunk(js: Jobserver) -> None:
     assert len(set(pids)) >= 4
 
 
+def test_the_first_slow_call_of_a_list_does_not_wait_for_others(
+    js: Jobserver, tmp_path: Path
+) -> None:
+    """Though a list of small rows begins with large chunks."""
+    calls = [(str(tmp_path), n) for n in range(1000)]
+    results = js.map(mapped.slow, calls)
+    assert next(results) == 0
+    results.close()
+    assert len(list(tmp_path.iterdir())) <= 4 * js.slots
+
+
+def test_a_list_of_small_rows_needs_few_jobs(make_jobserver: Callable[..., Jobserver]) -> None:
+    js = make_jobserver(2, max_tasks_per_child=None)
+    asked: list[None] = []
+    results = js.map(double, numbers(1000), sleep_fn=lambda: asked.append(None))
+    assert list(results) == [2 * n for n in range(1000)]
+    assert len(asked) < 50  # two on a quiet machine
+
+
+def test_jobs_of_an_abandoned_map_keep_its_progress_for_themselves(
+    js: Jobserver, hold: Hold
+) -> None:
+    js.map(held, [(hold.end,)], chunksize=1).close()
+    assert list(js.map(double, numbers(3))) == [0, 2, 4]
+    assert len(js._owner.progresses) == 2
+    hold.let_go(1)
+    settle(js)
+    assert list(js.map(double, numbers(3))) == [0, 2, 4]
+    assert len(js._owner.progresses) == 2
+
+
 # Laziness.
 
 

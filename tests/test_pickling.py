@@ -900,3 +900,9 @@ def test_a_name_is_found_in_a_pickle_and_not_where_it_is_part_of_another(name: s
     assert is_found(numbers, f"{name}.inner")
     assert is_found(numbers, f"{name}.{'y' * 300}")
     assert is_found(numbers, f"a{name}", f"{name}a") is (len(name) > 200)  # by reading, then
+
+
+def test_a_list_that_contains_itself_arrives(js: Jobserver) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    assert js.submit(len, args=(endless,)).result() == 1

@@ -285,9 +285,9 @@ class Jobserver:
             timeout: how many seconds from this call on to wait for a result, as in
                 :meth:`concurrent.futures.Executor.map`; None waits without limit.
             chunksize: the number of calls in a chunk. "auto" begins with 1 and lets chunks grow to
-                about 10 ms, by the time that calls have taken. (If each forked job has a new
-                process and `argses` is a list or a tuple, a first job makes as many calls as fit
-                into 50 ms.)
+                about 10 ms, by the time that calls have taken. (If `argses` is a list or a tuple of
+                rows of a few numbers and short strings, the first jobs make as many calls as fit
+                into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
             env, preexec_fn, sleep_fn: as in :meth:`submit`, for each chunk.

@@ -58,12 +58,12 @@ def _runs(job: weakref.ref[Any]) -> bool:
 def progress_for(user: Any, known: list[Any], places: int) -> Progress:
     """A Progress for a map: a free one of those that its owner knows, or a new one, which the owner
     knows from then on."""
-    progress = next((each for each in [*known] if each.is_free), None)
+    progress: Progress | None = next((each for each in [*known] if each.is_free), None)
     try:
         known.remove(progress)
     except ValueError:  # there is none, or another thread has just taken it
-        progress = Progress(places)
-    assert progress is not None
+        progress = None
+    progress = progress or Progress(places)
     progress.user = weakref.ref(user)
     known.append(progress)
     return progress

@@ -36,7 +36,8 @@ def dump(
         message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
         if message is not None:
             progress = work.progress
-            return UNCHANGED + message, _native.Descriptors(progress) if progress else NO_DESCRIPTORS
+            sent = _native.Descriptors(progress) if progress else NO_DESCRIPTORS
+            return UNCHANGED + message, sent
     args, kwargs = pickling.arguments_apart(args, kwargs)
     # A plain tuple: a job must look up no class for it.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)

@@ -1,8 +1,8 @@
 //! Progress: the owner sees which call a job is in, and other places stay unaffected.
 
 use jobserver_core::wire::Progress;
-use std::sync::Arc;
 use jobserver_core::ErrorKind;
+use std::sync::Arc;
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 

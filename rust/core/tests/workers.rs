@@ -92,6 +92,29 @@ fn a_process_that_stays_runs_job_after_job_each_under_a_slot_of_its_own() {
     dismiss(&mut jobs);
 }
 
+/// Otherwise each job would get another of the ledger's 2,000 entries, and each look at those in use
+/// would go through all.
+#[test]
+fn jobs_one_after_the_other_use_the_same_entry() {
+    let _alone = Alone::new();
+    let (mut jobs, pool) = (Jobs::new(), Pool::new(1).unwrap());
+    hire(&mut jobs, &pool);
+    let entry = |slot: &Slot| {
+        let taken = format!("{:?}", slot.assignment());
+        taken.split("generation").next().unwrap().to_owned()
+    };
+    let mut entries = Vec::new();
+    for _ in 0..20 {
+        let slot = pool.try_take().unwrap().unwrap();
+        entries.push(entry(&slot));
+        let id = launch(&mut jobs, Some(slot), "echo").unwrap();
+        runner(&mut jobs, id);
+    }
+    entries.dedup();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    dismiss(&mut jobs);
+}
+
 #[test]
 fn a_slot_stays_with_the_caller_where_nobody_is_idle() {
     let _alone = Alone::new();

@@ -38,7 +38,10 @@ pub(crate) fn call_prepared<'py>(
 
 /// The message with the value that a job's function returned.
 pub(crate) fn dump_value<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    function(value.py(), JOB, "dump_value")?.call1((value,))
+    static DUMP: PyOnceLock<Py<PyAny>> = PyOnceLock::new(); // each job needs it
+    let py = value.py();
+    let dump = DUMP.get_or_try_init(py, || function(py, JOB, "dump_value").map(Bound::unbind))?;
+    dump.bind(py).call1((value,))
 }
 
 /// The message with the exception that a job's function raised. For SystemExit, the exit code and

@@ -143,6 +143,12 @@ impl ForkServer {
         !self.requests.is_intact()
     }
 
+    /// The descriptors one of which is readable if [`ForkServer::is_gone`].
+    pub(crate) fn watched(&self) -> impl Iterator<Item = &Descriptor> {
+        let process = self.process.as_ref().and_then(Child::watch);
+        [&self.requests].into_iter().chain(process).map(|fd| &**fd)
+    }
+
     /// Whether the helper has ended, as far as one check can tell. Then it serves no request, and
     /// reports no exits.
     pub fn is_gone(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::outcome::{Finished, JobId, Outcome, Started};
 use crate::forkserver::ForkedBy;
+use crate::platform::Descriptor;
 use crate::process::Child;
 use crate::slots::{Launched, Slot};
 use crate::wire::{Body, Channel};
@@ -69,11 +70,15 @@ impl<J> Process<J> {
     /// send would not fail. After the end of the fork server itself, no other one reports exits of
     /// its children.
     pub(super) fn is_of_no_use(&self) -> bool {
-        let is_gone = |by: &ForkedBy| {
-            by.server.upgrade().is_none_or(|server| server.is_gone() && !server.is_lost())
-        };
-        !self.child.is_ours()
-            && (self.child.has_ended() || self.forked_by.as_ref().is_some_and(is_gone))
+        if self.child.is_ours() {
+            return false;
+        }
+        let Some(by) = &self.forked_by else { return self.child.has_ended() };
+        let Some(server) = by.server.upgrade() else { return true };
+        // One system call in the usual case, before the checks one by one.
+        let watched = self.child.watch().into_iter().map(|fd| &**fd).chain(server.watched());
+        Descriptor::any_is_readable(watched)
+            && (self.child.has_ended() || server.is_gone() && !server.is_lost())
     }
 
     /// Records another job, whose launch has been sent.

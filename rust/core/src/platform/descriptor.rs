@@ -181,7 +181,12 @@ impl Descriptor {
     /// Returns whether there is input or an end of file; true also if the number is closed. It does
     /// not check whether the descriptor is intact: a caller that gets true does that.
     pub(crate) fn is_readable(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        Descriptor::any_is_readable([self])
+    }
+
+    /// The same for several, by one system call.
+    pub(crate) fn any_is_readable<'a>(all: impl IntoIterator<Item = &'a Descriptor>) -> bool {
+        let mut fds: Vec<_> = all.into_iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 

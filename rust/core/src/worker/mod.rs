@@ -107,10 +107,15 @@ impl Worker {
         &self,
         host: &H,
     ) -> std::result::Result<Option<Frame>, H::Error> {
-        let _ignored = ignore_interrupts(host)?;
         let frame = match host.unlocked(|| self.channel.spin()) {
-            true => self.channel.receive_ready()?,
-            false => self.idle(host)?,
+            true => {
+                host.forget_interrupt()?;
+                self.channel.receive_ready()?
+            }
+            false => {
+                let _ignored = ignore_interrupts(host)?;
+                self.idle(host)?
+            }
         };
         Ok(match frame {
             Some(frame) if matches!(frame.head, Head::Introduction { .. }) => {

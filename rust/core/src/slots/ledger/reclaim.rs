@@ -51,6 +51,9 @@ impl Ledger {
     /// Takes back a slot on which this process launched a job: if the job never adopted it; or if
     /// it did, has `ended`, and had not given the slot back.
     pub(crate) fn settle(&self, tenure: Tenure, ended: Option<ProcessId>, pipe: &TokenPipe) {
+        // A job gives its slot back in its own process, which has a hint of its own. Without this,
+        // each job would get another entry, and each look at those in use would go through all.
+        self.hint.fetch_min(tenure.index as usize, Ordering::Relaxed);
         let holder = self.holder(tenure.index);
         // The job may have adopted the slot, and be launching a job of its own on it.
         let still_ours = || {
