@@ -32,19 +32,32 @@ class Progress(_native.Progress):
     """The binding's Progress, which one map after the other uses: a new one costs as much as a
     short job. Its reduction is for jobs: a launch brings its descriptor."""
 
-    #: The map that uses it, and its jobs that may still run when that map has been dropped.
-    user: weakref.ref[Any] | None = None
+    #: The jobs that may still run when their map has been dropped.
     _jobs: Sequence[weakref.ref[Any]] = ()
+
+    def __init__(self, _places: int) -> None:
+        #: The last map that used it, under the number of that use.
+        self._users: dict[int, Callable[[], Any]] = {0: _nobody}
 
     def add(self, job: Any) -> None:
         """Adds the Future of a job that is about to start."""
         self._jobs = [*filter(_runs, self._jobs), weakref.ref(job)]
 
-    @property
-    def is_free(self) -> bool:
-        """Whether another map can use it."""
-        used = self.user is not None and self.user() is not None
-        return not used and self.is_intact and not any(map(_runs, self._jobs))
+    def claim(self, user: Any) -> bool:
+        """Whether this map is the one to use it from now on: not if another does, or jobs of
+        another run. One step decides, whatever other threads and signal handlers do."""
+        uses = max(self._users)
+        if self._users[uses]() is not None or any(map(_runs, self._jobs)) or not self.is_intact:
+            return False
+        ours = weakref.ref(user)
+        if self._users.setdefault(uses + 1, ours) is not ours:
+            return False
+        self._users.pop(uses, None)
+        return True
+
+    def release(self) -> None:
+        """After all jobs of its map have ended."""
+        self._users[max(self._users)] = _nobody
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (self.inode,)
@@ -55,18 +68,20 @@ def _runs(job: weakref.ref[Any]) -> bool:
     return future is not None and future._outcome is None
 
 
-def progress_for(user: Any, known: list[Any], places: int) -> Progress:
+def _nobody() -> None:
+    """In the place of a map that has ended."""
+
+
+def progress_for(user: Any, known: list[Progress], places: int) -> Progress:
     """A Progress for a map: a free one of those that its owner knows, or a new one, which the owner
     knows from then on."""
-    progress: Progress | None = next((each for each in [*known] if each.is_free), None)
-    try:
-        known.remove(progress)
-    except ValueError:  # there is none, or another thread has just taken it
-        progress = None
-    progress = progress or Progress(places)
-    progress.user = weakref.ref(user)
-    known.append(progress)
-    return progress
+    free = next((each for each in [*known] if each.claim(user)), None)
+    if free is not None:
+        return free
+    made = Progress(places)
+    made.claim(user)
+    known.append(made)
+    return made
 
 
 #: In a job: the Progress that came last. Most often the next job has the same.

@@ -180,7 +180,7 @@ class Results(_native.Results, Generic[T]):
 
     def _end(self) -> bool:
         if self._progress is not None:
-            self._progress.user = None
+            self._progress.release()
         self._progress = None  # otherwise a kept traceback would keep its descriptor
         error, self._input.error = self._input.error, None
         if error is not None:
