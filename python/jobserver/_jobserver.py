@@ -164,7 +164,7 @@ class Jobserver:
         starter = owner.starter
         helper: _Passed = JOINED
         sent_by = getattr(mp.context.get_spawning_popen(), "starter", None)
-        if not (starter.workers_join and sent_by is starter):
+        if not (sent_by is starter and starter.workers_join(owner.native)):
             known = starter.helper(owner.native)
             helper = known and (known.pid, [mp.reduction.DupFd(fd) for fd in known.descriptors])
         return _rebuild, (home, helper, context.get_start_method(), *options)

@@ -5,7 +5,8 @@
 | fork       | a copy of the owner                          | in memory, not pickled    |
 | forkserver | a copy of a small helper, which serves the   | a message, pickled        |
 |            | whole tree of jobs                           |                           |
-| spawn      | a new interpreter                            | a message, pickled        |
+| spawn      | a new interpreter; if it stays, a helper     | a message, pickled        |
+|            | starts it, which serves the whole tree       |                           |
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def starter(
         from .forkserver import ForkServer
 
         return ForkServer(max_tasks, preload, pool.slots, pool.home, helper)
+    from .program import is_command
+
+    if max_tasks != 1 and is_command():
+        from .spawnserver import SpawnServer
+
+        return SpawnServer(max_tasks, preload, pool.slots, pool.home, helper)
     from .spawn import Spawn
 
     return Spawn(max_tasks, pool.home)

@@ -43,9 +43,6 @@ class Starter:
     #: Whether a job's work is sent to it. False if the job has the work in its memory.
     sends = True
 
-    #: Whether its workers join its helper when they are introduced.
-    workers_join = False
-
     _tracker: Holder | None = None
 
     def pack(self, work: _native.Work) -> Any:
@@ -61,6 +58,11 @@ class Starter:
         """Admits a job, and starts it; `packed` is what `pack` returned. Returns 0 if the job has
         started, otherwise `_native.DUE` or `_native.TIMED_OUT`. Never returns in the job itself."""
         raise NotImplementedError
+
+    def workers_join(self, owner: _native.Owner) -> bool:
+        """Called before one of its workers gets a handle: whether its workers join its helper when
+        they are introduced."""
+        return False
 
     def helper(self, owner: _native.Owner) -> Helper | None:
         """What another process needs to start jobs by the same helper; None without helper."""

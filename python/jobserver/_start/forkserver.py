@@ -40,6 +40,8 @@ _HELPERS = 5
 
 
 class ForkServer(HiringStarter):
+    method = "forkserver"
+
     def __init__(
         self,
         max_tasks: int | None,
@@ -50,7 +52,6 @@ class ForkServer(HiringStarter):
     ) -> None:
         """For a pool with so many slots and this home. `helper` is a running helper."""
         super().__init__(max_tasks)
-        self.workers_join = max_tasks != 1
         self._preload = preload
         self._slots = slots
         self._home = home
@@ -59,7 +60,7 @@ class ForkServer(HiringStarter):
         self._joined = 0 if helper is None else helper.pid
         # A process that this helper has forked knows how it was prepared.
         prepared = loading.helpers if self._joined == os.getppid() else None
-        self._introductions = Introductions("forkserver", prepared)
+        self._introductions = Introductions(self.method, prepared)
         self._helper = _native.ForkServer(None if helper is None else helper.descriptors)
 
     def renewed(self, is_job: bool) -> ForkServer:
@@ -67,9 +68,12 @@ class ForkServer(HiringStarter):
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
             helper = self._running()
-        return ForkServer(self._max_tasks, self._preload, self._slots, self._home, helper)
+        return type(self)(self._max_tasks, self._preload, self._slots, self._home, helper)
 
-    def helper(self, owner: _native.Owner) -> Helper:
+    def workers_join(self, owner: _native.Owner) -> bool:
+        return self._max_tasks != 1
+
+    def helper(self, owner: _native.Owner) -> Helper | None:
         for _ in range(_HELPERS):
             if self._must_start_helper():
                 self._start_helper(owner)
@@ -124,7 +128,7 @@ class ForkServer(HiringStarter):
         preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
         command = program(__name__, is_helper=True)
         try:
-            shared = self.workers_join
+            shared = self.workers_join(owner)
             if owner.start_fork_server(self._helper, shared, command, message, descriptors):
                 self._joined = 0
                 introductions.was_sent(preparation)

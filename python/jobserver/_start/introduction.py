@@ -74,15 +74,16 @@ class Introductions:
         self._helpers = preparation
 
     def to_job(
-        self, home: str, tasks: int | None, tells: bool, depth: int
+        self, home: str, tasks: int | None, tells: bool, depth: int, *, is_new: bool = False
     ) -> tuple[Payload, _native.Descriptors, bool]:
         """The introduction of a process that runs jobs of the pool with this home, `tasks` at most,
-        with `depth` jobs above them; and whether it prepares the process as the fork server is
-        prepared."""
+        with `depth` jobs above them; and whether it prepares the process as the helper's processes
+        are prepared. They need no preparation, unless the process `is_new` and was not forked."""
         preparation = prepared(self._method, home)
         said = terms(tasks, tells=tells, depth=depth)
-        if preparation != self._helpers:
-            return (*pickling.dump_launch(preparation, said), False)
+        alike = preparation == self._helpers
+        if is_new or not alike:
+            return (*pickling.dump_launch(preparation, said), alike)
         if self._short is None or self._short[0] != said:
             self._short = said, pickling.dump_launch(None, said)[0]
         return self._short[1], NO_DESCRIPTORS, True

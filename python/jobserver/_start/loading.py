@@ -6,6 +6,7 @@ until the binding ends it (rust/python/src/worker.rs).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import runpy
@@ -17,7 +18,7 @@ from .._arguments import Changes
 from .._signals import raised_by_handler
 from .._wire import pickling, result
 from .._wire.segments import Received
-from . import _starter, launch
+from . import _starter, launch, surroundings
 from .introduction import Preparation, Terms, prepared, terms
 from .launch import NO_DESCRIPTORS, UNCHANGED
 
@@ -25,10 +26,10 @@ from .launch import NO_DESCRIPTORS, UNCHANGED
 REHEARSALS = 20
 
 
-#: In a process that a fork server has forked: the preparation that the fork server would send to
-#: jobs of its own. A process that sends the same wants its jobs to be prepared as it is itself. (It
-#: is not always what the fork server was sent: `python -m package` has a main module, which its
-#: children do not import.)
+#: In a process that a helper has forked or started: the preparation that a process prepared as the
+#: helper's processes are would send to jobs of its own. A process that sends the same wants its
+#: jobs to be prepared as it is itself. (It is not always what the helper was sent: `python -m
+#: package` has a main module, which its children do not import.)
 helpers: Preparation | None = None
 
 
@@ -43,12 +44,15 @@ class JobInterpreter:
         self.setup = self.identity.setup
         _tracker.inherit(preparation.tracker.descriptor.detach())
 
-    def apply(self) -> None:
-        if self._data is not None:
-            with _main.ends_told():
-                mp.spawn.prepare(self._data)
-            self._data = None
-            self.setup.look_for_hooks()
+    def apply(self) -> bool:
+        """Applies the preparation. Returns false if that was done before."""
+        if self._data is None:
+            return False
+        with _main.ends_told():
+            mp.spawn.prepare(self._data)
+        self._data = None
+        self.setup.look_for_hooks()
+        return True
 
     def rehearse(self) -> None:
         """In a fork server: does all steps that are the same for each job, and runs a job that does
@@ -140,10 +144,20 @@ class _IntroducedLoader(JobLoader):
         # explains the missing `if __name__ == "__main__"` that is the usual cause.
         self._process._inheriting = True
         try:
-            self.interpreter.apply()
+            if self.interpreter.apply() and surroundings.at_start is not None:
+                del self._process._inheriting  # otherwise `prepared` would be refused too
+                self._remember()
+                self._process._inheriting = True
             return super()._load_work(load)
         finally:
-            del self._process._inheriting
+            vars(self._process).pop("_inheriting", None)
+
+    def _remember(self) -> None:
+        """In a process that a spawn server has started: see `helpers`."""
+        global helpers
+        preparation = self.interpreter.preparation
+        with contextlib.suppress(OSError):  # the folder was removed
+            helpers = prepared(preparation.method, preparation.home)
 
 
 class NewProcessLoader:
@@ -198,6 +212,8 @@ class NewProcessLoader:
                 interpreter.setup.change_owner(interpreter.pool, self._channel, tells)
             elif self._channel is not None:
                 interpreter.setup.apply(interpreter.pool, self._channel, tells)
+                if known is None and _starter.joined is not None:
+                    surroundings.remember()
             loader = self._loader = loader or _IntroducedLoader(interpreter, tasks)
             self._introduction = None
         assert loader is not None

@@ -32,12 +32,21 @@ def program(module: str, is_helper: bool = False) -> Program:
     program that runs no jobs."""
     interruptible = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     statement = f"from {module} import main; main({interruptible})"
-    is_watched = not mp.is_shipped(mp.spawn.get_command_line, mp.spawn.get_executable)
-    if _main.is_frozen() or (is_watched and not is_helper):
+    if _main.is_frozen() or (not is_helper and _is_watched()):
         return functools.partial(_start_child, _Entry(module, interruptible))
     if _tracker.programs_are_watched():
         return functools.partial(_start_by_others, statement)
     return _command(statement)
+
+
+def is_command() -> bool:
+    """Whether a program for jobs is a command, which any process can start."""
+    return not (_main.is_frozen() or _is_watched() or _tracker.programs_are_watched())
+
+
+def _is_watched() -> bool:
+    """Whether a tool has replaced multiprocessing's command line."""
+    return not mp.is_shipped(mp.spawn.get_command_line, mp.spawn.get_executable)
 
 
 #: In a program that embeds Python, sys.executable may be that program, or empty.

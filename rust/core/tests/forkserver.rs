@@ -38,7 +38,12 @@ fn helper() {
     }
     let inherited = descriptors() - 1; // without the request socket, only the helper's
     let mut server = Server::new(requests).unwrap();
-    let served = server.serve(|| match mode.as_str() {
+    if let Some(script) = mode.strip_prefix("run ") {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("OPEN", inherited.to_string());
+        return server.serve_by(&mut command).unwrap();
+    }
+    let served = server.serve(|_| match mode.as_str() {
         "refuse" => Err(Errno::AGAIN.into()),
         "die" => match fork() {
             Ok(Forked::Parent(_)) => kill_process(getpid(), Signal::KILL).map(|()| hang())?,
@@ -188,6 +193,21 @@ fn a_refused_fork_names_the_limit_and_the_helper_goes_on() {
         assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::System, Some(libc::EAGAIN)));
         assert!(error.to_string().contains("ulimit -u"), "{error}");
     }
+    stop(&server);
+}
+
+#[test]
+fn a_helper_that_serves_by_a_command_tells_how_each_program_ended() {
+    let _alone = Alone::new();
+    // Its standard input, the channel, is a socket, and it has nothing else of the helper's.
+    let script = "run test -S /dev/stdin && test $(ls /dev/fd/ | wc -l) = $OPEN && exit 3";
+    let (server, mut jobs) = (serve(script), Jobs::new());
+    for _ in 0..3 {
+        let (channel, child) = born(&server).unwrap();
+        let id = jobs.started(channel, child, None, || ()).unwrap().id;
+        assert_eq!(death(&outcome(&mut jobs, id)), ExitStatus::Code(3));
+    }
+    drain(&mut jobs);
     stop(&server);
 }
 

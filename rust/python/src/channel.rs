@@ -97,7 +97,12 @@ impl Payload<'_> {
 
     /// A message with this payload and no descriptors.
     pub(crate) fn as_message(&self) -> wire::Message<'_> {
-        wire::Message { payload: self.as_core(), descriptors: &[] }
+        self.with(&[])
+    }
+
+    /// A message with this payload and these descriptors.
+    pub(crate) fn with<'a>(&'a self, descriptors: &'a [Arc<Descriptor>]) -> wire::Message<'a> {
+        wire::Message { payload: self.as_core(), descriptors }
     }
 }
 

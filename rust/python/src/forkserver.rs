@@ -5,8 +5,10 @@ use crate::errors::to_python;
 use crate::hooks;
 use crate::host::Interpreter;
 use crate::pool::duplicate;
+use crate::program;
 use jobserver_core::forkserver as core;
 use pyo3::prelude::*;
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 
 /// The helper of a tree of jobs, whether it runs or not.
@@ -74,7 +76,13 @@ impl Server {
     /// In the helper: serves until there are no clients and no children, then returns None. Returns
     /// in each forked worker with its channel. The GIL stays held: the helper has one thread.
     fn serve(&mut self, py: Python<'_>) -> PyResult<Option<Channel>> {
-        let channel = self.0.serve(|| hooks::fork(py)).map_err(to_python)?;
+        let channel = self.0.serve(|_| hooks::fork(py)).map_err(to_python)?;
         Ok(channel.map(Channel::from))
+    }
+
+    /// In the helper of start method spawn: serves by starting this command for each request, with
+    /// its channel as its standard input, until there are no clients and no children.
+    fn serve_by(&mut self, command: Vec<OsString>) -> PyResult<()> {
+        self.0.serve_by(&mut program::command(command)?).map_err(to_python)
     }
 }

@@ -87,6 +87,12 @@ fn wait_for_left(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// What a new program has of this process, as numbers, to be compared; but for the environment.
+#[pyfunction]
+fn surroundings() -> Vec<u64> {
+    jobserver_core::process::surroundings()
+}
+
 /// The same as `os.getpid`, usually without a system call.
 #[pyfunction]
 fn getpid() -> i32 {
@@ -129,6 +135,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
     module.add_function(wrap_pyfunction!(getpid, module)?)?;
+    module.add_function(wrap_pyfunction!(surroundings, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(remove_homes, module)?)?;

@@ -15,7 +15,6 @@ use crate::setup::Setup;
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
 use jobserver_core::owner::{Birth, First, Look, Options, OwnerHost, Started, Until};
-use jobserver_core::wire::Message;
 use jobserver_core::JobId;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -101,7 +100,7 @@ impl Owner {
         let descriptors = descriptors.get().held();
         let started = launch(Some(First {
             slot: &mut admission.admitted.slot,
-            message: Message { payload: payload.as_core(), descriptors: &descriptors },
+            message: payload.with(&descriptors),
             job: &|| future.clone().unbind(),
         }))?;
         match started {
@@ -251,8 +250,8 @@ impl Owner {
         first: Option<FirstJob<'_>>,
     ) -> PyResult<u8> {
         let descriptors = descriptors.get().held();
-        let introduction = Message { payload: introduction.as_core(), descriptors: &descriptors };
         let start = |stdin| Ok(program.start(stdin)?);
+        let introduction = introduction.with(&descriptors);
         self.start(first, |first| self.owner.hire_program(introduction, start, first))
     }
 
@@ -271,12 +270,26 @@ impl Owner {
     ) -> PyResult<u8> {
         let (host, helper) = (Interpreter(py), &server.get().0);
         self.start(first, |first| {
-            let (introduction, descriptors, alike): (Payload<'_>, Bound<'_, Descriptors>, bool) =
+            let (message, descriptors, alike): (Payload<'_>, Bound<'_, Descriptors>, bool) =
                 introduce.call0()?.extract()?;
             let descriptors = descriptors.get().held();
-            let message = Message { payload: introduction.as_core(), descriptors: &descriptors };
-            self.owner.hire_forked(&host, helper, (message, alike), first, ahead)
+            self.owner.hire_forked(&host, helper, (message.with(&descriptors), alike), first, ahead)
         })
+    }
+
+    /// Hires a worker that owners share: with `is_new`, has a helper that serves by a command start
+    /// it; otherwise takes an idle one, and returns false if there is none.
+    fn hire_shared(
+        &self,
+        py: Python<'_>,
+        server: &Bound<'_, ForkServer>,
+        introduction: Payload<'_>,
+        descriptors: &Bound<'_, Descriptors>,
+        is_new: bool,
+    ) -> PyResult<bool> {
+        let descriptors = descriptors.get().held();
+        let (helper, introduction) = (&server.get().0, introduction.with(&descriptors));
+        Ok(self.owner.hire_shared(&Interpreter(py), helper, introduction, is_new)?)
     }
 
     /// Starts the fork server, a program that serves the socket on its standard input, unless there
@@ -292,9 +305,8 @@ impl Owner {
         descriptors: &Bound<'_, Descriptors>,
     ) -> PyResult<bool> {
         let descriptors = descriptors.get().held();
-        let introduction = Message { payload: introduction.as_core(), descriptors: &descriptors };
         let start = |stdin| Ok(program.start(stdin)?);
-        let helper = &server.get().0;
+        let (helper, introduction) = (&server.get().0, introduction.with(&descriptors));
         Ok(self.owner.start_fork_server(&Interpreter(py), helper, shared, introduction, start)?)
     }
 

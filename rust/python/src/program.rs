@@ -28,10 +28,7 @@ impl Program<'_> {
         let _held = SignalsHeld::this(Signal::INT);
         match self {
             Program::Command(argv) => {
-                let mut argv = argv.into_iter();
-                let program = argv.next().ok_or_else(|| PyValueError::new_err("no command"))?;
-                let mut command = Command::new(program);
-                Child::spawn_on(stdin, command.args(argv)).map_err(to_python)
+                Child::spawn_on(stdin, &mut command(argv)?).map_err(to_python)
             }
             Program::StartedBy(start) => {
                 let pid = Pid::from_raw(start.call1((stdin.as_raw_fd(),))?.extract()?);
@@ -39,4 +36,13 @@ impl Program<'_> {
             }
         }
     }
+}
+
+/// The command of a program and its arguments.
+pub(crate) fn command(argv: Vec<OsString>) -> PyResult<Command> {
+    let mut argv = argv.into_iter();
+    let program = argv.next().ok_or_else(|| PyValueError::new_err("no command"))?;
+    let mut command = Command::new(program);
+    command.args(argv);
+    Ok(command)
 }

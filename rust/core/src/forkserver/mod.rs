@@ -14,6 +14,9 @@
 //! owner <── Exited(status) ───────── helper
 //! ```
 //!
+//! Under start method spawn the helper starts a new program for each request, where the fork server
+//! forks ([`Server::serve_by`]). All else is the same.
+//!
 //! An owner may request workers ahead ([`Ahead`]): each then costs it a message and not a fork. A
 //! job runs nothing before its owner knows its pid. An owner that gives up before that closes its
 //! end: the job reads an end of file and ends.

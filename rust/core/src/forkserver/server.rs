@@ -16,6 +16,7 @@ use rustix::net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags}
 use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
+use std::process::Command;
 use std::sync::Arc;
 
 /// The helper's end: serves requests until every client has ended and every child is reaped.
@@ -53,11 +54,23 @@ impl Server {
         Ok(Server { requests: Some(requests), spare, set, children: HashMap::new(), next: 1 })
     }
 
+    /// Serves by starting `command` for each request, a program with its channel as its standard
+    /// input. Returns when there are no clients and no children.
+    pub fn serve_by(&mut self, command: &mut Command) -> Result<()> {
+        let served = self.serve(|channel| {
+            let child = Child::spawn_on(channel.as_descriptor().duplicate()?, command);
+            let child =
+                child.map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+            Ok(Forked::Parent(child.pid()))
+        });
+        served.map(drop)
+    }
+
     /// Serves. In the helper, returns None when there are no clients and no children. In each job
     /// that `fork` makes, returns the job's end of its channel.
     pub fn serve(
         &mut self,
-        mut fork: impl FnMut() -> std::io::Result<Forked>,
+        mut fork: impl FnMut(&Channel) -> std::io::Result<Forked>,
     ) -> Result<Option<Channel>> {
         while self.requests.is_some() || !self.children.is_empty() {
             for key in self.wait()? {
@@ -149,9 +162,9 @@ impl Server {
     fn launch(
         &mut self,
         channel: Channel,
-        fork: &mut impl FnMut() -> std::io::Result<Forked>,
+        fork: &mut impl FnMut(&Channel) -> std::io::Result<Forked>,
     ) -> Option<Channel> {
-        match fork() {
+        match fork(&channel) {
             Ok(Forked::Child) => {
                 self.abandon();
                 return Some(channel);

@@ -69,6 +69,38 @@ impl<J> Owner<J> {
         Ok(started)
     }
 
+    /// Hires a worker that owners share. If it `is_new`, a helper that serves by a command starts
+    /// it, a new program. Otherwise it is an idle one; returns false if there is none.
+    pub fn hire_shared<H: Host>(
+        &self,
+        host: &H,
+        helper: &Helper,
+        introduction: Message<'_>,
+        is_new: bool,
+    ) -> std::result::Result<bool, H::Error> {
+        let _launching = self.begin_launch()?;
+        let worker = match is_new {
+            true => Some(self.started_and_introduced(host, helper, introduction)?),
+            false => self.idle_and_introduced(helper, introduction)?,
+        };
+        let Some(worker) = worker else { return Ok(false) };
+        self.hired(worker.channel, worker.child, Some(worker.forked_by), None)?;
+        Ok(true)
+    }
+
+    fn started_and_introduced<H: Host>(
+        &self,
+        host: &H,
+        helper: &Helper,
+        introduction: Message<'_>,
+    ) -> std::result::Result<ForkedWorker, H::Error> {
+        let worker = helper.fork_one(host, None)?;
+        let server = worker.forked_by.server.upgrade();
+        // If it has ended already, that is reported when it is launched.
+        introduce(&worker.channel, introduction, self.lifeline()?, server.as_deref())?;
+        Ok(worker)
+    }
+
     fn idle_and_introduced(
         &self,
         helper: &Helper,

@@ -77,7 +77,7 @@ impl fmt::Display for ExitStatus {
                 None => write!(f, "was killed by signal {signal}"),
             },
             ExitStatus::Unknown => {
-                write!(f, "ended, but how is unknown: other code reaped it, this program ignores SIGCHLD, or its fork server was killed")
+                write!(f, "ended, but how is unknown: other code reaped it, this program ignores SIGCHLD, or the helper that started it was killed")
             }
         }
     }

@@ -12,6 +12,7 @@ mod left;
 mod leftovers;
 mod lifeline;
 mod outliving;
+mod surroundings;
 
 pub use crate::platform::identity::ProcessId;
 pub use crate::platform::liveness::is_this;
@@ -26,3 +27,4 @@ pub use lifeline::Lifeline;
 pub(crate) use lifeline::{hang_on_again, let_go};
 pub(crate) use outliving::WARDEN;
 pub use rustix::process::{Pid, Signal};
+pub use surroundings::surroundings;
