@@ -10,6 +10,12 @@ pub trait Host {
     /// Runs the handlers of signals that have come. The call that called this returns its error.
     fn run_signal_handlers(&self) -> Result<(), Self::Error>;
 
+    /// Whether this thread may run signal handlers. Other threads run none, and call
+    /// [`Host::run_signal_handlers`] in no wait for jobs.
+    fn handles_signals(&self) -> bool {
+        true
+    }
+
     /// Runs `work`, which may take long, while other threads of the host can run.
     fn unlocked<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T;
 }
@@ -23,6 +29,10 @@ impl Host for Plain {
 
     fn run_signal_handlers(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn handles_signals(&self) -> bool {
+        false
     }
 
     fn unlocked<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

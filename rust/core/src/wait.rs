@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::platform::Descriptor;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::AsFd;
-use rustix::io::{ioctl_fionread, Errno};
+use rustix::io::{ioctl_fionread, retry_on_intr, Errno};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -163,8 +163,14 @@ impl Bell {
         // It is rung at most once a wait, so the pipe is never full; this value has its read end.
         // If other code has closed this end, all threads that wait for it are awake.
         if let Ok(write) = self.write.intact() {
-            let _ = rustix::io::retry_on_intr(|| rustix::io::write(write, b"!"));
+            let _ = retry_on_intr(|| rustix::io::write(write, b"!"));
         }
+    }
+
+    /// Takes the byte of its ring. Returns false if there is none, or it cannot be taken.
+    pub(crate) fn silence(&self) -> bool {
+        let take = |read| retry_on_intr(|| rustix::io::read(read, &mut [0; 2]));
+        self.read.intact().is_ok_and(|read| self.read.is_readable() && take(read) == Ok(1))
     }
 
     pub(crate) fn is_intact(&self) -> bool {

@@ -5,10 +5,12 @@ use crate::{hooks, upcalls};
 use jobserver_core::host::Host;
 use jobserver_core::owner::ForkHost;
 use jobserver_core::platform::Forked;
+use jobserver_core::process::{getpid, Pid};
 use jobserver_core::worker::WorkerHost;
 use jobserver_core::Error;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
+use std::cell::Cell;
 
 /// An error of a call: the core's, or one that Python code has raised.
 pub(crate) struct Raised(PyErr);
@@ -39,6 +41,23 @@ impl Host for Interpreter<'_> {
 
     fn run_signal_handlers(&self) -> Result<(), Raised> {
         Ok(self.0.check_signals()?)
+    }
+
+    fn handles_signals(&self) -> bool {
+        thread_local! {
+            /// What is known of this thread, in the process of this pid. (In a forked child, the
+            /// thread that forked handles signals.)
+            static KNOWN: Cell<Option<(Pid, bool)>> = const { Cell::new(None) };
+        }
+        let pid = getpid();
+        match KNOWN.get() {
+            Some((known, handles)) if known == pid => handles,
+            _ => {
+                let handles = upcalls::handles_signals(self.0);
+                KNOWN.set(Some((pid, handles)));
+                handles
+            }
+        }
     }
 
     fn unlocked<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

@@ -322,7 +322,7 @@ impl Owner {
     ) -> PyResult<u8> {
         let done = || future.get().is_done();
         let host = self.host(future.py());
-        Ok(match self.owner.wait_for(&host, done, timeout, yields)? {
+        Ok(match self.owner.wait_for(&host, future.get().job(), done, timeout, yields)? {
             Until::Found(()) => STARTED,
             Until::Due => DUE,
             Until::TimedOut => TIMED_OUT,

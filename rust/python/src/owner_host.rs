@@ -23,6 +23,10 @@ impl Host for OwnersInterpreter<'_, '_> {
         Interpreter(self.py).run_signal_handlers()
     }
 
+    fn handles_signals(&self) -> bool {
+        Interpreter(self.py).handles_signals()
+    }
+
     fn unlocked<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.py.detach(work)
     }

@@ -204,6 +204,11 @@ impl Promise {
         }
     }
 
+    /// The job, if it has started.
+    pub(crate) fn job(&self) -> JobId {
+        JobId(self.job.load(Ordering::Relaxed))
+    }
+
     /// The job's time limit, if the limit is the reason why the job has just ended.
     pub(crate) fn exceeded_limit(&self, status: ExitStatus) -> Option<f64> {
         let ran = self.since.get().map_or(Duration::ZERO, Instant::elapsed);

@@ -3,6 +3,7 @@
 //! They are for rare steps of a job, or for steps that need Python's own modules. The common steps
 //! call no Python function of this package.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,6 +20,16 @@ const ARGUMENTS: &str = "jobserver._arguments";
 
 fn function<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import(module)?.getattr(name)
+}
+
+/// Whether Python runs signal handlers in this thread. Only Python itself knows: in a program that
+/// has Python embedded, `threading.main_thread` may be another thread. No handler runs in this call,
+/// as it runs no Python code.
+pub(crate) fn handles_signals(py: Python<'_>) -> bool {
+    const SIGTERM: i32 = 15;
+    // It refuses None in any case. If it is not the thread, it says that first, by ValueError.
+    let refused = function(py, "_signal", "signal").and_then(|f| f.call1((SIGTERM, py.None())));
+    !refused.is_err_and(|error| error.is_instance_of::<PyValueError>(py))
 }
 
 /// Applies a submission's `env`.

@@ -12,12 +12,12 @@
 use super::outcome::{JobId, Started};
 use super::process::{Process, ProcessState};
 use super::quiet::Quiet;
+use super::sleepers::Sleepers;
 use crate::error::{Error, Result};
 use crate::forkserver::ForkedBy;
 use crate::platform::{backend, ReadySet};
 use crate::process::{getpid, leave_running, Child, Family, Kept, Pid, Signal};
 use crate::slots::{Assignment, Launched, Slot};
-use crate::wait::Bell;
 use crate::wire::{Channel, Head};
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
@@ -54,8 +54,7 @@ pub struct Jobs<J = ()> {
     pub(super) yielded: BTreeSet<JobId>,
     /// A process has stayed after a job, so answers may come within microseconds.
     pub(super) quick: bool,
-    pub(super) waiting: Vec<Arc<Bell>>,
-    pub(super) spare_bells: Vec<Arc<Bell>>,
+    pub(super) sleepers: Sleepers,
     /// The buffer for received packets. It is kept, because new memory costs page faults.
     pub(super) buffer: Vec<u8>,
 }
@@ -75,8 +74,7 @@ impl<J> Default for Jobs<J> {
             lost: false,
             yielded: BTreeSet::new(),
             quick: false,
-            waiting: Vec::new(),
-            spare_bells: Vec::new(),
+            sleepers: Sleepers::default(),
             buffer: Vec::new(),
         }
     }
@@ -212,7 +210,7 @@ impl<J> Jobs<J> {
         self.processes.insert(number, process);
         let heard = self.set.as_ref().is_some_and(|set| set.grows_while_waited_for());
         if !heard || self.unwatched.contains(&number) {
-            self.ring(); // waiting threads must watch this process too
+            self.sleepers.ring_polling(); // they must watch this process too
         }
         Ok(number)
     }
@@ -291,7 +289,7 @@ impl<J> Jobs<J> {
             Some(set) => Ok(set),
             none => {
                 let set = none.insert(backend().ready_set()?);
-                self.spare_bells.extend(Bell::new().ok().map(Arc::new));
+                self.sleepers.prepare();
                 Ok(set)
             }
         }
@@ -305,6 +303,7 @@ impl<J> Jobs<J> {
     ) -> rustix::io::Result<()> {
         if self.set.as_ref().is_some_and(|set| !set.is_intact()) {
             (self.set, self.lost) = (None, true); // another file has its number now
+            self.sleepers.ring_polling();
         }
         let set = self.set()?;
         if let Some(channel) = channel {
@@ -370,13 +369,12 @@ impl<J> Jobs<J> {
     /// The table is emptied in place. If a large block is freed, malloc tidies up all of its
     /// memory, and each page that this process writes to is copied first.
     pub fn abandon(&mut self) {
-        self.processes.clear(); // this process need not wait for them: they are the parent's
+        self.processes.clear();
         self.set = None;
         self.idle.clear();
         self.unwatched.clear();
         self.ending.clear();
-        self.waiting.clear();
-        self.spare_bells.clear();
+        self.sleepers.clear();
         // The count goes on, for a caller that looked before this and waits after it.
         self.changes += 1;
     }

@@ -2,6 +2,7 @@
 
 use super::hire::First;
 use super::shared::{Owner, OwnerState};
+use super::waits::any_change;
 use super::{OwnerHost, Started};
 use crate::error::Result;
 use crate::slots::{Assignment, Pool};
@@ -21,6 +22,8 @@ impl<J> Owner<J> {
     ) -> std::result::Result<Option<Started>, H::Error> {
         let _launching = self.begin_launch()?;
         let looks_until = Instant::now() + HIRE_DELAY;
+        let sleep = any_change(host);
+        let _sleeper = self.sleeper(sleep, false);
         let mut look = None;
         loop {
             let mut state = self.state();
@@ -30,7 +33,7 @@ impl<J> Owner<J> {
             let about_to_stay = first.slot.is_some() && state.jobs.on_slots() >= self.slots;
             drop(state);
             let in_time = match look {
-                Some(look) => self.sleep(host, look, None, Some(looks_until))?,
+                Some(look) => self.sleep(host, look, None, sleep, Some(looks_until))?,
                 None => true, // no scan yet
             };
             if !about_to_stay || !in_time {

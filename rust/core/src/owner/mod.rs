@@ -20,6 +20,7 @@ mod process;
 mod quiet;
 mod scan;
 mod shared;
+mod sleepers;
 mod wait;
 mod waits;
 

@@ -58,8 +58,10 @@ impl<J> Jobs<J> {
         // Waiters wake also when a process was only reaped, because a thread may wait for the last
         // to be reaped; and when a job has yielded, because an owner that waits for it may have to
         // yield too.
-        if !finished.is_empty() || self.processes.len() < there || self.yielded.len() > yielded {
+        if self.yielded.len() > yielded {
             self.wake();
+        } else if !finished.is_empty() || self.processes.len() < there {
+            self.wake_for(&finished.iter().map(|it| it.id).collect::<Vec<_>>());
         }
         Ok(finished)
     }
@@ -152,7 +154,8 @@ impl<J> Jobs<J> {
     fn renew(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
         (self.set, self.lost) = (None, true);
         self.ending.clear(); // all are watched from now on
-        self.spare_bells.retain(|bell| bell.is_intact());
+        self.sleepers.forget_lost_bells();
+        self.sleepers.ring_polling();
         for number in self.processes.keys().copied().collect::<Vec<_>>() {
             if self.processes.get(&number).is_some_and(Process::is_lost) {
                 let lost = Error::system("cannot receive from a job any more")(Errno::BADF);
@@ -222,7 +225,7 @@ impl<J> Jobs<J> {
         if let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) {
             if self.unwatched.insert(number) {
                 set.remove(exit, key(number, EXIT));
-                self.ring(); // threads that already wait must poll from now on
+                self.sleepers.ring_polling(); // from now on they must look from time to time
             }
         }
     }

@@ -146,13 +146,30 @@ impl<J> Owner<J> {
     /// Scans once, and delivers the finished jobs. Returns the state that the scan saw, for
     /// [`Owner::wait`].
     pub fn scan<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<Look, H::Error> {
+        self.scan_and(host, false)
+    }
+
+    /// Does the same. If the caller does not do what the host has to do then, such as callbacks,
+    /// another thread that waits is woken to do it.
+    pub(super) fn scan_and<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        callbacks: bool,
+    ) -> std::result::Result<Look, H::Error> {
         let look = self.take_finished()?;
-        let mut delivered = false;
-        while let Some(finished) = self.next_finished() {
-            host.deliver(finished.job, finished.outcome)?;
-            delivered = true;
+        let mut delivered = Vec::new();
+        let mut result = Ok(());
+        while result.is_ok() {
+            let Some(finished) = self.next_finished() else { break };
+            delivered.push(finished.id);
+            result = host.deliver(finished.job, finished.outcome);
         }
-        Ok(if delivered { self.wake_after_delivery(look) } else { look })
+        if delivered.is_empty() {
+            return Ok(look);
+        }
+        let due = !callbacks && host.is_due().unwrap_or(true);
+        let look = self.wake_after_delivery(look, &delivered, due);
+        result.map(|()| look)
     }
 
     fn take_finished(&self) -> Result<Look> {
@@ -163,16 +180,22 @@ impl<J> Owner<J> {
     }
 
     fn next_finished(&self) -> Option<Finished<J>> {
-        self.state().undelivered.pop_front()
+        let mut state = self.state();
+        let finished = state.undelivered.pop_front()?;
+        state.jobs.hand_over(); // its delivery may run code of the host
+        Some(finished)
     }
 
     /// After a scan's outcomes are delivered: wakes the threads that looked after the scan had
     /// taken them from the table and before they were delivered, and found nothing. (Each object
     /// that the host makes may let another thread run, for example through a garbage collector.)
     /// Returns what `scan` returns. This includes the wake-up if nothing else has happened since.
-    fn wake_after_delivery(&self, look: Look) -> Look {
+    fn wake_after_delivery(&self, look: Look, delivered: &[JobId], due: bool) -> Look {
         let jobs = &mut self.state().jobs;
-        jobs.wake();
+        jobs.wake_for(delivered);
+        if due {
+            jobs.wake_for_host();
+        }
         if jobs.look() == look.next() {
             jobs.look()
         } else {

@@ -2,7 +2,9 @@
 //! table, and sleeps without it.
 
 use super::jobs::Jobs;
+use super::outcome::JobId;
 use super::process::Process;
+use super::sleepers::{Role, Sleep, Wants};
 use crate::error::{Error, ErrorKind, Result};
 use crate::platform::Descriptor;
 use crate::slots::{Pool, PoolWait, Turn};
@@ -28,6 +30,7 @@ pub struct Waiting {
     wait: Wait,
     quick: bool,
     bell: Option<Arc<Bell>>,
+    role: Role,
     pool: Option<PoolWait>,
     /// It has found that this program has closed a descriptor that it waits for.
     lost: AtomicBool,
@@ -74,6 +77,19 @@ impl<J> Jobs<J> {
     ///
     /// With a `turn`, the wait also ends when this thread may be able to take a slot by it.
     pub fn begin_wait(&mut self, look: Look, turn: Option<&mut Turn>) -> Result<Option<Waiting>> {
+        let sleep = Sleep { wants: Wants::Change, alone: true, callbacks: false };
+        self.begin_sleep(look, turn, sleep)
+    }
+
+    /// Does the same for a thread that may leave it to another one to poll the descriptors of the
+    /// table. Before such a thread runs code of the host after the wait, it must call
+    /// [`Jobs::hand_over`].
+    pub(super) fn begin_sleep(
+        &mut self,
+        look: Look,
+        turn: Option<&mut Turn>,
+        sleep: Sleep,
+    ) -> Result<Option<Waiting>> {
         let Look(changes) = look;
         if changes != self.changes {
             return Ok(None);
@@ -85,20 +101,25 @@ impl<J> Jobs<J> {
         if self.lost {
             return Ok(None);
         }
-        let checked_after = self.quiet.left(now).filter(|_| !self.processes.is_empty());
-        // The set is made now if there is none: a process that another thread starts meanwhile must
-        // wake this thread.
-        let set = self.set();
-        let mut descriptors = set.map_err(Error::system("cannot wait for jobs"))?.watched();
+        let mut look_after = self.quiet.left(now).filter(|_| !self.processes.is_empty());
+        let trusted = heard && look_after.is_some();
+        let mut descriptors = Vec::new();
+        if self.sleepers.must_poll(sleep) {
+            descriptors = self.descriptors()?;
+        }
+        // At the limit of descriptors there is no bell, and the wait polls instead.
+        let bell = self.sleepers.bell();
+        let role = self.sleepers.role(sleep, bell.is_some());
+        if role.polls() && descriptors.is_empty() {
+            descriptors = self.descriptors()?;
+        }
+        if role.polls() && (bell.is_none() || !self.unwatched.is_empty()) {
+            look_after = look_after.into_iter().chain([POLL_INTERVAL]).min();
+        }
         if self.processes.len() == self.ending.len() + self.idle.len() {
             descriptors.extend(self.exits_left()); // no other event can come
         }
-        // At the limit of descriptors there is no bell, and the wait polls instead.
-        let bell = self.spare_bells.pop().or_else(|| Bell::new().ok().map(Arc::new));
         descriptors.extend(bell.iter().map(|bell| Arc::clone(&bell.read)));
-        let must_look = bell.is_none() || !self.unwatched.is_empty();
-        let look_after = must_look.then_some(POLL_INTERVAL);
-        let mut look_after = look_after.into_iter().chain(checked_after).min();
         let pool = turn.map(Turn::begin_wait);
         let mut pipes = Vec::new();
         if let Some(pool) = &pool {
@@ -106,11 +127,19 @@ impl<J> Jobs<J> {
             descriptors.extend(pool.descriptors.iter().cloned());
             look_after = look_after.into_iter().chain(pool.look_after).min();
         }
-        self.waiting.extend(bell.clone());
+        if let Some(bell) = &bell {
+            self.sleepers.enter(Arc::clone(bell), sleep, role);
+        }
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
-        let wait = if heard && checked_after.is_some() { wait.briefly() } else { wait };
-        let lost = AtomicBool::new(false);
-        Ok(Some(Waiting { wait, quick: self.quick, bell, pool, lost }))
+        let wait = if trusted { wait.briefly() } else { wait };
+        let (quick, lost) = (self.quick && role.polls(), AtomicBool::new(false));
+        Ok(Some(Waiting { wait, quick, bell, role, pool, lost }))
+    }
+
+    /// The descriptors of the table. The set is made now if there is none: a process that another
+    /// thread starts meanwhile must wake the thread that polls.
+    fn descriptors(&mut self) -> Result<Vec<Arc<Descriptor>>> {
+        Ok(self.set().map_err(Error::system("cannot wait for jobs"))?.watched())
     }
 
     /// If it is time, checks whether all descriptors are still intact, and watches the exits that
@@ -131,18 +160,21 @@ impl<J> Jobs<J> {
 
     /// Whether a thread waits.
     pub(super) fn is_waited_for(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.sleepers.is_empty()
     }
 
     /// Ends a wait.
     pub fn end_wait(&mut self, waiting: Waiting) {
         self.lost |= waiting.lost.into_inner();
-        let Some(bell) = waiting.bell else { return };
-        let before = self.waiting.len();
-        self.waiting.retain(|other| !Arc::ptr_eq(other, &bell));
-        if self.waiting.len() < before {
-            self.spare_bells.push(bell); // otherwise it has been rung, and would wake the next wait
+        if let Some(bell) = waiting.bell {
+            self.sleepers.leave(bell, waiting.role);
         }
+    }
+
+    /// Before code of the host runs in a thread that has ended a wait: has another thread poll the
+    /// descriptors of the table, if none does.
+    pub(super) fn hand_over(&mut self) {
+        self.sleepers.hand_over();
     }
 
     /// Waits until a job is ready, a slot of `pool` is free if that is given, or `deadline`. For a
@@ -165,12 +197,17 @@ impl<J> Jobs<J> {
     /// Wakes every wait that has begun, as if a scan had changed something.
     pub fn wake(&mut self) {
         self.changes += 1;
-        self.ring();
+        self.sleepers.ring_all();
     }
 
-    pub(super) fn ring(&mut self) {
-        for bell in self.waiting.drain(..) {
-            bell.ring();
-        }
+    /// Wakes a thread that does what the host has to do, if one waits that would.
+    pub(super) fn wake_for_host(&mut self) {
+        self.sleepers.ring_for_host();
+    }
+
+    /// After a change: wakes the threads that wait for one of these jobs, or for any change.
+    pub(super) fn wake_for(&mut self, jobs: &[JobId]) {
+        self.changes += 1;
+        self.sleepers.ring_for(jobs);
     }
 }

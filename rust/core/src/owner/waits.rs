@@ -2,7 +2,9 @@
 //! signal handlers run.
 
 use super::shared::Owner;
+use super::sleepers::{Sleep, Wants};
 use super::wait::{Look, Waiting};
+use super::JobId;
 use super::OwnerHost;
 use crate::error::Result;
 use crate::slots::{PausedTurn, Turn, Want};
@@ -32,7 +34,9 @@ impl<J> Owner<J> {
         mut look: impl FnMut(&mut Turn) -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
         let find = |turn: Option<&mut Turn>| turn.map_or(Ok(None), &mut look);
-        self.until_releasing(host, timeout, Some(turn), callbacks, &mut || (), find)
+        let wants = if turn.is_for_free_slots() { Wants::Turn } else { Wants::Change };
+        let sleep = Sleep { wants, alone: host.handles_signals(), callbacks };
+        self.until_releasing(host, timeout, Some(turn), sleep, &mut || (), find)
     }
 
     /// The same, and calls `release` before each sleep.
@@ -41,15 +45,16 @@ impl<J> Owner<J> {
         host: &H,
         timeout: Option<f64>,
         mut turn: Option<&mut Turn>,
-        callbacks: bool,
+        sleep: Sleep,
         release: &mut dyn FnMut(),
         mut find: impl FnMut(Option<&mut Turn>) -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
+        let _sleeper = self.sleeper(sleep, turn.is_some());
         let deadline = deadline(timeout);
         let mut more_time = true;
         loop {
-            let look = self.scan(host)?;
-            if callbacks && host.is_due()? {
+            let look = self.scan_and(host, sleep.callbacks)?;
+            if sleep.callbacks && host.is_due()? {
                 return Ok(Until::Due);
             }
             if let Some(found) = find(turn.as_deref_mut())? {
@@ -61,24 +66,27 @@ impl<J> Owner<J> {
             release();
             // Other events may wake this thread again and again without the event that it waits
             // for.
-            more_time = self.sleep(host, look, turn.as_deref_mut(), deadline)?
+            more_time = self.sleep(host, look, turn.as_deref_mut(), sleep, deadline)?
                 && deadline.is_none_or(|deadline| Instant::now() < deadline);
         }
     }
 
-    /// Scans and waits until a job is `done`, `timeout` seconds are over, or the host has something
+    /// Scans and waits until `job` is `done`, `timeout` seconds are over, or the host has something
     /// to do. If this process is a job, it gives its slot to the pool while it waits if it
     /// `yields`, or if a job of its own has given its slot away.
     pub fn wait_for<H: OwnerHost<J>>(
         &self,
         host: &H,
+        job: JobId,
         done: impl Fn() -> bool,
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<Until<()>, H::Error> {
+        let sleep =
+            Sleep { wants: Wants::Job(job), alone: host.handles_signals(), callbacks: true };
         self.yielding(host, yields, |release| {
             let find = |_: Option<&mut Turn>| Ok(done().then_some(()));
-            self.until_releasing(host, timeout, None, true, release, find)
+            self.until_releasing(host, timeout, None, sleep, release, find)
         })
     }
 
@@ -96,10 +104,12 @@ impl<J> Owner<J> {
     ) -> std::result::Result<(), H::Error> {
         let turn = if for_slot { Some(self.pool()?.turn(Want::Start).beside_own()) } else { None };
         let deadline = deadline(timeout);
+        let sleep = any_change(host);
         self.yielding(host, yields, |release| {
             release();
             let mut turn = turn; // dropped after the sleep: this thread may be a waiter that resumes
-            self.sleep(host, look, turn.as_mut(), deadline).map(drop)
+            let _sleeper = self.sleeper(sleep, turn.is_some());
+            self.sleep(host, look, turn.as_mut(), sleep, deadline).map(drop)
         })
     }
 
@@ -114,7 +124,10 @@ impl<J> Owner<J> {
     ) -> std::result::Result<(), H::Error> {
         let pool = self.pool()?;
         let mut turn = pool.turn(Want::Start).after(paused);
-        let slept = self.sleep(host, look, Some(&mut turn), deadline(timeout));
+        let sleep = any_change(host);
+        let sleeper = self.sleeper(sleep, true);
+        let slept = self.sleep(host, look, Some(&mut turn), sleep, deadline(timeout));
+        drop(sleeper);
         *paused = turn.pause();
         slept.map(drop)
     }
@@ -146,19 +159,20 @@ impl<J> Owner<J> {
         host: &H,
         look: Look,
         mut turn: Option<&mut Turn>,
+        sleep: Sleep,
         deadline: Option<Instant>,
     ) -> std::result::Result<bool, H::Error> {
         loop {
             // Handlers run here too, and not only after an interrupted wait: a signal that comes
             // together with the event interrupts nothing, for example a Ctrl-C that also ends a
             // job.
-            host.run_signal_handlers()?;
-            self.check_process()?;
+            self.run_signal_handlers(host, sleep)?;
             let mut state = self.state();
-            let begun = state.jobs.begin_wait(look, turn.as_deref_mut())?;
+            let begun = state.jobs.begin_sleep(look, turn.as_deref_mut(), sleep)?;
             drop(state);
             let Some(waiting) = begun else { return Ok(true) };
-            let woken = self.sleep_through(host, &waiting, deadline);
+            let woken = self.sleep_through(host, &waiting, sleep, deadline);
+            self.check_process()?; // the bells are the parent's
             self.state().jobs.end_wait(waiting);
             match woken? {
                 Woken::Interrupted | Woken::Missed => {}
@@ -172,6 +186,7 @@ impl<J> Owner<J> {
         &self,
         host: &H,
         waiting: &Waiting,
+        sleep: Sleep,
         deadline: Option<Instant>,
     ) -> std::result::Result<Woken, H::Error> {
         if host.unlocked(|| waiting.spin()) {
@@ -181,14 +196,59 @@ impl<J> Owner<J> {
         // often followed by a launch, for which the worker would have to be taken back.
         self.state().jobs.share_idle();
         loop {
-            host.run_signal_handlers()?;
-            self.check_process()?;
+            self.run_signal_handlers(host, sleep)?;
             match host.unlocked(|| waiting.block(deadline))? {
                 Woken::Missed => {}
                 woken => return Ok(woken),
             }
         }
     }
+
+    /// Runs signal handlers, in a thread that does. Nobody depends on it meanwhile: see `sleepers`.
+    fn run_signal_handlers<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        sleep: Sleep,
+    ) -> std::result::Result<(), H::Error> {
+        if sleep.alone {
+            host.run_signal_handlers()?;
+            self.check_process()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a wait of this thread, with a turn for a slot or without.
+    pub(super) fn sleeper(&self, sleep: Sleep, has_turn: bool) -> Sleeper<'_, J> {
+        let turn_alone = sleep.alone && has_turn;
+        if turn_alone {
+            self.state().jobs.sleepers.begin_turn_alone();
+        }
+        Sleeper { owner: self, turn_alone }
+    }
+}
+
+/// A wait of a thread. When it ends, another thread polls for those that sleep.
+pub(super) struct Sleeper<'a, J> {
+    owner: &'a Owner<J>,
+    turn_alone: bool,
+}
+
+impl<J> Drop for Sleeper<'_, J> {
+    fn drop(&mut self) {
+        if self.owner.check_process().is_err() {
+            return; // the threads that sleep are the parent's
+        }
+        let mut state = self.owner.state();
+        if self.turn_alone {
+            state.jobs.sleepers.end_turn_alone();
+        }
+        state.jobs.hand_over();
+    }
+}
+
+/// The sleep of a thread that looks after each change whether that is what it waits for.
+pub(super) fn any_change<J>(host: &impl OwnerHost<J>) -> Sleep {
+    Sleep { wants: Wants::Change, alone: host.handles_signals(), callbacks: false }
 }
 
 /// The time when a timeout is over. None if it is too long for the clock, for example infinite.

@@ -77,7 +77,7 @@ impl Pool {
 
     /// Returns whether this process is a job of this pool.
     pub fn is_job(&self) -> bool {
-        self.bank.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
+        self.bank.is_job()
     }
 
     /// Returns the assignment of a job of this process that runs without a slot. Jobs of that job

@@ -152,8 +152,7 @@ impl Bank {
     pub(super) fn lender(&self, me: Pid) -> Option<Lender> {
         // A job has a slot of its own. The processes above a pool's maker have no slots of the
         // pool.
-        let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
-        if is_job {
+        if self.is_job() {
             return self.lender_of_job();
         }
         let nearest = match self.home.is_made_by(me) {
@@ -187,11 +186,15 @@ impl Bank {
         (!in_recipe_below(None, self.ledger.level())).then_some(open)
     }
 
+    /// Returns whether this process is a job of this pool.
+    pub(super) fn is_job(&self) -> bool {
+        self.job.load(Ordering::Relaxed) == getpid().as_raw_nonzero().get()
+    }
+
     /// Returns whether there may be slots that only this process and its kin can borrow.
     pub(super) fn may_borrow(&self) -> bool {
         let me = getpid();
-        let is_job = self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get();
-        let borrows = match is_job {
+        let borrows = match self.is_job() {
             true => self.borrowed_from() != BorrowedFrom::Nobody,
             false => !self.home.is_made_by(me),
         };
@@ -222,8 +225,7 @@ impl Bank {
     /// now.
     pub(super) fn has_own(&self) -> bool {
         let me = getpid();
-        self.job.load(Ordering::Relaxed) == me.as_raw_nonzero().get()
-            && self.ledger.run_by(ProcessId::current_if_known(me, None)).1.is_some()
+        self.is_job() && self.ledger.run_by(ProcessId::current_if_known(me, None)).1.is_some()
     }
 
     pub(super) fn lineage(&self) -> Arc<Lineage> {

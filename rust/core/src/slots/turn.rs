@@ -116,6 +116,12 @@ impl Turn {
         Ok(free && !self.must_let_others_go_first()?)
     }
 
+    /// Returns whether this thread can only take a slot that is free to all. (A job may also go on
+    /// with a slot that comes back from a job of its own, and kin may borrow.)
+    pub(crate) fn is_for_free_slots(&self) -> bool {
+        !self.bank.is_job() && !self.bank.may_borrow()
+    }
+
     /// Returns whether a waiter that is deeper, or that resumes at this depth, goes before a new
     /// job of this process.
     pub(crate) fn is_for_a_deeper_one(&self) -> bool {
