@@ -136,9 +136,8 @@ impl<J> Owner<J> {
     /// a drop would write to memory that the fork shares, and may run code.
     fn abandon(&self) {
         let mut state = self.state();
-        std::mem::forget(state.jobs.take_kept());
         std::mem::forget(std::mem::take(&mut state.undelivered));
-        state.jobs.abandon();
+        state.jobs.leave_to_parent();
         state.lifeline = None;
     }
 }

@@ -144,6 +144,16 @@ impl<J> Process<J> {
         idle.give(channel, &self.child) // if it has ended, its next owner does not launch on it
     }
 
+    /// Its descriptors, which a forked child closes.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        let shared = self.channel.iter().map(Channel::socket).chain(self.child.watch());
+        let last_words = self.last_words.iter().filter_map(|words| match words {
+            Body::Memory(file, _) => Some(file),
+            Body::Inline(_) => None,
+        });
+        shared.map(|shared| &**shared).chain(last_words)
+    }
+
     /// It sends no more frames. (If it runs a job, the outcome of that job is the process's end.)
     pub(super) fn has_gone_silent(&mut self) {
         if self.state == ProcessState::Idle {

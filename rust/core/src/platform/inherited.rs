@@ -22,6 +22,25 @@ pub(crate) fn close_inherited<'a>(descriptors: impl Iterator<Item = &'a Descript
     }
 }
 
+/// Marks a descriptor that forked children are to close though other code has run: see
+/// [`is_still_ours`].
+pub(crate) fn mark_inherited(descriptor: &Descriptor) {
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+    super::mark::put_inherited(descriptor);
+    let _ = descriptor;
+}
+
+/// In a forked child: returns whether the number is still the descriptor's. To ask for a file's
+/// identity takes 0.9 us (measured in a virtual machine; the inode is in no cache), and to see a
+/// mark 0.3 us. So what is marked counts, and what is not is asked for its identity.
+pub(crate) fn is_still_ours(descriptor: &Descriptor) -> bool {
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+    if super::mark::is_inherited(descriptor) {
+        return true;
+    }
+    descriptor.is_intact()
+}
+
 /// Closes numbers that follow each other. Returns false if the system cannot: Linux before 5.9, and
 /// where a filter of system calls refuses it.
 #[cfg(target_os = "linux")]
@@ -58,5 +77,15 @@ mod tests {
         let status = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap().1;
         assert_eq!(status.exit_status(), Some(0));
         assert!(closed.iter().all(|(_, (read, _))| read.is_intact()), "the parent has them");
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(jobserver_portable)))]
+    fn a_number_that_is_another_files_by_now_is_not_inherited() {
+        let ((lost, kept), (another, _)) = (pipe().unwrap(), pipe().unwrap());
+        mark_inherited(&lost);
+        assert!(is_still_ours(&lost) && is_still_ours(&kept));
+        let _now = crate::platform::put_in_place_of(&lost, &another);
+        assert!(!is_still_ours(&lost));
     }
 }

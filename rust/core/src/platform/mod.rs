@@ -57,7 +57,7 @@ pub(crate) use descriptor::{is_free_or, open_for_others, open_in_place, AtHand, 
 pub(crate) use detach::detach;
 pub use file_size::within_limit;
 pub use fork::{exit_at_once, fork, Forked};
-pub(crate) use inherited::close_inherited;
+pub(crate) use inherited::{close_inherited, is_still_ours, mark_inherited};
 pub(crate) use limit::is_marked;
 pub use limit::{end_after, TimeLimit};
 pub use namespace::begin_child;
