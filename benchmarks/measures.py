@@ -15,13 +15,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import pools
+import sessions
 import work
 
 Run = Callable[[int], float]
@@ -239,6 +241,55 @@ def scan(opened: Opened, ends: ExitStack, outstanding: int, ready: int) -> Run:
     return run
 
 
+def many(opened: Opened, ends: ExitStack, threads: int, outstanding: int) -> Run:
+    """The CPU time of a job, of all processes, while so many other jobs are outstanding and sleep,
+    each on a slot. So many threads submit, one job after the other. Time that passes would say
+    less: one job's costs are hidden behind another's, up to the number of CPUs."""
+    js = opened().js
+    end_fifo = str(Path(ends.enter_context(tempfile.TemporaryDirectory()), "end"))
+    os.mkfifo(end_fifo)
+    sleepers = [js.submit(work.until_opened, args=(end_fifo,)) for _ in range(outstanding)]
+
+    def end() -> None:
+        writing = os.open(end_fifo, os.O_RDWR)
+        for sleeper in sleepers:
+            sleeper.result()
+        os.close(writing)
+
+    ends.callback(end)
+    asleep = {sleeper.pid for sleeper in sleepers}
+
+    def submit(jobs: int) -> None:
+        for _ in range(jobs):
+            js.submit(work.nothing).result()
+
+    def run(count: int) -> float:
+        each = -(-count // threads)
+        running = [threading.Thread(target=submit, args=(each,)) for _ in range(threads)]
+        others = {*sessions.members(os.getsid(0))} - asleep - {os.getpid()}
+        before = _cpu_of(others), time.process_time()
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        owners = time.process_time() - before[1]
+        others = {*sessions.members(os.getsid(0))} - asleep - {os.getpid()}
+        return (owners + _cpu_of(others) - before[0]) / (each * threads)
+
+    return run
+
+
+def _cpu_of(pids: Iterable[int]) -> float:
+    """Seconds of CPU time: of these processes, and of those that they, or this one, have reaped."""
+    times = os.times()
+    ticks = 0
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just been reaped
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return times.children_user + times.children_system + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def importing(opened: Opened, ends: ExitStack, module: str) -> Run:
     """An import: how much longer an interpreter takes that imports this than one that does not,
     from its start to its end."""
@@ -290,6 +341,7 @@ BY_NAME: dict[str, Callable[..., Run]] = {
         switches,
         wakings,
         scan,
+        many,
         importing,
         idle_worker,
     )

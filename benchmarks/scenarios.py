@@ -21,6 +21,7 @@ LOKY, PEBBLE, MPIRE, JOBLIB = "loky", "pebble", "mpire", "joblib"
 YIELD, HOLD = "jobserver, yield", "jobserver, hold"
 SERVER_YIELD, SERVER_HOLD = "jobserver, forkserver, yield", "jobserver, forkserver, hold"
 SERVER_WARM = "jobserver, forkserver, warm, yield"
+SERVER_ONLY_WARM = "jobserver, forkserver, warm"
 BARE_TREE, BARE_ROW = "bare os.fork, a tree", "bare os.fork, in a row"
 RAY, DASK = "Ray", "Dask"
 
@@ -99,6 +100,13 @@ class Scenario:
         ]
         floor = [(FLOOR, case, {"by": RUST, **request}) for case, request in self.floor.items()]
         return cells + floor
+
+
+def _many(threads: int = 1, slots: int = SLOTS, outstanding: int = 0) -> Request:
+    """The jobs that sleep have slots of their own."""
+    long = max(threads, slots, outstanding) > 64
+    slots += outstanding
+    return {"threads": threads, "slots": slots, "outstanding": outstanding, "long": long}
 
 
 def nested(waiting: str, method: str = "fork", fresh: bool = True) -> Request:
@@ -310,6 +318,20 @@ SCENARIOS = (
         {"measure": "scan", "ready": 5},
     ),
     Scenario(
+        "many",
+        "CPU time of a job: of so many threads that submit, on so many slots, beside so many jobs "
+        "that sleep",
+        "us",
+        {OURS: _FRESH[OURS], SERVER_ONLY_WARM: {**_WARM[WARM], "method": "forkserver"}},
+        {
+            **{f"{n} threads": _many(threads=n) for n in (1, 4, 16, 64)},
+            **{f"{n} slots": _many(threads=n, slots=n) for n in (16, 64)},
+            "512 slots": _many(threads=64, slots=512),
+            **{f"{n:,} asleep": _many(outstanding=n) for n in (64, 512, 2000, 4096)},
+        },
+        {"measure": "many", "exact": True, "count": 640, "rounds": 5, "patience": 300},
+    ),
+    Scenario(
         "import",
         "importing it",
         "ms",
@@ -394,5 +416,7 @@ TARGETS = (
     Target("tree-waiting", (HOLD, "100 jobs, 5 s"), None, 0),
     Target("tree-waiting", (SERVER_YIELD, "100 jobs, 5 s"), None, 0),
     Target("scan", (OURS, "1,000 outstanding"), (OURS, "50 outstanding"), 1.2),
+    Target("many", (SERVER_ONLY_WARM, "64 threads"), (SERVER_ONLY_WARM, "4 threads"), 1.5),
+    Target("many", (SERVER_ONLY_WARM, "2,000 asleep"), (SERVER_ONLY_WARM, "64 asleep"), 1.2),
     Target("import", (OURS, "import"), (EXECUTOR, "import"), 1.0),
 )
