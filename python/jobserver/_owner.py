@@ -55,8 +55,8 @@ class Owner:
     native: _native.Owner
     #: Finished Futures that have callbacks, or a memory file to read.
     finished: deque[Future[Any]]
-    #: What maps use, and the next ones can use: see `_map/calls.py`.
-    progresses: list[Any]
+    #: What maps have used, for the next ones: see `_map/calls.py`.
+    progresses: deque[Any]
     _unread: WeakSet[Future[Any]]
 
     def __init__(
@@ -110,7 +110,7 @@ class Owner:
             "native": _native.Owner(finished, pool, options.orphans_stay, options.yields),
             "starter": self.starter.renewed(is_job),
             "finished": finished,
-            "progresses": [],
+            "progresses": deque(),
             "_unread": WeakSet(),
             "_pool": None,
             "pid": pid,

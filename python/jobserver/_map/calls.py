@@ -7,8 +7,9 @@ chunks, and the handling of a job's death (`results.py`).
 
 from __future__ import annotations
 
+import itertools
 import pickle
-import weakref
+from collections import deque
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple, cast
 
 from .. import _native
@@ -29,59 +30,29 @@ class ChunkOutcome(NamedTuple):
 
 
 class Progress(_native.Progress):
-    """The binding's Progress, which one map after the other uses: a new one costs as much as a
-    short job. Its reduction is for jobs: a launch brings its descriptor."""
-
-    #: The jobs that may still run when their map has been dropped.
-    _jobs: Sequence[weakref.ref[Any]] = ()
-
-    def __init__(self, _places: int) -> None:
-        #: The last map that used it, under the number of that use.
-        self._users: dict[int, Callable[[], Any]] = {0: _nobody}
-
-    def add(self, job: Any) -> None:
-        """Adds the Future of a job that is about to start."""
-        self._jobs = [*filter(_runs, self._jobs), weakref.ref(job)]
-
-    def claim(self, user: Any) -> bool:
-        """Whether this map is the one to use it from now on: not if another does, or jobs of
-        another run. One step decides, whatever other threads and signal handlers do."""
-        uses = max(self._users)
-        if self._users[uses]() is not None or any(map(_runs, self._jobs)) or not self.is_intact:
-            return False
-        ours = weakref.ref(user)
-        if self._users.setdefault(uses + 1, ours) is not ours:
-            return False
-        self._users.pop(uses, None)
-        return True
-
-    def release(self) -> None:
-        """After all jobs of its map have ended."""
-        self._users[max(self._users)] = _nobody
+    """The binding's Progress, with a reduction for jobs: a launch brings its descriptor."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (self.inode,)
 
 
-def _runs(job: weakref.ref[Any]) -> bool:
-    future = job()
-    return future is not None and future._outcome is None
+def take_progress(ours: list[Progress], free: deque[Progress], places: int) -> None:
+    """Gets a map its Progress: one that another map has used, or a new one, because that costs as
+    much as a short job. One step moves it, so that neither another thread nor Ctrl-C comes between.
+    """
+    while not ours:
+        try:
+            ours.extend(itertools.starmap(free.pop, ((),)))
+        except IndexError:
+            ours.append(Progress(places))
+        if not ours[0].is_intact:
+            ours.clear()
 
 
-def _nobody() -> None:
-    """In the place of a map that has ended."""
-
-
-def progress_for(user: Any, known: list[Progress], places: int) -> Progress:
-    """A Progress for a map: a free one of those that its owner knows, or a new one, which the owner
-    knows from then on."""
-    free = next((each for each in [*known] if each.claim(user)), None)
-    if free is not None:
-        return free
-    made = Progress(places)
-    made.claim(user)
-    known.append(made)
-    return made
+def leave_progress(ours: list[Progress], free: deque[Progress]) -> None:
+    """After all jobs of a map have ended: leaves its Progress to the next map."""
+    if ours:
+        free.extend(itertools.starmap(ours.pop, ((),)))
 
 
 #: In a job: the Progress that came last. Most often the next job has the same.
@@ -149,7 +120,9 @@ def run(
 
 def _dump(made: ChunkOutcome) -> Payload:
     if _native.is_plain(made.values, pickling.FEW):
-        return pickling.dump_plain((tuple(made), None))
+        message = pickling.dump_simply((tuple(made), None))
+        if message is not None:
+            return message
     try:
         return pickling.dump((tuple(made), None))
     except pickle.PicklingError:

@@ -114,8 +114,8 @@ class Results(_native.Results, Generic[T]):
         #: The time before which `sleep_fn` is not called again.
         self._asleep = 0.0
         self._pid = getpid()
-        #: None when there are no calls left.
-        self._progress: calls.Progress | None = None
+        #: One, from the first job to the end of the last.
+        self._progress: list[calls.Progress] = []
 
     def close(self) -> None:
         """Drops the calls whose jobs have not begun, and all results."""
@@ -124,7 +124,7 @@ class Results(_native.Results, Generic[T]):
         self._chunks.clear()
         self._running.clear()
         self._serve(None, [], [])
-        self._progress = None
+        self._progress.clear()  # jobs that run may still use it
 
     # The owner's loop.
 
@@ -179,9 +179,9 @@ class Results(_native.Results, Generic[T]):
         return True
 
     def _end(self) -> bool:
-        if self._progress is not None:
-            self._progress.release()
-        self._progress = None  # otherwise a kept traceback would keep its descriptor
+        if not self._owner.native.closing:
+            calls.leave_progress(self._progress, self._owner.progresses)
+        self._progress.clear()
         error, self._input.error = self._input.error, None
         if error is not None:
             raise error
@@ -274,8 +274,6 @@ class Results(_native.Results, Generic[T]):
                 owner.refuse_early(callbacks=False)
             if not self._pack(chunk):
                 return
-        if self._progress is not None:
-            self._progress.add(future)
         self._running[future] = chunk
         # Removed first, because it must not be used again after an interrupted start.
         packed, chunk.packed = chunk.packed, None
@@ -306,15 +304,15 @@ class Results(_native.Results, Generic[T]):
         return chunk.packed is not None
 
     def _work(self, chunk: Chunk) -> _native.Work:
-        if self._progress is None:
-            # Places for running jobs, one of them on a loan, and for packed chunks.
-            places = 2 * self._owner.slots + 1
-            self._progress = calls.progress_for(self, self._owner.progresses, places)
-        self._progress.clear(chunk.place)
+        # Places for running jobs, one of them on a loan, and for packed chunks.
+        places = 2 * self._owner.slots + 1
+        calls.take_progress(self._progress, self._owner.progresses, places)
+        [progress] = self._progress
+        progress.clear(chunk.place)
         env, preexec_fn = self._around
         made = chunk.calls.to_send() if self._owner.starter.sends else chunk.calls
-        args = self._fn, made, self._progress, chunk.place, self._sizes.limit
-        return _native.Work(env, None, preexec_fn, calls.run, args, None, self._progress)
+        args = self._fn, made, progress, chunk.place, self._sizes.limit
+        return _native.Work(env, None, preexec_fn, calls.run, args, None, progress)
 
     def _free_place(self) -> int:
         taken = {chunk.place for chunk in (*self._running.values(), *self._packed())}
@@ -345,7 +343,7 @@ class Results(_native.Results, Generic[T]):
     def _take_in(self, chunk: Chunk, future: Future[Any]) -> None:
         value, error = load(future)
         if value is None:
-            call = None if self._progress is None else self._progress.running(chunk.place)
+            call = self._progress[0].running(chunk.place) if self._progress else None
             self._fail(chunk, call, (value, error))
             return
         values, failures, seconds = value
