@@ -431,6 +431,25 @@ def test_a_child_of_multiprocessing_waits_for_its_jobs_at_its_end(
     process.close()
 
 
+def own_process() -> tuple[int | None, bool]:
+    """The exit code of a child that this job starts, and whether its process object has what
+    another job gave its own."""
+    child = multiprocessing.get_context("fork").Process(target=nothing)
+    child.start()
+    child.join()
+    return child.exitcode, hasattr(multiprocessing.current_process(), "given")
+
+
+def submit_as_daemon(js: Jobserver) -> tuple[int | None, bool]:
+    process: Any = multiprocessing.current_process()
+    process.daemon, process.given = True, 1
+    return js(own_process).result(DEADLINE)
+
+
+def test_what_a_job_does_to_its_process_object_does_not_reach_its_jobs(js: Jobserver) -> None:
+    assert js(submit_as_daemon, js).result(DEADLINE) == (0, False)
+
+
 def leave_a_thread_that_submits(js: Jobserver, answers: Connection, go: Any) -> None:
     js.submit(int, consume=0).result()
 

@@ -3,6 +3,7 @@ starts it; and no other owner's job has it."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from collections.abc import Callable
@@ -60,12 +61,39 @@ def lower(folder: str) -> None:
     os.nice(1)
 
 
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+def set_umask(folder: str) -> None:
+    os.umask(0o027)
+
+
+def privileges() -> str:
+    status = Path("/proc/self/status").read_text()
+    return next(line for line in status.splitlines() if line.startswith("NoNewPrivs"))
+
+
+def give_up_privileges(folder: str) -> None:
+    no_new_privileges = 38  # PR_SET_NO_NEW_PRIVS
+    assert ctypes.CDLL(None).prctl(no_new_privileges, 1, 0, 0, 0) == 0
+
+
+def lead_a_group(folder: str) -> None:
+    os.setpgid(0, 0)
+
+
 CHANGES: dict[str, tuple[Callable[[str], None], Callable[[], Any]]] = {
     "environment": (set_variable, variable),
     "limits": (set_limit, limit),
     "folder": (move, where),
     "output": (redirect, output),
     "priority": (lower, priority),
+    "umask": (set_umask, umask),
+    "privileges": (give_up_privileges, privileges),
+    "process group": (lead_a_group, os.getpgrp),
 }
 
 

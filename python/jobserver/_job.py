@@ -99,6 +99,8 @@ class Identity:
         self.process = _Process()
         self.process._given_name = None
         self.process._config.pop("daemon", None)  # a job may have children of its own
+        #: The attributes of `process` before it is used.
+        self._fresh = vars(self.process).copy()
         self.parent = mp.process._ParentProcess(
             self.process._parent_name, self.process._parent_pid, None
         )
@@ -153,10 +155,10 @@ class Identity:
         process = mp.process
         owner = process._current_process
         made = Identity.__new__(Identity)
-        made.context = self.context
+        made.context, made._fresh = self.context, self._fresh
         made.process = _Process.__new__(_Process)
         made.process.__dict__.update(
-            self.process.__dict__,
+            self._fresh,
             _identity=(*owner._identity, next(process._process_counter)),
             _config=owner._config.copy(),
             _parent_pid=_native.getpid(),
@@ -164,6 +166,7 @@ class Identity:
             _given_name=None,
             number=0,
         )
+        made.process._config.pop("daemon", None)
         made.parent = process._ParentProcess.__new__(process._ParentProcess)
         made.parent.__dict__.update(
             self.parent.__dict__,

@@ -2,8 +2,7 @@
 
 Under spawn the helper of a tree starts programs only for owners whose surroundings are the helper's
 own. So it makes no difference which of the two starts them. Not here: what is sent to a program
-(`introduction.py`); the umask, the ignored signals and the namespaces, at which a look takes longer
-or changes them.
+(`introduction.py`); what docs/limits.md says of shared workers under spawn.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ impl<J> Jobs<J> {
         let _undisturbed = Undisturbed::begin();
         let mut finished = Vec::new();
         let (there, yielded) = (self.processes.len(), self.yielded.len());
+        let ending = self.ending.len();
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
@@ -55,12 +56,13 @@ impl<J> Jobs<J> {
                 self.ending.push(number);
             }
         }
-        // Waiters wake also when a process was only reaped, because a thread may wait for the last
-        // to be reaped; and when a job has yielded, because an owner that waits for it may have to
+        // Waiters wake also when a process was only reaped, or is not watched any more, because a
+        // thread may wait for the last to be reaped; and when a job has yielded, because an owner that waits for it may have to
         // yield too.
         if self.yielded.len() > yielded {
             self.wake();
-        } else if !finished.is_empty() || self.processes.len() < there {
+        } else if !finished.is_empty() || self.processes.len() < there || self.ending.len() > ending
+        {
             self.wake_for(&finished.iter().map(|it| it.id).collect::<Vec<_>>());
         }
         Ok(finished)
@@ -138,9 +140,10 @@ impl<J> Jobs<J> {
 
     /// Watches the exits that were left to later scans.
     pub(super) fn watch_exits_left(&mut self) {
+        let Some(set) = &mut self.set else { return };
         for number in std::mem::take(&mut self.ending) {
             let Some(process) = self.processes.get_mut(&number) else { continue };
-            let (Some(set), Some(exit)) = (&mut self.set, process.child.watch()) else { continue };
+            let Some(exit) = process.child.watch() else { continue };
             process.exit_is_left = set.add(exit, key(number, EXIT)).is_err();
             if process.exit_is_left {
                 self.ending.push(number);

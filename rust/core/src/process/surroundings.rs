@@ -2,7 +2,7 @@
 
 use rustix::fd::AsFd;
 use rustix::fs::{fstat, stat, Stat};
-use rustix::process::{getegid, geteuid, getgid, getgroups, getpriority_process, getuid};
+use rustix::process::{getegid, geteuid, getgid, getgroups, getpgrp, getpriority_process, getuid};
 use rustix::process::{getrlimit, Resource};
 use rustix::stdio::{stderr, stdout};
 
@@ -19,9 +19,13 @@ const LIMITS: [Resource; 10] = [
     Resource::Stack,
 ];
 
-/// Returns the user and groups of this process, its priority and limits, and which files are its
-/// root, its current folder, and its standard output and error. They are numbers, to be compared.
-/// (The environment is the host's.)
+/// What the kernel tells of a process beside that, as numbers: privileges, and the umask.
+const STATUS: [&str; 8] =
+    ["Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
+
+/// Returns the user and groups of this process, its process group, priority, limits, privileges and
+/// umask, and which files are its root, its current folder, and its standard output and error. They
+/// are numbers, to be compared. (The environment is the host's.)
 pub fn surroundings() -> Vec<u64> {
     let files = [stat("/"), stat("."), fstat(stdout().as_fd()), fstat(stderr().as_fd())];
     let files = files.iter().flat_map(|file| file.as_ref().map_or([0; 2], name));
@@ -31,11 +35,20 @@ pub fn surroundings() -> Vec<u64> {
     let groups = getgroups().unwrap_or_default();
     let groups = groups.iter().map(|group| group.as_raw());
     let priority = getpriority_process(None).unwrap_or_default();
+    let group = getpgrp().as_raw_nonzero().get().unsigned_abs();
     files
         .chain(limits.map(|limit| limit.unwrap_or(u64::MAX)))
         .chain(ids.into_iter().chain(groups).map(u64::from))
-        .chain([priority.unsigned_abs().into(), (priority < 0).into()])
+        .chain([priority.unsigned_abs().into(), (priority < 0).into(), group.into()])
+        .chain(status())
         .collect()
+}
+
+fn status() -> Vec<u64> {
+    let told = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let lines = told.lines().filter_map(|line| line.split_once(':'));
+    let ours = lines.filter(|(name, _)| STATUS.contains(name));
+    ours.map(|(_, value)| u64::from_str_radix(value.trim(), 16).unwrap_or(u64::MAX)).collect()
 }
 
 #[allow(clippy::unnecessary_cast)] // on other systems they are of other types
