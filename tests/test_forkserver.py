@@ -489,6 +489,7 @@ def test_the_helper_is_deaf_to_ctrl_c(js: Jobserver, helper_of: Callable[[], int
 
 
 @with_a_helper
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("killed", [False, True], ids=["first", "after a kill"])
 def test_threads_that_submit_at_once_start_one_helper(
     make_jobserver: Callable[..., Jobserver],
@@ -507,15 +508,10 @@ def test_threads_that_submit_at_once_start_one_helper(
         results.append(js.submit(abs, args=(-1,), timeout=DEADLINE).result(DEADLINE))
 
     threads = [threading.Thread(target=submit) for _ in range(16)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE)
-    finally:
-        sys.setswitchinterval(interval)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
     assert results == [1] * 16
     helper_of()  # raises unless there is exactly one
 

@@ -191,6 +191,7 @@ def test_what_calls_return_may_be_pickled_by_value(js: Jobserver) -> None:
     assert [add(1) for add in js.map(adder, numbers(3))] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("hasty")
 def test_maps_of_several_threads_use_no_progress_together() -> None:
     free: deque[calls.Progress] = deque()
     users: dict[int, list[calls.Progress]] = {}
@@ -206,15 +207,10 @@ def test_maps_of_several_threads_use_no_progress_together() -> None:
             calls.leave_progress(ours, free)
 
     threads = [threading.Thread(target=use) for _ in range(4)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE)
-    finally:
-        sys.setswitchinterval(before)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
     assert (len(users), together) == (0, [])
     assert 1 <= len(free) <= 4
 
