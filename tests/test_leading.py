@@ -18,7 +18,7 @@ from conftest import DEADLINE, OWNERS_METHODS
 from holding import Hold, held
 from test_threads import in_thread, join, until_asleep
 
-from jobserver import Future, Jobserver
+from jobserver import CallbackRaised, Future, Jobserver
 
 
 @pytest.fixture(params=OWNERS_METHODS)
@@ -245,6 +245,61 @@ def test_a_follower_takes_the_lead_when_a_wait_within_a_callback_ends(
     follower.until_quiet().waited_for()
     inner.let_go()
     join(leader.thread)
+
+
+def test_a_thread_that_waits_runs_what_is_left_when_a_callback_raises_in_another(
+    hold_one: Callable[..., Held],
+) -> None:
+    raising, other, third = hold_one(), hold_one(), hold_one()
+    came = threading.Event()
+
+    def callback() -> None:
+        third.until_quiet()
+        assert other.thread is not None
+        until_asleep(other.thread)  # again, after it has looked for callbacks
+        raise ValueError
+
+    def wait(future: Future[int]) -> None:
+        with pytest.raises(CallbackRaised):
+            future.result()
+
+    raising.future.when_done(callback)
+    raising.future.when_done(came.set)
+    raising.until_quiet().waited_for(wait)
+    other.waited_for()
+    raising.let_go()
+    assert came.wait(DEADLINE)
+    raising.must_be_heard_of()
+    other.must_be_heard_of()
+    third.let_go()
+
+
+def test_a_thread_that_waits_runs_what_another_that_heard_of_it_does_not(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    """Ctrl-C, for example, can come before the thread has begun with it. A third thread, which
+    waits for a slot and runs no callbacks, takes the lead."""
+    js = make_jobserver(slots=1)
+    first = Hold()
+    holder, left = js(held, hold.end), Held(js, first, consume=0)
+    came = threading.Event()
+
+    def wait(future: Future[int]) -> None:
+        future._owner.native.wait_for(future, None, False)  # returns: callbacks are due
+
+    left.future.when_done(came.set)
+    left.until_quiet().waited_for(wait)
+    other = in_thread(holder.result)
+    until_asleep(other)
+    third = in_thread(lambda: js.submit(int, callbacks=False).wait())
+    until_asleep(third)
+    left.let_go()
+    assert came.wait(DEADLINE)
+    hold.let_go()
+    for thread in (left.thread, other, third):
+        assert thread is not None
+        join(thread)
+    first.close()
 
 
 def test_a_follower_that_waits_for_a_slot_hears_of_a_death_that_frees_one(

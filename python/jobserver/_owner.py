@@ -347,6 +347,7 @@ class Owner:
             pass  # another thread took the last one
         except BaseException:
             self.finished.extendleft(taken)  # the next call goes on with the rest
+            self.native.wake_for_callbacks()
             raise
 
     def issue_callbacks_of(self, future: Future[Any]) -> None:

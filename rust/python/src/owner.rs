@@ -329,6 +329,11 @@ impl Owner {
         })
     }
 
+    /// After a thread has left due callbacks undone: wakes another one that waits and runs them.
+    fn wake_for_callbacks(&self) {
+        self.owner.wake_for_host();
+    }
+
     /// Scans once. Returns the state that the scan saw, for `wait`.
     fn look(&self, py: Python<'_>) -> PyResult<PyLook> {
         Ok(PyLook(self.owner.scan(&self.host(py))?))

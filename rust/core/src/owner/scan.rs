@@ -19,29 +19,44 @@ impl<J> Jobs<J> {
         let mut finished = Vec::new();
         let (there, yielded) = (self.processes.len(), self.yielded.len());
         let ending = self.ending.len();
+        let collected = self.collect(&mut finished);
+        // Waiters wake also when a process was only reaped, or is not watched any more, because a
+        // thread may wait for the last to be reaped; and when a job has yielded, because an owner
+        // that waits for it may have to yield too.
+        if self.yielded.len() > yielded {
+            self.wake();
+        } else if !finished.is_empty() || self.processes.len() < there || self.ending.len() > ending
+        {
+            self.wake_for(&finished.iter().map(|it| it.id).collect::<Vec<_>>());
+        }
+        match collected {
+            // The next scan will have the error too; these outcomes come once.
+            Err(e) if finished.is_empty() => Err(e),
+            _ => Ok(finished),
+        }
+    }
+
+    /// Takes all that is ready from the descriptors.
+    fn collect(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
         if self.buffer.is_empty() {
             self.buffer = vec![0; PACKET];
         }
         if self.lost {
-            self.renew(&mut finished)?;
+            self.renew(finished)?;
         }
         while let Some(set) = &mut self.set {
             let ready = match set.ready() {
-                Err(_) if !finished.is_empty() => break, // the next scan will have the error too
                 Err(_) if !set.is_intact() => {
-                    self.renew(&mut finished)?;
+                    self.renew(finished)?;
                     continue;
                 }
                 ready => ready.map_err(Error::system("cannot look at the jobs"))?,
             };
-            if ready.is_empty() {
-                break;
-            }
             let these_are_all = ready.len() != AT_ONCE;
             for key in ready {
                 match key & 1 {
-                    CHANNEL => self.read_channel(key >> 1, &mut finished),
-                    _ => self.check_exit(key >> 1, &mut finished),
+                    CHANNEL => self.read_channel(key >> 1, finished),
+                    _ => self.check_exit(key >> 1, finished),
                 }
             }
             if these_are_all {
@@ -49,23 +64,14 @@ impl<J> Jobs<J> {
             }
         }
         for number in self.unwatched.iter().copied().collect::<Vec<_>>() {
-            self.check_exit(number, &mut finished);
+            self.check_exit(number, finished);
         }
         for number in std::mem::take(&mut self.ending) {
-            if !self.reap(number, &mut finished) {
+            if !self.reap(number, finished) {
                 self.ending.push(number);
             }
         }
-        // Waiters wake also when a process was only reaped, or is not watched any more, because a
-        // thread may wait for the last to be reaped; and when a job has yielded, because an owner that waits for it may have to
-        // yield too.
-        if self.yielded.len() > yielded {
-            self.wake();
-        } else if !finished.is_empty() || self.processes.len() < there || self.ending.len() > ending
-        {
-            self.wake_for(&finished.iter().map(|it| it.id).collect::<Vec<_>>());
-        }
-        Ok(finished)
+        Ok(())
     }
 
     /// Receives all frames that a process's channel holds.

@@ -146,16 +146,6 @@ impl<J> Owner<J> {
     /// Scans once, and delivers the finished jobs. Returns the state that the scan saw, for
     /// [`Owner::wait`].
     pub fn scan<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<Look, H::Error> {
-        self.scan_and(host, false)
-    }
-
-    /// Does the same. If the caller does not do what the host has to do then, such as callbacks,
-    /// another thread that waits is woken to do it.
-    pub(super) fn scan_and<H: OwnerHost<J>>(
-        &self,
-        host: &H,
-        callbacks: bool,
-    ) -> std::result::Result<Look, H::Error> {
         let look = self.take_finished()?;
         let mut delivered = Vec::new();
         let mut result = Ok(());
@@ -167,9 +157,21 @@ impl<J> Owner<J> {
         if delivered.is_empty() {
             return Ok(look);
         }
-        let due = !callbacks && host.is_due().unwrap_or(true);
+        if result.is_err() {
+            self.state().jobs.wake(); // the next scan delivers the rest
+        }
+        let due = host.is_due().unwrap_or(true);
         let look = self.wake_after_delivery(look, &delivered, due);
         result.map(|()| look)
+    }
+
+    /// After the host has left undone what it has to do, such as callbacks of finished jobs: wakes
+    /// a thread that does it, if one waits that would.
+    pub fn wake_for_host(&self) {
+        // (In a process that the host has forked, the threads that sleep are the parent's.)
+        if self.check_process().is_ok() {
+            self.state().jobs.wake_for_host();
+        }
     }
 
     fn take_finished(&self) -> Result<Look> {
@@ -190,11 +192,14 @@ impl<J> Owner<J> {
     /// taken them from the table and before they were delivered, and found nothing. (Each object
     /// that the host makes may let another thread run, for example through a garbage collector.)
     /// Returns what `scan` returns. This includes the wake-up if nothing else has happened since.
+    ///
+    /// If something is `due` for the host, this wakes also a thread that does it, even if the
+    /// calling thread would: an exception may come between, for example from Ctrl-C.
     fn wake_after_delivery(&self, look: Look, delivered: &[JobId], due: bool) -> Look {
         let jobs = &mut self.state().jobs;
         jobs.wake_for(delivered);
         if due {
-            jobs.wake_for_host();
+            jobs.sleepers.ring_for_host();
         }
         if jobs.look() == look.next() {
             jobs.look()

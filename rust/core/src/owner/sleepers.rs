@@ -150,7 +150,9 @@ impl Sleepers {
         });
         if self.turns_alone > 0 {
             // It looks whether the thread that goes first is to be passed over.
-            self.ring_first(|sleeper| sleeper.sleep.wants == Wants::Turn);
+            self.ring_first(|sleeper| {
+                sleeper.sleep.wants == Wants::Turn && sleeper.role != Role::Alone
+            });
         }
     }
 

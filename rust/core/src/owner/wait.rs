@@ -202,6 +202,7 @@ impl<J> Jobs<J> {
 
     /// Wakes a thread that does what the host has to do, if one waits that would.
     pub(super) fn wake_for_host(&mut self) {
+        self.changes += 1;
         self.sleepers.ring_for_host();
     }
 

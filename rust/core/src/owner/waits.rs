@@ -53,7 +53,7 @@ impl<J> Owner<J> {
         let deadline = deadline(timeout);
         let mut more_time = true;
         loop {
-            let look = self.scan_and(host, sleep.callbacks)?;
+            let look = self.scan(host)?;
             if sleep.callbacks && host.is_due()? {
                 return Ok(Until::Due);
             }
