@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, OWNERS_METHODS
+from conftest import DEADLINE, OWNERS_METHODS, wait_until
 from holding import Hold, held
 from test_threads import in_thread, join, until_asleep
 
@@ -183,6 +184,42 @@ def test_threads_hear_of_their_jobs_when_a_handler_forks(
         if os.getpid() != parent:
             os._exit(2)
     follower.must_be_heard_of()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_threads_hear_of_their_jobs_when_the_drop_of_a_future_forks(
+    hold_one: Callable[..., Held],
+) -> None:
+    """The delivery of an outcome drops a Future that nobody keeps, and so runs code. The child leaves
+    the delivery by an error, and rings for none of its parent's threads."""
+    dropped, *waited = [hold_one() for _ in range(4)]
+    parent = os.getpid()
+    statuses: list[int] = []
+
+    def fork(_: object) -> None:
+        pid = os.fork()
+        if pid:
+            statuses.append(os.waitpid(pid, 0)[1])
+
+    def wait(future: Future[int]) -> None:
+        try:
+            future.result()
+        except RuntimeError as e:
+            os._exit(0 if os.getpid() != parent and "fork" in str(e) else 1)
+        finally:
+            if os.getpid() != parent:
+                os._exit(2)
+
+    gone = weakref.ref(dropped.future, fork)
+    del dropped.future
+    for job in waited:
+        job.waited_for(wait)
+    dropped.let_go()
+    wait_until(lambda: statuses)
+    assert statuses == [0]
+    assert gone() is None
+    for job in waited:
+        job.must_be_heard_of()
 
 
 def test_a_follower_takes_the_lead_while_the_leader_runs_a_callback(

@@ -346,8 +346,10 @@ class Owner:
         except IndexError:
             pass  # another thread took the last one
         except BaseException:
-            self.finished.extendleft(taken)  # the next call goes on with the rest
-            self.native.wake_for_callbacks()
+            try:
+                self.finished.extendleft(taken)
+            finally:
+                self.native.wake_for_callbacks()  # another thread, or the next call, goes on
             raise
 
     def issue_callbacks_of(self, future: Future[Any]) -> None:

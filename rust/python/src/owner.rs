@@ -329,7 +329,7 @@ impl Owner {
         })
     }
 
-    /// After a thread has left due callbacks undone: wakes another one that waits and runs them.
+    /// After a thread has left due callbacks undone: wakes those that wait and run them.
     fn wake_for_callbacks(&self) {
         self.owner.wake_for_host();
     }

@@ -16,6 +16,7 @@ impl<J> Owner<J> {
     ///
     /// This thread itself has begun a launch that is not over; nothing has changed.
     pub fn begin_close(&self) -> Result<()> {
+        self.check_process()?;
         let mut state = self.state();
         state.refuse_within_launch()?;
         state.phase = match std::mem::replace(&mut state.phase, Phase::Closed) {

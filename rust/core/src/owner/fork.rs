@@ -92,6 +92,7 @@ impl<J> Owner<J> {
             host.run_signal_handlers()?;
             let held = SignalsHeld::begin();
             host.run_signal_handlers()?;
+            self.check_process()?;
             if let Some(slot) = slot {
                 slot.launch();
             }

@@ -146,6 +146,16 @@ impl<J> Owner<J> {
     /// Scans once, and delivers the finished jobs. Returns the state that the scan saw, for
     /// [`Owner::wait`].
     pub fn scan<H: OwnerHost<J>>(&self, host: &H) -> std::result::Result<Look, H::Error> {
+        self.scan_and(host, false)
+    }
+
+    /// Does the same. If the caller does not do what the host has to do then, such as callbacks,
+    /// another thread that waits is woken to do it.
+    pub(super) fn scan_and<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        callbacks: bool,
+    ) -> std::result::Result<Look, H::Error> {
         let look = self.take_finished()?;
         let mut delivered = Vec::new();
         let mut result = Ok(());
@@ -153,6 +163,7 @@ impl<J> Owner<J> {
             let Some(finished) = self.next_finished() else { break };
             delivered.push(finished.id);
             result = host.deliver(finished.job, finished.outcome);
+            self.check_process()?; // the delivery may run code of the host, which may fork
         }
         if delivered.is_empty() {
             return Ok(look);
@@ -160,17 +171,22 @@ impl<J> Owner<J> {
         if result.is_err() {
             self.state().jobs.wake(); // the next scan delivers the rest
         }
-        let due = host.is_due().unwrap_or(true);
+        let due = !callbacks && host.is_due().unwrap_or(true);
         let look = self.wake_after_delivery(look, &delivered, due);
         result.map(|()| look)
     }
 
     /// After the host has left undone what it has to do, such as callbacks of finished jobs: wakes
-    /// a thread that does it, if one waits that would.
+    /// the threads that wait, because one of them may do it.
     pub fn wake_for_host(&self) {
-        // (In a process that the host has forked, the threads that sleep are the parent's.)
+        self.wake();
+    }
+
+    /// Wakes all threads that wait. (In a process that the host has forked, these are the
+    /// parent's.)
+    pub(super) fn wake(&self) {
         if self.check_process().is_ok() {
-            self.state().jobs.wake_for_host();
+            self.state().jobs.wake();
         }
     }
 
@@ -192,9 +208,6 @@ impl<J> Owner<J> {
     /// taken them from the table and before they were delivered, and found nothing. (Each object
     /// that the host makes may let another thread run, for example through a garbage collector.)
     /// Returns what `scan` returns. This includes the wake-up if nothing else has happened since.
-    ///
-    /// If something is `due` for the host, this wakes also a thread that does it, even if the
-    /// calling thread would: an exception may come between, for example from Ctrl-C.
     fn wake_after_delivery(&self, look: Look, delivered: &[JobId], due: bool) -> Look {
         let jobs = &mut self.state().jobs;
         jobs.wake_for(delivered);
@@ -307,8 +320,10 @@ impl<J> Drop for Launching<'_, J> {
         if let Some(place) = state.launching.iter().position(|thread| *thread == this) {
             state.launching.swap_remove(place);
         }
-        if !matches!(state.phase, Phase::Open(_)) {
-            state.jobs.wake(); // a closing thread may have waited for this
+        let is_open = matches!(state.phase, Phase::Open(_));
+        drop(state);
+        if !is_open {
+            self.0.wake(); // a closing thread may have waited for this
         }
     }
 }

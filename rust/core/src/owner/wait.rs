@@ -200,12 +200,6 @@ impl<J> Jobs<J> {
         self.sleepers.ring_all();
     }
 
-    /// Wakes a thread that does what the host has to do, if one waits that would.
-    pub(super) fn wake_for_host(&mut self) {
-        self.changes += 1;
-        self.sleepers.ring_for_host();
-    }
-
     /// After a change: wakes the threads that wait for one of these jobs, or for any change.
     pub(super) fn wake_for(&mut self, jobs: &[JobId]) {
         self.changes += 1;

@@ -49,18 +49,20 @@ impl<J> Owner<J> {
         release: &mut dyn FnMut(),
         mut find: impl FnMut(Option<&mut Turn>) -> Result<Option<T>>,
     ) -> std::result::Result<Until<T>, H::Error> {
-        let _sleeper = self.sleeper(sleep, turn.is_some());
+        let mut sleeper = self.sleeper(sleep, turn.is_some());
         let deadline = deadline(timeout);
         let mut more_time = true;
         loop {
-            let look = self.scan(host)?;
+            let look = self.scan_and(host, sleep.callbacks)?;
             if sleep.callbacks && host.is_due()? {
                 return Ok(Until::Due);
             }
             if let Some(found) = find(turn.as_deref_mut())? {
+                sleeper.nothing_is_due();
                 return Ok(Until::Found(found));
             }
             if !more_time || timeout.is_some_and(|seconds| seconds <= 0.0) {
+                sleeper.nothing_is_due();
                 return Ok(Until::TimedOut);
             }
             release();
@@ -223,14 +225,25 @@ impl<J> Owner<J> {
         if turn_alone {
             self.state().jobs.sleepers.begin_turn_alone();
         }
-        Sleeper { owner: self, turn_alone }
+        Sleeper { owner: self, turn_alone, rings_for_host: sleep.callbacks }
     }
 }
 
 /// A wait of a thread. When it ends, another thread polls for those that sleep.
+///
+/// The thread may have been woken to do what the host has to do. Unless there is nothing, another
+/// thread is woken for it too: this one may take long, or an exception (for example from Ctrl-C) may
+/// keep it from that.
 pub(super) struct Sleeper<'a, J> {
     owner: &'a Owner<J>,
     turn_alone: bool,
+    rings_for_host: bool,
+}
+
+impl<J> Sleeper<'_, J> {
+    fn nothing_is_due(&mut self) {
+        self.rings_for_host = false;
+    }
 }
 
 impl<J> Drop for Sleeper<'_, J> {
@@ -241,6 +254,9 @@ impl<J> Drop for Sleeper<'_, J> {
         let mut state = self.owner.state();
         if self.turn_alone {
             state.jobs.sleepers.end_turn_alone();
+        }
+        if self.rings_for_host {
+            state.jobs.sleepers.ring_for_host();
         }
         state.jobs.hand_over();
     }

@@ -3,6 +3,7 @@
 use super::bank::Bank;
 use crate::platform::shared::IN_ORDER;
 use crate::platform::Descriptor;
+use crate::process::{getpid, is_this, Pid};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(super) type Deaths = Vec<Option<Arc<Descriptor>>>;
 #[derive(Debug)]
 pub(crate) struct PoolWait {
     bank: Arc<Bank>,
+    /// The process that waits.
+    pid: Pid,
     pub(super) listens: bool,
     /// Whether the watch counts this thread.
     counted: bool,
@@ -51,6 +54,7 @@ impl PoolWait {
         };
         PoolWait {
             bank: Arc::clone(bank),
+            pid: getpid(),
             listens: true,
             counted: watch.is_some(),
             pipe: (!left).then(|| bank.pipe.shared_read_end()),
@@ -77,6 +81,7 @@ impl PoolWait {
         let look = if all_told { LOOK_AGAIN_BEHIND } else { crate::wait::POLL_INTERVAL };
         PoolWait {
             bank: Arc::clone(bank),
+            pid: getpid(),
             listens: false,
             counted: false,
             pipe: None,
@@ -89,8 +94,8 @@ impl PoolWait {
 impl Drop for PoolWait {
     fn drop(&mut self) {
         let (bank, ledger) = (&self.bank, &self.bank.ledger);
-        if !self.listens {
-            return;
+        if !self.listens || !is_this(self.pid) {
+            return; // a process that a signal handler has forked drops a copy
         }
         let others_must_look =
             self.counted && bank.watch().as_mut().is_some_and(|(_, watch)| watch.after_wait());
