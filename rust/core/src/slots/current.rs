@@ -26,6 +26,12 @@ pub fn current_pool() -> Option<Pool> {
     current().as_ref().map(|current| current.pool.clone())
 }
 
+/// The same. Returns None in a process that a job has forked.
+pub fn pool_of_this_job() -> Option<Pool> {
+    let current = current();
+    current.as_ref().filter(|current| current.pid == getpid()).map(|it| it.pool.clone())
+}
+
 /// Returns the pool of the job that this process is, if MAKEFLAGS names that pool by `auth`.
 /// Returns None in a process that a job has forked: that process has no slot of its own, like a
 /// program below the job.
@@ -52,6 +58,13 @@ pub fn release_own_slot(waits: bool) -> bool {
 }
 
 impl Pool {
+    /// In a job of this pool: returns the number of the slot that it runs on, less than
+    /// [`Pool::slots`]; no other job that runs has the same. A job that waits, and runs on another
+    /// slot afterwards, may have another number. None if it has no slot now.
+    pub fn own_slot_number(&self) -> Option<usize> {
+        self.own.slot().number()
+    }
+
     /// In a new job of this pool: makes this the process's current pool. `ends` are the descriptors
     /// by which MAKEFLAGS names the pool to the job, if it does so.
     pub fn become_current(&self, ends: Option<Ends>) {

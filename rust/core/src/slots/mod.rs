@@ -37,7 +37,7 @@ pub(crate) use auth::AuthValue;
 pub use auth::{Auth, Ends};
 pub use cpus::usable_cpus;
 pub(crate) use current::current_pool_named;
-pub use current::{current_pool, release_own_slot};
+pub use current::{current_pool, pool_of_this_job, release_own_slot};
 pub use ends::Place;
 pub use entry::Tenure;
 pub use home::{homes, remove_homes};

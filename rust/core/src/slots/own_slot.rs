@@ -32,6 +32,11 @@ impl OwnSlot {
         self.slot.as_ref().is_some_and(|slot| slot.is_ours() && !slot.is_lent())
     }
 
+    /// Returns the number of the slot that this process runs on now: see [`Slot::number`].
+    pub(crate) fn number(&self) -> Option<usize> {
+        self.slot.as_ref().and_then(Slot::number)
+    }
+
     /// Lends the slot to a job of this process. Returns None if there is nothing to lend.
     pub fn lend(&mut self) -> Option<Slot> {
         self.slot.as_ref().filter(|slot| slot.is_ours())?.lend()

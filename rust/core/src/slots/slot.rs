@@ -64,6 +64,13 @@ impl Slot {
         self.bank.ledger.is_lent(self.tenure)
     }
 
+    /// In the job that runs on the slot: returns its number, which no other slot in use has. None if
+    /// it is lent.
+    pub(crate) fn number(&self) -> Option<usize> {
+        let runs = self.is_ours() && !self.is_lent();
+        runs.then(|| self.bank.ledger.number(self.tenure)).flatten()
+    }
+
     /// Leaves the slot to its borrower, which gives it back at its end. Returns false if the loan
     /// has just ended.
     pub(crate) fn pass_on(&mut self) -> bool {
@@ -81,8 +88,7 @@ impl Slot {
 
     /// Records that a job that will adopt the slot is about to be born.
     pub fn launch(&self) {
-        self.bank.ledger.set_depth(self.tenure, self.bank.depth().saturating_add(1));
-        self.bank.ledger.launch(self.tenure);
+        self.bank.ledger.launch(self.tenure, self.bank.depth().saturating_add(1));
     }
 
     /// In a forked job: adopts the slot that its owner launched it on. Returns None if the owner
@@ -162,5 +168,49 @@ impl Launched {
     /// Lets every process reclaim the slot when the job dies: the owner will not notice that death.
     pub(crate) fn disown(&self) {
         self.bank.ledger.disown(self.tenure);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::slots::Pool;
+
+    #[test]
+    fn a_launch_that_is_over_does_not_change_the_depth_of_the_next_taking() {
+        let pool = Pool::new(1).unwrap();
+        let launching = pool.try_take().unwrap().unwrap();
+        launching.launch();
+        drop(launching.adopt().unwrap()); // the job ends before its owner goes on
+        let deep = Pool::open(pool.home()).unwrap();
+        deep.bank.set_depth(7);
+        let next = deep.try_take().unwrap().unwrap();
+        next.launch();
+        launching.launch();
+        assert_eq!(deep.bank.ledger.depth(next.tenure), 8);
+    }
+
+    #[test]
+    fn slots_that_are_in_use_have_numbers_of_their_own() {
+        let pool = Pool::new(3).unwrap();
+        let mut slots: Vec<_> = (0..3).map(|_| pool.try_take().unwrap().unwrap()).collect();
+        let number = |slot: &super::Slot| slot.number().unwrap();
+        assert_eq!(slots.iter().map(number).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(slots.iter().map(number).collect::<Vec<_>>(), [0, 1, 2]);
+        drop(slots.remove(1));
+        slots.push(pool.try_take().unwrap().unwrap());
+        assert_eq!(slots.iter().map(number).collect::<Vec<_>>(), [0, 2, 1]);
+    }
+
+    #[test]
+    fn a_borrowed_slot_has_the_lenders_number_and_the_lender_has_none_meanwhile() {
+        let pool = Pool::new(2).unwrap();
+        let [first, lender] = [(); 2].map(|()| pool.try_take().unwrap().unwrap());
+        lender.run_on();
+        assert_eq!((first.number(), lender.number()), (Some(0), Some(1)));
+        let loan = lender.lend().unwrap();
+        assert_eq!((loan.number(), lender.number()), (Some(1), None));
+        drop(loan);
+        assert_eq!(lender.number(), Some(1));
     }
 }

@@ -79,7 +79,7 @@ fn an_owner_that_settles_late_leaves_the_next_alone() {
             let stage = Stage::new(1);
             let owns = stage.start(Fate::StoppedAt(step), |role| {
                 let slot = role.take();
-                stage.ledger.launch(slot);
+                stage.ledger.launch(slot, 1);
                 stage.tell_tenure(0, slot);
                 role.pause();
                 let job = ProcessId::from_word(stage.told(1)).unwrap();
@@ -110,7 +110,7 @@ fn an_owner_that_names_its_job_late_leaves_the_next_alone() {
             let stage = Stage::new(1);
             let owns = stage.start(Fate::StoppedAt(step), |role| {
                 let slot = role.take();
-                stage.ledger.launch(slot);
+                stage.ledger.launch(slot, 1);
                 stage.tell_tenure(0, slot);
                 role.pause();
                 let job = ProcessId::from_word(stage.told(1)).unwrap();
@@ -140,7 +140,7 @@ fn a_job_that_adopts_late_leaves_the_next_alone() {
             let stage = Stage::new(1);
             let owns = stage.start(Fate::Lives, |role| {
                 let slot = role.take();
-                stage.ledger.launch(slot);
+                stage.ledger.launch(slot, 1);
                 stage.tell_tenure(0, slot);
                 role.pause();
             });

@@ -33,7 +33,7 @@ fn owner(stage: &Stage, fate: Fate, rest: impl Fn(&Role, Tenure, ProcessId)) -> 
     let owner = stage.start(fate, |role| {
         let slot = role.take();
         stage.tell_tenure(SLOT, slot);
-        stage.ledger.launch(slot);
+        stage.ledger.launch(slot, 1);
         role.pause();
         rest(role, slot, ProcessId::from_word(stage.told(JOB)).unwrap());
         role.pause();
@@ -48,7 +48,7 @@ fn killed_owner(stage: &Stage, fate: Fate) -> Actor<'_> {
         role.meet_fate(|| {
             let slot = role.take();
             stage.tell_tenure(SLOT, slot);
-            stage.ledger.launch(slot);
+            stage.ledger.launch(slot, 1);
         });
     });
     owner.rest();
@@ -287,7 +287,7 @@ fn who_hands_a_slot_over_is_killed_at_each_step_and_then_who_is_to_have_it() {
                 stage.tell_tenure(SLOT, own);
                 role.meet_fate(|| {
                     assert!(stage.ledger.close(own));
-                    stage.ledger.launch(own);
+                    stage.ledger.launch(own, 1);
                 });
                 role.pause();
             });
@@ -314,7 +314,7 @@ fn a_slot_is_not_both_handed_over_and_borrowed() {
                 let own = role.run();
                 role.meet_fate(|| {
                     if stage.ledger.close(own) {
-                        stage.ledger.launch(own);
+                        stage.ledger.launch(own, 1);
                         stage.tell_tenure(SLOT, own);
                     }
                 });
@@ -347,7 +347,7 @@ fn who_comes_late_does_not_borrow_a_slot_that_was_handed_over() {
                 let own = role.run();
                 role.pause();
                 if stage.ledger.close(own) {
-                    stage.ledger.launch(own);
+                    stage.ledger.launch(own, 1);
                     stage.tell_tenure(SLOT, own);
                 }
                 role.pause();

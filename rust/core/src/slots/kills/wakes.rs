@@ -41,7 +41,7 @@ fn who_waits_wakes_when_who_adopts_a_slot_is_killed() {
             let owns = stage.start(Fate::Lives, |role| {
                 let slot = role.take();
                 role.pause();
-                stage.ledger.launch(slot);
+                stage.ledger.launch(slot, 1);
                 stage.tell_tenure(0, slot);
                 role.pause();
             });

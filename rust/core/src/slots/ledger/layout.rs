@@ -11,7 +11,7 @@ pub(super) const SPARE: usize = 2048;
 pub(super) const LONGEST: usize = SPARE;
 
 /// Names the kind of file and its version: the bytes "jobserv" and a number.
-pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x03");
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x04");
 
 pub(super) const SLOTS: usize = 1;
 
@@ -97,6 +97,11 @@ pub(super) fn entries_for(slots: usize) -> usize {
     2 * slots + SPARE
 }
 
-pub(super) fn words_for(slots: usize) -> usize {
+/// The first of the words that say which entry a slot's number was given to, after the queue.
+pub(super) fn numbers_from(slots: usize) -> usize {
     FIRST_ENTRY + entries_for(slots) * ENTRY + ROWS * ROW
+}
+
+pub(super) fn words_for(slots: usize) -> usize {
+    numbers_from(slots) + slots
 }

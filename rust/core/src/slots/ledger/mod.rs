@@ -21,6 +21,7 @@
 mod give_back;
 mod layout;
 mod lend;
+mod number;
 mod queue;
 mod reclaim;
 mod take;

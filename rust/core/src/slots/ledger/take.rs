@@ -93,9 +93,10 @@ impl Ledger {
         Some(self.depth(entry.tenure))
     }
 
-    /// Records that this process is launching a job on this slot: see [`Ledger::adopt`]. A second
-    /// call does nothing, and neither does a call when the job has the slot already.
-    pub(crate) fn launch(&self, tenure: Tenure) {
+    /// Records that this process is launching a job of this depth on this slot: see
+    /// [`Ledger::adopt`]. A second call does nothing, and neither does a call when the job has the
+    /// slot already: by then the entry may be another job's.
+    pub(crate) fn launch(&self, tenure: Tenure, depth: u16) {
         loop {
             let ours = self.holder(tenure.index);
             if ours.launching || ours.generation != tenure.generation {
@@ -105,6 +106,7 @@ impl Ledger {
             if !ours.is(me) {
                 return;
             }
+            self.set_depth(tenure, depth);
             // The owner word may still name the process that claimed the entry and handed it over
             // with its slot.
             self.field(tenure.index, OWNER).store(me.to_word(), IN_ORDER);

@@ -1,0 +1,50 @@
+//! The numbers of slots: a job can ask for a number that no other running job of the pool has, for
+//! example to choose a GPU or a port.
+//!
+//! A number is given at the first question and not with the slot, so a job that does not ask pays
+//! nothing. It is never given back: it is free when the entry that it was given to is free, or is in
+//! another taking. Therefore no kill can lose a number.
+
+use super::layout::*;
+use super::*;
+
+impl Ledger {
+    /// Returns the number of the slot that this process runs on, less than the number of slots. A
+    /// borrowed slot has the lender's number. None if all numbers are in use, which can be for a
+    /// moment only: there are never more slots than numbers.
+    pub(crate) fn number(&self, tenure: Tenure) -> Option<usize> {
+        let slot = self.lent_by(tenure).to_word();
+        let known = self.numbers().position(|number| number.load(IN_ORDER) == slot);
+        known.or_else(|| {
+            self.numbers().position(|number| {
+                let before = number.load(IN_ORDER);
+                !self.is_held(before) && change(number, before, slot, |word| word == before)
+            })
+        })
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = &Word> {
+        let first = numbers_from(self.slots());
+        (first..first + self.slots()).map(|word| self.memory.word(word))
+    }
+
+    /// Returns the entry that a loan was lent from in the end; for any other entry, that entry.
+    fn lent_by(&self, tenure: Tenure) -> Tenure {
+        let mut slot = tenure;
+        for _ in 0..LONGEST {
+            match self.tenure(self.field(slot.index, LENDER).load(IN_ORDER)) {
+                Some(lender) => slot = lender,
+                None => break,
+            }
+        }
+        slot
+    }
+
+    /// Whether the taking of an entry that a word names is not over.
+    fn is_held(&self, word: u64) -> bool {
+        self.tenure(word).is_some_and(|tenure| {
+            let holder = self.holder(tenure.index);
+            holder.generation == tenure.generation && holder.by != HeldBy::Nobody
+        })
+    }
+}
