@@ -44,9 +44,8 @@ def test_arguments_in_the_wrong_place_are_told_where_to_go(js: Any) -> None:
     "call, told",
     [
         (lambda js: type(js)("fork", max_workers=2), "'max_workers'; here that is slots"),
-        (lambda js: type(js)("fork", initializer=double), "here that is preexec_fn"),
         (lambda js: type(js)("fork", nonsense=1), "has no argument 'nonsense'$"),
-        (lambda js: js.map(double, [(1,)], time_limit=1), "map has no argument 'time_limit'"),
+        (lambda js: js.map(double, [(1,)], callbacks=1), "map has no argument 'callbacks'"),
         (lambda js: js(int).add_done_callback(double), "here that is when_done"),
         (lambda js: js(int).cancel(), "here that is kill"),
         (lambda js: js.shutdown(), "here that is close"),

@@ -190,8 +190,8 @@ def test_threads_hear_of_their_jobs_when_a_handler_forks(
 def test_threads_hear_of_their_jobs_when_the_drop_of_a_future_forks(
     hold_one: Callable[..., Held],
 ) -> None:
-    """The delivery of an outcome drops a Future that nobody keeps, and so runs code. The child leaves
-    the delivery by an error, and rings for none of its parent's threads."""
+    """The delivery of an outcome drops a Future that nobody keeps, and so runs code. The child
+    leaves the delivery by an error, and rings for none of its parent's threads."""
     dropped, *waited = [hold_one() for _ in range(4)]
     parent = os.getpid()
     statuses: list[int] = []

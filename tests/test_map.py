@@ -28,7 +28,13 @@ from holding import Hold, free, held
 from mapped import double, noted, power, traces
 from test_interrupts import signal_once_asleep
 
-from jobserver import Blocked, CallbackRaised, Jobserver, SubmissionDied
+from jobserver import (
+    Blocked,
+    CallbackRaised,
+    Jobserver,
+    SubmissionDied,
+    TimeLimitExceeded,
+)
 from jobserver._map import calls
 
 CHUNKS = [1, 3, 100, "auto"]
@@ -810,3 +816,89 @@ def test_ctrl_c_in_the_start_of_what_was_prepared_loses_nothing(
             gathered.append(result)
     gathered.extend(results)
     assert gathered == [0, 2, 4, 6, 8]
+
+
+def test_unordered_results_come_when_their_chunks_end(
+    make_jobserver: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = make_jobserver(2)
+    ends = [hold.end, None, None, None]
+    results = js.map(held_or_not, zip(range(4), ends), chunksize=1, ordered=False)
+    assert sorted(itertools.islice(results, 3)) == [1, 2, 3]
+    hold.let_go()
+    assert list(results) == [0]
+
+
+def held_or_not(number: int, end: Any) -> int:
+    if end is not None:
+        held(end)
+    return number
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_unordered_maps_give_each_result_and_each_error_once(js: Jobserver, ordered: bool) -> None:
+    texts = [str(n) if n % 7 else "x" for n in range(200)]
+    came = all_of(js.map(int, zip(texts), ordered=ordered, chunksize=9))
+    assert sum(isinstance(each, ValueError) for each in came) == 29
+    numbers_came = [each for each in came if isinstance(each, int)]
+    assert sorted(numbers_came) == [n for n in range(200) if n % 7]
+    assert numbers_came == sorted(numbers_came) or not ordered
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("chunksize", CHUNKS)
+def test_the_length_is_the_number_of_results_to_come(
+    js: Jobserver, chunksize: Any, ordered: bool
+) -> None:
+    results = js.map(double, numbers(100), chunksize=chunksize, ordered=ordered)
+    assert bool(results)
+    for left in range(100, 0, -1):
+        assert len(results) == left
+        next(results)
+    assert len(results) == 0
+    assert list(results) == []
+
+
+def test_the_length_is_known_of_a_zip_of_known_lengths_and_of_no_generator(js: Jobserver) -> None:
+    assert len(js.map(pow, zip(range(7), [1, 2, 3]))) == 3
+    assert len(js.map(int, kwargses=[{}, {}])) == 2
+    assert len(js.map(int, [(), ()], ({} for _ in range(2)))) == 2
+    unknown = js.map(double, ((n,) for n in range(3)))
+    with pytest.raises(TypeError, match="have no length"):
+        len(unknown)
+    assert list(unknown) == [0, 2, 4]
+
+
+def test_a_with_statement_drops_the_calls_that_have_not_begun(js: Jobserver) -> None:
+    counted = Counted()
+    with js.map(double, counted) as results:
+        assert next(results) == 0
+    taken = counted.taken
+    assert list(results) == []
+    assert len(results) == 0
+    assert counted.taken == taken
+
+
+def spin_at(number: int, at: int) -> int:
+    while number == at:
+        pass
+    return number
+
+
+@pytest.mark.parametrize("chunksize", [1, 5, "auto"])
+@pytest.mark.parametrize("tasks", [1, None])
+def test_a_time_limit_holds_for_each_call(
+    make_jobserver: Callable[..., Jobserver], chunksize: Any, tasks: int | None
+) -> None:
+    js = make_jobserver(2, max_tasks_per_child=tasks)
+    rows = [(n, 7) for n in range(20)]
+    came = all_of(js.map(spin_at, rows, chunksize=chunksize, time_limit=0.3))
+    assert isinstance(came[7], TimeLimitExceeded)
+    assert came[7].time_limit == 0.3
+    came[7] = 7
+    assert came == list(range(20))
+
+
+def test_the_time_of_calls_that_end_in_time_does_not_add_up(js: Jobserver) -> None:
+    naps = [(0.6,)] * 4
+    assert list(js.map(time.sleep, naps, chunksize=4, time_limit=2.0)) == [None] * 4

@@ -20,9 +20,11 @@ if "t" in sys.abiflags:
 
 from . import _namesake, _native
 from ._arguments import StartMethod
+from ._current import CurrentJob, current
 from ._exceptions import Blocked, CallbackRaised, SubmissionDied, TimeLimitExceeded
 from ._future import Future
 from ._jobserver import Jobserver
+from ._shared import Shared, share
 
 _namesake.warn_if_beside()
 
@@ -31,9 +33,13 @@ __version__ = _native.VERSION
 __all__ = [
     "Blocked",
     "CallbackRaised",
+    "CurrentJob",
     "Future",
     "Jobserver",
+    "Shared",
     "StartMethod",
     "SubmissionDied",
     "TimeLimitExceeded",
+    "current",
+    "share",
 ]

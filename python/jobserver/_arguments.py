@@ -5,6 +5,7 @@ TypeError reports a wrong type, ValueError a wrong value.
 
 from __future__ import annotations
 
+import functools
 import math
 import multiprocessing
 import operator
@@ -23,8 +24,8 @@ from ._wording import converted
 Environment = Union[Mapping[str, Optional[str]], Iterable[Tuple[str, Optional[str]]]]
 Changes = List[Tuple[str, Optional[str]]]
 
-#: The names of the start methods, for type annotations of programs that pass one on.
-StartMethod = Literal["fork", "forkserver", "spawn"]
+#: The names of the start methods, and "inline", for type annotations of programs that pass one on.
+StartMethod = Literal["fork", "forkserver", "spawn", "inline"]
 
 
 #: In seconds.
@@ -36,7 +37,6 @@ _OTHERS_NAMES = {
     "n_jobs": "slots",
     "processes": "slots",
     "mp_context": "context",
-    "initializer": "preexec_fn of each submission, or preload=[...] for imports",
     "maxtasksperchild": "max_tasks_per_child",
     "add_done_callback": "when_done",
     "cancel": "kill",
@@ -160,24 +160,38 @@ def modules(value: Any) -> tuple[str, ...]:
     return names
 
 
-def context(value: Any) -> BaseContext:
-    """A multiprocessing context: None means multiprocessing's default."""
+def context(value: Any) -> tuple[str, BaseContext]:
+    """A start method, or "inline", and its multiprocessing context: None means multiprocessing's
+    default."""
+    value = os.environ.get("JOBSERVER_CONTEXT") or value
     if isinstance(value, BaseContext):
-        return value
+        return value.get_start_method(), value
     if value is None:
-        # This call does not fix multiprocessing's default for the rest of the program.
-        chosen = multiprocessing.get_start_method(allow_none=True)
-        value = chosen or multiprocessing.get_all_start_methods()[0]
+        value = _default_method()
     if not isinstance(value, str):
         raise TypeError(
             "context must be None, the name of a start method or a multiprocessing context, "
             f"not {_said(value)}"
             + (f"; did you mean slots={_said(value)}?" if isinstance(value, int) else "")
         )
-    known = multiprocessing.get_all_start_methods()
+    known = [*multiprocessing.get_all_start_methods(), "inline"]
     if value not in known:
-        raise ValueError(f"context must be one of {', '.join(known)}, not {_said(value)}")
-    return multiprocessing.get_context(value)
+        told = f"context must be one of {', '.join(known)}, not {_said(value)}"
+        if value == os.environ.get("JOBSERVER_CONTEXT"):
+            told += ", which the environment variable JOBSERVER_CONTEXT says"
+        raise ValueError(told)
+    return value, context_of(value)
+
+
+def context_of(method: str) -> BaseContext:
+    """The multiprocessing context of a start method; of "inline", the default context."""
+    return multiprocessing.get_context(_default_method() if method == "inline" else method)
+
+
+def _default_method() -> str:
+    # This call does not fix multiprocessing's default for the rest of the program.
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return chosen or multiprocessing.get_all_start_methods()[0]
 
 
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
@@ -201,6 +215,15 @@ def consume(value: Any) -> int:
     if number not in (0, 1):
         raise ValueError(f"consume must be 0 or 1, not {_said(number)}")
     return number
+
+
+def threads(value: Any) -> int | Literal["slots"]:
+    """How many threads numeric libraries may use in a job."""
+    if isinstance(value, str):
+        if value == "slots":
+            return "slots"
+        raise ValueError(f'threads must be None, "slots" or an int, not {_said(value)}')
+    return _at_least_one(value, "threads")
 
 
 def _seconds(value: Any, name: str, what: str = "None or a number") -> float:
@@ -247,8 +270,15 @@ def function(value: Any, name: str = "fn") -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def optional_function(value: Any, name: str) -> Callable[[], Any] | None:
-    return None if value is None else function(value, name)
+def initializer(function_or_none: Any, initargs: Any) -> Callable[[], Any] | None:
+    """What each process calls before its first job."""
+    if function_or_none is None:
+        if initargs != ():
+            raise TypeError("initargs are the arguments of an initializer, and there is none")
+        return None
+    if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be a sequence of arguments, not {_said(initargs)}")
+    return functools.partial(function(function_or_none, "initializer"), *initargs)
 
 
 class Unreadable:

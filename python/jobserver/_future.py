@@ -149,6 +149,8 @@ class Future(_native.Promise, Generic[T]):
             return value
         told: Any = repr(self)  # for tools that show the arguments of frames
         try:
+            if self._owner.options.method == "inline":
+                raise error  # its traceback has the job's frames
             raise error.with_traceback(None)
         finally:
             del error  # otherwise the traceback would refer to itself through this frame

@@ -261,7 +261,7 @@ def dump_failure(error: BaseException) -> Payload | tuple[int, bytes]:
     error = _without_our_frames(error)
     if isinstance(error, SystemExit):
         told = _wording.traceback_of(error).encode(errors="replace")
-        return _exit_code(error), told[-_native.INLINE :]
+        return exit_code(error), told[-_native.INLINE :]
     return result.dump_exception(error)
 
 
@@ -313,7 +313,7 @@ def memory_is_short() -> bool:
         return False  # the system does not report it
 
 
-def _exit_code(stop: SystemExit) -> int:
+def exit_code(stop: SystemExit) -> int:
     """The exit code that the interpreter would use; prints the text that it would print."""
     try:
         return _code_of(stop)

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import os
 from multiprocessing.context import BaseContext
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Tuple,
-    TypeVar,
-    Union,
-)
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
-from . import _arguments, _native, _own_jobs, _pools
-from . import _multiprocessing as mp
+from . import _arguments, _native, _own_jobs, _pickled, _pools, _threads
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
+from ._defaults import NONE, Defaults, Threads
 from ._exceptions import CallbackRaised
 from ._future import Future
-from ._map import Results, results
+from ._map import Results
 from ._native import getpid
-from ._owner import Options, Owner
+from ._options import Options
+from ._owner import Owner
 from ._signals import raised_by_handler
-from ._start import Helper, joined_helper
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,7 +34,10 @@ class Jobserver:
 
     Args:
         context: how a job's process starts: "fork", "forkserver", "spawn", a multiprocessing
-            context, or None for multiprocessing's default.
+            context, or None for multiprocessing's default. "inline" starts no process: each
+            submission runs its job at once, in the calling thread, for debuggers, profilers and
+            tests. Nothing is pickled, no slot is taken, and time limits do not hold. The
+            environment variable JOBSERVER_CONTEXT, if it is set, takes the place of this argument.
         slots: the number of slots, which is how many jobs may run at once in this process and in
             all jobs below it together. None joins the pool of the job or the make recipe that
             started this program (MAKEFLAGS names it). If there is no such pool, None means the
@@ -70,6 +61,12 @@ class Jobserver:
             refuses with an error. "pipe" names two descriptors, which programs below must inherit
             (see `pass_fds`). "auto" names a fifo if the make on PATH accepts one or there is no
             make, and otherwise both.
+        threads: the default for all submissions: see :meth:`submit`.
+        initializer, initargs: each process calls ``initializer(*initargs)`` before its first job,
+            with that job's environment, and before it loads the job's function. If the call raises
+            an exception, that job has it as its own, and the process ends. Except under fork, both
+            are pickled, for each process and with each handle that is sent to a job. Helper
+            processes do not call it.
 
     Raises:
         TypeError, ValueError: an argument has a wrong type or value.
@@ -94,6 +91,7 @@ class Jobserver:
     """
 
     _owner: Owner
+    _defaults = NONE
 
     def __init__(
         self,
@@ -105,25 +103,32 @@ class Jobserver:
         max_tasks_per_child: int | None = 1,
         preload: Iterable[str] = (),
         style: Literal["auto", "fifo", "pipe"] = "auto",
+        threads: Threads | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
         **others: Never,
     ) -> None:
         if others:
             raise _arguments.unknown("Jobserver", others)
         _arguments.in_main_interpreter()
-        chosen = _arguments.context(context)
+        method, chosen = _arguments.context(context)
         yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
         stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
         tasks = _arguments.tasks(max_tasks_per_child)
         modules = _arguments.modules(preload)
         named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
+        begins = _arguments.initializer(initializer, initargs)
+        if threads is not None:
+            self._defaults = Defaults(threads=_arguments.threads(threads))
+            modules += _threads.to_preload()
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
         _own_jobs.users.add(getpid())  # this process removes the pool's home at its end
         key = os.urandom(16).hex()
-        options = Options(chosen, key, tasks, modules, yields, stay)
+        options = Options(method, chosen, key, tasks, modules, yields, stay, begins)
         self._owner = Owner(options, pool, None)
-        _handles[key] = self
+        _pickled.handles[key] = self
 
     if not TYPE_CHECKING:
         shutdown = _arguments.Foreign()
@@ -156,18 +161,7 @@ class Jobserver:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if mp.context.get_spawning_popen() is None:
-            raise TypeError("a Jobserver can be pickled only as part of the work of a new process")
-        owner = self._owner
-        home = owner.open_pool().home
-        context, *options = owner.options
-        starter = owner.starter
-        helper: _Passed = JOINED
-        sent_by = getattr(mp.context.get_spawning_popen(), "starter", None)
-        if not (sent_by is starter and starter.workers_join(owner.native)):
-            known = starter.helper(owner.native)
-            helper = known and (known.pid, [mp.reduction.DupFd(fd) for fd in known.descriptors])
-        return _rebuild, (home, helper, context.get_start_method(), *options)
+        return _pickled.reduced(Jobserver, self._owner, self._defaults)
 
     def __call__(self, fn: Callable[_P, T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[T]:
         """Submits ``fn(*args, **kwargs)`` and waits for a slot: see :meth:`submit`."""
@@ -180,31 +174,39 @@ class Jobserver:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] = {},
         callbacks: bool = True,
-        consume: int = 1,
+        consume: int | None = None,
         env: Environment = (),
         preexec_fn: Callable[[], Any] | None = None,
         sleep_fn: Callable[[], float | None] | None = None,
+        threads: Threads | None = None,
         time_limit: float | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
 
+        `consume`, `env`, `preexec_fn`, `sleep_fn`, `threads` and `time_limit` may have defaults:
+        see :meth:`with_options`.
+
         Args:
             callbacks: whether this call runs callbacks of finished jobs.
-            consume: how many slots the job takes: 1, or 0 for a job that hardly computes. A job
-                that waits for a job with 0 gives its slot to the pool meanwhile, as with "yield",
-                because that job has no slot to lend to jobs of its own.
+            consume: how many slots the job takes: 1 (None), or 0 for a job that hardly computes. A
+                job that waits for a job with 0 gives its slot to the pool meanwhile, as with
+                "yield", because that job has no slot to lend to jobs of its own.
             env: changes to the job's environment, a mapping or an iterable of pairs; the value None
                 removes a variable. The job applies them before it unpickles `fn`, so imports see
                 them. A library that the job's process has loaded before does not read them again:
-                for OMP_NUM_THREADS and similar variables see `preexec_fn`.
+                for OMP_NUM_THREADS and similar variables see `threads`.
             preexec_fn: called in the job just before `fn`. If it returns a context manager, `fn`
-                runs within it. ``functools.partial(threadpoolctl.threadpool_limits, 1)`` limits
-                numeric libraries that are loaded by then to one thread.
+                runs within it.
             sleep_fn: called before a slot is taken. If it returns None, the job may start. If it
                 returns a number, it is called again after that many seconds. This call holds no
                 slot meanwhile. If it forks, and returns in both processes, each process starts a
                 job and has a Future of it.
+            threads: how many threads numeric libraries may use in the job: a number, or "slots"
+                for as many as the job has slots. None changes nothing. Libraries that the job loads
+                read variables (OMP_NUM_THREADS and so on), which `env` overrides. In libraries that
+                its process has loaded, a call sets it: BLAS and OpenMP if threadpoolctl is
+                installed, NumExpr and Numba; Polars and Rayon have no such call.
             time_limit: a number of seconds. A job that runs longer is killed, also while its owner
                 is busy, with the programs that it has started. Its Future then has
                 TimeLimitExceeded.
@@ -226,8 +228,11 @@ class Jobserver:
             raise _arguments.misplaced(fn, misplaced)
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        if type(consume) is not int or consume != 1:
-            consume = _arguments.consume(consume)
+        if self._defaults is not NONE or threads is not None:
+            consume, env, preexec_fn, sleep_fn, time_limit = self._defaults.resolved(
+                consume, env, preexec_fn, sleep_fn, threads, time_limit
+            )
+        consume = 1 if consume is None else _arguments.consume(consume)
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
         gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
@@ -252,16 +257,23 @@ class Jobserver:
         argses: Iterable[Iterable[Any]] | None = None,
         kwargses: Iterable[Mapping[str, Any]] | None = None,
         *,
+        ordered: bool = True,
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
+        consume: int | None = None,
         env: Environment = (),
         preexec_fn: Callable[[], Any] | None = None,
         sleep_fn: Callable[[], float | None] | None = None,
+        threads: Threads | None = None,
+        time_limit: float | None = None,
         **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
         the order of the arguments.
+
+        The iterator has a length if the number of calls is known, so that progress bars show a
+        total. A `with` statement, or its `close`, drops the calls whose jobs have not begun.
 
         Calls are grouped into *chunks*. A chunk is one submission: it takes one slot, and one
         process makes its calls one after the other. These calls share what `fn` changes in that
@@ -282,6 +294,8 @@ class Jobserver:
                 given, each call takes one item of each. They are read as calls are started, so
                 they may be endless. If reading them raises an exception, no more calls are made,
                 and `next` raises the exception after the results of all calls before.
+            ordered: False returns results as they come: those of a chunk whose job has finished
+                come before those of earlier chunks whose jobs still run.
             timeout: how many seconds from this call on to wait for a result, as in
                 :meth:`concurrent.futures.Executor.map`; None waits without limit.
             chunksize: the number of calls in a chunk. "auto" begins with 1 and lets chunks grow to
@@ -290,7 +304,10 @@ class Jobserver:
                 into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
-            env, preexec_fn, sleep_fn: as in :meth:`submit`, for each chunk.
+            consume, env, preexec_fn, sleep_fn, threads: as in :meth:`submit`, for each chunk, and
+                with the same defaults.
+            time_limit: a number of seconds for each call. The process of a call that takes longer
+                is killed, and the `next` for that call raises TimeLimitExceeded.
 
         Raises:
             TypeError, ValueError: an argument has a wrong type or value.
@@ -308,18 +325,47 @@ class Jobserver:
         """
         if others:
             raise _arguments.unknown("map", others)
-        return results(
+        options = self._defaults.resolved(consume, env, preexec_fn, sleep_fn, threads, time_limit)
+        return Results(
             self._owner,
             fn,
             argses,
             kwargses,
+            options,
+            ordered=ordered,
             timeout=timeout,
             chunksize=chunksize,
             buffersize=buffersize,
-            env=env,
-            preexec_fn=preexec_fn,
-            sleep_fn=sleep_fn,
-        )
+        ).begin()
+
+    def with_options(
+        self,
+        *,
+        consume: int | None = None,
+        env: Environment = (),
+        preexec_fn: Callable[[], Any] | None = None,
+        sleep_fn: Callable[[], float | None] | None = None,
+        threads: Threads | None = None,
+        time_limit: float | None = None,
+        **others: Never,
+    ) -> Self:
+        """Returns a handle of the same Jobserver whose submissions have these options, unless they
+        say otherwise: ``quick = js.with_options(time_limit=60, threads=1)``.
+
+        A library that gets such a handle need not know the options. They are those of
+        :meth:`submit`, and hold for `map` too. A submission's own options take their place (None
+        means the handle's), and its changes to the environment are added. Both handles are closed
+        together.
+
+        Raises:
+            TypeError, ValueError: an option has a wrong type or value.
+        """
+        if others:
+            raise _arguments.unknown("with_options", others)
+        given = consume, env, preexec_fn, sleep_fn, threads, time_limit
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), _defaults=self._defaults.changed(*given))
+        return made
 
     def as_completed(
         self, futures: Iterable[Future[T]], timeout: float | None = None
@@ -399,48 +445,3 @@ class Jobserver:
                 raise leaves
         finally:
             del leaves, error  # otherwise the traceback would refer to itself through this frame
-
-
-#: In a pickle: the fork server that the worker has joined.
-JOINED = "joined"
-
-#: How a pickle names the fork server of a handle: the pid and descriptors, or JOINED.
-_Passed = Union[Tuple[int, List[Any]], str, None]
-
-
-def _rebuild(home: str, helper: _Passed, method: str, key: str, *options: Any) -> Jobserver:
-    """In a job: the handle that was pickled. All pickles of one handle give the same object, unless
-    an earlier job of this process has closed that."""
-    known = _handles.get(key)
-    if known is not None and not known._owner.is_closed:
-        return known
-    made = Jobserver.__new__(Jobserver)
-    owner = _own_jobs.known.get(key)
-    if owner is None or owner.is_closed:
-        chosen = Options(_arguments.context(method), key, *options)
-        owner = _owner(chosen, _pools.opened_for_handle(home), helper)
-    made._owner = owner
-    _handles[key] = made
-    return made
-
-
-def _owner(options: Options, pool: _native.Pool, helper: _Passed) -> Owner:
-    """The owner of a handle that was pickled."""
-    if isinstance(helper, str):
-        return Owner(options, pool, joined_helper(), stays=True)
-    _own_jobs.users.add(getpid())  # the job's process must look, also if it does not use the handle
-    if helper is None:
-        return Owner(options, pool, None)
-    pid, passed = helper
-    descriptors = [each.detach() for each in passed]
-    try:
-        owner = Owner(options, pool, Helper(pid, descriptors))
-        _own_jobs.of_other_trees.add(owner)
-        return owner
-    finally:
-        for fd in descriptors:
-            os.close(fd)
-
-
-#: Every handle of this process, by its owner's key.
-_handles: WeakValueDictionary[str, Jobserver] = WeakValueDictionary()

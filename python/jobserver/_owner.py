@@ -16,34 +16,16 @@ import pickle
 import time
 import warnings
 from collections import deque
-from multiprocessing.context import BaseContext
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 from weakref import WeakSet
 
 from . import _arguments, _job, _native, _own_jobs
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future, done_elsewhere, issue_callbacks, load
 from ._native import getpid
+from ._options import Options
 from ._start import Helper, Starter, starter
 from ._wire import result
-
-
-class Options(NamedTuple):
-    """The user's options for all jobs of a Jobserver."""
-
-    context: BaseContext
-    #: Names the Jobserver; the same in all processes that have it.
-    key: str
-    max_tasks: int | None
-    preload: tuple[str, ...]
-    yields: bool
-    orphans_stay: bool
-
-    @property
-    def method(self) -> str:
-        """The start method."""
-        method: str = self.context.get_start_method()
-        return method
 
 
 class Owner:
@@ -70,9 +52,7 @@ class Owner:
         self.stays = stays
         self.slots = pool.slots
         self.yields = options.yields
-        self.starter: Starter = starter(
-            options.method, pool, options.max_tasks, options.preload, helper
-        )
+        self.starter: Starter = starter(options, pool, helper)
         #: The pool, until the first use.
         self._pool: _native.Pool | None = pool
         self._states: dict[int, dict[str, Any]] = {}
@@ -182,7 +162,7 @@ class Owner:
 
         Returns the Future. If a callback, the gate, or the pickling has forked, the child starts a
         job of its own and returns another Future."""
-        consume = future._consume != 0
+        consume = future._consume != 0 and self.starter.takes_slots
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
                 self.refuse_early(callbacks)

@@ -182,3 +182,12 @@ def steps(error: BaseException) -> Iterator[TracebackType]:
     while step is not None:
         yield step
         step = step.tb_next
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Drops tracebacks, whose frames would keep the objects that were to be sent."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -1,5 +1,5 @@
 """`Jobserver.map`: `results.py` describes its parts."""
 
-from .results import Results, results
+from .results import Results
 
-__all__ = ["Results", "results"]
+__all__ = ["Results"]

@@ -25,7 +25,7 @@ class ChunkOutcome(NamedTuple):
     early."""
 
     values: list[Any]
-    failures: list[tuple[int, result.Failure]]
+    failures: Sequence[tuple[int, result.Failure | BaseException]]
     seconds: float
 
 
@@ -109,13 +109,29 @@ def run(
     progress: _native.Progress,
     place: int,
     limit: float,
+    time_limit: float | None,
 ) -> result.Dumped:
-    """In the job: makes as many calls as fit into `limit` seconds, but at least one."""
+    """In the job: makes as many calls as fit into `limit` seconds, but at least one. A call that
+    takes more than `time_limit` seconds ends the process."""
     ours = Calls(*calls)
     count = ours.end - ours.first
-    values, raised, seconds = progress.run(place, fn, *ours.iterators(), count, limit)
+    values, raised, seconds = progress.run(place, fn, *ours.iterators(), count, limit, time_limit)
     failures = [(call, result.failure(error)) for call, error in raised]
     return result.Dumped(_dump(ChunkOutcome(values, failures, seconds)))
+
+
+def run_here(
+    fn: Callable[..., Any],
+    calls: Calls,
+    progress: _native.Progress,
+    place: int,
+    limit: float,
+    time_limit: float | None,
+) -> ChunkOutcome:
+    """The same for a job that its owner runs itself. There is no time limit, and an exception is
+    its own failure."""
+    count = calls.end - calls.first
+    return ChunkOutcome(*progress.run(place, fn, *calls.iterators(), count, limit, None))
 
 
 def _dump(made: ChunkOutcome) -> Payload:

@@ -8,12 +8,29 @@ chunk. Not here: how many calls a chunk has (`sizes.py`).
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any, Iterator, NamedTuple
 
 from .. import _native
 from .._signals import raised_by_handler
 from .calls import Calls
 from .chunk import Chunk
+
+
+def fewest(*sources: Any) -> int | None:
+    """The number of items of the shortest of these iterables whose length is known; None if it is
+    known of none."""
+    known = [count for count in map(_length, sources) if count is not None]
+    return min(known) if known else None
+
+
+def _length(source: Any) -> int | None:
+    if type(source) is zip:
+        # The documented way to pass one argument a call is `zip(xs)`, which has no length itself.
+        parts = [_length(part) for part in source.__reduce__()[1]]
+        return None if None in parts or not parts else fewest(*source.__reduce__()[1])
+    hint = operator.length_hint(source, -1)
+    return None if hint < 0 else hint
 
 
 class _Taken(NamedTuple):

@@ -20,7 +20,6 @@ the calls of a chunk within its job (`calls.py`).
 from __future__ import annotations
 
 import itertools
-import operator
 import pickle
 import time
 from collections import deque
@@ -29,25 +28,27 @@ from typing import (
     Any,
     Callable,
     Generic,
-    Iterable,
     Iterator,
     TypeVar,
 )
 
 from .. import _arguments, _native
-from .._arguments import Changes
+from .._defaults import Resolved
 from .._exceptions import Blocked
 from .._future import Future, load
 from .._native import getpid
 from .._signals import raised_by_handler
 from .._wire import result
+from .._wording import without_frames
 from . import calls
 from .calls import Calls
 from .chunk import Chunk
-from .input import Input
+from .input import Input, fewest
 from .sizes import SAMPLE, Sizes
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .._owner import Owner
 
 T = TypeVar("T")
@@ -58,11 +59,16 @@ _AHEAD = 4
 
 
 class Results(_native.Results, Generic[T]):
-    """The iterator that :meth:`Jobserver.map` returns: the results of the calls, in their order.
+    """The iterator that :meth:`Jobserver.map` returns: the results of the calls, in their order or
+    in the order in which their chunks end.
 
     An exception that `next` raises does not end it, whether it is a call's own error, Blocked or
     KeyboardInterrupt: the following `next` goes on. One thread at a time may use it. If it is
     dropped or closed, calls whose jobs have not begun are not made; jobs that run end normally.
+    A `with` statement closes it at its end.
+
+    Its length is the number of results that are still to come, if the number of calls is known
+    (of a list or a range, for example, or a `zip` of such): ``tqdm(js.map(...))`` shows a total.
     """
 
     if TYPE_CHECKING:
@@ -75,16 +81,20 @@ class Results(_native.Results, Generic[T]):
         fn: Callable[..., T],
         argses: Any,
         kwargses: Any,
+        options: Resolved,
         *,
-        deadline: float | None,
-        chunksize: int | None,
-        buffersize: int,
-        env: Changes | None,
-        preexec_fn: Callable[[], Any] | None,
-        sleep_fn: Callable[[], Any] | None,
+        ordered: Any,
+        timeout: Any,
+        chunksize: Any,
+        buffersize: Any,
     ) -> None:
+        """Checks the arguments of `map`."""
+        if argses is None and kwargses is None:
+            raise TypeError("map needs argses, kwargses or both: without them it makes no call")
+        argses = None if argses is None else _arguments.many(argses, "argses")
+        kwargses = None if kwargses is None else _arguments.many(kwargses, "kwargses")
         self._owner = owner
-        self._fn = fn
+        self._fn = _arguments.function(fn)
         self._name = getattr(fn, "__qualname__", None)
         #: The chunks up to the last that has been cut from the input, in order. The caller may be
         #: taking the results of the first.
@@ -92,8 +102,12 @@ class Results(_native.Results, Generic[T]):
         #: The chunks of running jobs. A job's Future is here before the job starts.
         self._running: dict[Future[Any], Chunk] = {}
         self._finished: deque[Future[Any]] = deque()
-        left = max(operator.length_hint(argses, 0), operator.length_hint(kwargses, 0))
-        self._sizes = Sizes(chunksize, left, owner.slots, owner.is_fresh)
+        #: The number of calls, None if that is not known; and of those whose results were served.
+        self._count = fewest(argses, kwargses)
+        self._count_served = 0
+        self._sizes = Sizes(
+            _arguments.chunksize(chunksize), self._count or 0, owner.slots, owner.is_fresh
+        )
         in_memory = type(argses) in (list, tuple) and kwargses is None and argses
         if in_memory and not owner.starter.sends:
             # After a fork, a process that touches an object pays for a copy of its page. This
@@ -107,15 +121,28 @@ class Results(_native.Results, Generic[T]):
             self._input = Input(argses, kwargses)
             if in_memory and _native.is_plain(argses[:SAMPLE], 8 * SAMPLE):
                 self._sizes.begin_with_most()
-        self._deadline = deadline
-        self._buffersize = buffersize
-        self._around = env, preexec_fn
-        self._sleep_fn = sleep_fn
+        self._ordered = _arguments.flag(ordered, "ordered")
+        self._deadline = _arguments.deadline(timeout)
+        self._buffersize = _arguments.buffersize(buffersize, _AHEAD * owner.slots)
+        self._options = options
         #: The time before which `sleep_fn` is not called again.
         self._asleep = 0.0
         self._pid = getpid()
         #: One, from the first job to the end of the last.
         self._progress: list[calls.Progress] = []
+
+    def begin(self) -> Self:
+        """Starts the chunks that can start without waiting. Returns itself."""
+        owner = self._owner
+        owner.check_open()
+        owner.check(_native.Work(None, None, self._options.preexec_fn, self._fn, (), None))
+        owner.look()
+        try:
+            self._feed()
+        except BaseException:
+            self.close()  # otherwise a kept traceback would keep its descriptor
+            raise
+        return self
 
     def close(self) -> None:
         """Drops the calls whose jobs have not begun, and all results."""
@@ -125,6 +152,22 @@ class Results(_native.Results, Generic[T]):
         self._running.clear()
         self._serve(None, [], [])
         self._progress.clear()  # jobs that run may still use it
+        self._count = 0
+        self._count_served = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        if self._count is None:
+            raise TypeError("the number of calls is not known: the arguments have no length")
+        return max(0, self._count - self._count_served + self._ready)
+
+    def __bool__(self) -> bool:
+        return True
 
     # The owner's loop.
 
@@ -132,8 +175,7 @@ class Results(_native.Results, Generic[T]):
         """Waits for the results of the next chunk and serves them. Returns whether there are
         any."""
         self._check_process()
-        if self._chunks and self._chunks[0] is self._served:
-            self._chunks.pop(0)
+        self._drop_served()
         owner = self._owner
         while True:
             look = owner.look(callbacks=True)
@@ -142,8 +184,9 @@ class Results(_native.Results, Generic[T]):
             if self._finished and not closing:
                 self._feed()  # before `_collect`, because loading results takes time
             self._collect()
-            if self._chunks and self._chunks[0].outcome is not None:
-                return self._serve_first(self._chunks[0])
+            finished = self._next_finished()
+            if finished is not None:
+                return self._serve_chunk(finished)
             # While the Jobserver closes, results of running jobs are served before its refusal.
             waiting = None if closing and self._under_way() else self._feed()
             if self._finished:
@@ -169,8 +212,23 @@ class Results(_native.Results, Generic[T]):
                 "this is another process, forked from it"
             )
 
-    def _serve_first(self, chunk: Chunk) -> bool:
+    def _drop_served(self) -> None:
+        """Drops the chunk whose results the caller has taken."""
+        for place, chunk in enumerate(self._may_be_served()):
+            if chunk is self._served:
+                self._chunks.pop(place)
+                return
+
+    def _may_be_served(self) -> list[Chunk]:
+        return self._chunks[:1] if self._ordered else self._chunks
+
+    def _next_finished(self) -> Chunk | None:
+        chunks = self._may_be_served()
+        return next((chunk for chunk in chunks if chunk.outcome is not None), None)
+
+    def _serve_chunk(self, chunk: Chunk) -> bool:
         assert chunk.outcome is not None
+        self._count_served += chunk.size
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # results that the caller drops must not be kept here
         chunk.future = None  # or here
@@ -182,6 +240,7 @@ class Results(_native.Results, Generic[T]):
         if not self._owner.native.closing:
             calls.leave_progress(self._progress, self._owner.progresses)
         self._progress.clear()
+        self._count = self._count_served
         error, self._input.error = self._input.error, None
         if error is not None:
             raise error
@@ -266,7 +325,7 @@ class Results(_native.Results, Generic[T]):
         owner.check_open()
         future = chunk.future
         if future is None:
-            future = Future(owner, None, 1, self._name)
+            future = Future(owner, self._options.time_limit, self._options.consume, self._name)
             future._watch(self._finished)
             chunk.future = future
         if chunk.packed is None:
@@ -278,7 +337,7 @@ class Results(_native.Results, Generic[T]):
         # Removed first, because it must not be used again after an interrupted start.
         packed, chunk.packed = chunk.packed, None
         try:
-            gate = None if self._sleep_fn is None else self._ask
+            gate = None if self._options.sleep_fn is None else self._ask
             owner.submit(future, None, gate, deadline != 0, deadline, packed)
             self._sizes.left -= chunk.size
         except Blocked:
@@ -299,7 +358,7 @@ class Results(_native.Results, Generic[T]):
         except pickle.PicklingError as e:
             if raised_by_handler(e):
                 raise
-            self._fail(chunk, None, (None, _without_frames(e)))
+            self._fail(chunk, None, (None, without_frames(e)))
         self._check_process()
         return chunk.packed is not None
 
@@ -309,10 +368,13 @@ class Results(_native.Results, Generic[T]):
         calls.take_progress(self._progress, self._owner.progresses, places)
         [progress] = self._progress
         progress.clear(chunk.place)
-        env, preexec_fn = self._around
+        options = self._options
         made = chunk.calls.to_send() if self._owner.starter.sends else chunk.calls
-        args = self._fn, made, progress, chunk.place, self._sizes.limit
-        return _native.Work(env, None, preexec_fn, calls.run, args, None, progress)
+        limits = self._sizes.limit, options.time_limit
+        args = self._fn, made, progress, chunk.place, *limits
+        env = options.env or None
+        run = calls.run_here if self._owner.options.method == "inline" else calls.run
+        return _native.Work(env, None, options.preexec_fn, run, args, None, progress)
 
     def _free_place(self) -> int:
         taken = {chunk.place for chunk in (*self._running.values(), *self._packed())}
@@ -323,7 +385,8 @@ class Results(_native.Results, Generic[T]):
         return self._asleep and self._asleep - time.monotonic()
 
     def _ask(self) -> Any:
-        delay = self._sleep_fn and self._sleep_fn()
+        sleep_fn = self._options.sleep_fn
+        delay = sleep_fn and sleep_fn()
         self._check_process()
         self._asleep = time.monotonic() + (_arguments.delay(delay) or 0.0)
         return delay
@@ -377,51 +440,3 @@ class Results(_native.Results, Generic[T]):
         if chunk in self._chunks:  # otherwise Ctrl-C came just after an earlier replacement
             place = self._chunks.index(chunk)
             self._chunks[place : place + 1] = parts
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """Drops tracebacks, whose frames would keep the objects that were to be sent."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
-
-
-def results(
-    owner: Owner,
-    fn: Callable[..., T],
-    argses: Iterable[Any] | None,
-    kwargses: Iterable[Any] | None,
-    *,
-    timeout: Any,
-    chunksize: Any,
-    buffersize: Any,
-    env: Any,
-    preexec_fn: Any,
-    sleep_fn: Any,
-) -> Results[T]:
-    """Checks the arguments of `map`, and starts the chunks that can start without waiting."""
-    if argses is None and kwargses is None:
-        raise TypeError("map needs argses, kwargses or both: without them it makes no call")
-    made = Results(
-        owner,
-        _arguments.function(fn),
-        None if argses is None else _arguments.many(argses, "argses"),
-        None if kwargses is None else _arguments.many(kwargses, "kwargses"),
-        deadline=_arguments.deadline(timeout),
-        chunksize=_arguments.chunksize(chunksize),
-        buffersize=_arguments.buffersize(buffersize, _AHEAD * owner.slots),
-        env=_arguments.environment(env) if env != () else None,
-        preexec_fn=_arguments.optional_function(preexec_fn, "preexec_fn"),
-        sleep_fn=_arguments.optional_function(sleep_fn, "sleep_fn"),
-    )
-    owner.check_open()
-    owner.check(_native.Work(None, None, preexec_fn, fn, (), None))
-    owner.look()
-    try:
-        made._feed()
-    except BaseException:
-        made.close()  # otherwise a kept traceback would keep its descriptor
-        raise
-    return made

@@ -7,41 +7,40 @@
 |            | whole tree of jobs                           |                           |
 | spawn      | a new interpreter; if it stays, a helper     | a message, pickled        |
 |            | starts it, which serves the whole tree       |                           |
+| inline     | the owner itself: for debuggers and tests    | in memory, not pickled    |
 """
 
 from __future__ import annotations
 
 from .. import _native
+from .._options import Options
 from ._starter import Helper, Starter, joined_helper
 
 __all__ = ["Helper", "Starter", "starter", "joined_helper"]
 
 
-def starter(
-    method: str,
-    pool: _native.Pool,
-    max_tasks: int | None,
-    preload: tuple[str, ...],
-    helper: Helper | None,
-) -> Starter:
-    """The starter for a start method, for jobs in this pool, with at most `max_tasks` jobs a
-    worker. For a fork server: the modules that it imports, and the `helper` of another process if
-    that has started it."""
+def starter(options: Options, pool: _native.Pool, helper: Helper | None) -> Starter:
+    """The starter for jobs in this pool. `helper` is the fork server if another process has started
+    it."""
     # Each is imported at its first use: a program rarely uses more than one.
-    if method == "fork":
+    if options.method == "inline":
+        from .inline import Inline
+
+        return Inline(options)
+    if options.method == "fork":
         from .fork import Fork, ForkedWorkers
 
-        return Fork() if max_tasks == 1 else ForkedWorkers(max_tasks)
-    if method == "forkserver":
+        return Fork(options) if options.max_tasks == 1 else ForkedWorkers(options)
+    if options.method == "forkserver":
         from .forkserver import ForkServer
 
-        return ForkServer(max_tasks, preload, pool.slots, pool.home, helper)
+        return ForkServer(options, pool.slots, pool.home, helper)
     from .program import is_command
 
-    if max_tasks != 1 and is_command():
+    if options.max_tasks != 1 and is_command():
         from .spawnserver import SpawnServer
 
-        return SpawnServer(max_tasks, preload, pool.slots, pool.home, helper)
+        return SpawnServer(options, pool.slots, pool.home, helper)
     from .spawn import Spawn
 
-    return Spawn(max_tasks, pool.home)
+    return Spawn(options, pool.home)

@@ -9,6 +9,7 @@ from .. import _native
 
 if TYPE_CHECKING:
     from .._future import Future
+    from .._options import Options
     from .._tracker import Holder
     from .._wire.segments import Payload
     from .launch import Launch
@@ -43,11 +44,17 @@ class Starter:
     #: Whether a job's work is sent to it. False if the job has the work in its memory.
     sends = True
 
+    #: Whether a job needs a slot.
+    takes_slots = True
+
     _tracker: Holder | None = None
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
 
     def pack(self, work: _native.Work) -> Any:
         """Packs a job: all steps that can be done, and can fail, before it has a slot."""
-        raise NotImplementedError
+        return work
 
     def check(self, work: _native.Work) -> None:
         """Raises what `pack` would raise, and keeps nothing."""
@@ -93,10 +100,6 @@ class HiringStarter(Starter):
     """Starts jobs in workers that are hired first and launched then: one job each, or several one
     after the other."""
 
-    def __init__(self, max_tasks: int | None) -> None:
-        """With at most `max_tasks` jobs a worker; None means no limit."""
-        self._max_tasks = max_tasks
-
     def check(self, work: _native.Work) -> None:
         self.pack(work)[1].clear()
 
@@ -114,7 +117,7 @@ class HiringStarter(Starter):
     ) -> int:
         message, descriptors = packed
         try:
-            if self._max_tasks == 1:
+            if self._options.max_tasks == 1:
                 # No worker is ever idle: one call hires a worker and launches its job.
                 state = self.hire(owner, (future, admission, message, descriptors))
             else:

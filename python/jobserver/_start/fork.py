@@ -22,6 +22,7 @@ from .loading import JobLoader
 
 if TYPE_CHECKING:
     from .._future import Future
+    from .._options import Options
     from ._starter import First
 
 
@@ -30,17 +31,16 @@ class Fork(Starter):
 
     sends = False
 
-    def __init__(self, identity: _job.Identity | None = None) -> None:
+    def __init__(self, options: Options, identity: _job.Identity | None = None) -> None:
+        super().__init__(options)
         self.identity = identity or _job.Identity("fork", _unread_stdin())
 
     def renewed(self, is_job: bool) -> Fork:
-        made = Fork(self.identity.renewed(_unread_stdin(is_job)) if is_job else None)
+        identity = self.identity.renewed(_unread_stdin(is_job)) if is_job else None
+        made = Fork(self._options, identity)
         if self._tracker is not None and self._tracker.is_within_reach():
             made._tracker = self._tracker
         return made
-
-    def pack(self, work: _native.Work) -> _native.Work:
-        return work
 
     def start(
         self,
@@ -58,19 +58,20 @@ class Fork(Starter):
         sys.audit("os.fork")
         if sys.version_info >= (3, 12):
             _warn_of_threads()
-        return owner.fork(future, admission, self.identity.setup, packed)
+        initializer = self._options.initializer
+        return owner.fork(future, admission, self.identity.setup, packed, initializer)
 
 
 class ForkedWorkers(HiringStarter):
     """Workers that run several jobs one after the other; their jobs are sent as messages. A job
     that cannot be pickled has a new process, to which nothing must be sent."""
 
-    def __init__(self, max_tasks: int | None, fresh: Fork | None = None) -> None:
-        super().__init__(max_tasks)
-        self._fresh = fresh or Fork()
+    def __init__(self, options: Options, fresh: Fork | None = None) -> None:
+        super().__init__(options)
+        self._fresh = fresh or Fork(options)
 
     def renewed(self, is_job: bool) -> ForkedWorkers:
-        return ForkedWorkers(self._max_tasks, self._fresh.renewed(is_job))
+        return ForkedWorkers(self._options, self._fresh.renewed(is_job))
 
     def pack(self, work: _native.Work) -> Any:
         process = self._fresh.identity.process
@@ -99,7 +100,9 @@ class ForkedWorkers(HiringStarter):
         self.share_tracker()
         sys.audit("os.fork")
         _warn_of_threads()
-        loader = JobLoader(owner.pool, self._fresh.identity, self._max_tasks)
+        tasks, initializer = self._options.max_tasks, self._options.initializer
+        load_initializer = None if initializer is None else lambda: initializer
+        loader = JobLoader(owner.pool, self._fresh.identity, tasks, load_initializer)
         owner.fork_worker(self._fresh.identity.setup, loader)
         return 0
 

@@ -26,6 +26,7 @@ from .launch import Launch, dump
 from .program import program
 
 if TYPE_CHECKING:
+    from .._options import Options
     from .._wire.segments import Payload
     from ._starter import First
 
@@ -42,17 +43,9 @@ _HELPERS = 5
 class ForkServer(HiringStarter):
     method = "forkserver"
 
-    def __init__(
-        self,
-        max_tasks: int | None,
-        preload: tuple[str, ...],
-        slots: int,
-        home: str,
-        helper: Helper | None,
-    ) -> None:
+    def __init__(self, options: Options, slots: int, home: str, helper: Helper | None) -> None:
         """For a pool with so many slots and this home. `helper` is a running helper."""
-        super().__init__(max_tasks)
-        self._preload = preload
+        super().__init__(options)
         self._slots = slots
         self._home = home
         self._count = 0
@@ -68,10 +61,10 @@ class ForkServer(HiringStarter):
         helper = None
         with contextlib.suppress(_native.ForkServerGone):
             helper = self._running()
-        return type(self)(self._max_tasks, self._preload, self._slots, self._home, helper)
+        return type(self)(self._options, self._slots, self._home, helper)
 
     def workers_join(self, owner: _native.Owner) -> bool:
-        return self._max_tasks != 1
+        return self._options.max_tasks != 1
 
     def helper(self, owner: _native.Owner) -> Helper | None:
         for _ in range(_HELPERS):
@@ -111,12 +104,12 @@ class ForkServer(HiringStarter):
         def introduce() -> tuple[Payload, _native.Descriptors, bool]:
             """After the job is admitted: the wait for a slot may be long, and the owner may change
             its folder meanwhile."""
-            return self._introductions.to_job(
-                self._home, self._max_tasks, owner.hears_of_yields, owner.depth + 1
-            )
+            return self._introductions.to_job(self._home, self._options, owner)
 
         # As many workers ahead as there are slots, but none for an owner that submits few jobs.
-        ahead = min(self._slots, _MOST_AHEAD, self._count // 2) if self._max_tasks == 1 else 0
+        ahead = (
+            min(self._slots, _MOST_AHEAD, self._count // 2) if not self.workers_join(owner) else 0
+        )
         return owner.hire_forked(self._helper, introduce, first, ahead)
 
     def _must_start_helper(self) -> bool:
@@ -125,7 +118,9 @@ class ForkServer(HiringStarter):
 
     def _start_helper(self, owner: _native.Owner) -> None:
         introductions = self._introductions
-        preparation, (message, descriptors) = introductions.to_helper(self._home, self._preload)
+        preparation, (message, descriptors) = introductions.to_helper(
+            self._home, self._options.preload
+        )
         command = program(__name__, is_helper=True)
         try:
             shared = self.workers_join(owner)

@@ -1,9 +1,11 @@
 """The introduction: the message that a process without its owner's memory gets once.
 
-It consists of two parts. The *preparation* is the data that multiprocessing passes to a new child
+It consists of three parts. The *preparation* is the data that multiprocessing passes to a new child
 (search path, folder, main module, key), and the pool. The *terms* are the owner's identity and the
-number of jobs. A fork server is prepared itself, before there are any jobs; a process that it forks
-does nothing if its preparation is the same. Not here: how a process uses it (`loading.py`).
+number of jobs. The third part is the initializer, if there is one. A fork server is prepared
+itself, before there are any jobs; a process that it forks does nothing if its preparation is the
+same. Not here: how a process uses it
+(`loading.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 from .. import _main, _native, _tracker
 from .. import _multiprocessing as mp
 from .._exceptions import advised
+from .._options import Options
 from .._wire import pickling
 from .._wire.segments import Payload
 from .launch import NO_DESCRIPTORS
@@ -45,8 +48,8 @@ class Preparation(NamedTuple):
 
 #: The owner's pid and its name in multiprocessing; how many jobs the process may run; the modules
 #: that a fork server imports; whether jobs report that they give their slots to the pool; how many
-#: jobs are above them.
-Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool, int]
+#: jobs are above them; whether an initializer follows.
+Terms = Tuple[Tuple[int, str], Optional[int], Tuple[str, ...], bool, int, bool]
 
 
 class Introductions:
@@ -74,25 +77,39 @@ class Introductions:
         self._helpers = preparation
 
     def to_job(
-        self, home: str, tasks: int | None, tells: bool, depth: int, *, is_new: bool = False
+        self, home: str, options: Options, owner: _native.Owner, *, is_new: bool = False
     ) -> tuple[Payload, _native.Descriptors, bool]:
-        """The introduction of a process that runs jobs of the pool with this home, `tasks` at most,
-        with `depth` jobs above them; and whether it prepares the process as the helper's processes
-        are prepared. They need no preparation, unless the process `is_new` and was not forked."""
+        """The introduction of a process that runs jobs of this owner, of the pool with this home;
+        and whether it prepares the process as the helper's processes are prepared. They need no
+        preparation, unless the process `is_new` and was not forked."""
         preparation = prepared(self._method, home)
-        said = terms(tasks, tells=tells, depth=depth)
+        first = () if options.initializer is None else (options.initializer,)
+        said = terms(
+            options.max_tasks,
+            tells=owner.hears_of_yields,
+            depth=owner.depth + 1,
+            initializes=bool(first),
+        )
         alike = preparation == self._helpers
         if is_new or not alike:
-            return (*pickling.dump_launch(preparation, said), alike)
+            return (*pickling.dump_launch(preparation, said, *first), alike)
         if self._short is None or self._short[0] != said:
-            self._short = said, pickling.dump_launch(None, said)[0]
+            message, descriptors = pickling.dump_launch(None, said, *first)
+            if len(descriptors):
+                return message, descriptors, True
+            self._short = said, message
         return self._short[1], NO_DESCRIPTORS, True
 
 
 def terms(
-    tasks: int | None, preload: tuple[str, ...] = (), tells: bool = False, depth: int = 0
+    tasks: int | None,
+    preload: tuple[str, ...] = (),
+    tells: bool = False,
+    depth: int = 0,
+    initializes: bool = False,
 ) -> Terms:
-    return (os.getpid(), mp.process.current_process().name), tasks, preload, tells, depth
+    owner = os.getpid(), mp.process.current_process().name
+    return owner, tasks, preload, tells, depth, initializes
 
 
 def prepared(method: str, home: str) -> Preparation:

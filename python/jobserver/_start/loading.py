@@ -7,6 +7,7 @@ until the binding ends it (rust/python/src/worker.rs).
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import runpy
@@ -72,6 +73,17 @@ def _nothing() -> None:
 _NOTHING = _native.Work(None, None, None, _nothing, (), None)
 
 
+#: Loads the function that a process calls before its first job.
+LoadsInitializer = Callable[[], Callable[[], Any]]
+
+
+class _InitializerRaised(BaseException):
+    """Carries an exception of the initializer: the job has it as if its function had raised it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class JobLoader:
     """Loads the jobs of this process, each at its launch: see rust/python/src/worker.rs."""
 
@@ -80,12 +92,15 @@ class JobLoader:
         pool: _native.Pool,
         identity: _job.Identity,
         tasks: int | None,
+        load_initializer: LoadsInitializer | None,
     ) -> None:
-        """`tasks` is the number of jobs that this process may run."""
+        """`tasks` is the number of jobs that this process may run. The initializer is loaded and
+        called before the first."""
         self._pool = pool
         self._process: Any = identity.process
         self._setup = identity.setup
         self._left = tasks
+        self._load_initializer = load_initializer
         self._undo: Changes = []
         self._preexec_fn: _job.Undoable | None = None
 
@@ -105,6 +120,8 @@ class JobLoader:
                 if env:
                     self._undo = _job.apply_environment(env)
             work = self._load_work(load)
+        except _InitializerRaised as e:
+            raise e.error from None
         except BaseException as e:
             _main.end_if_forked(me, e)
             if raised_by_handler(e):
@@ -114,7 +131,16 @@ class JobLoader:
             self._left -= 1
         return work, self._setup
 
+    def _initialize(self, initializer: Callable[[], Any]) -> None:
+        try:
+            initializer()
+        except BaseException as e:
+            raise _InitializerRaised(e) from None
+
     def _load_work(self, load: Callable[[], Any]) -> _native.Work:
+        if self._load_initializer is not None:
+            self._initialize(self._load_initializer())
+            self._load_initializer = None
         self._process._name, time_limit, preexec_fn, *call = load()
         if preexec_fn is not None:
             preexec_fn = self._preexec_fn = _job.Undoable(preexec_fn)
@@ -135,9 +161,19 @@ class JobLoader:
 class _IntroducedLoader(JobLoader):
     """The loader of a process that was not forked from its owner, for a preparation."""
 
-    def __init__(self, interpreter: JobInterpreter, tasks: int | None) -> None:
-        super().__init__(interpreter.pool, interpreter.identity, tasks)
+    def __init__(
+        self,
+        interpreter: JobInterpreter,
+        tasks: int | None,
+        load_initializer: LoadsInitializer | None,
+    ) -> None:
+        super().__init__(interpreter.pool, interpreter.identity, tasks, load_initializer)
         self.interpreter = interpreter
+
+    def _initialize(self, initializer: Callable[[], Any]) -> None:
+        del self._process._inheriting  # it may start processes
+        super()._initialize(initializer)
+        self._process._inheriting = True
 
     def _load_work(self, load: Callable[[], Any]) -> _native.Work:
         # While this is set, multiprocessing refuses to start processes, with a message that
@@ -205,7 +241,8 @@ class NewProcessLoader:
         loader, introduction = self._loader, self._introduction
         if introduction is not None:
             known = self._known if loader is None else loader.interpreter
-            interpreter, (owner, tasks, _, tells, depth) = _introduced(*introduction, known)
+            interpreter, terms, load_initializer = _introduced(*introduction, known)
+            owner, tasks, _, tells, depth, _ = terms
             interpreter.identity.belongs_to(owner)
             interpreter.pool.set_depth(depth)
             if loader is not None and self._channel is not None:
@@ -214,7 +251,8 @@ class NewProcessLoader:
                 interpreter.setup.apply(interpreter.pool, self._channel, tells)
                 if known is None and _starter.joined is not None:
                     surroundings.remember()
-            loader = self._loader = loader or _IntroducedLoader(interpreter, tasks)
+            if loader is None:
+                loader = self._loader = _IntroducedLoader(interpreter, tasks, load_initializer)
             self._introduction = None
         assert loader is not None
         return loader
@@ -260,7 +298,7 @@ Known = Union[JobInterpreter, Introduction, None]
 
 def _introduced(
     message: Received, descriptors: _native.Descriptors, known: Known
-) -> tuple[JobInterpreter, Terms]:
+) -> tuple[JobInterpreter, Terms, LoadsInitializer | None]:
     """The contents of an introduction, for a process with this earlier preparation."""
     pickling.received = descriptors
     loader = pickling.MessageReader(message)
@@ -269,12 +307,27 @@ def _introduced(
     if preparation is not None:
         if not isinstance(known, JobInterpreter) or known.preparation != preparation:
             known = JobInterpreter(preparation)
-        descriptors.clear()
     elif isinstance(known, tuple):
-        known, _ = _introduced(*known, None)
+        known, _, _ = _introduced(*known, None)
     if known is None:
         raise RuntimeError("the introduction has no preparation, and the process knows none")
-    return known, said
+    if said[-1]:
+        return known, said, functools.partial(_load_initializer, loader, descriptors)
+    descriptors.clear()
+    return known, said, None
+
+
+def _load_initializer(
+    loader: pickling.MessageReader, descriptors: _native.Descriptors
+) -> Callable[[], Any]:
+    """Reads the last part of an introduction."""
+    of_launch, pickling.received = pickling.received, descriptors
+    try:
+        initializer: Callable[[], Any] = loader.load()
+        return initializer
+    finally:
+        pickling.received = of_launch
+        descriptors.clear()
 
 
 def preload(message: Received, descriptors: _native.Descriptors) -> Known:
@@ -282,7 +335,7 @@ def preload(message: Received, descriptors: _native.Descriptors) -> Known:
     jobs repeat each step that fails here, because a job's Future can have the error."""
     global helpers
     try:
-        interpreter, said = _introduced(message, descriptors, None)
+        interpreter, said, _ = _introduced(message, descriptors, None)
     except BaseException:
         return message, descriptors  # each job tries again
     try:

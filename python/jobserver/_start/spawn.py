@@ -13,19 +13,20 @@ from .launch import Launch, dump
 from .program import program
 
 if TYPE_CHECKING:
+    from .._options import Options
     from ._starter import First
 
 
 class Spawn(HiringStarter):
-    def __init__(self, max_tasks: int | None, home: str) -> None:
+    def __init__(self, options: Options, home: str) -> None:
         """For a pool with this home."""
-        super().__init__(max_tasks)
+        super().__init__(options)
         self._home = home
         self._introductions = Introductions("spawn")
         self._count = 0
 
     def renewed(self, is_job: bool) -> Spawn:
-        return Spawn(self._max_tasks, self._home)
+        return Spawn(self._options, self._home)
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1
@@ -37,9 +38,7 @@ class Spawn(HiringStarter):
             if state:
                 return state
         self.share_tracker()
-        introduction, descriptors, _ = self._introductions.to_job(
-            self._home, self._max_tasks, owner.hears_of_yields, owner.depth + 1
-        )
+        introduction, descriptors, _ = self._introductions.to_job(self._home, self._options, owner)
         try:
             return owner.hire_program(program(__name__), introduction, descriptors, first)
         finally:

@@ -18,6 +18,7 @@ import signal
 from typing import NoReturn
 
 from .. import _native
+from .._options import Options
 from .._signals import raised_by_handler
 from .._wire import pickling
 from . import spawn, surroundings
@@ -31,18 +32,11 @@ from .program import is_command, program
 class SpawnServer(ForkServer):
     method = "spawn"
 
-    def __init__(
-        self,
-        max_tasks: int | None,
-        preload: tuple[str, ...],
-        slots: int,
-        home: str,
-        helper: Helper | None,
-    ) -> None:
-        super().__init__(max_tasks, preload, slots, home, helper)
+    def __init__(self, options: Options, slots: int, home: str, helper: Helper | None) -> None:
+        super().__init__(options, slots, home, helper)
         #: Those of the helper, if they are known.
         self._surroundings = surroundings.at_start
-        self._alone = spawn.Spawn(max_tasks, home)
+        self._alone = spawn.Spawn(options, home)
         self._shares = helper is not None
 
     def workers_join(self, owner: _native.Owner) -> bool:
@@ -75,9 +69,10 @@ class SpawnServer(ForkServer):
             self._start_helper(owner)
         if surroundings.now() != self._surroundings:
             return False
-        terms = self._home, self._max_tasks, owner.hears_of_yields, owner.depth + 1
         for is_new in (False, True):
-            introduction, descriptors, alike = self._introductions.to_job(*terms, is_new=is_new)
+            introduction, descriptors, alike = self._introductions.to_job(
+                self._home, self._options, owner, is_new=is_new
+            )
             try:
                 if not alike:
                     return False

@@ -126,6 +126,12 @@ def dump_each(objects: Sequence[Any]) -> Payload:
     return to_memory([stream, *(buffer.raw() for buffer in buffers)])
 
 
+def dump_to_file(value: Any) -> _native.MemoryFile:
+    """One object as a memory file, however small it is."""
+    stream, buffers = _pickle_somehow([apart(value)], apart=True)
+    return to_memory([stream, *(buffer.raw() for buffer in buffers)])
+
+
 def apart(value: Any) -> Any:
     """Large bytes, or a large bytearray, as a buffer that is sent beside the pickle and loaded as
     its original type; any other value unchanged. For values that no other object refers to."""

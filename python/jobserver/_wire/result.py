@@ -116,8 +116,10 @@ def _not_loaded(cause: BaseException) -> pickle.UnpicklingError:
     return error
 
 
-def load_failure(failure: Failure) -> BaseException:
+def load_failure(failure: Failure | BaseException) -> BaseException:
     """The exception, with its traceback in the job as its `__cause__`."""
+    if isinstance(failure, BaseException):
+        return failure  # the job ran in this process
     pickled, summary, text = failure
     try:
         error = pickle.loads(pickled)

@@ -1,6 +1,10 @@
 //! Admission: a submission that gets a slot, and the results of the calls for it.
 
-use jobserver_core::owner::Admitted;
+use crate::errors::to_python;
+use crate::owner_host::OwnersInterpreter;
+use crate::promise::Promise;
+use jobserver_core as core;
+use jobserver_core::owner::{Admitted, OwnerHost, Until};
 use jobserver_core::slots::PausedTurn;
 use pyo3::prelude::*;
 
@@ -43,5 +47,33 @@ impl Admission {
             admitted,
             turn: PausedTurn::default(),
         }
+    }
+}
+
+impl Admission {
+    /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
+    pub(crate) fn obtain(
+        &mut self,
+        owner: &core::Owner<Py<Promise>>,
+        host: &OwnersInterpreter<'_, '_>,
+    ) -> PyResult<u8> {
+        if self.is_over {
+            return Ok(STARTED);
+        }
+        if self.consume {
+            match owner.admit(host, &mut self.turn, self.timeout, self.callbacks)? {
+                Until::Found(admitted) => self.admitted = admitted,
+                Until::Due => return Ok(DUE),
+                Until::TimedOut => return Ok(TIMED_OUT),
+            }
+        } else {
+            owner.check_open().map_err(to_python)?;
+            owner.scan(host)?;
+            if self.callbacks && host.is_due()? {
+                return Ok(DUE);
+            }
+        }
+        self.is_over = true;
+        Ok(STARTED)
     }
 }

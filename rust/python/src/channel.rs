@@ -6,7 +6,7 @@ use crate::pool::duplicate;
 use jobserver_core as core;
 use jobserver_core::forkserver::Helper;
 use jobserver_core::platform::Descriptor;
-use jobserver_core::wire::{self, memory_file, Frame};
+use jobserver_core::wire::{self, memory_file, seal, Frame};
 use jobserver_core::worker::Worker;
 use jobserver_core::Body;
 use pyo3::exceptions::PyIndexError;
@@ -28,8 +28,26 @@ impl MemoryFile {
         Ok(MemoryFile { file: memory_file().map_err(to_python)? })
     }
 
+    /// One that another process has made, by a descriptor, which is duplicated.
+    #[staticmethod]
+    fn received(fd: RawFd) -> PyResult<MemoryFile> {
+        Ok(MemoryFile { file: duplicate(fd)? })
+    }
+
     fn fileno(&self) -> PyResult<RawFd> {
         number(&self.file)
+    }
+
+    /// Makes it constant, where the system can.
+    fn seal(&self) -> PyResult<()> {
+        seal(intact(&self.file).map_err(to_python)?);
+        Ok(())
+    }
+
+    /// Its contents, mapped. None if it must be read instead.
+    fn map(&self) -> PyResult<Option<MemoryMap>> {
+        let file = intact(&self.file).map_err(to_python)?;
+        Ok(wire::MemoryMap::of_sealed(file).map(|map| MemoryMap { map }))
     }
 }
 
@@ -136,6 +154,10 @@ impl Descriptors {
         let using = core::Error::lost("cannot use a descriptor");
         let duplicate = self.at(place)?.duplicate().map_err(using).map_err(to_python)?;
         Ok(OwnedFd::from(duplicate).into_raw_fd())
+    }
+
+    fn __len__(&self) -> usize {
+        self.list().len()
     }
 
     /// Closes them, except those that a launch is still sending.

@@ -67,15 +67,6 @@ impl Work {
         upcalls::apply_environment(py, changes)
     }
 
-    /// Starts the time limit of this process, if the submission has one.
-    fn limit_time(&self) -> PyResult<Option<TimeLimit>> {
-        let refused = |e| to_python(core::Error::refused("cannot limit a job's time", e));
-        match self.time_limit.map(Duration::try_from_secs_f64) {
-            Some(Ok(limit)) => platform::end_after(limit).map(Some).map_err(refused),
-            _ => Ok(None), // also if the limit is too long for the clock
-        }
-    }
-
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
         match &self.preexec_fn {
@@ -87,15 +78,28 @@ impl Work {
     }
 }
 
+/// Starts the time limit of this process, if there is one, in seconds.
+pub(crate) fn limit_time(seconds: Option<f64>) -> PyResult<Option<TimeLimit>> {
+    let refused = |e| to_python(core::Error::refused("cannot limit a job's time", e));
+    match seconds.map(Duration::try_from_secs_f64) {
+        Some(Ok(limit)) => platform::end_after(limit).map(Some).map_err(refused),
+        _ => Ok(None), // also if the limit is too long for the clock
+    }
+}
+
 /// In a new process that was forked for a job: sets it up, and runs the job to its end.
 pub(crate) fn run_forked(
     py: Python<'_>,
     born: Box<Born>,
     work: Bound<'_, Work>,
     setup: Bound<'_, Setup>,
+    initializer: Option<Bound<'_, PyAny>>,
 ) -> ! {
     let (channel, set_up, _never_on) = set_up(py, born, &setup);
-    let ready = set_up.and_then(|()| work.get().apply_environment(py)).map(|()| (work, setup));
+    let ready = set_up.and_then(|()| work.get().apply_environment(py)).and_then(|()| {
+        initializer.map(|initializer| initializer.call0()).transpose()?;
+        Ok((work, setup))
+    });
     run(py, channel, ready)
 }
 
@@ -200,7 +204,7 @@ pub(crate) fn send(
     ready: PyResult<Bound<'_, Work>>,
     is_clean: impl FnOnce() -> PyResult<bool>,
 ) -> PyResult<After> {
-    let limited = ready.and_then(|work| Ok((work.get().limit_time()?, work)));
+    let limited = ready.and_then(|work| Ok((limit_time(work.get().time_limit)?, work)));
     let (limit, called) = match limited {
         Ok((limit, work)) => (limit, work.get().call(py)),
         Err(error) => (None, Err(error)),

@@ -141,6 +141,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(remove_homes, module)?)?;
     module.add_function(wrap_pyfunction!(tell_unraisable, module)?)?;
     module.add_function(wrap_pyfunction!(pool::join_pool, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::current_job, module)?)?;
     module.add_function(wrap_pyfunction!(pool::own_pool, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<admission::Admission>()?;

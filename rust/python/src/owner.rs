@@ -14,7 +14,7 @@ use crate::promise::Promise;
 use crate::setup::Setup;
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
-use jobserver_core::owner::{Birth, First, Look, Options, OwnerHost, Started, Until};
+use jobserver_core::owner::{Birth, First, Look, Options, Started, Until};
 use jobserver_core::JobId;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -41,34 +41,6 @@ impl Owner {
         OwnersInterpreter { py, finished: &self.finished }
     }
 
-    /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
-    fn obtain(&self, py: Python<'_>, admission: &mut Admission) -> PyResult<u8> {
-        if admission.is_over {
-            return Ok(STARTED);
-        }
-        let host = self.host(py);
-        if admission.consume {
-            match self.owner.admit(
-                &host,
-                &mut admission.turn,
-                admission.timeout,
-                admission.callbacks,
-            )? {
-                Until::Found(admitted) => admission.admitted = admitted,
-                Until::Due => return Ok(DUE),
-                Until::TimedOut => return Ok(TIMED_OUT),
-            }
-        } else {
-            self.owner.check_open().map_err(to_python)?;
-            self.owner.scan(&host)?;
-            if admission.callbacks && host.is_due()? {
-                return Ok(DUE);
-            }
-        }
-        admission.is_over = true;
-        Ok(STARTED)
-    }
-
     /// Records that a job has started, and concludes its admission.
     fn begun(
         &self,
@@ -93,7 +65,7 @@ impl Owner {
             return Ok(STARTED);
         };
         let mut admission = admission.try_borrow_mut()?;
-        let state = self.obtain(future.py(), &mut admission)?;
+        let state = admission.obtain(&self.owner, &self.host(future.py()))?;
         if state != STARTED {
             return Ok(state);
         }
@@ -167,7 +139,7 @@ impl Owner {
 
     /// Scans and waits until the submission is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
     fn admit(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<u8> {
-        self.obtain(py, &mut *admission.try_borrow_mut()?)
+        admission.try_borrow_mut()?.obtain(&self.owner, &self.host(py))
     }
 
     /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
@@ -191,13 +163,15 @@ impl Owner {
         Ok(self.owner.conclude(&self.host(py), admitted)?)
     }
 
-    /// Forks an admitted job, which does its work at once. Returns only in the owner.
+    /// Forks an admitted job, which calls the `initializer` and does its work at once. Returns only
+    /// in the owner.
     fn fork(
         &self,
         future: Bound<'_, Promise>,
         admission: &Bound<'_, Admission>,
         setup: Bound<'_, Setup>,
         work: Bound<'_, Work>,
+        initializer: Option<Bound<'_, PyAny>>,
     ) -> PyResult<u8> {
         let py = future.py();
         let mut admission = admission.try_borrow_mut()?;
@@ -208,7 +182,7 @@ impl Owner {
         match self.owner.fork_job(&self.host(py), slot, || future.clone().unbind())? {
             Birth::Owner(Some(started)) => self.begun(&future, &mut admission, started),
             Birth::Owner(None) => Ok(NO_WORKER),
-            Birth::Worker(born) => job::run_forked(py, born, work, setup),
+            Birth::Worker(born) => job::run_forked(py, born, work, setup, initializer),
         }
     }
 

@@ -85,6 +85,14 @@ impl Pool {
     }
 }
 
+/// In a job: the number of slots of its pool, the number of its own slot, and how many jobs are
+/// above it.
+#[pyfunction]
+pub(crate) fn current_job() -> Option<(usize, Option<usize>, u16)> {
+    let pool = core::slots::pool_of_this_job()?;
+    Some((pool.slots(), pool.own_slot_number(), pool.depth()))
+}
+
 /// In a job: its pool.
 #[pyfunction]
 pub(crate) fn own_pool() -> Option<Pool> {

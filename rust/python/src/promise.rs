@@ -143,6 +143,14 @@ impl Promise {
         kept
     }
 
+    /// Stores what the job, which has run in this process, returned or raised, as `_keep` does.
+    fn _ran_here(this: &Bound<'_, Self>, loaded: Py<PyAny>) -> PyResult<()> {
+        let (py, promise) = (this.py(), this.get());
+        promise.pid.store(promise._owner_pid(), Ordering::Relaxed);
+        promise.loaded.get_or_set(py, loaded.clone_ref(py));
+        Promise::deliver(this, loaded).map(drop)
+    }
+
     /// The callbacks, if there are any.
     #[getter]
     fn _callbacks(&self, py: Python<'_>) -> Option<Py<PyAny>> {

@@ -22,6 +22,11 @@ pub fn memory_file() -> Result<Descriptor> {
     unlinked_file().map_err(Error::system("cannot make a temporary file"))
 }
 
+/// Seals a memory file: from now on no process can change it. A temporary file cannot be sealed.
+pub fn seal(file: impl AsFd) {
+    backend().seal(file.as_fd());
+}
+
 fn unlinked_file() -> rustix::io::Result<Descriptor> {
     let shm = PathBuf::from("/dev/shm");
     let folder = if shm.is_dir() { shm } else { std::env::temp_dir() };

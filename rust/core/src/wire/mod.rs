@@ -9,6 +9,6 @@ mod progress;
 pub use channel::{Channel, INLINE, MAX_DESCRIPTORS};
 pub(crate) use channel::{Received, PACKET};
 pub use frame::{Body, Frame, Head};
-pub use memory::{memory_file, MemoryMap};
+pub use memory::{memory_file, seal, MemoryMap};
 pub use message::{Message, Payload};
 pub use progress::Progress;

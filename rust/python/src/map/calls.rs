@@ -3,8 +3,10 @@
 
 use crate::channel::Descriptors;
 use crate::errors::to_python;
+use crate::job::limit_time;
 use crate::upcalls;
 use jobserver_core as core;
+use jobserver_core::platform::TimeLimit;
 use jobserver_core::worker::Clock;
 use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
@@ -57,8 +59,10 @@ impl Progress {
 
     /// Makes `count` calls, one after the other. Ends early when they have taken more than `limit`
     /// seconds, and after a call that raised an exception that is not an Exception (above all
-    /// KeyboardInterrupt). SystemExit ends the process.
-    #[pyo3(signature = (place, function, argses, kwargses, count, limit))]
+    /// KeyboardInterrupt). SystemExit ends the process, and so does a call that takes more than
+    /// `time_limit` seconds.
+    #[pyo3(signature = (place, function, argses, kwargses, count, limit, time_limit))]
+    #[allow(clippy::too_many_arguments)] // as Python calls it
     fn run<'py>(
         &self,
         place: usize,
@@ -67,6 +71,7 @@ impl Progress {
         kwargses: Option<&Bound<'py, PyAny>>,
         count: usize,
         limit: f64,
+        time_limit: Option<f64>,
     ) -> PyResult<Made<'py>> {
         let py = function.py();
         let (mut values, mut raised) = (Vec::with_capacity(count), Vec::new());
@@ -79,7 +84,13 @@ impl Progress {
             let is_to_be_read = clock.is_to_be_read();
             // Between calls of a function that is written in C, nothing else runs signal handlers.
             let heard = if is_to_be_read { py.check_signals() } else { Ok(()) };
-            match heard.and_then(|()| make(function, &mut argses, kwargses.as_mut())) {
+            let limited = heard.and_then(|()| limit_time(time_limit));
+            let made = limited.and_then(|limited| {
+                let made = make(function, &mut argses, kwargses.as_mut());
+                limited.into_iter().for_each(lift);
+                made
+            });
+            match made {
                 Ok(value) => values.push(value),
                 Err(e) if e.is_instance_of::<PySystemExit>(py) => return Err(e),
                 Err(e) => {
@@ -98,6 +109,16 @@ impl Progress {
         let seconds = begun.elapsed().as_secs_f64();
         self.0.end(place).map_err(to_python)?;
         Ok((PyList::new(py, values)?, raised, seconds))
+    }
+}
+
+/// After a call: removes its limit. Waits for the end of this process if the call has taken too
+/// long, so that the call that is recorded is this one.
+fn lift(limit: TimeLimit) {
+    if !limit.lift() {
+        loop {
+            std::thread::park();
+        }
     }
 }
 

@@ -55,6 +55,12 @@ impl Results {
         self.of.as_ref().map(|of| of.clone_ref(py))
     }
 
+    /// The number of results that are there.
+    #[getter]
+    fn _ready(&self) -> usize {
+        self.values.len()
+    }
+
     fn __iter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
         this
     }

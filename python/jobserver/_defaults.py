@@ -1,0 +1,68 @@
+"""The options that the submissions by one handle have unless they say otherwise:
+`Jobserver.with_options`."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Literal, NamedTuple, Union
+
+from . import _arguments, _threads
+from ._arguments import Changes, Environment
+
+Threads = Union[int, Literal["slots"]]
+
+
+class Defaults(NamedTuple):
+    """The values are checked."""
+
+    consume: int = 1
+    env: tuple[tuple[str, str | None], ...] = ()
+    preexec_fn: Callable[[], Any] | None = None
+    sleep_fn: Callable[[], Any] | None = None
+    threads: Threads | None = None
+    time_limit: float | None = None
+
+    def changed(
+        self,
+        consume: int | None,
+        env: Environment,
+        preexec_fn: Callable[[], Any] | None,
+        sleep_fn: Callable[[], Any] | None,
+        threads: Threads | None,
+        time_limit: float | None,
+    ) -> Defaults:
+        """These with other values, where such are given and are not None; changes to the
+        environment are added."""
+        checked = _arguments
+        return Defaults(
+            self.consume if consume is None else checked.consume(consume),
+            (*self.env, *checked.environment(env)),
+            self.preexec_fn if preexec_fn is None else checked.function(preexec_fn, "preexec_fn"),
+            self.sleep_fn if sleep_fn is None else checked.function(sleep_fn, "sleep_fn"),
+            self.threads if threads is None else checked.threads(threads),
+            self.time_limit if time_limit is None else checked.time_limit(time_limit),
+        )
+
+    def resolved(self, *given: Any) -> Resolved:
+        """The options of a submission for which these are given, in the order of `changed`."""
+        options = self.changed(*given)
+        env, preexec_fn = [*options.env], options.preexec_fn
+        if options.threads is not None:
+            slots = max(1, options.consume)
+            number = slots if options.threads == "slots" else options.threads
+            env[:0] = _threads.variables(number)
+            preexec_fn = _threads.Limited(number, preexec_fn)
+        return Resolved(options.consume, env, preexec_fn, options.sleep_fn, options.time_limit)
+
+
+class Resolved(NamedTuple):
+    """What a submission does. The number of threads is a part of `env` and `preexec_fn`."""
+
+    consume: int
+    env: Changes
+    preexec_fn: Callable[[], Any] | None
+    sleep_fn: Callable[[], Any] | None
+    time_limit: float | None
+
+
+#: A handle of which no options were given.
+NONE = Defaults()

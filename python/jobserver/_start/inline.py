@@ -1,0 +1,70 @@
+"""Context inline: the owner runs each job itself, within the submission, for debuggers and tests.
+
+Nothing is pickled, and no slot is taken. The environment, gates, `preexec_fn`, callbacks and errors
+are as ever. What needs a process of its own is not there: a job cannot die, and has no time limit.
+Ctrl-C interrupts the submission, as it would a call of the function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _job, _native
+from .._exceptions import SubmissionDied
+from .._signals import raised_by_handler
+from ._starter import Starter
+
+if TYPE_CHECKING:
+    from .._future import Future
+
+
+class Inline(Starter):
+    sends = False
+    takes_slots = False
+
+    #: Whether the initializer has been called.
+    _begun = False
+
+    def renewed(self, is_job: bool) -> Inline:
+        return Inline(self._options)
+
+    def start(
+        self,
+        owner: _native.Owner,
+        future: Future[Any],
+        admission: _native.Admission,
+        packed: _native.Work,
+    ) -> int:
+        state = owner.admit(admission)
+        if not state:
+            future._ran_here(self._run(future, packed))
+        return state
+
+    def _run(self, future: Future[Any], work: _native.Work) -> tuple[Any, BaseException | None]:
+        """The value that the job's function returns, and None; or None, and its exception."""
+        undo = _job.apply_environment(work.env or [])
+        try:
+            if self._options.initializer is not None and not self._begun:
+                self._options.initializer()
+            self._begun = True
+            args, kwargs = work.args, work.kwargs or {}
+            if work.preexec_fn is None:
+                return work.function(*args, **kwargs), None
+            return _job.call_prepared(work.preexec_fn, work.function, args, kwargs), None
+        except SystemExit as e:
+            return None, _exited(future, e)
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            return None, e
+        finally:
+            _job.apply_environment(undo)
+
+
+def _exited(future: Future[Any], stop: SystemExit) -> SubmissionDied:
+    """The death of a job that called `sys.exit`."""
+    code = _job.exit_code(stop)
+    of = f"of {future._name} " if future._name else ""
+    died = SubmissionDied(_native.getpid(), code, None, f"{of}exited with code {code}")
+    died.__cause__ = stop
+    return died
