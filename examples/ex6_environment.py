@@ -6,8 +6,7 @@ fork and forkserver that may be each that your main module imports. preexec_fn()
 job just before the function: limits, priorities, the working folder. If it returns a context
 manager, the function runs inside it. The owner's own environment stays as it is.
 
-The threads of NumPy and other numeric libraries are limited by a context manager too, that of
-threadpoolctl: preexec_fn=functools.partial(threadpool_limits, 1).
+The threads of NumPy and other numeric libraries are limited by submit(threads=1).
 
 Run:  python examples/ex6_environment.py [fork | forkserver | spawn]
 """
