@@ -217,6 +217,16 @@ def consume(value: Any) -> int:
     return number
 
 
+def memory_limit(value: Any) -> int:
+    """How much memory a job may allocate, in bytes."""
+    from . import _memory  # imported late because it is rarely needed
+
+    number = _at_least_one(value, "memory_limit")
+    if not _memory.is_supported():
+        raise NotImplementedError("memory_limit needs Linux, and /proc")
+    return number
+
+
 def threads(value: Any) -> int | Literal["slots"]:
     """How many threads numeric libraries may use in a job."""
     if isinstance(value, str):

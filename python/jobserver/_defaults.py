@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Literal, NamedTuple, Union
 
-from . import _arguments, _threads
+from . import _arguments, _memory, _threads
 from ._arguments import Changes, Environment
+from ._around import Around
 
 Threads = Union[int, Literal["slots"]]
 
@@ -20,6 +21,7 @@ class Defaults(NamedTuple):
     sleep_fn: Callable[[], Any] | None = None
     threads: Threads | None = None
     time_limit: float | None = None
+    memory_limit: int | None = None
 
     def changed(
         self,
@@ -29,6 +31,7 @@ class Defaults(NamedTuple):
         sleep_fn: Callable[[], Any] | None,
         threads: Threads | None,
         time_limit: float | None,
+        memory_limit: int | None,
     ) -> Defaults:
         """These with other values, where such are given and are not None; changes to the
         environment are added."""
@@ -40,22 +43,29 @@ class Defaults(NamedTuple):
             self.sleep_fn if sleep_fn is None else checked.function(sleep_fn, "sleep_fn"),
             self.threads if threads is None else checked.threads(threads),
             self.time_limit if time_limit is None else checked.time_limit(time_limit),
+            self.memory_limit if memory_limit is None else checked.memory_limit(memory_limit),
         )
 
     def resolved(self, *given: Any) -> Resolved:
         """The options of a submission for which these are given, in the order of `changed`."""
         options = self.changed(*given)
         env, preexec_fn = [*options.env], options.preexec_fn
+        limits = []
         if options.threads is not None:
             slots = max(1, options.consume)
             number = slots if options.threads == "slots" else options.threads
             env[:0] = _threads.variables(number)
-            preexec_fn = _threads.Limited(number, preexec_fn)
+            limits.append(_threads.limited(number))
+        if options.memory_limit is not None:
+            limits.append(_memory.limited(options.memory_limit))
+        if limits:
+            preexec_fn = Around(tuple(limits), preexec_fn)
         return Resolved(options.consume, env, preexec_fn, options.sleep_fn, options.time_limit)
 
 
 class Resolved(NamedTuple):
-    """What a submission does. The number of threads is a part of `env` and `preexec_fn`."""
+    """What a submission does. The limits of threads and memory are a part of `env` and of
+    `preexec_fn`."""
 
     consume: int
     env: Changes

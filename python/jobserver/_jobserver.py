@@ -180,12 +180,12 @@ class Jobserver:
         sleep_fn: Callable[[], float | None] | None = None,
         threads: Threads | None = None,
         time_limit: float | None = None,
+        memory_limit: int | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
 
-        `consume`, `env`, `preexec_fn`, `sleep_fn`, `threads` and `time_limit` may have defaults:
-        see :meth:`with_options`.
+        Several of the options may have defaults: see :meth:`with_options`.
 
         Args:
             callbacks: whether this call runs callbacks of finished jobs.
@@ -210,6 +210,8 @@ class Jobserver:
             time_limit: a number of seconds. A job that runs longer is killed, also while its owner
                 is busy, with the programs that it has started. Its Future then has
                 TimeLimitExceeded.
+            memory_limit: how many bytes the job may allocate; it gets MemoryError for more. (On
+                Linux; elsewhere NotImplementedError is raised.)
             timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
                 In a job that lends its own slot, this limits the wait until the new job starts;
                 the call returns when the lender has a slot again.
@@ -228,10 +230,9 @@ class Jobserver:
             raise _arguments.misplaced(fn, misplaced)
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        if self._defaults is not NONE or threads is not None:
-            consume, env, preexec_fn, sleep_fn, time_limit = self._defaults.resolved(
-                consume, env, preexec_fn, sleep_fn, threads, time_limit
-            )
+        if self._defaults is not NONE or threads is not None or memory_limit is not None:
+            given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
+            consume, env, preexec_fn, sleep_fn, time_limit = self._defaults.resolved(*given)
         consume = 1 if consume is None else _arguments.consume(consume)
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
@@ -267,6 +268,7 @@ class Jobserver:
         sleep_fn: Callable[[], float | None] | None = None,
         threads: Threads | None = None,
         time_limit: float | None = None,
+        memory_limit: int | None = None,
         **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
@@ -304,8 +306,8 @@ class Jobserver:
                 into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
-            consume, env, preexec_fn, sleep_fn, threads: as in :meth:`submit`, for each chunk, and
-                with the same defaults.
+            consume, env, preexec_fn, sleep_fn, threads, memory_limit: as in :meth:`submit`, for
+                each chunk, and with the same defaults.
             time_limit: a number of seconds for each call. The process of a call that takes longer
                 is killed, and the `next` for that call raises TimeLimitExceeded.
 
@@ -325,7 +327,8 @@ class Jobserver:
         """
         if others:
             raise _arguments.unknown("map", others)
-        options = self._defaults.resolved(consume, env, preexec_fn, sleep_fn, threads, time_limit)
+        given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
+        options = self._defaults.resolved(*given)
         return Results(
             self._owner,
             fn,
@@ -347,6 +350,7 @@ class Jobserver:
         sleep_fn: Callable[[], float | None] | None = None,
         threads: Threads | None = None,
         time_limit: float | None = None,
+        memory_limit: int | None = None,
         **others: Never,
     ) -> Self:
         """Returns a handle of the same Jobserver whose submissions have these options, unless they
@@ -354,15 +358,14 @@ class Jobserver:
 
         A library that gets such a handle need not know the options. They are those of
         :meth:`submit`, and hold for `map` too. A submission's own options take their place (None
-        means the handle's), and its changes to the environment are added. Both handles are closed
-        together.
+        means the handle's), and its changes of `env` are added. Both handles close together.
 
         Raises:
             TypeError, ValueError: an option has a wrong type or value.
         """
         if others:
             raise _arguments.unknown("with_options", others)
-        given = consume, env, preexec_fn, sleep_fn, threads, time_limit
+        given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         made = type(self).__new__(type(self))
         vars(made).update(vars(self), _defaults=self._defaults.changed(*given))
         return made

@@ -12,12 +12,14 @@ NumExpr, Numba, Polars and Rayon; https://github.com/joblib/threadpoolctl.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
-from typing import Any, Callable
+from typing import Any
 
 from ._arguments import Changes
+from ._around import Limit
 
 #: Not here: Numba's, which `_limit_numba` sets.
 _VARIABLES = (
@@ -49,28 +51,16 @@ def to_preload() -> tuple[str, ...]:
     return ("threadpoolctl",) if find_spec("threadpoolctl") else ()
 
 
-class Limited:
-    """A `preexec_fn` that limits the libraries which the job's process has loaded, and then calls
-    the user's `preexec_fn`. It returns a context manager, unless the user's returns none: then the
-    process cannot stay for other jobs, and the limit needs no end."""
+def limited(threads: int) -> Limit:
+    """Limits the libraries that this process has loaded."""
+    with contextlib.suppress(ImportError):
+        import threadpoolctl  # type: ignore[import-untyped] # noqa: F401 - forked jobs have it
+    return functools.partial(_limit, threads)
 
-    def __init__(self, threads: int, preexec_fn: Callable[[], Any] | None) -> None:
-        self._threads = threads
-        self._preexec_fn = preexec_fn
-        with contextlib.suppress(ImportError):
-            import threadpoolctl  # type: ignore[import-untyped] # noqa: F401 - forked jobs have it
 
-    def __call__(self) -> Any:
-        limits = contextlib.ExitStack()
-        for limit in (_limit_pools, _limit_numexpr, _limit_numba):
-            limit(self._threads, limits)
-        if self._preexec_fn is None:
-            return limits
-        around = self._preexec_fn()
-        if not isinstance(around, contextlib.AbstractContextManager):
-            return None
-        limits.enter_context(around)
-        return limits
+def _limit(threads: int, limits: contextlib.ExitStack) -> None:
+    for limit in (_limit_pools, _limit_numexpr, _limit_numba):
+        limit(threads, limits)
 
 
 def _limit_pools(threads: int, limits: contextlib.ExitStack) -> None:

@@ -1,0 +1,43 @@
+"""The limit of the memory that a job may allocate: `memory_limit=` of a submission.
+
+The kernel counts the private writable memory of a process (RLIMIT_DATA of getrlimit(2), since Linux
+4.7), and refuses what exceeds the limit. So Python raises MemoryError. What the process had before
+the job, and what it maps from files, does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+from ._around import Limit
+
+
+def is_supported() -> bool:
+    try:
+        return _allocated() > 0
+    except OSError:
+        return False
+
+
+def limited(size: int) -> Limit:
+    """Limits what this process allocates from now on, in bytes."""
+    return functools.partial(_limit, size)
+
+
+def _limit(size: int, limits: contextlib.ExitStack) -> None:
+    import resource  # imported late because it is rarely needed
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([_allocated() + size, *known]), hard))
+    limits.callback(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard))
+
+
+def _allocated() -> int:
+    """The size of this process's private writable memory, in bytes; 0 if it is not known."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"VmData:"):
+                return int(line.split()[1]) * 1024
+    return 0
