@@ -6,7 +6,7 @@ The core finds out how the process ended, and whether the time limit was the rea
 
 from __future__ import annotations
 
-from . import _native
+from . import _native, _oom
 from ._exceptions import JobTraceback, SubmissionDied, TimeLimitExceeded
 
 _SIGKILL = 9
@@ -24,7 +24,8 @@ def error_of(death: _native.Death, pid: int, name: str | None) -> SubmissionDied
         return TimeLimitExceeded(pid, death.signal, death.time_limit, of)
     text = of + death.text
     if death.signal == _SIGKILL:
-        text += _WHO_KILLS
+        kills = _oom.has_killed()
+        text += _WHO_KILLS if kills is None else f": the kernel ran out of memory ({kills.where})"
     died = SubmissionDied(pid, death.exitcode, death.signal, text)
     if death.last_words is not None:
         died.__cause__ = JobTraceback(death.last_words)

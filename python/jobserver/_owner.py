@@ -19,7 +19,7 @@ from collections import deque
 from typing import Any, Callable
 from weakref import WeakSet
 
-from . import _arguments, _job, _native, _own_jobs
+from . import _arguments, _job, _native, _oom, _own_jobs
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future, done_elsewhere, issue_callbacks, load
 from ._native import getpid
@@ -81,6 +81,7 @@ class Owner:
         return self.native
 
     def _state(self, pid: int, is_job: bool) -> dict[str, Any]:
+        _oom.look()
         finished: deque[Future[Any]] = deque()
         pool = self._pool
         if self.pid:
