@@ -111,3 +111,10 @@ def test_a_program_below_a_job_is_no_job_itself(js: Jobserver) -> None:
     command = [sys.executable, "-c", program]
     future = js(subprocess.check_output, command, text=True)
     assert future.result() == "None\n"
+
+
+def test_a_job_has_a_number_at_each_time(js: Jobserver) -> None:
+    """Also while the job before it on the slot is about to end."""
+    places = [js(here) for _ in range(300)]
+    told: list[Any] = [place.result() for place in places]
+    assert {place.slot for place in told} <= {0, 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import children, take_slot
+from conftest import DEADLINE, children, take_slot
+from test_threads import in_thread, join
 
-from jobserver import Blocked, CallbackRaised, Jobserver, SubmissionDied
+import jobserver
+from jobserver import Blocked, CallbackRaised, CurrentJob, Jobserver, SubmissionDied
 
 
 @pytest.fixture
@@ -159,3 +162,60 @@ def test_the_environment_says_it_for_a_whole_program(context: tuple[str, ...]) -
     assert run("inline").stdout == "True\n"
     assert run("").stdout == "False\n" or context == ("forkserver",)
     assert "which the environment variable JOBSERVER_CONTEXT says" in run("wrong").stderr
+
+
+def in_threads(count: int, run: Callable[[int], object]) -> list[Any]:
+    """What this returns in so many threads at once."""
+    begins, came = threading.Barrier(count), {}
+
+    def each(number: int) -> None:
+        begins.wait(DEADLINE)
+        came[number] = run(number)
+
+    threads = [in_thread(each, number) for number in range(count)]
+    for thread in threads:
+        join(thread)
+    return [came[number] for number in range(count)]
+
+
+def several_variables() -> set[str | None]:
+    return {variable() for _ in range(1000)}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_job_of_one_thread_sees_no_environment_of_another(js: Jobserver) -> None:
+    def run(number: int) -> Any:
+        return js.submit(several_variables, env={"A": str(number)}).result()
+
+    assert in_threads(3, run) == [{"0"}, {"1"}, {"2"}]
+    assert variable() is None
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_initializer_is_called_once_by_several_threads(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    came: list[set[str | None]] = []
+    js = make_jobserver(1, initializer=lambda: came.append(several_variables()))
+    in_threads(3, lambda _: js(int).result())
+    assert len(came) == 1
+
+
+def test_a_job_has_a_place(js: Jobserver) -> None:
+    def here_and_below() -> Any:
+        return jobserver.current(), js(jobserver.current).result(), jobserver.current()
+
+    first, second = CurrentJob(2, 0, 1), CurrentJob(2, 0, 2)
+    assert js(here_and_below).result() == (first, second, first)
+    assert jobserver.current() is None
+
+
+@pytest.mark.parametrize("hook", [fail, int])
+def test_limits_are_undone_though_the_preexec_hook_is_not(js: Jobserver, hook: Any) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limited = js.submit(resource.getrlimit, args=(2,), memory_limit=1 << 30, preexec_fn=hook)
+    if hook is int:
+        assert limited.result() != before
+    else:
+        assert isinstance(limited.exception(), LookupError)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

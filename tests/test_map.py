@@ -861,6 +861,7 @@ def test_the_length_is_the_number_of_results_to_come(
 
 def test_the_length_is_known_of_a_zip_of_known_lengths_and_of_no_generator(js: Jobserver) -> None:
     assert len(js.map(pow, zip(range(7), [1, 2, 3]))) == 3
+    assert len(js.map(pow, zip([1, 2], itertools.repeat(2)))) == 2
     assert len(js.map(int, kwargses=[{}, {}])) == 2
     assert len(js.map(int, [(), ()], ({} for _ in range(2)))) == 2
     unknown = js.map(double, ((n,) for n in range(3)))
@@ -902,3 +903,15 @@ def test_a_time_limit_holds_for_each_call(
 def test_the_time_of_calls_that_end_in_time_does_not_add_up(js: Jobserver) -> None:
     naps = [(0.6,)] * 4
     assert list(js.map(time.sleep, naps, chunksize=4, time_limit=2.0)) == [None] * 4
+
+
+@pytest.mark.parametrize("tasks", [1, None])
+def test_a_call_that_ends_about_at_its_limit_ends(
+    make_jobserver: Callable[..., Jobserver], tasks: int | None
+) -> None:
+    js = make_jobserver(1, max_tasks_per_child=tasks)
+    for nap in range(40):
+        rows = [(0.0188 + nap * 0.00005,)] * 3
+        came = all_of(js.map(time.sleep, rows, chunksize=3, time_limit=0.02))
+        assert {type(each) for each in came} <= {type(None), TimeLimitExceeded}
+        assert len(came) == 3

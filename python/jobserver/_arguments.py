@@ -163,7 +163,19 @@ def modules(value: Any) -> tuple[str, ...]:
 def context(value: Any) -> tuple[str, BaseContext]:
     """A start method, or "inline", and its multiprocessing context: None means multiprocessing's
     default."""
-    value = os.environ.get("JOBSERVER_CONTEXT") or value
+    chosen = os.environ.get("JOBSERVER_CONTEXT")
+    if chosen:
+        _context(value)  # which refuses a wrong one
+        try:
+            return _context(chosen)
+        except ValueError as e:
+            raise ValueError(
+                f"{e}, which the environment variable JOBSERVER_CONTEXT says"
+            ) from None
+    return _context(value)
+
+
+def _context(value: Any) -> tuple[str, BaseContext]:
     if isinstance(value, BaseContext):
         return value.get_start_method(), value
     if value is None:
@@ -176,10 +188,7 @@ def context(value: Any) -> tuple[str, BaseContext]:
         )
     known = [*multiprocessing.get_all_start_methods(), "inline"]
     if value not in known:
-        told = f"context must be one of {', '.join(known)}, not {_said(value)}"
-        if value == os.environ.get("JOBSERVER_CONTEXT"):
-            told += ", which the environment variable JOBSERVER_CONTEXT says"
-        raise ValueError(told)
+        raise ValueError(f"context must be one of {', '.join(known)}, not {_said(value)}")
     return value, context_of(value)
 
 

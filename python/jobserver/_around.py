@@ -5,27 +5,34 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Callable
 
+_NOTHING = contextlib.nullcontext()
+
 #: Sets a limit in this process, and registers how to undo that.
 Limit = Callable[[contextlib.ExitStack], None]
 
 
+class Entered(contextlib.ExitStack):
+    """The context manager of the limits, and of the user's `preexec_fn` if it returned one."""
+
+    #: Whether the `preexec_fn` returned none, so that its changes to the process are not undone.
+    leaves_changes = False
+
+
 class Around:
-    """A `preexec_fn` that sets limits, and then calls the user's `preexec_fn`. It returns a context
-    manager, unless the user's returns none: then the process cannot stay for other jobs, and the
-    limits need no end."""
+    """A `preexec_fn` that sets limits, and then calls the user's `preexec_fn`."""
 
     def __init__(self, limits: tuple[Limit, ...], preexec_fn: Callable[[], Any] | None) -> None:
         self._limits = limits
         self._preexec_fn = preexec_fn
 
     def __call__(self) -> Any:
-        with contextlib.ExitStack() as entered:
+        with Entered() as entered:
             for limit in self._limits:
                 limit(entered)
-            if self._preexec_fn is not None:
-                around = self._preexec_fn()
-                if not isinstance(around, contextlib.AbstractContextManager):
-                    entered.pop_all()
-                    return None
+            around = self._preexec_fn() if self._preexec_fn is not None else _NOTHING
+            leaves_changes = not isinstance(around, contextlib.AbstractContextManager)
+            if not leaves_changes:
                 entered.enter_context(around)
-            return entered.pop_all()
+            made = entered.pop_all()
+            made.leaves_changes = leaves_changes
+            return made

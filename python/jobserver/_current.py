@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+import threading
+from typing import Iterator, NamedTuple
 
 from . import _native
 
@@ -14,9 +16,10 @@ class CurrentJob(NamedTuple):
         slots: the number of slots of the pool.
         slot: the number of the slot that the job runs on, from 0 to ``slots - 1``. No other job of
             the pool that runs has the same number: use it to choose a GPU, a port or a folder. None
-            for a job with ``consume=0``, and while another thread of the job waits.
-        depth: how many jobs are above this job, plus 1: a job of the program that made the pool has
-            depth 1.
+            for a job with ``consume=0``, and while another thread of the job waits. With "inline"
+            always 0.
+        depth: how deep the job is in the tree. A job of the program that made the pool has depth 1.
+            Programs that share the pool count too, if they are between two jobs.
     """
 
     slots: int
@@ -33,5 +36,24 @@ def current() -> CurrentJob | None:
         def train(data):
             gpu = jobserver.current().slot
     """
+    here: CurrentJob | None = getattr(_inline, "job", None)
+    if here is not None:
+        return here
     job = _native.current_job()
     return None if job is None else CurrentJob(*job)
+
+
+#: In each thread: the place of the "inline" job that it runs.
+_inline = threading.local()
+
+
+@contextlib.contextmanager
+def inline(slots: int) -> Iterator[None]:
+    """Makes this thread a job with "inline"."""
+    around = current()
+    before = getattr(_inline, "job", None)
+    _inline.job = CurrentJob(slots, 0, 1 if around is None else around.depth + 1)
+    try:
+        yield
+    finally:
+        _inline.job = before

@@ -235,6 +235,7 @@ def call_prepared(
         undone = e is raised  # False if the context manager raised an error of its own
         raise
     finally:
+        undone = undone and not getattr(wrapper, "leaves_changes", False)  # see `_around.Entered`
         raised = None  # otherwise the traceback would refer to itself through this frame
         if isinstance(preexec_fn, Undoable):
             preexec_fn.undone = undone

@@ -63,10 +63,9 @@ class Jobserver:
             make, and otherwise both.
         threads: the default for all submissions: see :meth:`submit`.
         initializer, initargs: each process calls ``initializer(*initargs)`` before its first job,
-            with that job's environment, and before it loads the job's function. If the call raises
-            an exception, that job has it as its own, and the process ends. Except under fork, both
-            are pickled, for each process and with each handle that is sent to a job. Helper
-            processes do not call it.
+            with that job's environment, before it loads the job's function; time limits do not
+            count it. If it raises an exception, that job has it as its own, and the process ends.
+            Except under fork, both are pickled for each process.
 
     Raises:
         TypeError, ValueError: an argument has a wrong type or value.

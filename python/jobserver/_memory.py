@@ -28,10 +28,18 @@ def limited(size: int) -> Limit:
 def _limit(size: int, limits: contextlib.ExitStack) -> None:
     import resource  # imported late because it is rarely needed
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([_allocated() + size, *known]), hard))
-    limits.callback(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard))
+    def limit_to(wanted: int) -> int:
+        """Sets the soft limit, no higher than the hard one. Returns the one before."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        highest = [limit for limit in (wanted, hard) if limit != resource.RLIM_INFINITY]
+        lowest = min(highest, default=resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_DATA, (lowest, hard))
+        return soft
+
+    before, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    ours = _allocated() + size
+    if before == resource.RLIM_INFINITY or ours < before:
+        limits.callback(limit_to, limit_to(ours))
 
 
 def _allocated() -> int:

@@ -35,7 +35,8 @@ class Shared(Generic[T]):
         """The value: the same object each time in one process.
 
         Large buffers (NumPy arrays, data frames, bytes of 1 MiB or more) are views of the file and
-        are not copied. A process that writes to them changes its own copy of these pages.
+        are not copied. What a process writes to them changes its own copy of these pages; later
+        jobs of the same process may see that, so do not write to a value that others still read.
         """
         if not self._loaded:
             self._loaded.append(pickling.load(self._file.map() or self._file))

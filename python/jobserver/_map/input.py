@@ -27,10 +27,13 @@ def fewest(*sources: Any) -> int | None:
 def _length(source: Any) -> int | None:
     if type(source) is zip:
         # The documented way to pass one argument a call is `zip(xs)`, which has no length itself.
-        parts = [_length(part) for part in source.__reduce__()[1]]
-        return None if None in parts or not parts else fewest(*source.__reduce__()[1])
+        parts = [part for part in source.__reduce__()[1] if type(part) not in _ENDLESS]
+        return None if None in map(_length, parts) else fewest(*parts)
     hint = operator.length_hint(source, -1)
     return None if hint < 0 else hint
+
+
+_ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
 
 
 class _Taken(NamedTuple):

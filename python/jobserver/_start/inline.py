@@ -3,19 +3,24 @@
 Nothing is pickled, and no slot is taken. The environment, gates, `preexec_fn`, callbacks and errors
 are as ever. What needs a process of its own is not there: a job cannot die, and has no time limit.
 Ctrl-C interrupts the submission, as it would a call of the function.
+
+The environment belongs to the process. So of several threads, one at a time runs a job that changes
+it.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native
+from .. import _current, _job, _native
 from .._exceptions import SubmissionDied
 from .._signals import raised_by_handler
 from ._starter import Starter
 
 if TYPE_CHECKING:
     from .._future import Future
+    from .._options import Options
 
 
 class Inline(Starter):
@@ -24,6 +29,10 @@ class Inline(Starter):
 
     #: Whether the initializer has been called.
     _begun = False
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._lock = threading.RLock()
 
     def renewed(self, is_job: bool) -> Inline:
         return Inline(self._options)
@@ -37,28 +46,40 @@ class Inline(Starter):
     ) -> int:
         state = owner.admit(admission)
         if not state:
-            future._ran_here(self._run(future, packed))
+            with _current.inline(owner.pool.slots):
+                future._ran_here(self._outcome(future, packed))
         return state
 
-    def _run(self, future: Future[Any], work: _native.Work) -> tuple[Any, BaseException | None]:
+    def _outcome(self, future: Future[Any], work: _native.Work) -> tuple[Any, BaseException | None]:
         """The value that the job's function returns, and None; or None, and its exception."""
-        undo = _job.apply_environment(work.env or [])
         try:
-            if self._options.initializer is not None and not self._begun:
-                self._options.initializer()
-            self._begun = True
-            args, kwargs = work.args, work.kwargs or {}
-            if work.preexec_fn is None:
-                return work.function(*args, **kwargs), None
-            return _job.call_prepared(work.preexec_fn, work.function, args, kwargs), None
+            if not (work.env or work.preexec_fn) and (self._begun or not self._options.initializer):
+                return self._run(work), None
+            with self._lock:
+                return self._run_within(work), None
         except SystemExit as e:
             return None, _exited(future, e)
         except BaseException as e:
             if raised_by_handler(e):
                 raise
             return None, e
+
+    def _run_within(self, work: _native.Work) -> Any:
+        """Runs a job within its environment, and the initializer first if this is the first job."""
+        undo = _job.apply_environment(work.env or [])
+        try:
+            if self._options.initializer is not None and not self._begun:
+                self._options.initializer()
+            self._begun = True
+            return self._run(work)
         finally:
             _job.apply_environment(undo)
+
+    def _run(self, work: _native.Work) -> Any:
+        args, kwargs = work.args, work.kwargs or {}
+        if work.preexec_fn is None:
+            return work.function(*args, **kwargs)
+        return _job.call_prepared(work.preexec_fn, work.function, args, kwargs)
 
 
 def _exited(future: Future[Any], stop: SystemExit) -> SubmissionDied:

@@ -6,13 +6,13 @@ use crate::errors::to_python;
 use crate::job::limit_time;
 use crate::upcalls;
 use jobserver_core as core;
-use jobserver_core::platform::TimeLimit;
+use jobserver_core::platform::{end_after, TimeLimit};
 use jobserver_core::worker::Clock;
 use pyo3::exceptions::{PyException, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The call that each running chunk is in.
 #[pyclass(frozen, subclass, module = "jobserver._native")]
@@ -112,13 +112,16 @@ impl Progress {
     }
 }
 
-/// After a call: removes its limit. Waits for the end of this process if the call has taken too
-/// long, so that the call that is recorded is this one.
+/// After a call: removes its limit. If the call has taken too long, this process ends, so that the
+/// call that is recorded is this one. (The old limit may have been removed just after its time, so a
+/// new one ends the process.)
 fn lift(limit: TimeLimit) {
-    if !limit.lift() {
-        loop {
-            std::thread::park();
-        }
+    if limit.lift() {
+        return;
+    }
+    loop {
+        let _stays_in_force = end_after(Duration::ZERO);
+        std::thread::park_timeout(Duration::from_secs(2));
     }
 }
 

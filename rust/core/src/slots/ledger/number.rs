@@ -10,8 +10,8 @@ use super::*;
 
 impl Ledger {
     /// Returns the number of the slot that this process runs on, less than the number of slots. A
-    /// borrowed slot has the lender's number. None if all numbers are in use, which can be for a
-    /// moment only: there are never more slots than numbers.
+    /// borrowed slot has the lender's number. None only if the ledger is damaged: there are never
+    /// more slots in use than numbers.
     pub(crate) fn number(&self, tenure: Tenure) -> Option<usize> {
         let slot = self.lent_by(tenure).to_word();
         let known = self.numbers().position(|number| number.load(IN_ORDER) == slot);
@@ -40,11 +40,13 @@ impl Ledger {
         slot
     }
 
-    /// Whether the taking of an entry that a word names is not over.
+    /// Whether the taking of an entry that a word names is not over. It is over before the token
+    /// goes back, because then another job can have the slot, and needs a number.
     fn is_held(&self, word: u64) -> bool {
         self.tenure(word).is_some_and(|tenure| {
             let holder = self.holder(tenure.index);
-            holder.generation == tenure.generation && holder.by != HeldBy::Nobody
+            let is_same = holder.generation == tenure.generation && holder.by != HeldBy::Nobody;
+            is_same && self.field(tenure.index, SENDING).load(IN_ORDER) == 0
         })
     }
 }
