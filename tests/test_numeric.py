@@ -67,6 +67,8 @@ def test_libraries_that_a_job_loads_find_variables(make_jobserver: Any, tasks: i
     assert js(variables, *NAMES).result() == variables(*NAMES)
     own = {"OMP_NUM_THREADS": "2"}
     assert js.submit(variables, args=NAMES, threads=3, env=own).result() == ["2", "3", "3"]
+    own = {"NUMBA_NUM_THREADS": "2"}
+    assert js.submit(variables, args=NAMES, threads=3, env=own).result() == ["3", "2", "3"]
 
 
 def test_a_jobserver_says_it_for_all_submissions(make_jobserver: Any) -> None:

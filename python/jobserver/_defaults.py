@@ -54,8 +54,8 @@ class Defaults(NamedTuple):
         if options.threads is not None:
             slots = max(1, options.consume)
             number = slots if options.threads == "slots" else options.threads
+            limits.append(_threads.limited(number, env))
             env[:0] = _threads.variables(number)
-            limits.append(_threads.limited(number))
         if options.memory_limit is not None:
             limits.append(_memory.limited(options.memory_limit))
         if limits:

@@ -38,6 +38,7 @@ __all__ = [
     "Work",
     "advice",
     "command",
+    "current_job",
     "exit_at_once",
     "fill_standard",
     "reads_nothing",

@@ -51,16 +51,19 @@ def to_preload() -> tuple[str, ...]:
     return ("threadpoolctl",) if find_spec("threadpoolctl") else ()
 
 
-def limited(threads: int) -> Limit:
-    """Limits the libraries that this process has loaded."""
+def limited(threads: int, env: Changes) -> Limit:
+    """Limits the libraries that the job's process has loaded; and Numba, unless the submission's
+    `env` does."""
     with contextlib.suppress(ImportError):
         import threadpoolctl  # type: ignore[import-untyped] # noqa: F401 - forked jobs have it
-    return functools.partial(_limit, threads)
+    return functools.partial(_limit, threads, any(name == _NUMBA for name, _ in env))
 
 
-def _limit(threads: int, limits: contextlib.ExitStack) -> None:
-    for limit in (_limit_pools, _limit_numexpr, _limit_numba):
-        limit(threads, limits)
+def _limit(threads: int, but_numba: bool, limits: contextlib.ExitStack) -> None:
+    _limit_pools(threads, limits)
+    _limit_numexpr(threads, limits)
+    if not but_numba:
+        _limit_numba(threads, limits)
 
 
 def _limit_pools(threads: int, limits: contextlib.ExitStack) -> None:
