@@ -200,6 +200,52 @@ def test_ctrl_c_while_the_fork_server_does_not_answer() -> None:
         assert js(int, 7).result() == 7
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("call", ["submit", "kill"])
+def test_a_process_that_a_handler_forks_does_not_go_on_with_the_call(
+    on_alarm: Callable[[Callable[[], object]], None], hold: Hold, call: str
+) -> None:
+    """It would take the fork server's answer from its parent, or signal the parent's jobs."""
+    with Jobserver("forkserver", 2, max_tasks_per_child=1) as js:
+        told, tells = js.context.Pipe(duplex=False)
+        with told, tells:
+            future = js(ignores_sigterm, tells, hold.end)
+            told.recv()
+        starter: Any = js._owner.starter
+        helper, parent = starter._helper.pid, os.getpid()
+        statuses: list[int] = []
+
+        def handle() -> None:
+            pid = os.fork()
+            if pid:
+                statuses.append(os.waitpid(pid, 0)[1])
+                os.kill(helper, signal.SIGCONT)
+
+        on_alarm(handle)
+        if call == "submit":
+            os.kill(helper, signal.SIGSTOP)
+        with signal_once_asleep(signal.SIGALRM):
+            try:
+                if call == "submit":
+                    assert js(int, 7).result() == 7
+                else:
+                    future.kill(grace=1.0)
+            except RuntimeError as e:
+                os._exit(0 if os.getpid() != parent and "was forked from" in str(e) else 1)
+            finally:
+                if os.getpid() != parent:
+                    os._exit(2)
+        hold.let_go()
+        assert future.wait(DEADLINE)
+        assert statuses == [0]
+
+
+def ignores_sigterm(tells: Any, end: Any) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tells.send(True)
+    return held(end)
+
+
 def test_ctrl_c_while_the_fork_server_does_not_end() -> None:
     js = Jobserver("forkserver", 1)
     js(int).result()

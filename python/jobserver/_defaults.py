@@ -13,7 +13,7 @@ Threads = Union[int, Literal["slots"]]
 
 
 class Defaults(NamedTuple):
-    """The values are checked."""
+    """The values are _arguments."""
 
     consume: int = 1
     env: tuple[tuple[str, str | None], ...] = ()
@@ -35,15 +35,16 @@ class Defaults(NamedTuple):
     ) -> Defaults:
         """These with other values, where such are given and are not None; changes to the
         environment are added."""
-        checked = _arguments
         return Defaults(
-            self.consume if consume is None else checked.consume(consume),
-            (*self.env, *checked.environment(env)),
-            self.preexec_fn if preexec_fn is None else checked.function(preexec_fn, "preexec_fn"),
-            self.sleep_fn if sleep_fn is None else checked.function(sleep_fn, "sleep_fn"),
-            self.threads if threads is None else checked.threads(threads),
-            self.time_limit if time_limit is None else checked.time_limit(time_limit),
-            self.memory_limit if memory_limit is None else checked.memory_limit(memory_limit),
+            self.consume if consume is None else _arguments.consume(consume),
+            (*self.env, *_arguments.environment(env)),
+            self.preexec_fn
+            if preexec_fn is None
+            else _arguments.function(preexec_fn, "preexec_fn"),
+            self.sleep_fn if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn"),
+            self.threads if threads is None else _arguments.threads(threads),
+            self.time_limit if time_limit is None else _arguments.time_limit(time_limit),
+            self.memory_limit if memory_limit is None else _arguments.memory_limit(memory_limit),
         )
 
     def resolved(self, *given: Any) -> Resolved:

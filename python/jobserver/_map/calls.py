@@ -25,7 +25,7 @@ class ChunkOutcome(NamedTuple):
     early."""
 
     values: list[Any]
-    failures: Sequence[tuple[int, result.Failure | BaseException]]
+    failures: list[tuple[int, result.Failure]]
     seconds: float
 
 
@@ -103,35 +103,26 @@ class Calls(NamedTuple):
         return columns, rows, kwargses, 0, end - first
 
 
-def run(
+def make(
     fn: Callable[..., Any],
     calls: tuple[Any, ...],
     progress: _native.Progress,
     place: int,
     limit: float,
     time_limit: float | None,
-) -> result.Dumped:
+) -> tuple[list[Any], list[tuple[int, BaseException]], float]:
     """In the job: makes as many calls as fit into `limit` seconds, but at least one. A call that
     takes more than `time_limit` seconds ends the process."""
     ours = Calls(*calls)
     count = ours.end - ours.first
-    values, raised, seconds = progress.run(place, fn, *ours.iterators(), count, limit, time_limit)
+    return progress.run(place, fn, *ours.iterators(), count, limit, time_limit)
+
+
+def run(*work: Any) -> result.Dumped:
+    """Does the same in a process of its own, which sends the outcome."""
+    values, raised, seconds = make(*work)
     failures = [(call, result.failure(error)) for call, error in raised]
     return result.Dumped(_dump(ChunkOutcome(values, failures, seconds)))
-
-
-def run_here(
-    fn: Callable[..., Any],
-    calls: Calls,
-    progress: _native.Progress,
-    place: int,
-    limit: float,
-    time_limit: float | None,
-) -> ChunkOutcome:
-    """The same for a job that its owner runs itself. There is no time limit, and an exception is
-    its own failure."""
-    count = calls.end - calls.first
-    return ChunkOutcome(*progress.run(place, fn, *calls.iterators(), count, limit, None))
 
 
 def _dump(made: ChunkOutcome) -> Payload:

@@ -370,10 +370,11 @@ class Results(_native.Results, Generic[T]):
         progress.clear(chunk.place)
         options = self._options
         made = chunk.calls.to_send() if self._owner.starter.sends else chunk.calls
-        limits = self._sizes.limit, options.time_limit
+        is_inline = self._owner.options.method == "inline"
+        limits = self._sizes.limit, None if is_inline else options.time_limit
         args = self._fn, made, progress, chunk.place, *limits
         env = options.env or None
-        run = calls.run_here if self._owner.options.method == "inline" else calls.run
+        run = calls.make if is_inline else calls.run
         return _native.Work(env, None, options.preexec_fn, run, args, None, progress)
 
     def _free_place(self) -> int:

@@ -1,6 +1,8 @@
 //! The host of this crate: the program, or the interpreter, whose threads call it.
 
 use crate::error::Error;
+use crate::platform::getpid;
+use rustix::process::Pid;
 
 /// The operations that a call which may wait needs from its host.
 pub trait Host {
@@ -9,6 +11,16 @@ pub trait Host {
 
     /// Runs the handlers of signals that have come. The call that called this returns its error.
     fn run_signal_handlers(&self) -> Result<(), Self::Error>;
+
+    /// Does the same in this process. Fails in a process that a handler has forked: it must not go
+    /// on with its parent's call, and with what the two share.
+    fn run_signal_handlers_in(&self, process: Pid) -> Result<(), Self::Error> {
+        self.run_signal_handlers()?;
+        match getpid() == process {
+            true => Ok(()),
+            false => Err(Error::forked_within_call(process).into()),
+        }
+    }
 
     /// Whether this thread may run signal handlers. Other threads run none, and call
     /// [`Host::run_signal_handlers`] in no wait for jobs.

@@ -5,7 +5,7 @@ use super::{fork_server_gone, Ahead, ForkServer, IdleWorkers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::platform::Descriptor;
-use crate::process::{Child, Lifeline, Pid};
+use crate::process::{getpid, Child, Lifeline, Pid};
 use crate::wire::{Channel, Head, Message};
 use rustix::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -192,13 +192,13 @@ impl Helper {
         host: &H,
         lifeline: Option<&Lifeline>,
     ) -> std::result::Result<ForkedWorker, H::Error> {
-        let helper = self.current()?;
+        let (helper, me) = (self.current()?, getpid());
         let (owner_end, job_end) = Channel::pair()?;
         // The first try keeps the host's lock, because it is quick: another thread that ran could
         // fork, and its child would have copies of these ends.
         let mut asked = helper.try_request(&job_end, lifeline);
         while let Ok(false) = asked {
-            host.run_signal_handlers()?;
+            host.run_signal_handlers_in(me)?;
             asked = host.unlocked(|| helper.request(&job_end, lifeline));
         }
         asked.map_err(|e| self.give_up(host, &helper, e))?;
@@ -240,10 +240,11 @@ impl Helper {
         helper: &Arc<ForkServer>,
     ) -> std::result::Result<(), H::Error> {
         if helper.pid().is_some() {
+            let me = getpid();
             helper.stop();
-            host.run_signal_handlers()?;
+            host.run_signal_handlers_in(me)?;
             while !host.unlocked(|| helper.wait_stopped())? {
-                host.run_signal_handlers()?;
+                host.run_signal_handlers_in(me)?;
             }
         }
         self.forget(helper);
@@ -265,8 +266,9 @@ fn answer<H: Host>(
     helper: &ForkServer,
     channel: &Channel,
 ) -> std::result::Result<Result<Child>, H::Error> {
+    let me = getpid();
     loop {
-        host.run_signal_handlers()?;
+        host.run_signal_handlers_in(me)?;
         match host.unlocked(|| helper.wait_answer(channel)) {
             Ok(Some(child)) => return Ok(Ok(child)),
             Ok(None) => {}

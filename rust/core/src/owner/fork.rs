@@ -89,10 +89,9 @@ impl<J> Owner<J> {
         // A Ctrl-C that comes later, while the hooks run, would reach only this process: the job
         // does not exist yet, and would run on. In that case the loop starts again.
         let (held, forked) = loop {
-            host.run_signal_handlers()?;
+            host.run_signal_handlers_in(self.pid)?;
             let held = SignalsHeld::begin();
-            host.run_signal_handlers()?;
-            self.check_process()?;
+            host.run_signal_handlers_in(self.pid)?;
             if let Some(slot) = slot {
                 slot.launch();
             }

@@ -37,8 +37,10 @@ impl<J> Owner<J> {
                     Woken::TimedOut => break,
                     Woken::Missed => {}
                     Woken::Interrupted => {
-                        if let Err(e) = host.run_signal_handlers() {
-                            family.ask_everybody(); // no process must stay stopped
+                        if let Err(e) = host.run_signal_handlers_in(self.pid) {
+                            if self.check_process().is_ok() {
+                                family.ask_everybody(); // no process must stay stopped
+                            }
                             return Err(e);
                         }
                     }

@@ -37,7 +37,7 @@ pub struct Options {
 pub struct Owner<J> {
     state: Mutex<OwnerState<J>>,
     /// The process whose jobs these are.
-    pid: Pid,
+    pub(super) pid: Pid,
     pub(super) options: Options,
     /// The number of slots of the pool.
     pub(super) slots: usize,

@@ -213,8 +213,7 @@ impl<J> Owner<J> {
         sleep: Sleep,
     ) -> std::result::Result<(), H::Error> {
         if sleep.alone {
-            host.run_signal_handlers()?;
-            self.check_process()?;
+            host.run_signal_handlers_in(self.pid)?;
         }
         Ok(())
     }

@@ -134,7 +134,7 @@ impl Worker {
         let leaves = Instant::now() + IDLE_TIMEOUT;
         let mut first = true;
         loop {
-            host.run_signal_handlers()?;
+            host.run_signal_handlers_in(self.pid)?;
             let look = leaves.min(Instant::now() + MEMORY_CHECK_INTERVAL);
             let briefly = std::mem::take(&mut first);
             let woken = host.unlocked(|| self.wait_until(look, briefly))?;
