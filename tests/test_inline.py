@@ -193,6 +193,19 @@ def test_a_job_of_one_thread_sees_no_environment_of_another(js: Jobserver) -> No
 
 
 @pytest.mark.usefixtures("hasty")
+def test_nor_one_of_a_thread_that_uses_another_jobserver(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    several = [make_jobserver(1) for _ in range(3)]
+
+    def run(number: int) -> Any:
+        return several[number].submit(several_variables, env={"A": str(number)}).result()
+
+    assert in_threads(3, run) == [{"0"}, {"1"}, {"2"}]
+    assert variable() is None
+
+
+@pytest.mark.usefixtures("hasty")
 def test_the_initializer_is_called_once_by_several_threads(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:

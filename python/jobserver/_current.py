@@ -17,7 +17,7 @@ class CurrentJob(NamedTuple):
         slot: the number of the slot that the job runs on, from 0 to ``slots - 1``. No other job of
             the pool that runs has the same number: use it to choose a GPU, a port or a folder. None
             for a job with ``consume=0``, and while another thread of the job waits. With "inline"
-            always 0.
+            always 0. In a pool of make's, each program that make starts has numbers of its own.
         depth: how deep the job is in the tree. A job of the program that made the pool has depth 1.
             Programs that share the pool count too, if they are between two jobs.
     """

@@ -312,10 +312,11 @@ class Owner:
         yields = self.yields or self.native.any_has_yielded
         return yields and self.native.can_lend
 
-    def issue_callbacks(self) -> None:
-        """Runs the callbacks of finished Futures."""
+    def issue_callbacks(self, *finished: Future[Any]) -> None:
+        """Runs the callbacks of finished Futures, and of these, which had finished before."""
         taken: list[Future[Any]] = []
         try:
+            self.finished.extend(finished)
             while self.finished:
                 # One C call moves it, in which no signal handler runs, so Ctrl-C cannot lose it.
                 taken.extend(itertools.starmap(self.finished.popleft, ((),)))
@@ -336,8 +337,7 @@ class Owner:
     def issue_callbacks_of(self, future: Future[Any]) -> None:
         """Runs the callbacks of a Future that had finished before."""
         self.here()
-        self.finished.append(future)
-        self.issue_callbacks()
+        self.issue_callbacks(future)
 
     # Ending.
 

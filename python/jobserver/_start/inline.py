@@ -5,11 +5,12 @@ are as ever. What needs a process of its own is not there: a job cannot die, and
 Ctrl-C interrupts the submission, as it would a call of the function.
 
 The environment belongs to the process. So of several threads, one at a time runs a job that changes
-it.
+it; and such a job must not wait for another thread that submits one.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,19 @@ from ._starter import Starter
 
 if TYPE_CHECKING:
     from .._future import Future
-    from .._options import Options
+
+
+#: Held while a job runs that changes the environment of this process.
+_changes = threading.RLock()
+
+
+def _begin_anew() -> None:
+    """In a forked child: the thread that holds the lock may be the parent's."""
+    global _changes
+    _changes = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Inline(Starter):
@@ -29,10 +42,6 @@ class Inline(Starter):
 
     #: Whether the initializer has been called.
     _begun = False
-
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self._lock = threading.RLock()
 
     def renewed(self, is_job: bool) -> Inline:
         return Inline(self._options)
@@ -55,7 +64,7 @@ class Inline(Starter):
         try:
             if not (work.env or work.preexec_fn) and (self._begun or not self._options.initializer):
                 return self._run(work), None
-            with self._lock:
+            with _changes:
                 return self._run_within(work), None
         except SystemExit as e:
             return None, _exited(future, e)

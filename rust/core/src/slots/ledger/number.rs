@@ -40,13 +40,14 @@ impl Ledger {
         slot
     }
 
-    /// Whether the taking of an entry that a word names is not over. It is over before the token
-    /// goes back, because then another job can have the slot, and needs a number.
+    /// Whether the taking of an entry that a word names is not over. It is over when the token is
+    /// about to go back (SENDING) or has gone (no TOKEN), because then another job can have the
+    /// slot, and needs a number. The holder is read last: until then, it was in no other taking.
     fn is_held(&self, word: u64) -> bool {
-        self.tenure(word).is_some_and(|tenure| {
-            let holder = self.holder(tenure.index);
-            let is_same = holder.generation == tenure.generation && holder.by != HeldBy::Nobody;
-            is_same && self.field(tenure.index, SENDING).load(IN_ORDER) == 0
-        })
+        let Some(tenure) = self.tenure(word) else { return false };
+        let field = |field| self.field(tenure.index, field).load(IN_ORDER);
+        let has_slot = field(TOKEN) != NONE && field(SENDING) == 0 || self.common() == Some(tenure);
+        let holder = self.holder(tenure.index);
+        has_slot && holder.generation == tenure.generation && holder.by != HeldBy::Nobody
     }
 }
