@@ -32,6 +32,10 @@ DEADLINE = 60.0
 SOON = 1.0
 
 
+#: How many slots a job takes: mostly one.
+CONSUMED = (1, 1, 1, 2, 3)
+
+
 class Seen(NamedTuple):
     """What the rounds of a run have seen."""
 
@@ -69,7 +73,8 @@ def node(js: Jobserver, depth: int, fan_out: int, seed: int) -> int:
     for _ in range(choose.randint(0, fan_out) if depth else 0):
         args = (js, depth - 1, fan_out, choose.getrandbits(32))
         gate = (lambda: None) if choose.random() < 0.1 else None
-        jobs.append(js.submit(node, args=args, sleep_fn=gate))
+        consume = min(js.slots, choose.choice(CONSUMED))
+        jobs.append(js.submit(node, args=args, sleep_fn=gate, consume=consume))
         if choose.random() < 0.3:
             ended += result(jobs.pop())
     if choose.random() < 0.1:

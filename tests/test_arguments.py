@@ -69,7 +69,7 @@ BAD_SIGNALS: list[tuple[Any, type[Exception]]] = [
 BAD_SUBMISSIONS: list[tuple[str, Any, type[Exception]]] = [
     *[("timeout", timeout, error) for timeout, error in BAD_TIMEOUTS],
     ("consume", -1, ValueError),
-    ("consume", 2, ValueError),
+    ("consume", 3, ValueError),
     ("consume", True, TypeError),
     ("consume", 1.0, TypeError),
     ("consume", "1", TypeError),

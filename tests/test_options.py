@@ -112,7 +112,7 @@ def test_handles_share_slots_and_are_closed_together(make_jobserver: Callable[..
 @pytest.mark.parametrize(
     "options, error, told",
     [
-        (dict(consume=2), ValueError, "consume must be 0 or 1"),
+        (dict(consume=3), ValueError, "consume must be between 0 and 2, the number of slots"),
         (dict(env=7), TypeError, "env must be"),
         (dict(env=None), TypeError, "env must be"),
         (dict(preexec_fn=7), TypeError, "preexec_fn must be callable"),

@@ -260,8 +260,8 @@ def test_a_job_that_consumes_nothing_gives_back_nothing(js: Jobserver, fn: Any) 
     assert_all_free(js)
 
 
-@pytest.mark.parametrize("consume", [-1, 2, 10**30])
-def test_a_job_consumes_no_slot_or_one(js: Jobserver, consume: int) -> None:
+@pytest.mark.parametrize("consume", [-1, 3, 10**30])
+def test_a_job_consumes_no_more_slots_than_there_are(js: Jobserver, consume: int) -> None:
     with pytest.raises(ValueError, match="consume"):
         js.submit(nothing, consume=consume)
 

@@ -218,11 +218,13 @@ def flag(value: Any, name: str) -> bool:
     return value
 
 
-def consume(value: Any) -> int:
-    """How many slots a job takes: 0 or 1."""
+def consume(value: Any, slots: int) -> int:
+    """How many of a pool's slots a job takes."""
     number = whole_number(value, "consume")
-    if number not in (0, 1):
-        raise ValueError(f"consume must be 0 or 1, not {_said(number)}")
+    if not 0 <= number <= slots:
+        raise ValueError(
+            f"consume must be between 0 and {slots}, the number of slots, not {_said(number)}"
+        )
     return number
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Literal, NamedTuple, Union
 
-from . import _arguments, _memory, _threads
+from . import _arguments, _memory, _several, _threads
 from ._arguments import Changes, Environment
 from ._around import Around
 
@@ -25,6 +25,7 @@ class Defaults(NamedTuple):
 
     def changed(
         self,
+        slots: int,
         consume: int | None,
         env: Environment,
         preexec_fn: Callable[[], Any] | None,
@@ -34,9 +35,9 @@ class Defaults(NamedTuple):
         memory_limit: int | None,
     ) -> Defaults:
         """These with other values, where such are given and are not None; changes to the
-        environment are added."""
+        environment are added. `slots` are those of the pool."""
         return Defaults(
-            self.consume if consume is None else _arguments.consume(consume),
+            self.consume if consume is None else _arguments.consume(consume, slots),
             (*self.env, *_arguments.environment(env)),
             self.preexec_fn
             if preexec_fn is None
@@ -52,9 +53,11 @@ class Defaults(NamedTuple):
         options = self.changed(*given)
         env, preexec_fn = [*options.env], options.preexec_fn
         limits = []
+        if options.consume > 1:
+            limits.append(_several.pool_below(options.consume))
         if options.threads is not None:
-            slots = max(1, options.consume)
-            number = slots if options.threads == "slots" else options.threads
+            taken = max(1, options.consume)
+            number = taken if options.threads == "slots" else options.threads
             limits.append(_threads.limited(number, env))
             env[:0] = _threads.variables(number)
         if options.memory_limit is not None:
@@ -65,8 +68,8 @@ class Defaults(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What a submission does. The limits of threads and memory are a part of `env` and of
-    `preexec_fn`."""
+    """What a submission does. The limits of threads and memory, and the pool for programs below a
+    job of several slots, are a part of `env` and of `preexec_fn`."""
 
     consume: int
     env: Changes

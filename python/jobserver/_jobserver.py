@@ -6,7 +6,7 @@ import os
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
-from . import _arguments, _native, _own_jobs, _pickled, _pools, _threads
+from . import _arguments, _native, _own_jobs, _pickled, _pools, _several, _threads
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
 from ._defaults import NONE, Defaults, Threads
@@ -148,7 +148,7 @@ class Jobserver:
         """In a job: the descriptors that a program below must inherit to share the slots, for
         `pass_fds` of :class:`subprocess.Popen`. Empty if the pool is named by a fifo."""
         own = _native.own_pool()
-        return (own and own.pass_fds) or ()
+        return (_several.pass_fds or [(own and own.pass_fds) or ()])[-1]
 
     def __repr__(self) -> str:
         return repr(self._owner)
@@ -188,9 +188,10 @@ class Jobserver:
 
         Args:
             callbacks: whether this call runs callbacks of finished jobs.
-            consume: how many slots the job takes: 1 (None), or 0 for a job that hardly computes. A
-                job that waits for a job with 0 gives its slot to the pool meanwhile, as with
-                "yield", because that job has no slot to lend to jobs of its own.
+            consume: how many slots the job takes: 1 (None), several at once, or 0 for a job that
+                hardly computes. Programs below a job of several find a pool of so many. Such a job,
+                and one that waits for a job with 0, or to start one of several, waits as with
+                "yield".
             env: changes to the job's environment, a mapping or an iterable of pairs; the value None
                 removes a variable. The job applies them before it unpickles `fn`, so imports see
                 them. A library that the job's process has loaded before does not read them again:
@@ -229,10 +230,11 @@ class Jobserver:
             raise _arguments.misplaced(fn, misplaced)
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        if self._defaults is not NONE or threads is not None or memory_limit is not None:
+        plain = consume is None and threads is None and memory_limit is None
+        if self._defaults is not NONE or not plain:
             given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-            consume, env, preexec_fn, sleep_fn, time_limit = self._defaults.resolved(*given)
-        consume = 1 if consume is None else _arguments.consume(consume)
+            options = self._defaults.resolved(self.slots, *given)
+            consume, env, preexec_fn, sleep_fn, time_limit = options
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
         gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
@@ -247,8 +249,8 @@ class Jobserver:
         owner = self._owner
         if owner.pid != getpid() or owner.native.closing:
             owner.check_open()
-        name = getattr(fn, "__qualname__", None)
-        future: Future[T] = Future(owner, work.time_limit, consume, name)
+        name, taken = getattr(fn, "__qualname__", None), 1 if consume is None else consume
+        future: Future[T] = Future(owner, work.time_limit, taken, name)
         return owner.submit(future, work, gate, callbacks, deadline)
 
     def map(
@@ -326,14 +328,13 @@ class Jobserver:
         """
         if others:
             raise _arguments.unknown("map", others)
-        given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-        options = self._defaults.resolved(*given)
+        given = self.slots, consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         return Results(
             self._owner,
             fn,
             argses,
             kwargses,
-            options,
+            self._defaults.resolved(*given),
             ordered=ordered,
             timeout=timeout,
             chunksize=chunksize,
@@ -364,7 +365,7 @@ class Jobserver:
         """
         if others:
             raise _arguments.unknown("with_options", others)
-        given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
+        given = self.slots, consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         made = type(self).__new__(type(self))
         vars(made).update(vars(self), _defaults=self._defaults.changed(*given))
         return made

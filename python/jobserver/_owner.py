@@ -163,10 +163,10 @@ class Owner:
 
         Returns the Future. If a callback, the gate, or the pickling has forked, the child starts a
         job of its own and returns another Future."""
-        consume = future._consume != 0 and self.starter.takes_slots
+        consume = future._consume if self.starter.takes_slots else 0
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
-                self.refuse_early(callbacks)
+                self.refuse_early(consume, callbacks)
             # (Under fork nothing is packed, and each step costs page faults.)
             packed = self.pack(work) if self.starter.sends else work
         admission = _native.Admission(consume, callbacks, None)
@@ -182,7 +182,7 @@ class Owner:
                 if not state:
                     return future
                 if state == _native.TIMED_OUT:
-                    raise Blocked("no slot was free in time")
+                    raise Blocked(_not_in_time(consume))
                 self.issue_callbacks()
         except BaseException:
             self.native.conclude(admission)
@@ -214,32 +214,36 @@ class Owner:
             done_elsewhere(parents)  # a job of `map`, whose results only the parent has
         return Future(self, work and work.time_limit, parents._consume, parents._name)
 
-    def refuse_early(self, callbacks: bool) -> None:
-        """Raises Blocked if no slot is free, so that a submission that does not wait need not
-        pickle."""
-        admission = _native.Admission(True, callbacks, 0.0)
+    def refuse_early(self, consume: int, callbacks: bool) -> None:
+        """Raises Blocked if so many slots are not free, so that a submission that does not wait
+        need not pickle."""
+        admission = _native.Admission(consume, callbacks, 0.0)
         if self.here().could_admit(admission, False):
             return
         self.look(callbacks)
         self.native.reclaim()
         if not self.native.could_admit(admission, False):
-            raise Blocked("no slot is free")
+            raise Blocked("no slot is free" if consume == 1 else f"{consume} slots are not free")
 
     def _pass(
         self,
         gate: Callable[[], Any],
         admission: _native.Admission,
-        consume: bool,
+        consume: int,
         callbacks: bool,
         deadline: float | None,
     ) -> None:
-        """Waits until the gate lets a job start, and then admits it. Gates come before slots."""
+        """Waits until the gate lets a job start, and then admits it. Gates come before slots, but
+        for a job of several slots."""
+        if self.native.admits_before_gate(admission):
+            self._pass_with_slots(gate, admission, consume, callbacks, deadline)
+            return
         while True:
             self.check_open()
             look = self.look(callbacks)
             if consume and not self.native.could_admit(admission, False):
                 # The gate is not called before a slot is free: its answer would be stale by then.
-                left = _left(deadline, "no slot was free in time")
+                left = _left(deadline, _not_in_time(consume))
                 if not self.native.can_lend:
                     self.native.wait_for_slot(look, admission, left)
                     continue
@@ -252,6 +256,35 @@ class Owner:
             may_lend = deadline is None or time.monotonic() < deadline
             if self.native.admit_at_once(admission, may_lend):
                 return
+
+    def _pass_with_slots(
+        self,
+        gate: Callable[[], Any],
+        admission: _native.Admission,
+        consume: int,
+        callbacks: bool,
+        deadline: float | None,
+    ) -> None:
+        """Does the same for a job of several slots, or a job of this process that has several: they
+        may not come together again after the gate's answer. If it delays the job, they go back."""
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            admission.timeout = left
+            state = self.native.admit(admission)
+            if state == _native.TIMED_OUT:
+                raise Blocked(_not_in_time(consume))
+            if state:
+                self.issue_callbacks()
+                continue
+            pid = self.pid
+            delay = _arguments.delay(gate())
+            self.here()
+            if self.pid != pid:
+                admission.leave_to_parent()  # the gate has forked
+            if delay is None:
+                return
+            self.native.conclude(admission)
+            self._pause(delay, callbacks, deadline)
 
     def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
         """Waits `delay` seconds, and collects finished jobs meanwhile."""
@@ -279,13 +312,13 @@ class Owner:
         look: _native.Look,
         seconds: float | None,
         *,
-        for_slot: bool = False,
+        needs: int = 0,
         yields: bool = False,
     ) -> None:
-        """Sleeps until a job, or with `for_slot` a slot, may be ready; at most `seconds`. Returns
-        at once if something has changed since `look`. A job gives its slot to the pool meanwhile if
-        `yields`, if this owner yields, or if the core requires it."""
-        self.native.wait(look, for_slot, seconds, yields or self.yields)
+        """Sleeps until a job, or with `needs` so many slots, may be ready; at most `seconds`.
+        Returns at once if something has changed since `look`. A job gives its slot to the pool
+        meanwhile if `yields`, if this owner yields, or if the core requires it."""
+        self.native.wait(look, needs, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Returns whether a job has finished within `timeout` seconds. Callbacks that are due run
@@ -309,7 +342,7 @@ class Owner:
     def gives_slot_away(self) -> bool:
         """Whether this process is a job that has a slot, and gives it to the pool while it
         waits."""
-        yields = self.yields or self.native.any_has_yielded
+        yields = self.yields or self.native.must_yield
         return yields and self.native.can_lend
 
     def issue_callbacks(self, *finished: Future[Any]) -> None:
@@ -383,6 +416,10 @@ class Owner:
         """Ends the helper processes."""
         self.progresses.clear()
         self.starter.stop()
+
+
+def _not_in_time(consume: int) -> str:
+    return "no slot was free in time" if consume < 2 else f"{consume} slots were not free in time"
 
 
 def _left(deadline: float | None, complaint: str) -> float | None:

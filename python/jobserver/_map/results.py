@@ -263,7 +263,8 @@ class Results(_native.Results, Generic[T]):
             left = asleep if left is None else min(left, asleep)
         if wants_slot:
             self._owner.check_open()
-        self._owner.sleep(look, left, for_slot=wants_slot)
+        needs = max(1, self._options.consume) if wants_slot else 0
+        self._owner.sleep(look, left, needs=needs)
 
     # From the input to jobs.
 
@@ -330,7 +331,7 @@ class Results(_native.Results, Generic[T]):
             chunk.future = future
         if chunk.packed is None:
             if deadline == 0.0:
-                owner.refuse_early(callbacks=False)
+                owner.refuse_early(self._options.consume, callbacks=False)
             if not self._pack(chunk):
                 return
         self._running[future] = chunk

@@ -35,7 +35,7 @@ fn serve(channel: &Channel, pool: &Pool) -> i32 {
     while let Some(launch) = channel.receive().unwrap() {
         let Head::Launch { assignment } = launch.head else { panic!("no launch: {launch:?}") };
         assert!(pool.adopt(assignment).unwrap());
-        assert_eq!(pool.runs(), matches!(assignment, Assignment::Slot(_)));
+        assert_eq!(pool.runs(), matches!(assignment, Assignment::Slot { .. }));
         let verb = launch.body.into_bytes().unwrap();
         let me = getpid().as_raw_nonzero().get().to_ne_bytes();
         match verb.as_slice() {

@@ -17,10 +17,11 @@ pub(crate) const TIMED_OUT: u8 = 2;
 /// The job is admitted, and no worker is idle: hire one.
 pub(crate) const NO_WORKER: u8 = 3;
 
-/// The admission of one submission. `Owner.conclude` gives its slot back, unless a job has it.
+/// The admission of one submission. `Owner.conclude` gives its slots back, unless a job has them.
 #[pyclass(module = "jobserver._native")]
 pub(crate) struct Admission {
-    pub(crate) consume: bool,
+    /// How many slots the job takes.
+    pub(crate) consume: usize,
     pub(crate) callbacks: bool,
     /// The seconds that are left.
     #[pyo3(set)]
@@ -33,11 +34,11 @@ pub(crate) struct Admission {
 
 #[pymethods]
 impl Admission {
-    /// For a job that takes a slot if `consume`. `callbacks` says whether the wait ends when
-    /// callbacks are due.
+    /// For a job that takes `consume` slots. `callbacks` says whether the wait ends when callbacks
+    /// are due.
     #[new]
     #[pyo3(signature = (consume, callbacks, timeout))]
-    fn new(consume: bool, callbacks: bool, timeout: Option<f64>) -> Admission {
+    fn new(consume: usize, callbacks: bool, timeout: Option<f64>) -> Admission {
         let admitted = Admitted::default();
         Admission {
             consume,
@@ -47,6 +48,12 @@ impl Admission {
             admitted,
             turn: PausedTurn::default(),
         }
+    }
+
+    /// In a forked child: the slots are the parent's. The child's submission begins anew.
+    fn leave_to_parent(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.admitted));
+        self.is_over = false;
     }
 }
 
@@ -60,8 +67,8 @@ impl Admission {
         if self.is_over {
             return Ok(STARTED);
         }
-        if self.consume {
-            match owner.admit(host, &mut self.turn, self.timeout, self.callbacks)? {
+        if self.consume > 0 {
+            match owner.admit(host, &mut self.turn, self.consume, self.timeout, self.callbacks)? {
                 Until::Found(admitted) => self.admitted = admitted,
                 Until::Due => return Ok(DUE),
                 Until::TimedOut => return Ok(TIMED_OUT),

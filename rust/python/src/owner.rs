@@ -122,8 +122,16 @@ impl Owner {
 
     /// Whether a slot is free. With `may_lend`, a job's own slot counts.
     fn could_admit(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
-        let turn = &mut admission.try_borrow_mut()?.turn;
-        self.owner.could_admit(turn, may_lend).map_err(to_python)
+        let Admission { turn, consume, .. } = &mut *admission.try_borrow_mut()?;
+        self.owner.could_admit(turn, *consume, may_lend).map_err(to_python)
+    }
+
+    /// Whether the submission must have its slots before its gate is asked: it needs several, which
+    /// may not come together again; or this process has several, and cannot lend them.
+    fn admits_before_gate(&self, admission: &Bound<'_, Admission>) -> PyResult<bool> {
+        let consume = admission.try_borrow()?.consume;
+        let has_several = || self.owner.pool().is_ok_and(|pool| pool.runs_on_several());
+        Ok(consume > 1 || consume == 1 && has_several())
     }
 
     /// Whether this process is a job with a slot that it can lend or give away.
@@ -146,8 +154,9 @@ impl Owner {
     /// `may_lend`, takes the job's own. Returns whether it has. True for a job that takes no slot.
     fn admit_at_once(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
         let mut admission = admission.try_borrow_mut()?;
-        if !admission.is_over && admission.consume {
-            match self.owner.admit_at_once(&mut admission.turn, may_lend).map_err(to_python)? {
+        if !admission.is_over && admission.consume > 0 {
+            let Admission { turn, consume, .. } = &mut *admission;
+            match self.owner.admit_at_once(turn, *consume, may_lend).map_err(to_python)? {
                 Some(admitted) => admission.admitted = admitted,
                 None => return Ok(false),
             }
@@ -156,11 +165,12 @@ impl Owner {
         Ok(true)
     }
 
-    /// After a failed submission: gives the slot back. If it was this process's own, waits until
+    /// After a failed submission, or for another try: gives the slot back. If it was this process's own, waits until
     /// this process has a slot again.
     fn conclude(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<()> {
-        let admitted = &mut admission.try_borrow_mut()?.admitted;
-        Ok(self.owner.conclude(&self.host(py), admitted)?)
+        let mut admission = admission.try_borrow_mut()?;
+        admission.is_over = false;
+        Ok(self.owner.conclude(&self.host(py), &mut admission.admitted)?)
     }
 
     /// Forks an admitted job, which calls the `initializer` and does its work at once. Returns only
@@ -314,20 +324,20 @@ impl Owner {
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
-    /// with `for_slot`, a slot may be free. Returns at once if something has changed since that
+    /// with `needs`, so many slots may be free. Returns at once if something has changed since that
     /// look. Signal handlers run, and may raise. A job gives its slot to the pool meanwhile if it
-    /// `yields`, or if a job of its own has given its slot away.
-    #[pyo3(signature = (look, for_slot, timeout, yields))]
+    /// `yields`, if it has several, or if a job of its own has given its slot away.
+    #[pyo3(signature = (look, needs, timeout, yields))]
     fn wait(
         &self,
         py: Python<'_>,
         look: &PyLook,
-        for_slot: bool,
+        needs: usize,
         timeout: Option<f64>,
         yields: bool,
     ) -> PyResult<()> {
         let host = self.host(py);
-        Ok(self.owner.wait(&host, look.0, for_slot, timeout, yields)?)
+        Ok(self.owner.wait(&host, look.0, needs, timeout, yields)?)
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or
@@ -398,11 +408,16 @@ impl Owner {
         self.owner.idle()
     }
 
-    /// Whether a job has given its slot away, so that this process must give its own away while it
-    /// waits.
+    /// Whether a job has given its slot away.
     #[getter]
     fn any_has_yielded(&self) -> bool {
         self.owner.any_has_yielded()
+    }
+
+    /// Whether this process must give its slots away while it waits.
+    #[getter]
+    fn must_yield(&self) -> bool {
+        self.owner.must_yield()
     }
 
     /// The number of jobs whose Futures have no outcome yet.

@@ -2,10 +2,12 @@
 
 use crate::errors::to_python;
 use jobserver_core as core;
+use jobserver_core::make::variables::CHANGED;
 use jobserver_core::make::{InForce, Joined};
 use jobserver_core::platform::{self, Descriptor};
 use jobserver_core::slots::{Assignment, Ends, Style};
 use pyo3::prelude::*;
+use pyo3::types::PyMapping;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -43,6 +45,27 @@ impl Pool {
     #[staticmethod]
     fn open(home: PathBuf) -> PyResult<Pool> {
         core::Pool::open(&home).map(Pool).map_err(to_python)
+    }
+
+    /// In a job of several slots: a pool of as many, for the programs below it. Returns also the
+    /// variables that name it to them, by their values in `environ`, and the descriptors that they
+    /// must inherit, if any.
+    #[staticmethod]
+    fn below_job(
+        slots: usize,
+        environ: &Bound<'_, PyMapping>,
+    ) -> PyResult<(Pool, Vec<(&'static str, OsString)>, Option<Ends>)> {
+        let (pool, ends) = core::Pool::below_job(slots).map_err(to_python)?;
+        let mut existing = [const { None::<OsString> }; CHANGED.len()];
+        for (name, value) in CHANGED.iter().zip(&mut existing) {
+            if environ.contains(name)? {
+                *value = Some(environ.get_item(name)?.extract()?);
+            }
+        }
+        let named = pool.variables(existing.each_ref().map(Option::as_deref), ends);
+        let changes = CHANGED.into_iter().zip(named);
+        let changes = changes.filter_map(|(name, value)| Some((name, value?))).collect();
+        Ok((Pool(pool), changes, ends))
     }
 
     /// The name of the pool in MAKEFLAGS.

@@ -21,24 +21,32 @@ impl<J> Owner<J> {
     /// also returns when the host has something to do.
     ///
     /// If this process is a job that would have to wait, this returns the job's own slot instead:
-    /// the job lends it or, if it yields, gives it away.
+    /// the job lends it or, if it yields, gives it away. For a new job of several slots, or if this
+    /// one has several, the job gives all of its slots to the pool, and waits in the queue.
     pub fn admit<H: OwnerHost<J>>(
         &self,
         host: &H,
         paused: &mut PausedTurn,
+        needs: usize,
         timeout: Option<f64>,
         callbacks: bool,
     ) -> std::result::Result<Until<Admitted>, H::Error> {
         let pool = self.open_pool()?; // fails before any callback runs
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
-        let mut turn = pool.turn(Want::Start).after(paused);
+        let several = needs > 1 || pool.runs_on_several();
+        let mut turn = pool.turn(Want::Start).needing(needs).after(paused);
         let mut gave_away = false;
         let look = |turn: &mut Turn| {
             // With a timeout, the process could have to wait for longer than that for its slot.
             if timeout.is_none() && self.must_give_way(turn) {
                 gave_away |= pool.give_own_slot_away();
             }
-            self.admit_by(turn, may_wait)
+            let admitted = self.admit_by(turn, may_wait && !several)?;
+            if admitted.is_some() || !(several && may_wait && pool.give_own_slot_away()) {
+                return Ok(admitted);
+            }
+            gave_away = true;
+            self.admit_by(turn, false)
         };
         let admitted = self.until(host, timeout, &mut turn, callbacks, look);
         *paused = turn.pause();
@@ -62,15 +70,16 @@ impl<J> Owner<J> {
         (self.options.yields || self.any_has_yielded()) && turn.is_for_a_deeper_one()
     }
 
-    /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
-    /// `may_lend`, returns the job's own slot.
+    /// Takes what a job needs if it is free; never waits. Otherwise, if this process is a job and
+    /// `may_lend`, returns the job's own slot, which must be enough.
     pub fn admit_at_once(
         &self,
         paused: &mut PausedTurn,
+        needs: usize,
         may_lend: bool,
     ) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
-        let mut turn = pool.turn(Want::Start).after(paused);
+        let mut turn = pool.turn(Want::Start).needing(needs).after(paused);
         let admitted = self.admit_by(&mut turn, may_lend);
         *paused = turn.pause();
         admitted
@@ -90,9 +99,14 @@ impl<J> Owner<J> {
 
     /// Whether [`Owner::admit_at_once`] would return a slot. With `may_lend`, a job's own slot
     /// counts.
-    pub fn could_admit(&self, paused: &mut PausedTurn, may_lend: bool) -> Result<bool> {
+    pub fn could_admit(
+        &self,
+        paused: &mut PausedTurn,
+        needs: usize,
+        may_lend: bool,
+    ) -> Result<bool> {
         let pool = self.open_pool()?;
-        let mut turn = pool.turn(Want::Start).after(paused);
+        let mut turn = pool.turn(Want::Start).needing(needs).after(paused);
         let could = turn.could_take()?;
         *paused = turn.pause();
         Ok(could || may_lend && pool.runs())
@@ -116,7 +130,7 @@ impl<J> Owner<J> {
         host: &H,
         pool: &Pool,
     ) -> std::result::Result<(), H::Error> {
-        let mut turn = pool.turn(Want::Resume);
+        let mut turn = pool.turn_to_resume();
         let look = |turn: &mut Turn| Ok(pool.resume_by(turn)?.then_some(()));
         let resumed = self.until(host, None, &mut turn, false, look);
         drop(turn);

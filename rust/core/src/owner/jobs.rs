@@ -110,13 +110,12 @@ impl<J> Jobs<J> {
         self.idle.len()
     }
 
-    /// The number of jobs that run on slots, as far as it is known. If this is the number of all
+    /// The number of slots that jobs run on, as far as it is known. If this is the number of all
     /// slots, and the caller has a slot, then one of these jobs is about to send its result.
     pub fn on_slots(&self) -> usize {
-        let on_slot = |process: &&Process<J>| {
-            process.state == ProcessState::Running && process.slot.is_some()
-        };
-        self.processes.values().filter(on_slot).count()
+        let running = |process: &&Process<J>| process.state == ProcessState::Running;
+        let slots = self.processes.values().filter(running).filter_map(|it| it.slot.as_ref());
+        slots.map(Launched::count).sum()
     }
 
     /// Whether a job has given its slot away while it waits, or while its process ends. That job,

@@ -271,6 +271,13 @@ impl<J> Owner<J> {
         self.state().jobs.any_has_yielded()
     }
 
+    /// Whether this process must give its own slots away while it waits: it has several, or a job of
+    /// its own has given its slot away.
+    pub fn must_yield(&self) -> bool {
+        let several = || self.state().phase.pool().is_some_and(Pool::runs_on_several);
+        self.any_has_yielded() || several()
+    }
+
     /// Whether jobs report that they give their slots away. They do if this process is a job that
     /// holds its slot, because it would keep that slot while it waits for them.
     pub fn hears_of_yields(&self) -> bool {

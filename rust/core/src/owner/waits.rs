@@ -93,23 +93,29 @@ impl<J> Owner<J> {
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
-    /// with `for_slot`, a slot may be free. Returns at once if something has changed since `look`.
-    /// A job gives its slot to the pool meanwhile if it `yields`, or if a job of its own has given
-    /// its slot away.
+    /// with `needs`, so many slots may be free. Returns at once if something has changed since
+    /// `look`. A job gives its slot to the pool meanwhile if it `yields`, if it has several, or if a
+    /// job of its own has given its slot away.
     pub fn wait<H: OwnerHost<J>>(
         &self,
         host: &H,
         look: Look,
-        for_slot: bool,
+        needs: usize,
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let turn = if for_slot { Some(self.pool()?.turn(Want::Start).beside_own()) } else { None };
+        let turn = match needs {
+            0 => None,
+            _ => Some(self.pool()?.turn(Want::Start).needing(needs).beside_own()),
+        };
         let deadline = deadline(timeout);
         let sleep = any_change(host);
         self.yielding(host, yields, |release| {
             release();
             let mut turn = turn; // dropped after the sleep: this thread may be a waiter that resumes
+            if gathers(&mut turn)? {
+                return Ok(());
+            }
             let _sleeper = self.sleeper(sleep, turn.is_some());
             self.sleep(host, look, turn.as_mut(), sleep, deadline).map(drop)
         })
@@ -146,7 +152,7 @@ impl<J> Owner<J> {
         let pool = self.pool().ok();
         let mut yielded = false;
         let waited = wait(&mut || {
-            let yields = yields || self.any_has_yielded();
+            let yields = yields || self.must_yield();
             yielded |= pool.as_ref().is_some_and(|pool| yields && pool.give_own_slot_away());
         })?;
         if let Some(pool) = pool.filter(|_| yielded) {
@@ -258,6 +264,14 @@ impl<J> Drop for Sleeper<'_, J> {
             state.jobs.sleepers.ring_for_host();
         }
         state.jobs.hand_over();
+    }
+}
+
+/// Whether this turn, if it is for several slots, can take them now. It keeps what there is.
+fn gathers(turn: &mut Option<Turn>) -> Result<bool> {
+    match turn.as_mut().filter(|turn| turn.is_for_several()) {
+        Some(turn) => Ok(turn.try_take()?.is_some()),
+        None => Ok(false),
     }
 }
 

@@ -32,7 +32,12 @@ impl Pool {
     pub fn adopt_slot(&self, assignment: Assignment) -> Result<Adopted> {
         self.begin_job();
         match assignment {
-            Assignment::Slot(tenure) => adopted(&Slot::of_others(&self.bank, tenure)),
+            Assignment::Slot { first, further } => {
+                match Slot::of_others(&self.bank, first, further) {
+                    Some(slot) => adopted(&slot),
+                    None => Ok(Adopted::Gone),
+                }
+            }
             Assignment::WithoutSlot(from) => {
                 self.bank.set_borrowed_from(from);
                 Ok(Adopted::Nothing)

@@ -6,8 +6,13 @@ use crate::process::ProcessId;
 /// What a job is launched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Assignment {
-    /// This slot, which the job must adopt.
-    Slot(Tenure),
+    /// This slot, which the job must adopt, and so many further ones that the ledger joins to it.
+    Slot {
+        /// The first.
+        first: Tenure,
+        /// The number of the others.
+        further: u16,
+    },
     /// No slot. Jobs of this job can borrow from there.
     WithoutSlot(BorrowedFrom),
 }
@@ -30,6 +35,10 @@ const WITHOUT_SLOT: u64 = 1 << 59;
 const NEAREST_ABOVE: u64 = 1 << 58;
 const COMMON: u64 = 1 << 57;
 
+/// Where the number of further slots begins, above the word of the first.
+const FURTHER: u32 = 44;
+const FURTHER_MASK: u64 = (1 << 14) - 1;
+
 /// How many bits of a process's word are its pid; its mark follows. Together they are 51 bits.
 const PID_BITS: u32 = 22;
 
@@ -42,7 +51,9 @@ impl Assignment {
     /// Converts to a word that is not 0.
     pub fn to_word(self) -> u64 {
         match self {
-            Assignment::Slot(tenure) => tenure.to_word(),
+            Assignment::Slot { first, further } => {
+                first.to_word() | (u64::from(further) & FURTHER_MASK) << FURTHER
+            }
             Assignment::WithoutSlot(from) => from.to_word() | WITHOUT_SLOT,
         }
     }
@@ -50,7 +61,9 @@ impl Assignment {
     /// Converts back from [`Assignment::to_word`]. Any other word means no slot.
     pub fn from_word(word: u64) -> Assignment {
         match Tenure::from_word(word).filter(|_| word & WITHOUT_SLOT == 0) {
-            Some(tenure) => Assignment::Slot(tenure),
+            Some(first) => {
+                Assignment::Slot { first, further: (word >> FURTHER & FURTHER_MASK) as u16 }
+            }
             None => Assignment::WithoutSlot(BorrowedFrom::from_word(word & !WITHOUT_SLOT)),
         }
     }
@@ -96,8 +109,10 @@ mod tests {
             BorrowedFrom::Common,
             BorrowedFrom::Process(ProcessId::current()),
         ];
-        let slot = Assignment::Slot(Tenure { index: u32::MAX, generation: GENERATIONS });
-        for assignment in froms.map(Assignment::WithoutSlot).into_iter().chain([slot]) {
+        let first = Tenure { index: u32::MAX, generation: GENERATIONS };
+        let most = (crate::slots::MAX_SLOTS - 1) as u16;
+        let slots = [0, 1, most].map(|further| Assignment::Slot { first, further });
+        for assignment in froms.map(Assignment::WithoutSlot).into_iter().chain(slots) {
             assert_eq!(Assignment::from_word(assignment.to_word()), assignment);
             assert_ne!(assignment.to_word(), 0);
         }

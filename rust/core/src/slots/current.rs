@@ -1,7 +1,10 @@
 //! The pool that this process is a job of. A process is a job of one pool at most.
 
+use super::lineage::makes_above;
 use super::own_slot::OnYield;
+use super::style::Style;
 use super::{Auth, Ends, Pool};
+use crate::error::Result;
 use crate::platform::getpid;
 use rustix::process::Pid;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -58,6 +61,14 @@ pub fn release_own_slot(waits: bool) -> bool {
 }
 
 impl Pool {
+    /// In a job of several slots: makes a pool of as many, for the programs below the job. It is
+    /// like [`Pool::for_command`], but the job's process goes on with its MAKELEVEL.
+    pub fn below_job(slots: usize) -> Result<(Pool, Option<Ends>)> {
+        let own = pool_of_this_job().filter(|own| *own.auth() == Auth::Fifo(own.bank.home.fifo()));
+        let style = own.map_or_else(Style::for_make, |own| own.style());
+        Pool::with_common(slots, style, makes_above())
+    }
+
     /// In a job of this pool: returns the number of the slot that it runs on, less than
     /// [`Pool::slots`]; no other job that runs has the same. A job that waits, and runs on another
     /// slot afterwards, may have another number. None if it has no slot now.

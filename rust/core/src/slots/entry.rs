@@ -18,11 +18,18 @@ pub(super) const GENERATIONS: u16 = (1 << 12) - 1;
 const NAMED: u64 = 1 << 63;
 const PASSED_ON: u64 = 1 << 62;
 const OPEN: u64 = 1 << 61;
+const PART: u64 = 1 << 59;
 
 impl Tenure {
     /// Converts to a word that is not 0.
     pub(super) fn to_word(self) -> u64 {
         NAMED | u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The word in the place of a lender for an entry whose slot belongs to the same job as this
+    /// one's. It names no tenure.
+    pub(super) fn to_part_word(self) -> u64 {
+        self.to_word() & !NAMED | PART
     }
 
     /// Converts back from [`Tenure::to_word`]. Returns None for a word that names no tenure.

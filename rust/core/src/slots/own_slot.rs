@@ -18,13 +18,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub struct OwnSlot {
     slot: Option<Slot>,
+    /// How many slots the job takes, also while it has given them away.
+    takes: usize,
 }
 
 impl OwnSlot {
     /// In a job: the job runs on this slot from now on.
     pub fn new(slot: Slot) -> OwnSlot {
         slot.run_on();
-        OwnSlot { slot: Some(slot) }
+        let takes = slot.count();
+        OwnSlot { slot: Some(slot), takes }
+    }
+
+    /// Returns how many slots the job takes: at least 1, because a job without one goes on with one.
+    pub(crate) fn takes(&self) -> usize {
+        self.takes.max(1)
     }
 
     /// Returns whether this process has a slot to run on now.
@@ -37,13 +45,22 @@ impl OwnSlot {
         self.slot.as_ref().and_then(Slot::number)
     }
 
-    /// Lends the slot to a job of this process. Returns None if there is nothing to lend.
+    /// Lends the slot to a job of this process. Returns None if there is nothing to lend, or if the
+    /// job has several.
     pub fn lend(&mut self) -> Option<Slot> {
         self.slot.as_ref().filter(|slot| slot.is_ours())?.lend()
     }
 
-    /// Hands the slot over for good. Returns None if there is none, or if it is lent.
+    /// Hands the slot over for good. Returns None if there is none, if it is lent, or if the job
+    /// has several.
     pub fn hand_over(&mut self) -> Option<Slot> {
+        if self.takes() > 1 {
+            return None;
+        }
+        self.closed()
+    }
+
+    fn closed(&mut self) -> Option<Slot> {
         self.slot.take_if(|slot| slot.is_ours() && slot.close())
     }
 
@@ -54,7 +71,7 @@ impl OwnSlot {
         let mut before = Some(before);
         let mut tell = || before.take().into_iter().for_each(|before| before());
         while self.slot.as_ref().is_some_and(Slot::is_ours) {
-            if let Some(slot) = self.hand_over() {
+            if let Some(slot) = self.closed() {
                 tell();
                 drop(slot);
                 return true;

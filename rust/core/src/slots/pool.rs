@@ -51,7 +51,16 @@ impl Pool {
     /// the first process below that asks for it. The caller must unset MAKELEVEL for the command:
     /// the programs below it are in no recipe, unless a make below the command runs them.
     pub fn for_command(slots: usize, style: Style) -> Result<(Pool, Option<Ends>)> {
-        let pool = Bank::new(slots, true, 0).map(Pool::from_bank)?;
+        Pool::with_common(slots, style, 0)
+    }
+
+    /// The same, for programs that have so many makes above them.
+    pub(super) fn with_common(
+        slots: usize,
+        style: Style,
+        level: u64,
+    ) -> Result<(Pool, Option<Ends>)> {
+        let pool = Bank::new(slots, true, level).map(Pool::from_bank)?;
         pool.set_style(style);
         let ends = pool.open_ends()?;
         Ok((pool, ends))
@@ -106,6 +115,12 @@ impl Pool {
     /// Returns the turn of a thread that waits for its place in the pool's queue.
     pub(crate) fn turn(&self, want: Want) -> Turn {
         Turn::new(&self.bank, Some(want))
+    }
+
+    /// Returns the turn of a job that waits for as many slots as it had.
+    pub(crate) fn turn_to_resume(&self) -> Turn {
+        let takes = self.own.slot().takes();
+        self.turn(Want::Resume).needing(takes)
     }
 
     /// Puts back the slots of holders that have been killed. Returns whether there were any.
@@ -179,8 +194,15 @@ impl Pool {
         self.own.slot().runs()
     }
 
+    /// Returns whether this process is a job of several slots. When it waits, it gives all of them
+    /// to the pool, and goes on with as many.
+    pub fn runs_on_several(&self) -> bool {
+        self.own.slot().takes() > 1
+    }
+
     /// In a job that must wait for a slot: returns its own slot for a job of its own, on loan or,
-    /// if it `yields`, for good. The job must not go on before [`Pool::resume`] returns true.
+    /// if it `yields`, for good; None if it has several. The job must not go on before
+    /// [`Pool::resume`] returns true.
     pub fn own_slot(&self, yields: bool) -> Option<Slot> {
         match yields {
             true => self.own.hand_over(),
@@ -207,7 +229,7 @@ impl Pool {
 
     /// Gets this process a slot to go on with. Returns whether it has one now; never waits.
     pub fn resume(&self) -> Result<bool> {
-        self.resume_by(&mut self.turn(Want::Resume))
+        self.resume_by(&mut self.turn_to_resume())
     }
 
     /// Does the same for a thread that waits by this turn.

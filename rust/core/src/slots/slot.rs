@@ -1,4 +1,5 @@
-//! A slot, for the process that took it and for the owner of the job that runs on it.
+//! A slot, or the several slots of one job, for the process that took them and for the owner of the
+//! job that runs on them.
 
 use super::assignment::{Assignment, BorrowedFrom};
 use super::bank::Bank;
@@ -10,12 +11,15 @@ use rustix::process::Pid;
 use std::fmt;
 use std::sync::Arc;
 
-/// The right to run one job. Dropping it gives the slot back.
+/// The right to run one job: a slot, or for a job of several slots all of them. Dropping it gives
+/// the slot back.
 ///
 /// Only the process that took a slot gives it back: a copy in a forked process does nothing.
 pub struct Slot {
     bank: Arc<Bank>,
     tenure: Tenure,
+    /// The entries of the other slots of a job of several. Programs below the job borrow the first.
+    further: Vec<Tenure>,
     /// The process that gives the slot back at its drop. None if another process does that.
     taker: Option<Pid>,
 }
@@ -23,18 +27,40 @@ pub struct Slot {
 impl Slot {
     /// Wraps a slot that this process has taken.
     pub(super) fn ours(bank: &Arc<Bank>, tenure: Tenure) -> Slot {
-        Slot { bank: Arc::clone(bank), tenure, taker: Some(getpid()) }
+        Slot::with(bank, tenure, Vec::new(), Some(getpid()))
     }
 
-    /// Wraps a slot that another process gives back.
-    pub(super) fn of_others(bank: &Arc<Bank>, tenure: Tenure) -> Slot {
-        Slot { bank: Arc::clone(bank), tenure, taker: None }
+    fn with(bank: &Arc<Bank>, tenure: Tenure, further: Vec<Tenure>, taker: Option<Pid>) -> Slot {
+        Slot { bank: Arc::clone(bank), tenure, further, taker }
+    }
+
+    /// Wraps slots that this process has taken for one job.
+    pub(super) fn of_several(bank: &Arc<Bank>, mut tenures: Vec<Tenure>) -> Slot {
+        let further = tenures.split_off(1);
+        bank.ledger.join_slots(tenures[0], &further);
+        Slot::with(bank, tenures[0], further, Some(getpid()))
+    }
+
+    /// Wraps a slot that another process gives back, joined to so many `further` ones. Returns None
+    /// if these are not there: that process has died.
+    pub(super) fn of_others(bank: &Arc<Bank>, tenure: Tenure, further: u16) -> Option<Slot> {
+        let joined = if further > 0 { bank.ledger.joined_to(tenure) } else { Vec::new() };
+        let all = joined.len() == usize::from(further);
+        all.then(|| Slot::with(bank, tenure, joined, None))
+    }
+
+    /// Returns how many slots it is.
+    pub fn count(&self) -> usize {
+        1 + self.further.len()
     }
 
     /// Lends the slot that this process runs on to a job of this process, and returns the loan.
     /// This process must not run until the slot has come back. Returns None if the slot is lent
-    /// already.
+    /// already, or is several.
     pub fn lend(&self) -> Option<Slot> {
+        if self.count() > 1 {
+            return None;
+        }
         // In another pid namespace than the ledger's, this process has no slot to lend.
         let (ledger, me) = (&self.bank.ledger, ProcessId::current());
         let loan = ledger.lend(ledger.open_of_mine(self.tenure, me)?, me, false).ok()??;
@@ -76,6 +102,7 @@ impl Slot {
     pub(crate) fn pass_on(&mut self) -> bool {
         let passed_on = self.bank.ledger.pass_on(self.tenure);
         if passed_on {
+            self.give_further_back();
             self.taker = None; // when this is dropped, another process may have the entry
         }
         passed_on
@@ -83,12 +110,19 @@ impl Slot {
 
     /// Returns the name of the slot for the job that is launched on it.
     pub fn assignment(&self) -> Assignment {
-        Assignment::Slot(self.tenure)
+        Assignment::Slot { first: self.tenure, further: self.further.len() as u16 }
     }
 
     /// Records that a job that will adopt the slot is about to be born.
     pub fn launch(&self) {
-        self.bank.ledger.launch(self.tenure, self.bank.depth().saturating_add(1));
+        let depth = self.bank.depth().saturating_add(1);
+        for tenure in self.tenures() {
+            self.bank.ledger.launch(tenure, depth);
+        }
+    }
+
+    fn tenures(&self) -> impl Iterator<Item = Tenure> + '_ {
+        [self.tenure].into_iter().chain(self.further.iter().copied())
     }
 
     /// In a forked job: adopts the slot that its owner launched it on. Returns None if the owner
@@ -96,7 +130,14 @@ impl Slot {
     pub fn adopt(&self) -> Result<Option<Slot>> {
         let ledger = &self.bank.ledger;
         let adopted = ledger.adopt(self.tenure)?;
+        let mut ours = Slot::ours(&self.bank, self.tenure);
         if adopted {
+            for further in &self.further {
+                if !ledger.adopt_further(*further)? {
+                    return Ok(None); // `ours` goes back
+                }
+                ours.further.push(*further);
+            }
             self.bank.set_depth(ledger.depth(self.tenure));
             // While the lender's entry is lent, it has no other holder. Later, the holder may hand
             // the entry on and run on another one. So the lender is known by its holder and not by
@@ -108,7 +149,10 @@ impl Slot {
                 Some(Some(holder)) => BorrowedFrom::Process(holder),
             });
         }
-        Ok(adopted.then(|| Slot::ours(&self.bank, self.tenure)))
+        if !adopted {
+            ours.taker = None;
+        }
+        Ok(adopted.then_some(ours))
     }
 
     /// Records that the job is born: from now on the slot is the job's, or comes back at the job's
@@ -118,8 +162,11 @@ impl Slot {
         self.launch();
         self.taker = None;
         let job = job.id();
-        self.bank.ledger.born(self.tenure, job, adopts);
-        Launched { bank: Arc::clone(&self.bank), tenure: self.tenure, job }
+        for tenure in self.tenures() {
+            self.bank.ledger.born(tenure, job, adopts);
+        }
+        let further = std::mem::take(&mut self.further);
+        Launched { bank: Arc::clone(&self.bank), tenure: self.tenure, further, job }
     }
 }
 
@@ -132,8 +179,17 @@ impl Slot {
         back
     }
 
-    fn let_go(&self) -> bool {
-        !self.is_ours() || self.bank.ledger.give_back(self.tenure, &self.bank.pipe)
+    fn let_go(&mut self) -> bool {
+        if !self.is_ours() {
+            return true;
+        }
+        let further = self.give_further_back();
+        self.bank.ledger.give_back(self.tenure, &self.bank.pipe) && further
+    }
+
+    fn give_further_back(&mut self) -> bool {
+        let (ledger, pipe) = (&self.bank.ledger, &self.bank.pipe);
+        self.further.drain(..).fold(true, |all, further| ledger.give_back(further, pipe) && all)
     }
 }
 
@@ -145,7 +201,8 @@ impl Drop for Slot {
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("tenure", &self.tenure).field("taker", &self.taker).finish()
+        let tenures: Vec<_> = self.tenures().collect();
+        f.debug_struct("Slot").field("tenures", &tenures).field("taker", &self.taker).finish()
     }
 }
 
@@ -154,6 +211,7 @@ impl fmt::Debug for Slot {
 pub(crate) struct Launched {
     bank: Arc<Bank>,
     tenure: Tenure,
+    further: Vec<Tenure>,
     job: ProcessId,
 }
 
@@ -162,12 +220,23 @@ impl Launched {
     /// job has adopted it, and its process has `ended`.
     pub(crate) fn settle(&self, ended: bool) {
         let ended = ended.then_some(self.job);
-        self.bank.ledger.settle(self.tenure, ended, &self.bank.pipe);
+        for tenure in self.tenures() {
+            self.bank.ledger.settle(tenure, ended, &self.bank.pipe);
+        }
+    }
+
+    /// Returns how many slots it is.
+    pub(crate) fn count(&self) -> usize {
+        1 + self.further.len()
+    }
+
+    fn tenures(&self) -> impl Iterator<Item = Tenure> + '_ {
+        [self.tenure].into_iter().chain(self.further.iter().copied())
     }
 
     /// Lets every process reclaim the slot when the job dies: the owner will not notice that death.
     pub(crate) fn disown(&self) {
-        self.bank.ledger.disown(self.tenure);
+        self.tenures().for_each(|tenure| self.bank.ledger.disown(tenure));
     }
 }
 

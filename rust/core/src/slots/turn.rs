@@ -1,10 +1,12 @@
-//! The turn of one thread for a slot: its row in the pool's queue, while it waits.
+//! The turn of one thread for a slot, or for the several slots of one job: its row in the pool's
+//! queue, while it waits, and what it has gathered.
 //!
 //! Not here: the order of the waiters, and who tells whom (`slots::ledger`); what a listener
 //! watches (`slots::watch`).
 
 use super::bank::Bank;
 use super::bell::PoolBell;
+use super::entry::Tenure;
 use super::ledger::{Row, Standing, Ticket, Waiter, Want};
 use super::wait::{Deaths, PoolWait};
 use super::Slot;
@@ -33,6 +35,10 @@ pub struct Turn {
     bank: Arc<Bank>,
     /// None: the thread is in no queue. It competes for each slot, as make does.
     want: Option<Want>,
+    /// How many slots the job takes.
+    needs: usize,
+    /// The slots that this waiter holds while it waits for the rest. A borrowed one comes first.
+    gathered: Vec<Tenure>,
     row: Option<(Pid, Row)>,
     kept: PausedTurn,
     /// The wait may also end by the slot that this process runs on, once that is not lent.
@@ -50,8 +56,14 @@ pub struct PausedTurn {
 
 impl Turn {
     pub(super) fn new(bank: &Arc<Bank>, want: Option<Want>) -> Turn {
-        let (bank, kept) = (Arc::clone(bank), PausedTurn::default());
-        Turn { bank, want, row: None, kept, uses_own: true, bell: None }
+        let (bank, kept, gathered) = (Arc::clone(bank), PausedTurn::default(), Vec::new());
+        Turn { bank, want, needs: 1, gathered, row: None, kept, uses_own: true, bell: None }
+    }
+
+    /// For a job that takes so many slots.
+    pub(crate) fn needing(mut self, slots: usize) -> Turn {
+        self.needs = slots;
+        self
     }
 
     /// For a process that keeps the slot that it runs on while it waits for another.
@@ -71,14 +83,74 @@ impl Turn {
     }
 
     fn take(&mut self) -> Result<Option<Slot>> {
+        if self.needs > 1 {
+            return self.gather();
+        }
         let (bank, me) = (Arc::clone(&self.bank), ProcessId::current());
-        let borrowed = bank.lender(me.pid).map(|lender| bank.ledger.lend(lender, me, true));
-        let taken = match borrowed.transpose()?.flatten() {
+        let taken = match self.borrow(me)? {
             None if self.must_let_others_go_first()? => None,
             None => bank.ledger.take(&bank.pipe, me)?,
             borrowed => borrowed,
         };
         Ok(taken.map(|tenure| Slot::ours(&bank, tenure)))
+    }
+
+    fn borrow(&self, me: ProcessId) -> Result<Option<Tenure>> {
+        let (lender, ledger) = (self.bank.lender(me.pid), &self.bank.ledger);
+        Ok(lender.map(|lender| ledger.lend(lender, me, true)).transpose()?.flatten())
+    }
+
+    /// Takes the slots of a job of several: all, or as many as there are for a thread that waits and
+    /// goes first. Without a row in the queue, a thread keeps none: see `slots::ledger::gather`.
+    fn gather(&mut self) -> Result<Option<Slot>> {
+        let (bank, me) = (Arc::clone(&self.bank), ProcessId::current());
+        bank.ledger.check_namespace(me.pid)?;
+        if self.row().is_none() && self.within_reach()? < self.needs {
+            return Ok(None);
+        }
+        let Some(row) = self.entered() else { return Ok(None) };
+        bank.ledger.begin_gathering(row);
+        if self.must_let_others_go_first()? {
+            self.give_gathered_back();
+            return Ok(None);
+        }
+        while self.gathered.len() < self.needs {
+            if !self.gather_one(me)? {
+                if self.gathered.is_empty() {
+                    bank.ledger.end_gathering(row);
+                }
+                return Ok(None);
+            }
+        }
+        bank.ledger.end_gathering(row);
+        Ok(Some(Slot::of_several(&bank, std::mem::take(&mut self.gathered))))
+    }
+
+    fn gather_one(&mut self, me: ProcessId) -> Result<bool> {
+        let ledger = &self.bank.ledger;
+        let may_borrow = !self.gathered.first().is_some_and(|first| ledger.is_loan(*first));
+        if let Some(loan) = if may_borrow { self.borrow(me)? } else { None } {
+            self.gathered.insert(0, loan);
+            return Ok(true);
+        }
+        let taken = ledger.take(&self.bank.pipe, me)?;
+        self.gathered.extend(taken);
+        Ok(taken.is_some())
+    }
+
+    fn give_gathered_back(&mut self) {
+        for tenure in self.gathered.drain(..) {
+            self.bank.ledger.give_back(tenure, &self.bank.pipe);
+        }
+        if let Some(row) = self.row() {
+            self.bank.ledger.end_gathering(row);
+        }
+    }
+
+    /// Returns how many slots this thread has gathered or could take now, if no waiter goes first.
+    fn within_reach(&self) -> Result<usize> {
+        let free = self.bank.pipe.free().map_err(Error::system(COUNTING))?;
+        Ok(free + self.gathered.len() + usize::from(self.bank.lender(getpid()).is_some()))
     }
 
     /// Returns whether a slot is free that another waiter is to take.
@@ -87,7 +159,8 @@ impl Turn {
         let want = self.want.filter(|_| bank.ledger.has_waiter_beside(row));
         let Some(want) = want else { return Ok(false) };
         let mut hesitant = bank.hesitant();
-        if bank.pipe.free().map_err(Error::system(COUNTING))? == 0 {
+        let free = bank.pipe.free().map_err(Error::system(COUNTING))?;
+        if free == 0 && self.gathered.is_empty() {
             *hesitant = None;
             return Ok(false);
         }
@@ -108,6 +181,10 @@ impl Turn {
 
     /// Returns whether this thread could take a slot at this moment.
     pub(crate) fn could_take(&mut self) -> Result<bool> {
+        if self.needs > 1 {
+            let all = self.within_reach()? >= self.needs;
+            return Ok(all && !self.must_let_others_go_first()?);
+        }
         if self.bank.lender(getpid()).is_some() {
             return Ok(true);
         }
@@ -120,6 +197,10 @@ impl Turn {
     /// with a slot that comes back from a job of its own, and kin may borrow.)
     pub(crate) fn is_for_free_slots(&self) -> bool {
         !self.bank.is_job() && !self.bank.may_borrow()
+    }
+
+    pub(crate) fn is_for_several(&self) -> bool {
+        self.needs > 1
     }
 
     /// Returns whether a waiter that is deeper, or that resumes at this depth, goes before a new
@@ -154,19 +235,27 @@ impl Turn {
     pub(crate) fn begin_wait(&mut self) -> PoolWait {
         let row = self.entered();
         let behind = row.and_then(|row| self.behind(row));
-        match behind {
+        let wait = match behind {
             Some((bell, deaths)) => {
                 let longest = self.for_lender().or_else(|| self.bank.hesitant().map(|_| GRACE));
                 PoolWait::behind(&self.bank, bell, deaths, longest)
             }
             None => {
                 // A slot that another waiter is to take would end each wait at once.
-                let left = self.must_let_others_go_first().unwrap_or(false);
+                // (So would one that is not enough, if this thread may not gather.)
+                let left = self.must_let_others_go_first().unwrap_or(false)
+                    || row.is_none() && self.needs > 1;
                 let wait = PoolWait::listen(&self.bank, left, left.then_some(GRACE));
                 // In this order: the wait hears of a slot that comes back after this look.
                 wait.at_most(self.for_lender())
             }
+        };
+        // In this order: a waiter that comes in after this look tells this one.
+        if !self.gathered.is_empty() && self.must_let_others_go_first().unwrap_or(true) {
+            self.give_gathered_back();
+            return wait.at_most(Some(Duration::ZERO));
         }
+        wait
     }
 
     /// Returns a short time if there is a slot to borrow, or the own one has come back: no bell
@@ -236,6 +325,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(row) = self.row() {
+            self.give_gathered_back();
             self.bank.ledger.leave(row, ProcessId::current());
         }
     }

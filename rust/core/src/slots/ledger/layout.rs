@@ -11,7 +11,7 @@ pub(super) const SPARE: usize = 2048;
 pub(super) const LONGEST: usize = SPARE;
 
 /// Names the kind of file and its version: the bytes "jobserv" and a number.
-pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x04");
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"jobserv\x05");
 
 pub(super) const SLOTS: usize = 1;
 
@@ -43,6 +43,10 @@ pub(super) const TICKETS: usize = 11;
 
 pub(super) const TAKES: usize = 12;
 
+/// How many waiters have gathered some of the slots that they need. Those that were killed are
+/// counted for ever; that costs other waiters a look.
+pub(super) const GATHERERS: usize = 13;
+
 pub(super) const TABLE: usize = 256 / WORD;
 
 pub(super) const FIRST_ENTRY: usize = 512 / WORD;
@@ -72,12 +76,14 @@ pub(super) const ENTRY: usize = 8;
 pub(crate) const ROWS: usize = if cfg!(test) { 64 } else { 2048 };
 
 /// The fields of a row of the queue, in words from its start: the process, its rank (0: it is not
-/// in the queue), and how many slots were taken before it entered.
+/// in the queue), how many slots were taken before it entered, and whether it has gathered slots.
 pub(super) const WAITER: usize = 0;
 
 pub(super) const RANK: usize = 1;
 
 pub(super) const ENTERED: usize = 2;
+
+pub(super) const GATHERED: usize = 3;
 
 pub(super) const ROW: usize = 4;
 

@@ -12,12 +12,13 @@
 //!
 //! ```text
 //! file   = magic slots waiters used style namespace marks borrowers common level queued tickets
-//!          takes ... table entry* row*
+//!          takes gatherers ... table entry* row*
 //! table  = the 256 possible bytes of a token, at offset 256; never changed
 //! entry  = holder token sending lender borrower owner since depth      (words of 8 bytes)
-//! row    = waiter rank entered -
+//! row    = waiter rank entered gathered
 //! ```
 
+mod gather;
 mod give_back;
 mod layout;
 mod lend;

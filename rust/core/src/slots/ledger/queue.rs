@@ -44,7 +44,7 @@ const IN_QUEUE: u64 = 1 << 61;
 
 /// The place of a waiter in the order of all: lower goes first. No two waiters have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Order(u64);
+pub(super) struct Order(u64);
 
 impl Order {
     fn new(depth: u16, want: Want, ticket: u64) -> Order {
@@ -63,7 +63,7 @@ impl Order {
 pub(crate) struct Row {
     pub(crate) index: u32,
     pub(crate) ticket: Ticket,
-    order: Order,
+    pub(super) order: Order,
 }
 
 /// When a waiter first entered the queue.
@@ -78,14 +78,18 @@ pub(crate) struct Ticket {
 /// A waiter, as it was seen in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waiter {
-    index: u32,
+    pub(super) index: u32,
     rank: u64,
     pub(crate) process: ProcessId,
     since: u64,
 }
 
 impl Waiter {
-    fn order(&self) -> Order {
+    pub(super) fn listens(&self) -> bool {
+        self.rank & LISTENS != 0
+    }
+
+    pub(super) fn order(&self) -> Order {
         Order(self.rank >> FLAGS)
     }
 
@@ -143,6 +147,7 @@ impl Ledger {
         let ticket = ticket.unwrap_or_else(|| Ticket { number: number(), since: self.takes() });
         let row = Row { index, ticket, order: Order::new(depth, want, ticket.number) };
         self.row(index, ENTERED).store(ticket.since, IN_ORDER);
+        self.row(index, GATHERED).store(0, IN_ORDER);
         self.come_in(row);
         Some(row)
     }
@@ -154,6 +159,7 @@ impl Ledger {
         self.row(row.index, RANK).store(row.order.to_rank(ENTERING), IN_ORDER);
         self.tell_behind(row.order);
         self.mark(row, 0);
+        self.tell_gatherers(row);
     }
 
     /// Sets the flags of a rank. Returns false if the waiter has been passed over.
@@ -291,7 +297,7 @@ impl Ledger {
         let mut is_next = true;
         for (place, waiter) in all.iter().enumerate().skip(behind) {
             let is_to_listen = listens(&all[..place], waiter.process);
-            if waiter.rank & LISTENS != 0 {
+            if waiter.listens() {
                 is_next = false;
             } else if is_next || is_to_listen {
                 // It may be dead. But then the one behind it watches it, because it told that one.
@@ -304,7 +310,7 @@ impl Ledger {
         }
     }
 
-    fn tell(&self, waiter: Waiter) -> bool {
+    pub(super) fn tell(&self, waiter: Waiter) -> bool {
         self.bells.rows.ring(waiter.index)
     }
 
@@ -316,7 +322,7 @@ impl Ledger {
         before
     }
 
-    fn waiters_in_queue(&self) -> impl Iterator<Item = Waiter> + '_ {
+    pub(super) fn waiters_in_queue(&self) -> impl Iterator<Item = Waiter> + '_ {
         let used = self.memory.word(QUEUED).load(IN_ORDER).min(ROWS as u64) as u32;
         (0..used).filter_map(|index| {
             let rank = self.row(index, RANK).load(IN_ORDER);
@@ -356,7 +362,7 @@ impl Ledger {
         Some(index)
     }
 
-    fn row(&self, index: u32, field: usize) -> &Word {
+    pub(super) fn row(&self, index: u32, field: usize) -> &Word {
         self.memory.word(FIRST_ENTRY + self.entries * ENTRY + index as usize * ROW + field)
     }
 

@@ -116,9 +116,20 @@ impl Ledger {
         }
     }
 
-    /// In a job: adopts the slot that its owner launched it on. Returns false if the owner has died
-    /// or has taken the slot back: then the job must not run.
+    /// In a job: adopts the slot that its owner launched it on, and opens it to programs below the
+    /// job. Returns false if the owner has died or has taken the slot back: then the job must not
+    /// run.
     pub(crate) fn adopt(&self, tenure: Tenure) -> Result<bool> {
+        let adopted = self.adopt_further(tenure)?;
+        if adopted {
+            self.open_to_borrowers(tenure);
+        }
+        Ok(adopted)
+    }
+
+    /// Does the same for a further slot of the job, which is not opened: programs below a job of
+    /// several slots have a pool of their own.
+    pub(crate) fn adopt_further(&self, tenure: Tenure) -> Result<bool> {
         let pid = getpid();
         self.check_namespace(pid)?;
         if (tenure.index as usize) >= self.entries {
@@ -134,7 +145,6 @@ impl Ledger {
             let me = ProcessId::current_if_known(pid, launching.named());
             if self.change_holder(tenure.index, launching, Holder::process(me, tenure.generation)) {
                 self.field(tenure.index, SINCE).store(now(), Ordering::Relaxed);
-                self.open_to_borrowers(tenure);
                 return Ok(true);
             } // else the owner may just have named us: see `born`
         }
