@@ -2,9 +2,10 @@
 
     run.py [NAME ...]       all, or those whose names contain one of the NAMEs
 
-slots.pml, queue.pml and patience.pml are the protocol; here is what they are run with: trees of
-processes, modes, numbers of slots, waiters and kills. Each flaw is the protocol broken on purpose,
-in one place. SPIN must find all of them: a model in which nothing can go wrong would prove nothing.
+slots.pml, queue.pml, patience.pml and gather.pml are the protocol; here is what they are run with:
+trees of processes, modes, numbers of slots, waiters and kills. Each flaw is the protocol broken on
+purpose, in one place. SPIN must find all of them: a model in which nothing can go wrong would prove
+nothing.
 
 It needs spin and a C compiler. What it builds, and the trail of an error that it finds, is left in
 target/model/NAME.
@@ -20,7 +21,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 MODELS = Path(__file__).resolve().parent
 BUILT = MODELS.parent / "target" / "model"
@@ -113,9 +114,37 @@ class Queue(NamedTuple):
         return {name.upper(): getattr(self, name) for name in numbers}
 
 
+class Gather(NamedTuple):
+    """One search of waiters that gather slots; `needs` is how many each needs, the first one first."""
+
+    name: str
+    needs: tuple[int, ...]
+    slots: int
+    kills: int = 0
+    interrupts: int = 0
+    options: tuple[str, ...] = ()
+    partial: bool = False
+
+    def model(self) -> Path:
+        """Return the file of the model."""
+        return MODELS / "gather.pml"
+
+    def defines(self) -> dict[str, object]:
+        """Return what the model is to be built with."""
+        numbers = ("slots", "kills", "interrupts")
+        needs = ",".join(map(str, (self.needs + (1, 1, 1))[:4]))
+        return {
+            "WAITERS": len(self.needs),
+            "NEEDS": "{" + needs + "}",
+            **{name.upper(): getattr(self, name) for name in numbers},
+        }
+
+
+Search = Union[Run, Queue, Gather]
+
 PATIENCE = "patience.pml"
 
-PROTOCOL: list[Run | Queue] = [
+PROTOCOL: list[Search] = [
     Run("hold-line", "HOLD", LINE, kills=2, client=1, options=("INTERRUPTS",)),
     Run("hold-long", "HOLD", LONG, kills=1),
     Run("hold-fork", "HOLD", FORK, kills=1),
@@ -165,14 +194,19 @@ PROTOCOL: list[Run | Queue] = [
     Queue("patience-two-slots", PATIENCE, slots=2, kills=1, stops=1),
     Queue("patience-client", PATIENCE, slots=2, client=1),
     Queue("patience-four", PATIENCE, waiters=4),
+    Gather("gather", (2, 2, 2), slots=2, kills=2, interrupts=1),
+    Gather("gather-mixed", (1, 2, 3), slots=3, kills=1, interrupts=1),
+    Gather("gather-mixed-back", (3, 2, 1), slots=3, kills=1, interrupts=1),
+    Gather("gather-four", (2, 1, 3, 2), slots=3, kills=1, partial=True),
 ]
 
 PASS = Run("", "HOLD", LINE, slots=2, kills=2, client=1)
 ONE = Run("", "HOLD", LINE, kills=1)
 
 QUEUE = Queue("", kills=1)
+GATHER = Gather("", (2, 1, 2), slots=2)
 
-FLAWS: dict[str, Run | Queue] = {
+FLAWS: dict[str, Search] = {
     "WRITE_THEN_MARK": ONE,
     "READ_THEN_RECORD": ONE,
     "ADOPT_STORES": ONE,
@@ -212,6 +246,11 @@ FLAWS: dict[str, Run | Queue] = {
     "PASS_NOBODY_OVER": Queue("", listeners=2, stops=1),
     "NO_PATIENCE": Queue("", PATIENCE),
     "PATIENCE_ANEW": Queue("", PATIENCE),
+    "ALL_GATHER": GATHER,
+    "KEEP_THE_PART": GATHER,
+    "TELL_NO_GATHERER": GATHER,
+    "SLEEP_WITHOUT_A_LOOK": GATHER,
+    "SAY_IT_LATE": GATHER,
 }
 
 
@@ -224,7 +263,7 @@ class Found(NamedTuple):
     complete: bool
 
 
-def search(run: Run | Queue) -> Found:
+def search(run: Search) -> Found:
     """Build the verifier of a run and let it search."""
     folder = BUILT / run.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -273,7 +312,7 @@ def search(run: Run | Queue) -> Found:
     return Found(word, int(float(states.group(1))), seconds, complete)
 
 
-def verify(run: Run | Queue) -> bool:
+def verify(run: Search) -> bool:
     """Search for an error where there must be none."""
     found = search(run)
     good = not found.error and (found.complete or run.partial)

@@ -10,13 +10,14 @@ a fork could copy locked.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
 import time
 import warnings
 from collections import deque
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 from weakref import WeakSet
 
 from . import _arguments, _job, _native, _oom, _own_jobs
@@ -268,8 +269,7 @@ class Owner:
         """Does the same for a job of several slots, or a job of this process that has several: they
         may not come together again after the gate's answer. If it delays the job, they go back."""
         while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            admission.timeout = left
+            admission.timeout = None if deadline is None else deadline - time.monotonic()
             state = self.native.admit(admission)
             if state == _native.TIMED_OUT:
                 raise Blocked(_not_in_time(consume))
@@ -344,6 +344,21 @@ class Owner:
         waits."""
         yields = self.yields or self.native.must_yield
         return yields and self.native.can_lend
+
+    @contextlib.contextmanager
+    def several_slots_given_away(self) -> Iterator[bool]:
+        """If this is a job of several slots, gives them to the pool meanwhile. After an error other
+        than Blocked it goes on without them: Ctrl-C must work at once."""
+        native = self.native
+        gave_away = native.runs_on_several and native.give_slots_away()
+        try:
+            yield gave_away
+        except Blocked:
+            if gave_away:
+                native.resume()
+            raise
+        if gave_away:
+            native.resume()
 
     def issue_callbacks(self, *finished: Future[Any]) -> None:
         """Runs the callbacks of finished Futures, and of these, which had finished before."""

@@ -38,6 +38,11 @@ def opened_for_handle(home: str) -> _native.Pool:
     return opened(home)
 
 
+def forget(home: str) -> None:
+    """Closes a pool that is no more, if it is open and nothing refers to it."""
+    _known.pop(home, None)
+
+
 def forget_those_of_handles() -> None:
     """After a job whose process may stay: closes the pools that came with handles, unless something
     still refers to them."""

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 
-from . import _job, _native
+from . import _job, _native, _pools
 from ._arguments import Changes
 from ._around import Limit
 
@@ -31,8 +31,9 @@ def _make(slots: int, around: contextlib.ExitStack) -> None:
 
 
 def _forget(pool: _native.Pool, undo: Changes, ends: tuple[int, ...]) -> None:
-    """Undoes the environment, and closes the ends. The pool is dropped with the arguments."""
+    """Undoes the environment, and closes the ends. The pool's home goes with the arguments."""
     _job.apply_environment(undo)
+    _pools.forget(pool.home)
     pass_fds.clear()
     for end in ends:
         with contextlib.suppress(OSError):  # the job has closed it

@@ -194,7 +194,10 @@ class Results(_native.Results, Generic[T]):
             if not self._chunks:
                 return self._end()
             if waiting is not None and self._asleep_for() <= 0 and self._must_start():
-                self._start(waiting, self._deadline)
+                with self._owner.several_slots_given_away() as given_away:
+                    self._start(waiting, self._deadline)
+                    if given_away:  # they come back together, so more chunks must start on them
+                        self._feed()
                 continue
             if not closing and self._pack_next():
                 continue  # packing took time, so look again

@@ -130,8 +130,7 @@ impl Owner {
     /// may not come together again; or this process has several, and cannot lend them.
     fn admits_before_gate(&self, admission: &Bound<'_, Admission>) -> PyResult<bool> {
         let consume = admission.try_borrow()?.consume;
-        let has_several = || self.owner.pool().is_ok_and(|pool| pool.runs_on_several());
-        Ok(consume > 1 || consume == 1 && has_several())
+        Ok(consume > 1 || consume == 1 && self.runs_on_several())
     }
 
     /// Whether this process is a job with a slot that it can lend or give away.
@@ -316,6 +315,24 @@ impl Owner {
     /// After a thread has left due callbacks undone: wakes those that wait and run them.
     fn wake_for_callbacks(&self) {
         self.owner.wake_for_host();
+    }
+
+    /// Whether this process is a job of several slots.
+    #[getter]
+    fn runs_on_several(&self) -> bool {
+        self.owner.pool().is_ok_and(|pool| pool.runs_on_several())
+    }
+
+    /// Gives the slots that this process runs on to the pool. Returns whether there were any; then
+    /// call `resume`.
+    fn give_slots_away(&self) -> bool {
+        self.owner.pool().is_ok_and(|pool| pool.give_own_slot_away())
+    }
+
+    /// Waits until this process has as many slots again.
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        let pool = self.owner.pool().map_err(to_python)?;
+        Ok(self.owner.resume(&self.host(py), &pool)?)
     }
 
     /// Scans once. Returns the state that the scan saw, for `wait`.

@@ -125,7 +125,7 @@ impl<J> Owner<J> {
 
     /// After this process's slot of `pool` was given away: waits until this process has a slot of
     /// it again, also if the owner has been closed meanwhile.
-    pub(super) fn resume<H: OwnerHost<J>>(
+    pub fn resume<H: OwnerHost<J>>(
         &self,
         host: &H,
         pool: &Pool,

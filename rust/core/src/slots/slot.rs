@@ -121,7 +121,7 @@ impl Slot {
         }
     }
 
-    fn tenures(&self) -> impl Iterator<Item = Tenure> + '_ {
+    pub(super) fn tenures(&self) -> impl Iterator<Item = Tenure> + '_ {
         [self.tenure].into_iter().chain(self.further.iter().copied())
     }
 

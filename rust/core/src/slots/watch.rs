@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How long a waiter ignores the bell after a look. Measured with 64 waiters while jobs of 1 ms run
 /// on two slots: 10 ms halves the time that they cost, and 20 ms saves no more.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// The most looks in a row at entries that other processes are about to give back. Each such look
 /// finds that another process has made a step, and no slot takes more than a few steps. Only an

@@ -14,6 +14,7 @@
 
 mod bells;
 mod cast;
+mod gathers;
 mod late;
 mod launches;
 mod loans;
