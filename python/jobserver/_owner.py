@@ -236,7 +236,7 @@ class Owner:
     ) -> None:
         """Waits until the gate lets a job start, and then admits it. Gates come before slots, but
         for a job of several slots."""
-        if self.native.admits_before_gate(admission):
+        if consume > 1 or (consume and self.native.runs_on_several):
             self._pass_with_slots(gate, admission, consume, callbacks, deadline)
             return
         while True:

@@ -58,6 +58,21 @@ impl Admission {
 }
 
 impl Admission {
+    /// The same without a wait: see `Owner.admit_at_once`.
+    pub(crate) fn obtain_at_once(
+        &mut self,
+        owner: &core::Owner<Py<Promise>>,
+        may_lend: bool,
+    ) -> PyResult<bool> {
+        if !self.is_over && self.consume > 0 {
+            let admitted = owner.admit_at_once(&mut self.turn, self.consume, may_lend);
+            let Some(admitted) = admitted.map_err(to_python)? else { return Ok(false) };
+            self.admitted = admitted;
+        }
+        self.is_over = true;
+        Ok(true)
+    }
+
     /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
     pub(crate) fn obtain(
         &mut self,

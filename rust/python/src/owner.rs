@@ -126,13 +126,6 @@ impl Owner {
         self.owner.could_admit(turn, *consume, may_lend).map_err(to_python)
     }
 
-    /// Whether the submission must have its slots before its gate is asked: it needs several, which
-    /// may not come together again; or this process has several, and cannot lend them.
-    fn admits_before_gate(&self, admission: &Bound<'_, Admission>) -> PyResult<bool> {
-        let consume = admission.try_borrow()?.consume;
-        Ok(consume > 1 || consume == 1 && self.runs_on_several())
-    }
-
     /// Whether this process is a job with a slot that it can lend or give away.
     #[getter]
     fn can_lend(&self) -> bool {
@@ -152,20 +145,11 @@ impl Owner {
     /// Takes a slot if one is free; never waits. Otherwise, if this process is a job and
     /// `may_lend`, takes the job's own. Returns whether it has. True for a job that takes no slot.
     fn admit_at_once(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
-        let mut admission = admission.try_borrow_mut()?;
-        if !admission.is_over && admission.consume > 0 {
-            let Admission { turn, consume, .. } = &mut *admission;
-            match self.owner.admit_at_once(turn, *consume, may_lend).map_err(to_python)? {
-                Some(admitted) => admission.admitted = admitted,
-                None => return Ok(false),
-            }
-        }
-        admission.is_over = true;
-        Ok(true)
+        admission.try_borrow_mut()?.obtain_at_once(&self.owner, may_lend)
     }
 
-    /// After a failed submission, or for another try: gives the slot back. If it was this process's own, waits until
-    /// this process has a slot again.
+    /// After a failed submission, or for another try: gives the slot back. If it was this process's
+    /// own, waits until this process has a slot again.
     fn conclude(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<()> {
         let mut admission = admission.try_borrow_mut()?;
         admission.is_over = false;
