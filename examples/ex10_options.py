@@ -3,7 +3,7 @@
 initializer is called once in each process. with_options makes a handle on the same slots, whose
 submissions have other defaults: the function search() below knows nothing of them. share() writes a
 value once, and each job maps it. current() tells a job the number of its slot, which no other
-running job has.
+running job has. A job of several slots takes all or none, and its programs find a pool of them.
 
 Run:  python examples/ex10_options.py [fork | forkserver | spawn | inline]
 """
@@ -46,12 +46,19 @@ def search(js: Jobserver, data: Shared[bytes], parameters: Iterable[int]) -> int
     return best[1]
 
 
+def slots_below() -> int:
+    """How many slots a make below this job would find, or another Jobserver."""
+    with Jobserver() as below:
+        return below.slots
+
+
 def main(context: Any = None) -> None:
     data = jobserver.share(bytes(range(256)) * 4000 + b"\7" * 1000)
     with Jobserver(context=context, slots=2, initializer=set_up, initargs=(2,)) as js:
         found = search(js.with_options(threads=1, time_limit=60), data, range(20))
         print("the most frequent byte is", found)
         assert found == 7
+        assert js.submit(slots_below, consume=2).result() == 2
 
 
 if __name__ == "__main__":

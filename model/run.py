@@ -115,7 +115,7 @@ class Queue(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """One search of waiters that gather slots; `needs` is how many each needs, the first one first."""
+    """One search of waiters that gather slots; `needs` is how many each needs, in their order."""
 
     name: str
     needs: tuple[int, ...]

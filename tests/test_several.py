@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, children, descriptors, take_slot, wait_until
+from conftest import DEADLINE, children, descriptors, settle, take_slot, wait_until
 from holding import Hold, free, held
 from spans import Recorded, command
 from test_make import MAKES
@@ -125,7 +125,8 @@ def test_kills_of_jobs_of_several_slots_lose_no_slot(
     for job in js.as_completed(jobs, DEADLINE):
         ended_well(job)
         kill()
-    wait_until(lambda: (js.reclaim_resources(), free(js))[1] == 4)
+    settle(js)
+    assert free(js) == 4
     assert most_slots_in_use(log) <= 4
 
 

@@ -15,7 +15,7 @@ from ._arguments import Changes
 from ._around import Limit
 
 #: The descriptors by which programs below this job share its pool, if it is named by descriptors.
-pass_fds: list[tuple[int, int]] = []
+pass_fds: list[tuple[int, ...]] = []
 
 
 def pool_below(slots: int) -> Limit:

@@ -20,6 +20,9 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<Descriptor> {
         .map_err(|e| to_python(core::Error::refused("cannot pass on a descriptor", e)))
 }
 
+/// Variables, and their values.
+type Changes = Vec<(&'static str, OsString)>;
+
 #[pymethods]
 impl Pool {
     /// In a job without a slot: sets how many jobs are above it.
@@ -54,7 +57,7 @@ impl Pool {
     fn below_job(
         slots: usize,
         environ: &Bound<'_, PyMapping>,
-    ) -> PyResult<(Pool, Vec<(&'static str, OsString)>, Option<Ends>)> {
+    ) -> PyResult<(Pool, Changes, Option<Ends>)> {
         let (pool, ends) = core::Pool::below_job(slots).map_err(to_python)?;
         let mut existing = [const { None::<OsString> }; CHANGED.len()];
         for (name, value) in CHANGED.iter().zip(&mut existing) {

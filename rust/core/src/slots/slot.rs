@@ -189,7 +189,11 @@ impl Slot {
 
     fn give_further_back(&mut self) -> bool {
         let (ledger, pipe) = (&self.bank.ledger, &self.bank.pipe);
-        self.further.drain(..).fold(true, |all, further| ledger.give_back(further, pipe) && all)
+        let mut all = true;
+        for further in self.further.drain(..) {
+            all &= ledger.give_back(further, pipe);
+        }
+        all
     }
 }
 
