@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -140,3 +142,16 @@ def test_one_that_cannot_be_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=told):
         Jobserver("fork", 1, **given)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("tasks", [1, None])
+def test_an_initializer_that_cannot_be_pickled_is_named(
+    make_jobserver: Callable[..., Jobserver], tasks: int | None
+) -> None:
+    lock = threading.Lock()
+    js = make_jobserver(initializer=print, initargs=(lock,), max_tasks_per_child=tasks)
+    with pytest.raises(pickle.PicklingError, match="the initializer or one of its initargs cannot"):
+        js(int)
+    with pytest.raises(pickle.PicklingError, match="the function or an argument cannot"):
+        js(print, lock)

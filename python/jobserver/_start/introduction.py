@@ -92,13 +92,17 @@ class Introductions:
         )
         alike = preparation == self._helpers
         if is_new or not alike:
-            return (*pickling.dump_launch(preparation, said, *first), alike)
+            return (*_dumped(preparation, said, *first), alike)
         if self._short is None or self._short[0] != said:
-            message, descriptors = pickling.dump_launch(None, said, *first)
+            message, descriptors = _dumped(None, said, *first)
             if len(descriptors):
                 return message, descriptors, True
             self._short = said, message
         return self._short[1], NO_DESCRIPTORS, True
+
+
+def _dumped(*parts: Any) -> tuple[Payload, _native.Descriptors]:
+    return pickling.dump_launch(*parts, what="the initializer or one of its initargs")
 
 
 def terms(

@@ -56,6 +56,9 @@ class Descriptors:
 
     DupFd = Passed
 
+    #: How errors name what is pickled.
+    what = "the function or an argument"
+
     def __init__(
         self, starter: Any = None, forked: bool = False, progress: _native.Progress | None = None
     ) -> None:
@@ -220,9 +223,11 @@ def dump_launch(
     starter: Any = None,
     forked: bool = False,
     progress: _native.Progress | None = None,
+    what: str = Descriptors.what,
 ) -> tuple[Payload, _native.Descriptors]:
     """A message to a process of this starter, and the descriptors to send with it."""
     descriptors = Descriptors(starter, forked, progress)
+    descriptors.what = what
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:
@@ -331,9 +336,11 @@ def _is_of_code(error: BaseException) -> bool:
 
 
 def _unpicklable(error: BaseException, advice: str = "") -> pickle.PicklingError:
-    what = "the function or an argument cannot be pickled: " if _submission() else ""
-    if _submission() and not isinstance(error, OwnersOnly):
-        advice += '; with context="fork" nothing must be pickled for a job'
+    what = ""
+    if _submission():
+        what = f"{mp.context.get_spawning_popen().what} cannot be pickled: "
+        if not isinstance(error, OwnersOnly):
+            advice += '; with context="fork" nothing must be pickled for a job'
     return pickle.PicklingError(f"{what}{_wording.in_words(error)}{advice}")
 
 
