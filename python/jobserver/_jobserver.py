@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
 from . import _arguments, _native, _own_jobs, _pickled, _pools, _threads
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
-from ._defaults import NONE, Defaults, Threads
-from ._exceptions import CallbackRaised
+from ._closing import close_after
+from ._defaults import NONE, Threads
 from ._future import Future
 from ._map import Results
 from ._native import getpid
-from ._options import Options
+from ._options import checked
 from ._owner import Owner
-from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,25 +107,19 @@ class Jobserver:
     ) -> None:
         if others:
             raise _arguments.unknown("Jobserver", others)
-        _arguments.in_main_interpreter()
-        method, chosen = _arguments.context(context)
-        yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
-        stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
-        tasks = _arguments.tasks(max_tasks_per_child)
-        modules = _arguments.modules(preload)
+        options = checked(
+            context, waiting, orphans, max_tasks_per_child, preload, initializer, initargs
+        )
         named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
-        begins = _arguments.initializer(initializer, initargs)
         if threads is not None:
-            self._defaults = Defaults(threads=_arguments.threads(threads))
-            modules += _threads.to_preload()
+            self._defaults = NONE._replace(threads=_arguments.threads(threads))
+            options = options._replace(preload=options.preload + _threads.to_preload())
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
         _own_jobs.users.add(getpid())  # this process removes the pool's home at its end
-        key = os.urandom(16).hex()
-        options = Options(method, chosen, key, tasks, modules, yields, stay, begins)
         self._owner = Owner(options, pool, None)
-        _pickled.handles[key] = self
+        _pickled.handles[options.key] = self
 
     if not TYPE_CHECKING:
         shutdown = _arguments.Foreign()
@@ -429,21 +421,4 @@ class Jobserver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leaves = error
-        while True:
-            try:
-                self.close()
-                break
-            except BaseException as e:
-                callbacks = isinstance(e, CallbackRaised) or not isinstance(e, Exception)
-                if not callbacks or raised_by_handler(e):
-                    raise
-                if leaves is None:
-                    leaves = e
-                else:
-                    _native.tell_unraisable(e, self)
-        try:
-            if leaves is not error and leaves is not None:
-                raise leaves
-        finally:
-            del leaves, error  # otherwise the traceback would refer to itself through this frame
+        close_after(self, error)
