@@ -9,7 +9,7 @@ from . import _arguments, _native, _own_jobs, _pickled, _pools, _threads
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
 from ._closing import close_after
-from ._defaults import NONE, Threads
+from ._defaults import NONE, Output, Threads
 from ._future import Future
 from ._map import Results
 from ._native import getpid
@@ -59,7 +59,7 @@ class Jobserver:
             refuses with an error. "pipe" names two descriptors, which programs below must inherit
             (see `pass_fds`). "auto" names a fifo if the make on PATH accepts one or there is no
             make, and otherwise both.
-        threads: the default for all submissions: see :meth:`submit`.
+        threads, output: the defaults for all submissions: see :meth:`submit`.
         initializer, initargs: each process calls ``initializer(*initargs)`` before its first job,
             with that job's environment, before it loads the job's function; time limits do not
             count it. If it raises an exception, that job has it as its own, and the process ends.
@@ -101,6 +101,7 @@ class Jobserver:
         preload: Iterable[str] = (),
         style: Literal["auto", "fifo", "pipe"] = "auto",
         threads: Threads | None = None,
+        output: Output | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         **others: Never,
@@ -111,8 +112,10 @@ class Jobserver:
             context, waiting, orphans, max_tasks_per_child, preload, initializer, initargs
         )
         named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
+        defaults = NONE.changed(threads=threads, output=output)
+        if defaults != NONE:
+            self._defaults = defaults
         if threads is not None:
-            self._defaults = NONE._replace(threads=_arguments.threads(threads))
             options = options._replace(preload=options.preload + _threads.to_preload())
         pool = _pools.in_force() if slots is None else None
         if pool is None:
@@ -172,6 +175,7 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
@@ -203,6 +207,11 @@ class Jobserver:
                 TimeLimitExceeded.
             memory_limit: how many bytes the job may allocate; it gets MemoryError for more. (On
                 Linux; elsewhere NotImplementedError is raised.)
+            output: what becomes of the job's output, that of the programs that it starts included.
+                "inherit" (None) leaves it alone. With "capture" it goes to memory, and
+                `Future.output` returns it. With "forward" it appears in this process's `sys.stdout`
+                and `sys.stderr`, within the calls that wait or look for jobs, and all of it before
+                the job's result. What the initializer writes is not redirected.
             timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
                 In a job that lends its own slot, this limits the wait until the new job starts;
                 the call returns when the lender has a slot again.
@@ -221,9 +230,14 @@ class Jobserver:
             raise _arguments.misplaced(fn, misplaced)
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        if self._defaults is not NONE or threads is not None or memory_limit is not None:
+        records = None
+        others = memory_limit is not None or output is not None
+        if self._defaults is not NONE or threads is not None or others:
             given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-            consume, env, preexec_fn, sleep_fn, time_limit = self._defaults.resolved(*given)
+            options = self._defaults.resolved(*given, output)
+            consume, env, preexec_fn, sleep_fn, time_limit, recorded = options
+            if recorded is not None:
+                records, preexec_fn = recorded.begin(self._owner, preexec_fn)
         consume = 1 if consume is None else _arguments.consume(consume)
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
@@ -240,7 +254,7 @@ class Jobserver:
         if owner.pid != getpid() or owner.native.closing:
             owner.check_open()
         name = getattr(fn, "__qualname__", None)
-        future: Future[T] = Future(owner, work.time_limit, consume, name)
+        future: Future[T] = Future(owner, work.time_limit, consume, name, records)
         return owner.submit(future, work, gate, callbacks, deadline)
 
     def map(
@@ -260,6 +274,7 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
         **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
@@ -297,8 +312,9 @@ class Jobserver:
                 into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
-            consume, env, preexec_fn, sleep_fn, threads, memory_limit: as in :meth:`submit`, for
-                each chunk, and with the same defaults.
+            consume, env, preexec_fn, sleep_fn, threads, memory_limit, output: as in :meth:`submit`,
+                for each chunk, and with the same defaults. Captured output is only in the messages
+                of deaths.
             time_limit: a number of seconds for each call. The process of a call that takes longer
                 is killed, and the `next` for that call raises TimeLimitExceeded.
 
@@ -319,7 +335,7 @@ class Jobserver:
         if others:
             raise _arguments.unknown("map", others)
         given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-        options = self._defaults.resolved(*given)
+        options = self._defaults.resolved(*given, output)
         return Results(
             self._owner,
             fn,
@@ -342,6 +358,7 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
         **others: Never,
     ) -> Self:
         """Returns a handle of the same Jobserver whose submissions have these options, unless they
@@ -358,7 +375,7 @@ class Jobserver:
             raise _arguments.unknown("with_options", others)
         given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         made = type(self).__new__(type(self))
-        vars(made).update(vars(self), _defaults=self._defaults.changed(*given))
+        vars(made).update(vars(self), _defaults=self._defaults.changed(*given, output))
         return made
 
     def as_completed(

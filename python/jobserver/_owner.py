@@ -24,6 +24,7 @@ from ._exceptions import Blocked, CallbackRaised
 from ._future import Future, done_elsewhere, issue_callbacks, load
 from ._native import getpid
 from ._options import Options
+from ._output import Forwarding
 from ._start import Helper, Starter, starter
 from ._wire import result
 
@@ -35,10 +36,12 @@ class Owner:
     #: The pid of the process that the state belongs to; 0 before the first use.
     pid = 0
     native: _native.Owner
-    #: Finished Futures that have callbacks, or a memory file to read.
+    #: Finished Futures that have callbacks, records, or a memory file to read.
     finished: deque[Future[Any]]
     #: What maps have used, for the next ones: see `_map/calls.py`.
     progresses: deque[Any]
+    #: The jobs whose output is forwarded; None before the first.
+    forwarding: Forwarding | None
     _unread: WeakSet[Future[Any]]
 
     def __init__(
@@ -92,6 +95,7 @@ class Owner:
             "starter": self.starter.renewed(is_job),
             "finished": finished,
             "progresses": deque(),
+            "forwarding": None,
             "_unread": WeakSet(),
             "_pool": None,
             "pid": pid,
@@ -174,6 +178,8 @@ class Owner:
             if gate is not None:
                 self._pass(gate, admission, consume, callbacks, deadline)
             while True:
+                if self.forwarding:
+                    self.forwarding.forward(None)
                 if future._owner_pid != self.pid:
                     future = self._future_here(future, work)
                 if deadline is not None:
@@ -212,7 +218,9 @@ class Owner:
         Future."""
         if work is None:
             done_elsewhere(parents)  # a job of `map`, whose results only the parent has
-        return Future(self, work and work.time_limit, parents._consume, parents._name)
+        return Future(
+            self, work and work.time_limit, parents._consume, parents._name, parents._records
+        )
 
     def refuse_early(self, callbacks: bool) -> None:
         """Raises Blocked if no slot is free, so that a submission that does not wait need not
@@ -270,6 +278,8 @@ class Owner:
     def look(self, callbacks: bool = False) -> _native.Look:
         """Scans. Returns the state that the scan saw, for `sleep`."""
         look = self.native.look()
+        if self.forwarding:
+            self.forwarding.forward(None)
         if callbacks:
             self.issue_callbacks()
         return look
@@ -285,6 +295,8 @@ class Owner:
         """Sleeps until a job, or with `for_slot` a slot, may be ready; at most `seconds`. Returns
         at once if something has changed since `look`. A job gives its slot to the pool meanwhile if
         `yields`, if this owner yields, or if the core requires it."""
+        if self.forwarding:
+            seconds = self.forwarding.forward(seconds)
         self.native.wait(look, for_slot, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
@@ -295,12 +307,14 @@ class Owner:
         # A job without a slot has none to lend to jobs of its own, which may need this one's.
         yields = self.yields or not future._consume
         while True:
-            state = self.native.wait_for(future, left, yields)
+            step = self.forwarding.forward(left) if self.forwarding else left
+            state = self.native.wait_for(future, step, yields)
             if not state:
                 return True
-            if state == _native.TIMED_OUT:
+            if state != _native.TIMED_OUT:
+                self.issue_callbacks()
+            elif step == left:
                 return False
-            self.issue_callbacks()
             if future._owner_pid != self.pid:
                 return done_elsewhere(future)
             if deadline is not None:
@@ -322,6 +336,8 @@ class Owner:
                 taken.extend(itertools.starmap(self.finished.popleft, ((),)))
                 if isinstance(taken[0]._outcome, _native.MemoryFile):
                     self._unread.add(taken[0])
+                if taken[0]._records is not None:
+                    taken[0]._records.settle()
                 issue_callbacks(taken[0])
                 self.here()  # a callback may have forked; the finished Futures are the parent's
                 taken.clear()
@@ -377,7 +393,16 @@ class Owner:
                 self.issue_callbacks()
             except CallbackRaised as e:
                 raised = e
+        if self.forwarding:
+            self.forwarding.settle()
         return raised
+
+    def forwards(self) -> Forwarding:
+        """The jobs whose output is forwarded, for one more."""
+        self.here()
+        if self.forwarding is None:
+            self.forwarding = Forwarding()
+        return self.forwarding
 
     def stop_helpers(self) -> None:
         """Ends the helper processes."""
