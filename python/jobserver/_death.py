@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _native, _oom
+from . import _faults, _native, _oom
 from ._exceptions import JobTraceback, SubmissionDied, TimeLimitExceeded
 
 if TYPE_CHECKING:
@@ -35,8 +35,11 @@ def error_of(
         kills = _oom.has_killed()
         text += _WHO_KILLS if kills is None else f": the kernel ran out of memory ({kills.where})"
     died = SubmissionDied(pid, death.exitcode, death.signal, text + written)
-    if death.last_words is not None:
-        died.__cause__ = JobTraceback(death.last_words)
+    told = death.last_words
+    if records is not None and records.faults is not None and death.signal in _faults.SIGNALS:
+        told = records.faults.text or None
+    if told is not None:
+        died.__cause__ = JobTraceback(told)
     return died
 
 

@@ -25,6 +25,7 @@ class Defaults(NamedTuple):
     time_limit: float | None = None
     memory_limit: int | None = None
     output: Output | None = None
+    faulthandler: bool | None = None
 
     def changed(
         self,
@@ -36,6 +37,7 @@ class Defaults(NamedTuple):
         time_limit: float | None = None,
         memory_limit: int | None = None,
         output: Output | None = None,
+        faulthandler: bool | None = None,
     ) -> Defaults:
         """These with other values, where such are given and are not None; changes to the
         environment are added."""
@@ -50,6 +52,9 @@ class Defaults(NamedTuple):
             self.time_limit if time_limit is None else _arguments.time_limit(time_limit),
             self.memory_limit if memory_limit is None else _arguments.memory_limit(memory_limit),
             self.output if output is None else _arguments.output(output),
+            self.faulthandler
+            if faulthandler is None
+            else _arguments.flag(faulthandler, "faulthandler"),
         )
 
     def resolved(self, *given: Any) -> Resolved:
@@ -67,7 +72,8 @@ class Defaults(NamedTuple):
         if limits:
             preexec_fn = around(tuple(limits), preexec_fn)
         output = None if options.output == "inherit" else options.output
-        recorded = None if output is None else Recorded(output)
+        faults = bool(options.faulthandler)
+        recorded = Recorded(output, faults) if output or faults else None
         return Resolved(
             options.consume, env, preexec_fn, options.sleep_fn, options.time_limit, recorded
         )

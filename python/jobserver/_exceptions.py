@@ -50,8 +50,9 @@ class SubmissionDied(Exception):
 
     The job's process exited, or a signal killed it: see ``exitcode`` and ``signal``. Other jobs are
     not affected. If the job's function called ``sys.exit``, the ``__cause__`` of this exception has
-    the traceback and the text of that call. The message ends with the last lines of the job's
-    output, if that was captured.
+    the traceback and the text of that call. If a crash killed a job with ``faulthandler=True``,
+    it says where the job was. The message ends with the last lines of the job's output, if that was
+    captured.
 
     Attributes:
         pid: the job's process id.

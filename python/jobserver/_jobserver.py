@@ -59,7 +59,7 @@ class Jobserver:
             refuses with an error. "pipe" names two descriptors, which programs below must inherit
             (see `pass_fds`). "auto" names a fifo if the make on PATH accepts one or there is no
             make, and otherwise both.
-        threads, output: the defaults for all submissions: see :meth:`submit`.
+        threads, output, faulthandler: the defaults for all submissions: see :meth:`submit`.
         initializer, initargs: each process calls ``initializer(*initargs)`` before its first job,
             with that job's environment, before it loads the job's function; time limits do not
             count it. If it raises an exception, that job has it as its own, and the process ends.
@@ -102,6 +102,7 @@ class Jobserver:
         style: Literal["auto", "fifo", "pipe"] = "auto",
         threads: Threads | None = None,
         output: Output | None = None,
+        faulthandler: bool | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         **others: Never,
@@ -112,7 +113,7 @@ class Jobserver:
             context, waiting, orphans, max_tasks_per_child, preload, initializer, initargs
         )
         named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
-        defaults = NONE.changed(threads=threads, output=output)
+        defaults = NONE.changed(threads=threads, output=output, faulthandler=faulthandler)
         if defaults != NONE:
             self._defaults = defaults
         if threads is not None:
@@ -176,6 +177,7 @@ class Jobserver:
         time_limit: float | None = None,
         memory_limit: int | None = None,
         output: Output | None = None,
+        faulthandler: bool | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
@@ -212,6 +214,9 @@ class Jobserver:
                 `Future.output` returns it. With "forward" it appears in this process's `sys.stdout`
                 and `sys.stderr`, within the calls that wait or look for jobs, and all of it before
                 the job's result. What the initializer writes is not redirected.
+            faulthandler: whether the exception of a job that crashes (SIGSEGV, SIGABRT, SIGBUS,
+                SIGFPE, SIGILL) says in its ``__cause__`` where in Python the job was. Not if the
+                job's process has its faulthandler enabled already.
             timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
                 In a job that lends its own slot, this limits the wait until the new job starts;
                 the call returns when the lender has a slot again.
@@ -231,10 +236,10 @@ class Jobserver:
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
         records = None
-        others = memory_limit is not None or output is not None
+        others = memory_limit is not None or output is not None or faulthandler is not None
         if self._defaults is not NONE or threads is not None or others:
             given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-            options = self._defaults.resolved(*given, output)
+            options = self._defaults.resolved(*given, output, faulthandler)
             consume, env, preexec_fn, sleep_fn, time_limit, recorded = options
             if recorded is not None:
                 records, preexec_fn = recorded.begin(self._owner, preexec_fn)
@@ -275,6 +280,7 @@ class Jobserver:
         time_limit: float | None = None,
         memory_limit: int | None = None,
         output: Output | None = None,
+        faulthandler: bool | None = None,
         **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
@@ -312,9 +318,9 @@ class Jobserver:
                 into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
-            consume, env, preexec_fn, sleep_fn, threads, memory_limit, output: as in :meth:`submit`,
-                for each chunk, and with the same defaults. Captured output is only in the messages
-                of deaths.
+            consume, env, preexec_fn, sleep_fn, threads, memory_limit, output, faulthandler: as in
+                :meth:`submit`, for each chunk, and with the same defaults. Captured output is only
+                in the messages of deaths.
             time_limit: a number of seconds for each call. The process of a call that takes longer
                 is killed, and the `next` for that call raises TimeLimitExceeded.
 
@@ -335,7 +341,7 @@ class Jobserver:
         if others:
             raise _arguments.unknown("map", others)
         given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-        options = self._defaults.resolved(*given, output)
+        options = self._defaults.resolved(*given, output, faulthandler)
         return Results(
             self._owner,
             fn,
@@ -359,6 +365,7 @@ class Jobserver:
         time_limit: float | None = None,
         memory_limit: int | None = None,
         output: Output | None = None,
+        faulthandler: bool | None = None,
         **others: Never,
     ) -> Self:
         """Returns a handle of the same Jobserver whose submissions have these options, unless they
@@ -375,7 +382,9 @@ class Jobserver:
             raise _arguments.unknown("with_options", others)
         given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         made = type(self).__new__(type(self))
-        vars(made).update(vars(self), _defaults=self._defaults.changed(*given, output))
+        vars(made).update(
+            vars(self), _defaults=self._defaults.changed(*given, output, faulthandler)
+        )
         return made
 
     def as_completed(
