@@ -57,9 +57,10 @@ class Redirection:
         _depth += 1
         for descriptor, name in STREAMS:
             os.dup2(self._files[(descriptor - 1) % len(self._files)].fileno(), descriptor)
-            setattr(sys, name, _stream(descriptor))
-        if saved is not None:
-            saved.note_ours()
+            ours = _stream(descriptor)
+            if saved is not None:
+                saved.ours.append(ours)
+            setattr(sys, name, ours)
 
     def _end(self, entered: Entered, saved: _Saved | None, kind: type | None) -> None:
         """After the job. If its process ends anyway, the streams stay, because CPython may print
@@ -79,7 +80,8 @@ class _Saved:
 
     def __init__(self) -> None:
         self._streams = [getattr(sys, name) for _, name in STREAMS]
-        self._ours: list[Any] = []
+        #: The streams that take their places.
+        self.ours: list[Any] = []
         self._copies: list[tuple[int, os.stat_result]] = []
         try:
             for descriptor, _ in STREAMS:
@@ -89,15 +91,12 @@ class _Saved:
             self._close()
             raise advised(e, "cannot redirect the job's output") from None
 
-    def note_ours(self) -> None:
-        self._ours = [getattr(sys, name) for _, name in STREAMS]
-
     def restore(self) -> bool:
         """Returns false if the job has closed the saved descriptors."""
         for stream in self._streams:  # objects that kept them may have printed to them
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.flush()
-        for (_, name), stream, ours in zip(STREAMS, self._streams, self._ours):
+        for (_, name), stream, ours in zip(STREAMS, self._streams, self.ours):
             if getattr(sys, name) is ours:
                 setattr(sys, name, stream)
         if not all(map(_is_intact, self._copies)):
