@@ -71,6 +71,11 @@ def exits_at_once() -> None:
     os._exit(3)
 
 
+def deletes_streams() -> None:
+    print("before")
+    del sys.stdout, sys.stderr
+
+
 def is_killed(lines: int = 1) -> None:
     for line in range(lines):
         print("line", line)
@@ -195,6 +200,7 @@ def test_the_streams_of_a_process_that_stays_are_restored(
         with redirected():
             js.submit(talks, args=("a",), output=output).result()
             assert isinstance(js.submit(raises, output=output).exception(), KeyError)
+            assert js.submit(deletes_streams, output=output).result() is None
         after = js(streams).result()
         assert after[:-1] == before[:-1]
         assert (after[-1] == before[-1]) == (tasks is None)

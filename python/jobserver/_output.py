@@ -14,7 +14,7 @@ import itertools
 import os
 import sys
 import threading
-from typing import Sequence
+from typing import Any, Sequence
 from weakref import WeakValueDictionary
 
 from . import _native
@@ -148,7 +148,7 @@ class _Stream:
                 return
 
     def _write(self) -> None:
-        stream = getattr(sys, self._name)
+        stream: Any = getattr(sys, self._name, None)
         if stream is None or self._is_broken:
             self._text.clear()
         if not self._text:

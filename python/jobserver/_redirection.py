@@ -79,7 +79,7 @@ class _Saved:
     """The standard streams of this process, to be restored."""
 
     def __init__(self) -> None:
-        self._streams = [getattr(sys, name) for _, name in STREAMS]
+        self._streams: list[Any] = [getattr(sys, name, None) for _, name in STREAMS]
         #: The streams that take their places.
         self.ours: list[Any] = []
         self._copies: list[tuple[int, os.stat_result]] = []
@@ -97,7 +97,7 @@ class _Saved:
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.flush()
         for (_, name), stream, ours in zip(STREAMS, self._streams, self.ours):
-            if getattr(sys, name) is ours:
+            if getattr(sys, name, None) in (ours, None):
                 setattr(sys, name, stream)
         if not all(map(_is_intact, self._copies)):
             return False
