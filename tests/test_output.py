@@ -490,6 +490,31 @@ def test_an_owner_whose_stdout_fails_gets_all_results(js: Jobserver) -> None:
     assert out.getvalue() == "b\n"
 
 
+def test_ctrl_c_within_a_forwarded_text_loses_and_repeats_nothing(js: Jobserver) -> None:
+    class Interrupts(io.StringIO):
+        """Raises after its first text, as a signal handler may."""
+
+        has_raised = False
+
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if not self.has_raised:
+                self.has_raised = True
+                signal.raise_signal(signal.SIGINT)
+            return written
+
+    out = Interrupts()
+    size = 300_000  # several steps
+    with contextlib.redirect_stdout(out):
+        with pytest.raises(KeyboardInterrupt):
+            js.submit(writes_much, args=(size,), output="forward").result()
+        interrupted = len(out.getvalue())
+        js.submit(prints, args=("next",), output="forward").result()
+        js.reclaim_resources()
+    assert 0 < interrupted < size
+    assert sorted(out.getvalue()) == sorted("x" * size + "the end\n" + "next\n")
+
+
 def test_threads_that_wait_forward_each_output_once(js: Jobserver) -> None:
     with redirected() as (out, _):
 

@@ -139,9 +139,10 @@ class _Stream:
             if is_last and not ended:
                 data = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]
             text, read = codecs.utf_8_decode(data, "replace", is_last)
-            # One C call stores both, so that Ctrl-C neither loses nor repeats a text.
-            vars(self).update(_at=self._at + read, _text=collections.deque((text,)))
-            self._write()
+            if text:
+                # One C call stores both, so that Ctrl-C neither loses nor repeats a text.
+                vars(self).update(_at=self._at + read, _text=collections.deque((text,)))
+                self._write()
             if is_last:
                 if ended:
                     self.file = None
