@@ -1,9 +1,10 @@
-"""Set up the processes, give a library a handle with options, and share a large value.
+"""Set up the processes, give a library a handle with options, share a value, keep jobs' output.
 
 initializer is called once in each process. with_options makes a handle on the same slots, whose
 submissions have other defaults: the function search() below knows nothing of them. share() writes a
 value once, and each job maps it. current() tells a job the number of its slot, which no other
 running job has. A job of several slots takes all or none, and its programs find a pool of them.
+output="capture" keeps what a job and its programs print.
 
 Run:  python examples/ex10_options.py [fork | forkserver | spawn | inline]
 """
@@ -11,6 +12,7 @@ Run:  python examples/ex10_options.py [fork | forkserver | spawn | inline]
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from typing import Any, Iterable
 
@@ -52,6 +54,11 @@ def slots_below() -> int:
         return below.slots
 
 
+def report(number: int) -> None:
+    print(f"the job says {number}")
+    subprocess.run(["echo", "and so does a program"], check=True)
+
+
 def main(context: Any = None) -> None:
     data = jobserver.share(bytes(range(256)) * 4000 + b"\7" * 1000)
     with Jobserver(context=context, slots=2, initializer=set_up, initargs=(2,)) as js:
@@ -59,6 +66,11 @@ def main(context: Any = None) -> None:
         print("the most frequent byte is", found)
         assert found == 7
         assert js.submit(slots_below, consume=2).result() == 2
+
+        reported = js.submit(report, args=(found,), output="capture")
+        reported.result()
+        print(reported.output(), end="")
+        assert reported.output() == "the job says 7\nand so does a program\n"
 
 
 if __name__ == "__main__":

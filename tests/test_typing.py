@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         assert_type(js.submit(power, args=(2,)), Future[float])
         assert_type(js(str).exception(), "BaseException | None")
         assert_type(js(str).when_done(print, "done"), int)
+        assert_type(js.submit(power, args=(2,), output="capture").output(), str)
 
     def maps_have_the_functions_type(js: Jobserver) -> None:
         assert_type(next(js.map(power, [(2,), (3,)])), float)
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         js.submit(power, args=2)  # type: ignore[arg-type]
         js.submit(power, (2,))  # type: ignore[arg-type]
         js.submit(power, env={"A": 1})  # type: ignore[arg-type]
+        js.submit(power, output="away")  # type: ignore[arg-type]
+        js.submit(power, faulthandler=2)  # type: ignore[arg-type]
         js(power, 2).when_done(power, "2")  # type: ignore[arg-type]
         js.map(power, [2, 3])  # type: ignore[list-item]
         js.map(power, [(2,)], chunksize="large")  # type: ignore[arg-type]

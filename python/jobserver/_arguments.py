@@ -238,6 +238,12 @@ def memory_limit(value: Any) -> int:
     return number
 
 
+def output(value: Any) -> Literal["inherit", "capture", "forward"]:
+    """Where the output of a job goes."""
+    known: Any = choice(value, "output", ("inherit", "capture", "forward"))
+    return known  # type: ignore[no-any-return]
+
+
 def threads(value: Any) -> int | Literal["slots"]:
     """How many threads numeric libraries may use in a job."""
     if isinstance(value, str):

@@ -7,15 +7,17 @@ from typing import Any, Callable
 
 _NOTHING = contextlib.nullcontext()
 
-#: Sets a limit in this process, and registers how to undo that.
-Limit = Callable[[contextlib.ExitStack], None]
-
 
 class Entered(contextlib.ExitStack):
     """The context manager of the limits, and of the user's `preexec_fn` if it returned one."""
 
-    #: Whether the `preexec_fn` returned none, so that its changes to the process are not undone.
+    #: Whether something is not undone: the `preexec_fn` returned no context manager, or a limit
+    #: could not be undone.
     leaves_changes = False
+
+
+#: Sets a limit in this process, and registers how to undo that.
+Limit = Callable[[Entered], None]
 
 
 class Around:
@@ -25,14 +27,26 @@ class Around:
         self._limits = limits
         self._preexec_fn = preexec_fn
 
+    def within(self, limits: tuple[Limit, ...]) -> Around:
+        """The same within these limits."""
+        return Around((*limits, *self._limits), self._preexec_fn)
+
     def __call__(self) -> Any:
-        with Entered() as entered:
+        with contextlib.ExitStack() as until_entered:
+            entered = until_entered.enter_context(Entered())
             for limit in self._limits:
                 limit(entered)
             around = self._preexec_fn() if self._preexec_fn is not None else _NOTHING
-            leaves_changes = not isinstance(around, contextlib.AbstractContextManager)
-            if not leaves_changes:
+            if isinstance(around, contextlib.AbstractContextManager):
                 entered.enter_context(around)
-            made = entered.pop_all()
-            made.leaves_changes = leaves_changes
-            return made
+            else:
+                entered.leaves_changes = True
+            until_entered.pop_all()
+        return entered
+
+
+def around(limits: tuple[Limit, ...], preexec_fn: Callable[[], Any] | None) -> Around:
+    """This `preexec_fn`, which may have limits, within these limits."""
+    if isinstance(preexec_fn, Around):
+        return preexec_fn.within(limits)
+    return Around(limits, preexec_fn)

@@ -50,7 +50,9 @@ class SubmissionDied(Exception):
 
     The job's process exited, or a signal killed it: see ``exitcode`` and ``signal``. Other jobs are
     not affected. If the job's function called ``sys.exit``, the ``__cause__`` of this exception has
-    the traceback and the text of that call.
+    the traceback and the text of that call. If a crash killed a job with ``faulthandler=True``,
+    it says where the job was. The message ends with the last lines of the job's output, if that was
+    captured.
 
     Attributes:
         pid: the job's process id.
@@ -78,13 +80,16 @@ class TimeLimitExceeded(SubmissionDied):
         time_limit: the limit, in seconds.
     """
 
-    def __init__(self, pid: int, signal: int, time_limit: float, of: str = "") -> None:
-        super().__init__(pid, None, signal, f"{of}ran for longer than its {time_limit:g} seconds")
+    def __init__(
+        self, pid: int, signal: int, time_limit: float, of: str = "", written: str = ""
+    ) -> None:
+        text = f"{of}ran for longer than its {time_limit:g} seconds{written}"
+        super().__init__(pid, None, signal, text)
         self.time_limit = time_limit
-        self._of = of
+        self._rest = of, written
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.pid, self.signal, self.time_limit, self._of)
+        return type(self), (self.pid, self.signal, self.time_limit, *self._rest)
 
 
 class OwnersOnly(TypeError):

@@ -163,6 +163,28 @@ class Future(_native.Promise, Generic[T]):
             raise Blocked(f"job {self._pid} has not finished within {timeout} seconds")
         return load(self)[1]
 
+    def output(self) -> str:
+        """Returns what the job has written so far to its standard output and standard error, both
+        together, in the order written. For jobs submitted with ``output="capture"``.
+
+        Does not wait: after `result`, it is what the job had written when its function returned.
+        What is not valid UTF-8 is replaced. What programs that the job has left behind write after
+        its end is not there.
+
+        Raises:
+            RuntimeError: the job was not submitted with ``output="capture"``.
+            OSError: this program has closed the file with the output.
+        """
+        records = self._records
+        captured = None if records is None else records.captured()
+        if captured is None:
+            raise RuntimeError(
+                f"the output of {self._described()} was not captured: submit the job with "
+                'output="capture"'
+            )
+        text: str = captured.text()
+        return text
+
     def when_done(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> int:
         """Registers a callback, ``fn(*args, **kwargs)``, which runs after the job has finished.
 
@@ -206,8 +228,11 @@ def load(future: Future[Any]) -> tuple[Any, BaseException | None]:
 
 
 def _decode(future: Future[Any], outcome: Any) -> tuple[Any, BaseException | None]:
+    records = future._records
+    if records is not None and future._owner_pid == getpid():
+        records.settle()
     if isinstance(outcome, _native.Death):
-        return None, _death.error_of(outcome, future._pid, future._name)
+        return None, _death.error_of(outcome, future._pid, future._name, records)
     if isinstance(outcome, BaseException):
         return None, outcome
     return result.load(outcome)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
 from . import _arguments, _native, _own_jobs, _pickled, _pools, _several, _threads
 from ._arguments import Environment, StartMethod
 from ._as_completed import AsCompleted
-from ._defaults import NONE, Defaults, Threads
-from ._exceptions import CallbackRaised
+from ._closing import close_after
+from ._defaults import NONE, Output, Threads
 from ._future import Future
 from ._map import Results
 from ._native import getpid
-from ._options import Options
+from ._options import checked
 from ._owner import Owner
-from ._signals import raised_by_handler
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,7 +59,7 @@ class Jobserver:
             refuses with an error. "pipe" names two descriptors, which programs below must inherit
             (see `pass_fds`). "auto" names a fifo if the make on PATH accepts one or there is no
             make, and otherwise both.
-        threads: the default for all submissions: see :meth:`submit`.
+        threads, output, faulthandler: the defaults for all submissions: see :meth:`submit`.
         initializer, initargs: each process calls ``initializer(*initargs)`` before its first job,
             with that job's environment, before it loads the job's function; time limits do not
             count it. If it raises an exception, that job has it as its own, and the process ends.
@@ -103,31 +101,29 @@ class Jobserver:
         preload: Iterable[str] = (),
         style: Literal["auto", "fifo", "pipe"] = "auto",
         threads: Threads | None = None,
+        output: Output | None = None,
+        faulthandler: bool | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         **others: Never,
     ) -> None:
         if others:
             raise _arguments.unknown("Jobserver", others)
-        _arguments.in_main_interpreter()
-        method, chosen = _arguments.context(context)
-        yields = _arguments.choice(waiting, "waiting", ("hold", "yield")) == "yield"
-        stay = _arguments.choice(orphans, "orphans", ("end", "keep")) == "keep"
-        tasks = _arguments.tasks(max_tasks_per_child)
-        modules = _arguments.modules(preload)
+        options = checked(
+            context, waiting, orphans, max_tasks_per_child, preload, initializer, initargs
+        )
         named = _arguments.choice(style, "style", ("auto", "fifo", "pipe"))
-        begins = _arguments.initializer(initializer, initargs)
+        defaults = NONE.changed(1, threads=threads, output=output, faulthandler=faulthandler)
+        if defaults != NONE:
+            self._defaults = defaults
         if threads is not None:
-            self._defaults = Defaults(threads=_arguments.threads(threads))
-            modules += _threads.to_preload()
+            options = options._replace(preload=options.preload + _threads.to_preload())
         pool = _pools.in_force() if slots is None else None
         if pool is None:
             pool = _native.Pool(_arguments.slots(slots), None if named == "auto" else named)
         _own_jobs.users.add(getpid())  # this process removes the pool's home at its end
-        key = os.urandom(16).hex()
-        options = Options(method, chosen, key, tasks, modules, yields, stay, begins)
         self._owner = Owner(options, pool, None)
-        _pickled.handles[key] = self
+        _pickled.handles[options.key] = self
 
     if not TYPE_CHECKING:
         shutdown = _arguments.Foreign()
@@ -180,6 +176,8 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
+        faulthandler: bool | None = None,
         timeout: float | None = None,
     ) -> Future[T]:
         """Waits for a slot, then runs ``fn(*args, **kwargs)`` as a job in a process of its own.
@@ -212,6 +210,14 @@ class Jobserver:
                 TimeLimitExceeded.
             memory_limit: how many bytes the job may allocate; it gets MemoryError for more. (On
                 Linux; elsewhere NotImplementedError is raised.)
+            output: what becomes of the job's output, that of the programs that it starts included.
+                "inherit" (None) leaves it alone. With "capture" it goes to memory, and
+                `Future.output` returns it. With "forward" it appears in this process's `sys.stdout`
+                and `sys.stderr`, within the calls that wait or look for jobs, and all of it before
+                the job's result. What the initializer writes is not redirected.
+            faulthandler: whether the exception of a job that crashes (SIGSEGV, SIGABRT, SIGBUS,
+                SIGFPE, SIGILL) says in its ``__cause__`` where in Python the job was. Not if the
+                job's process has its faulthandler enabled already.
             timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
                 In a job that lends its own slot, this limits the wait until the new job starts;
                 the call returns when the lender has a slot again.
@@ -230,11 +236,14 @@ class Jobserver:
             raise _arguments.misplaced(fn, misplaced)
         # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
+        records = None
         plain = consume is None and threads is None and memory_limit is None
-        if self._defaults is not NONE or not plain:
+        if self._defaults is not NONE or not (plain and output is None and faulthandler is None):
             given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-            options = self._defaults.resolved(self.slots, *given)
-            consume, env, preexec_fn, sleep_fn, time_limit = options
+            options = self._defaults.resolved(self.slots, *given, output, faulthandler)
+            consume, env, preexec_fn, sleep_fn, time_limit, recorded = options
+            if recorded is not None:
+                records, preexec_fn = recorded.begin(self._owner, preexec_fn)
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
         gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
@@ -250,7 +259,7 @@ class Jobserver:
         if owner.pid != getpid() or owner.native.closing:
             owner.check_open()
         name, taken = getattr(fn, "__qualname__", None), 1 if consume is None else consume
-        future: Future[T] = Future(owner, work.time_limit, taken, name)
+        future: Future[T] = Future(owner, work.time_limit, taken, name, records)
         return owner.submit(future, work, gate, callbacks, deadline)
 
     def map(
@@ -270,6 +279,8 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
+        faulthandler: bool | None = None,
         **others: Never,
     ) -> Results[T]:
         """Calls `fn` with each of many arguments, in jobs. Returns an iterator over the results, in
@@ -307,8 +318,9 @@ class Jobserver:
                 into 10 ms; if each forked job has a new process, of whatever list, into 50 ms.)
             buffersize: how many chunks may be started or have results while the caller has not
                 taken all their results; None means four for each slot.
-            consume, env, preexec_fn, sleep_fn, threads, memory_limit: as in :meth:`submit`, for
-                each chunk, and with the same defaults.
+            consume, env, preexec_fn, sleep_fn, threads, memory_limit, output, faulthandler: as in
+                :meth:`submit`, for each chunk, and with the same defaults. Captured output is only
+                in the messages of deaths.
             time_limit: a number of seconds for each call. The process of a call that takes longer
                 is killed, and the `next` for that call raises TimeLimitExceeded.
 
@@ -334,7 +346,7 @@ class Jobserver:
             fn,
             argses,
             kwargses,
-            self._defaults.resolved(*given),
+            self._defaults.resolved(*given, output, faulthandler),
             ordered=ordered,
             timeout=timeout,
             chunksize=chunksize,
@@ -351,6 +363,8 @@ class Jobserver:
         threads: Threads | None = None,
         time_limit: float | None = None,
         memory_limit: int | None = None,
+        output: Output | None = None,
+        faulthandler: bool | None = None,
         **others: Never,
     ) -> Self:
         """Returns a handle of the same Jobserver whose submissions have these options, unless they
@@ -367,7 +381,9 @@ class Jobserver:
             raise _arguments.unknown("with_options", others)
         given = self.slots, consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
         made = type(self).__new__(type(self))
-        vars(made).update(vars(self), _defaults=self._defaults.changed(*given))
+        vars(made).update(
+            vars(self), _defaults=self._defaults.changed(*given, output, faulthandler)
+        )
         return made
 
     def as_completed(
@@ -430,21 +446,4 @@ class Jobserver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leaves = error
-        while True:
-            try:
-                self.close()
-                break
-            except BaseException as e:
-                callbacks = isinstance(e, CallbackRaised) or not isinstance(e, Exception)
-                if not callbacks or raised_by_handler(e):
-                    raise
-                if leaves is None:
-                    leaves = e
-                else:
-                    _native.tell_unraisable(e, self)
-        try:
-            if leaves is not error and leaves is not None:
-                raise leaves
-        finally:
-            del leaves, error  # otherwise the traceback would refer to itself through this frame
+        close_after(self, error)

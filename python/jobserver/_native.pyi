@@ -232,7 +232,16 @@ class Death:
 
 @disjoint_base
 class Promise:
-    def __new__(cls, owner: _Owner, time_limit: float | None, consume: int, name: Any) -> Self: ...
+    def __new__(
+        cls,
+        owner: _Owner,
+        time_limit: float | None,
+        consume: int,
+        name: Any,
+        records: Any = None,
+    ) -> Self: ...
+    @property
+    def _records(self) -> Any: ...
     @property
     def _owner(self) -> _Owner: ...
     @property

@@ -23,8 +23,10 @@ from weakref import WeakSet
 from . import _arguments, _job, _native, _oom, _own_jobs
 from ._exceptions import Blocked, CallbackRaised
 from ._future import Future, done_elsewhere, issue_callbacks, load
+from ._gating import Gating, not_in_time
 from ._native import getpid
 from ._options import Options
+from ._output import Forwarding
 from ._start import Helper, Starter, starter
 from ._wire import result
 
@@ -36,10 +38,12 @@ class Owner:
     #: The pid of the process that the state belongs to; 0 before the first use.
     pid = 0
     native: _native.Owner
-    #: Finished Futures that have callbacks, or a memory file to read.
+    #: Finished Futures that have callbacks, records, or a memory file to read.
     finished: deque[Future[Any]]
     #: What maps have used, for the next ones: see `_map/calls.py`.
     progresses: deque[Any]
+    #: The jobs whose output is forwarded; None before the first.
+    forwarding: Forwarding | None
     _unread: WeakSet[Future[Any]]
 
     def __init__(
@@ -93,6 +97,7 @@ class Owner:
             "starter": self.starter.renewed(is_job),
             "finished": finished,
             "progresses": deque(),
+            "forwarding": None,
             "_unread": WeakSet(),
             "_pool": None,
             "pid": pid,
@@ -173,8 +178,10 @@ class Owner:
         admission = _native.Admission(consume, callbacks, None)
         try:
             if gate is not None:
-                self._pass(gate, admission, consume, callbacks, deadline)
+                Gating(self, gate, admission, consume, callbacks, deadline).pass_on()
             while True:
+                if self.forwarding:
+                    self.forwarding.forward(None)
                 if future._owner_pid != self.pid:
                     future = self._future_here(future, work)
                 if deadline is not None:
@@ -183,7 +190,7 @@ class Owner:
                 if not state:
                     return future
                 if state == _native.TIMED_OUT:
-                    raise Blocked(_not_in_time(consume))
+                    raise Blocked(not_in_time(consume))
                 self.issue_callbacks()
         except BaseException:
             self.native.conclude(admission)
@@ -213,7 +220,9 @@ class Owner:
         Future."""
         if work is None:
             done_elsewhere(parents)  # a job of `map`, whose results only the parent has
-        return Future(self, work and work.time_limit, parents._consume, parents._name)
+        return Future(
+            self, work and work.time_limit, parents._consume, parents._name, parents._records
+        )
 
     def refuse_early(self, consume: int, callbacks: bool) -> None:
         """Raises Blocked if so many slots are not free, so that a submission that does not wait
@@ -226,83 +235,13 @@ class Owner:
         if not self.native.could_admit(admission, False):
             raise Blocked("no slot is free" if consume == 1 else f"{consume} slots are not free")
 
-    def _pass(
-        self,
-        gate: Callable[[], Any],
-        admission: _native.Admission,
-        consume: int,
-        callbacks: bool,
-        deadline: float | None,
-    ) -> None:
-        """Waits until the gate lets a job start, and then admits it. Gates come before slots, but
-        for a job of several slots."""
-        if consume > 1 or (consume and self.native.runs_on_several):
-            self._pass_with_slots(gate, admission, consume, callbacks, deadline)
-            return
-        while True:
-            self.check_open()
-            look = self.look(callbacks)
-            if consume and not self.native.could_admit(admission, False):
-                # The gate is not called before a slot is free: its answer would be stale by then.
-                left = _left(deadline, _not_in_time(consume))
-                if not self.native.can_lend:
-                    self.native.wait_for_slot(look, admission, left)
-                    continue
-                # This process can lend its own slot.
-            delay = _arguments.delay(gate())
-            self.here()  # the gate may have forked
-            if delay is not None:
-                self._pause(delay, callbacks, deadline)
-                continue
-            may_lend = deadline is None or time.monotonic() < deadline
-            if self.native.admit_at_once(admission, may_lend):
-                return
-
-    def _pass_with_slots(
-        self,
-        gate: Callable[[], Any],
-        admission: _native.Admission,
-        consume: int,
-        callbacks: bool,
-        deadline: float | None,
-    ) -> None:
-        """Does the same for a job of several slots, or a job of this process that has several: they
-        may not come together again after the gate's answer. If it delays the job, they go back."""
-        while True:
-            admission.timeout = None if deadline is None else deadline - time.monotonic()
-            state = self.native.admit(admission)
-            if state == _native.TIMED_OUT:
-                raise Blocked(_not_in_time(consume))
-            if state:
-                self.issue_callbacks()
-                continue
-            pid = self.pid
-            delay = _arguments.delay(gate())
-            self.here()
-            if self.pid != pid:
-                admission.leave_to_parent()  # the gate has forked
-            if delay is None:
-                return
-            self.native.conclude(admission)
-            self._pause(delay, callbacks, deadline)
-
-    def _pause(self, delay: float, callbacks: bool, deadline: float | None) -> None:
-        """Waits `delay` seconds, and collects finished jobs meanwhile."""
-        until = time.monotonic() + delay
-        while True:
-            look = self.look(callbacks)
-            self.check_open()  # after the look: a close that begins now ends the sleep
-            left = until - time.monotonic()
-            if left <= 0 and (deadline is None or until < deadline):
-                return
-            remaining = _left(deadline, "sleep_fn did not let the job go in time")
-            self.sleep(look, left if remaining is None else min(left, remaining))
-
     # Waiting.
 
     def look(self, callbacks: bool = False) -> _native.Look:
         """Scans. Returns the state that the scan saw, for `sleep`."""
         look = self.native.look()
+        if self.forwarding:
+            self.forwarding.forward(None)
         if callbacks:
             self.issue_callbacks()
         return look
@@ -318,6 +257,8 @@ class Owner:
         """Sleeps until a job, or with `needs` so many slots, may be ready; at most `seconds`.
         Returns at once if something has changed since `look`. A job gives its slot to the pool
         meanwhile if `yields`, if this owner yields, or if the core requires it."""
+        if self.forwarding:
+            seconds = self.forwarding.forward(seconds)
         self.native.wait(look, needs, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
@@ -328,12 +269,14 @@ class Owner:
         # A job without a slot has none to lend to jobs of its own, which may need this one's.
         yields = self.yields or not future._consume
         while True:
-            state = self.native.wait_for(future, left, yields)
+            step = self.forwarding.forward(left) if self.forwarding else left
+            state = self.native.wait_for(future, step, yields)
             if not state:
                 return True
-            if state == _native.TIMED_OUT:
+            if state != _native.TIMED_OUT:
+                self.issue_callbacks()
+            elif step == left:
                 return False
-            self.issue_callbacks()
             if future._owner_pid != self.pid:
                 return done_elsewhere(future)
             if deadline is not None:
@@ -370,6 +313,8 @@ class Owner:
                 taken.extend(itertools.starmap(self.finished.popleft, ((),)))
                 if isinstance(taken[0]._outcome, _native.MemoryFile):
                     self._unread.add(taken[0])
+                if taken[0]._records is not None:
+                    taken[0]._records.settle()
                 issue_callbacks(taken[0])
                 self.here()  # a callback may have forked; the finished Futures are the parent's
                 taken.clear()
@@ -425,26 +370,21 @@ class Owner:
                 self.issue_callbacks()
             except CallbackRaised as e:
                 raised = e
+        if self.forwarding:
+            self.forwarding.settle()
         return raised
+
+    def forwards(self) -> Forwarding:
+        """The jobs whose output is forwarded, for one more."""
+        self.here()
+        if self.forwarding is None:
+            self.forwarding = Forwarding()
+        return self.forwarding
 
     def stop_helpers(self) -> None:
         """Ends the helper processes."""
         self.progresses.clear()
         self.starter.stop()
-
-
-def _not_in_time(consume: int) -> str:
-    return "no slot was free in time" if consume < 2 else f"{consume} slots were not free in time"
-
-
-def _left(deadline: float | None, complaint: str) -> float | None:
-    """The seconds left until a deadline. Raises Blocked if there are none."""
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise Blocked(complaint)
-    return left
 
 
 os.register_at_fork(after_in_child=_native.forget_lifeline)

@@ -234,7 +234,7 @@ class Results(_native.Results, Generic[T]):
         self._count_served += chunk.size
         self._serve(chunk, *chunk.outcome)
         chunk.outcome = [], []  # results that the caller drops must not be kept here
-        chunk.future = None  # or here
+        chunk.future = chunk.records = None  # or here
         if not self._owner.native.closing:
             self._feed()  # if this raises, the results just served still come
         return True
@@ -327,21 +327,22 @@ class Results(_native.Results, Generic[T]):
         """Starts a chunk's job. Raises Blocked if there is no slot for it in time."""
         owner = self._owner
         owner.check_open()
-        future = chunk.future
-        if future is None:
-            future = Future(owner, self._options.time_limit, self._options.consume, self._name)
-            future._watch(self._finished)
-            chunk.future = future
         if chunk.packed is None:
             if deadline == 0.0:
                 owner.refuse_early(self._options.consume, callbacks=False)
             if not self._pack(chunk):
                 return
+        future, options = chunk.future, self._options
+        if future is None:
+            records = chunk.records
+            future = Future(owner, options.time_limit, options.consume, self._name, records)
+            future._watch(self._finished)
+            chunk.future = future
         self._running[future] = chunk
         # Removed first, because it must not be used again after an interrupted start.
         packed, chunk.packed = chunk.packed, None
         try:
-            gate = None if self._options.sleep_fn is None else self._ask
+            gate = None if options.sleep_fn is None else self._ask
             owner.submit(future, None, gate, deadline != 0, deadline, packed)
             self._sizes.left -= chunk.size
         except Blocked:
@@ -379,7 +380,8 @@ class Results(_native.Results, Generic[T]):
         args = self._fn, made, progress, chunk.place, *limits
         env = options.env or None
         run = calls.make if is_inline else calls.run
-        return _native.Work(env, None, options.preexec_fn, run, args, None, progress)
+        preexec_fn = chunk.prepared(self._owner, options)
+        return _native.Work(env, None, preexec_fn, run, args, None, progress)
 
     def _free_place(self) -> int:
         taken = {chunk.place for chunk in (*self._running.values(), *self._packed())}

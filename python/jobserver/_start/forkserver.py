@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-from .. import _native
+from .. import _native, _redirection
 from .._wire import result
 from . import loading
 from ._starter import Helper, HiringStarter
@@ -81,7 +81,7 @@ class ForkServer(HiringStarter):
 
     def pack(self, work: _native.Work) -> Launch:
         self._count += 1
-        return dump(f"Job-{self._count}", work, self)
+        return dump(f"Job-{self._count}", _redirection.passed_on(work), self)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         for left in reversed(range(_HELPERS)):

@@ -14,7 +14,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .. import _current, _job, _native
+from .. import _current, _death, _job, _native
 from .._exceptions import SubmissionDied
 from .._signals import raised_by_handler
 from ._starter import Starter
@@ -57,6 +57,8 @@ class Inline(Starter):
         if not state:
             with _current.inline(owner.pool.slots):
                 future._ran_here(self._outcome(future, packed))
+            if future._records is not None:
+                future._records.settle()
         return state
 
     def _outcome(self, future: Future[Any], work: _native.Work) -> tuple[Any, BaseException | None]:
@@ -95,6 +97,8 @@ def _exited(future: Future[Any], stop: SystemExit) -> SubmissionDied:
     """The death of a job that called `sys.exit`."""
     code = _job.exit_code(stop)
     of = f"of {future._name} " if future._name else ""
-    died = SubmissionDied(_native.getpid(), code, None, f"{of}exited with code {code}")
+    written = "" if future._records is None else _death.last_output(future._records)
+    text = f"{of}exited with code {code}{written}"
+    died = SubmissionDied(_native.getpid(), code, None, text)
     died.__cause__ = stop
     return died

@@ -58,6 +58,8 @@ pub(crate) struct Promise {
     outcome: Cell,
     loaded: Cell,
     callbacks: Cell,
+    /// What the owner keeps of the job beside its outcome, such as its output; none for most jobs.
+    records: Option<Py<PyAny>>,
     /// The deques to which the Future is appended when its job has ended.
     watchers: Mutex<Vec<Py<PyAny>>>,
 }
@@ -65,12 +67,13 @@ pub(crate) struct Promise {
 #[pymethods]
 impl Promise {
     #[new]
-    #[pyo3(signature = (owner, time_limit, consume, name))]
+    #[pyo3(signature = (owner, time_limit, consume, name, records = None))]
     fn new(
         owner: Py<PyAny>,
         time_limit: Option<f64>,
         consume: u32,
         name: Option<&Bound<'_, PyAny>>,
+        records: Option<Py<PyAny>>,
     ) -> Promise {
         // (The name may be any object, if the function is an object of a user's class.)
         let name = name.and_then(|name| name.cast::<PyString>().ok()).cloned();
@@ -86,6 +89,7 @@ impl Promise {
             outcome: Cell::default(),
             loaded: Cell::default(),
             callbacks: Cell::default(),
+            records,
             watchers: Mutex::default(),
         }
     }
@@ -124,6 +128,11 @@ impl Promise {
     #[getter]
     fn _outcome(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.outcome.get(py)
+    }
+
+    #[getter]
+    fn _records(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.records.as_ref().map(|records| records.clone_ref(py))
     }
 
     #[getter]
@@ -189,6 +198,7 @@ impl Promise {
         for cell in [&self.owner, &self.outcome, &self.loaded, &self.callbacks] {
             visit.call(&*cell.lock())?;
         }
+        visit.call(&self.records)?;
         self.watchers().iter().try_for_each(|queue| visit.call(queue))
     }
 
@@ -235,7 +245,7 @@ impl Promise {
     }
 
     /// Stores the outcome of the job. Returns whether the package must handle the Future: it has
-    /// callbacks, or a memory file to read before its Jobserver closes.
+    /// callbacks, records, or a memory file to read before its Jobserver closes.
     pub(crate) fn deliver(this: &Bound<'_, Self>, outcome: Py<PyAny>) -> PyResult<bool> {
         let (py, promise) = (this.py(), this.get());
         let in_memory = outcome.bind(py).is_instance_of::<MemoryFile>();
@@ -244,7 +254,8 @@ impl Promise {
         for queue in watchers {
             append(queue.bind(py), this)?;
         }
-        Ok(in_memory || promise.callbacks.lock().is_some())
+        let has_records = promise.records.is_some();
+        Ok(in_memory || has_records || promise.callbacks.lock().is_some())
     }
 }
 
