@@ -149,12 +149,24 @@ def test_one_of_the_users_own_stays(
     own = js.submit(crashes_with_a_handler_of_its_own, args=(file,), faulthandler=True)
     assert isinstance(own.exception(), SubmissionDied)
     assert "in reads_nowhere\n" in file.read_text()
-    js.close()
 
+
+@tasks_each
+def test_a_handler_of_the_process_gives_way_to_that_of_the_job(
+    make_jobserver: Callable[..., Jobserver], tasks: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "faults"
     js = make_jobserver(1, max_tasks_per_child=tasks, initializer=enables_for, initargs=(file,))
-    died = js.submit(reads_nowhere, faulthandler=True).exception()
-    assert isinstance(died, SubmissionDied) and died.__cause__ is None
-    assert "in reads_nowhere\n" in file.read_text()
+    assert js.submit(is_enabled, faulthandler=True).result()[0]
+    assert js(is_enabled).result()[0]
+    assert "in reads_nowhere\n" in cause_of(js.submit(reads_nowhere, faulthandler=True))
+    assert file.read_text() == ""
+
+
+def test_a_handler_of_the_owner_gives_way_to_that_of_a_forked_job(js: Jobserver) -> None:
+    faulthandler.enable(2)
+    assert "in reads_nowhere\n" in cause_of(js.submit(reads_nowhere, faulthandler=True))
+    assert faulthandler.is_enabled()
 
 
 def test_without_the_option_nothing_is_told(js: Jobserver) -> None:

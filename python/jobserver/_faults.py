@@ -1,8 +1,8 @@
 """Where in Python a job was when it crashed (SIGSEGV, SIGABRT): `faulthandler=` of a submission.
 
-The standard library's faulthandler writes that into a memory file, and the owner reads it. If
-faulthandler is enabled in the job's process already, it stays as it is, and writes where it was
-told to.
+The standard library's faulthandler writes that into a memory file, and the owner reads it. Where
+faulthandler is enabled in the job's process already (under fork, if it is in the owner, as in
+pytest), the file takes the place of the one that it writes to: nothing tells what that was.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ class Recorder:
 
     def __call__(self, entered: Entered) -> None:
         global _in_use
-        if self._file is None or (faulthandler.is_enabled() and _in_use is None):
+        if self._file is None:
             return
+        was_enabled = faulthandler.is_enabled()
         faulthandler.enable(self._file.fileno(), all_threads=False)
         _in_use = self._file
         if self._restores:
-            entered.callback(_disable)
+            entered.callback(_restore, was_enabled)
 
 
 #: The file that faulthandler writes to, also in processes that are forked from a job. Kept here,
@@ -82,10 +83,13 @@ class Recorder:
 _in_use: _native.MemoryFile | None = None
 
 
-def _disable() -> None:
+def _restore(was_enabled: bool) -> None:
     global _in_use
     faulthandler.disable()
     _in_use = None
+    if was_enabled:
+        with contextlib.suppress(ValueError, OSError):  # there is no standard error
+            faulthandler.enable(2)
 
 
 def _received(passed: Any, restores: bool) -> Recorder:

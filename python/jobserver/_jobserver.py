@@ -216,8 +216,7 @@ class Jobserver:
                 and `sys.stderr`, within the calls that wait or look for jobs, and all of it before
                 the job's result. What the initializer writes is not redirected.
             faulthandler: whether the exception of a job that crashes (SIGSEGV, SIGABRT, SIGBUS,
-                SIGFPE, SIGILL) says in its ``__cause__`` where in Python the job was. Not if the
-                job's process has its faulthandler enabled already.
+                SIGFPE, SIGILL) says in its ``__cause__`` where in Python the job was.
             timeout: how many seconds to wait for `sleep_fn` and a slot; None waits without limit.
                 In a job that lends its own slot, this limits the wait until the new job starts;
                 the call returns when the lender has a slot again.
