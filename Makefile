@@ -136,6 +136,10 @@ bench: $(VENV)/.bench $(SYSTEMS) ## ours and the peers side by side: some 20 min
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
 		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
+bench-numeric: $(VENV)/numeric/.made ## jobs of NumPy and scikit-learn against joblib: some 10 minutes (ROUNDS=3: less)
+	$(call heading,benchmarks/numeric.py)
+	@$(RUN) $(VENV)/numeric/bin/python benchmarks/numeric.py $(if $(ROUNDS),--rounds $(ROUNDS))
+
 bench-sizes: $(VENV)/.bench $(SYSTEMS) ## nested trees of 127 to 16,383 jobs, of ours, Ray and Dask: some 20 minutes (JOBS="127 1023": less)
 	$(call heading,benchmarks/tree_sizes.py)
 	@$(RUN_PYTHON) benchmarks/tree_sizes.py $(if $(JOBS),--jobs $(JOBS))
@@ -301,6 +305,13 @@ $(SYSTEMS): $(VENV)/%/.tried: $(CREATED)
 	@$(PYTHON) -m venv --clear $(VENV)/$*
 	@$(VENV)/$*/bin/python -m pip --quiet --disable-pip-version-check install $(SYSTEM) || \
 		{ echo "$(SYSTEM) cannot be installed: it is left out" >&2; rm -rf $(VENV)/$*; mkdir $(VENV)/$*; }
+	@touch $@
+
+# So has scikit-learn, which brings much.
+$(VENV)/numeric/.made: $(VENV)/.wheel
+	$(call heading,setting up $(VENV)/numeric: scikit-learn)
+	@$(PYTHON) -m venv --clear $(VENV)/numeric
+	@$(VENV)/numeric/bin/python -m pip --quiet --disable-pip-version-check install $(WHEEL) scikit-learn==1.7.2
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.wheel $(VENV)/peer/.made

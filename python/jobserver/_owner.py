@@ -282,12 +282,6 @@ class Owner:
             if deadline is not None:
                 left = deadline - time.monotonic()
 
-    def gives_slot_away(self) -> bool:
-        """Whether this process is a job that has a slot, and gives it to the pool while it
-        waits."""
-        yields = self.yields or self.native.must_yield
-        return yields and self.native.can_lend
-
     @contextlib.contextmanager
     def several_slots_given_away(self) -> Iterator[bool]:
         """If this is a job of several slots, gives them to the pool meanwhile. After an error other

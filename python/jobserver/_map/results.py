@@ -251,9 +251,9 @@ class Results(_native.Results, Generic[T]):
 
     def _must_start(self) -> bool:
         """Whether the caller must wait for a slot for a chunk that found none. True if none of its
-        jobs run, because no other job may end; the chunk's job may then borrow the caller's slot.
-        With "yield" always true, because the caller needs no slot until a result is there."""
-        return not self._under_way() or self._owner.gives_slot_away()
+        jobs run, because no other job may end; and for a job that can lend its slot, because it
+        needs none until a result is there."""
+        return not self._under_way() or self._owner.native.can_lend
 
     def _under_way(self) -> int:
         """The number of running jobs."""

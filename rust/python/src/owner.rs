@@ -415,12 +415,6 @@ impl Owner {
         self.owner.any_has_yielded()
     }
 
-    /// Whether this process must give its slots away while it waits.
-    #[getter]
-    fn must_yield(&self) -> bool {
-        self.owner.must_yield()
-    }
-
     /// The number of jobs whose Futures have no outcome yet.
     #[getter]
     fn unfinished(&self) -> usize {

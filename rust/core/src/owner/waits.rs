@@ -106,7 +106,7 @@ impl<J> Owner<J> {
     ) -> std::result::Result<(), H::Error> {
         let turn = match needs {
             0 => None,
-            _ => Some(self.pool()?.turn(Want::Start).needing(needs).beside_own()),
+            _ => Some(self.pool()?.turn(Want::Start).needing(needs).about_to_wait().beside_own()),
         };
         let deadline = deadline(timeout);
         let sleep = any_change(host);

@@ -4,7 +4,8 @@ use super::assignment::BorrowedFrom;
 use super::auth::Auth;
 use super::entry::Tenure;
 use super::home::{is_in_a_home, Home};
-use super::ledger::{Ledger, Lender, Waiter};
+use super::ledger::{Ledger, Lender, Row, Waiter};
+use super::parts::Parts;
 use super::lineage::{in_recipe_below, makes_above, Lineage};
 use super::pipe::{TokenPipe, MAX_SLOTS};
 use super::warden;
@@ -43,6 +44,8 @@ pub(crate) struct Bank {
     depth: AtomicU16,
     /// The waiter that goes first and did not take a slot that was free, since then.
     hesitant: Mutex<Option<(Waiter, Instant)>>,
+    /// What the waiters of this process have gathered.
+    parts: Mutex<Parts>,
     /// The implicit slot of this program, if no other program shares it: see [`Bank::join`].
     pub(super) implicit: OnceLock<(Pid, Tenure)>,
     pub(super) home: Arc<Home>,
@@ -142,6 +145,7 @@ impl Bank {
             borrowed_from,
             depth,
             hesitant: Mutex::default(),
+            parts: Mutex::default(),
             implicit,
             home,
         }
@@ -203,6 +207,31 @@ impl Bank {
 
     pub(super) fn hesitant(&self) -> MutexGuard<'_, Option<(Waiter, Instant)>> {
         self.hesitant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what a waiter of this process has gathered.
+    pub(super) fn give_part_back(&self, row: Row) {
+        let part = std::mem::take(self.parts().of(row));
+        for tenure in part {
+            self.ledger.give_back(tenure, &self.pipe);
+        }
+        self.ledger.end_gathering(row);
+    }
+
+    /// Takes a waiter that does not take a slot out of the queue. If it is of this process, it may be
+    /// unable to go on before another one of this process does, for example because a signal handler
+    /// has interrupted it. So what it has gathered goes back.
+    pub(super) fn pass_over(&self, waiter: Waiter) {
+        self.ledger.pass_over(waiter);
+        if waiter.process == ProcessId::current() {
+            for tenure in self.parts().taken_from(waiter.index) {
+                self.ledger.give_back(tenure, &self.pipe);
+            }
+        }
     }
 
     pub(super) fn depth(&self) -> u16 {

@@ -22,6 +22,7 @@ mod kills;
 mod ledger;
 mod lineage;
 mod own_slot;
+mod parts;
 mod pipe;
 mod pool;
 mod slot;

@@ -37,8 +37,8 @@ pub struct Turn {
     want: Option<Want>,
     /// How many slots the job takes.
     needs: usize,
-    /// The slots that this waiter holds while it waits for the rest. A borrowed one comes first.
-    gathered: Vec<Tenure>,
+    /// Whether a thread is about to wait, and so may hold a part of what it needs.
+    waits: bool,
     row: Option<(Pid, Row)>,
     kept: PausedTurn,
     /// The wait may also end by the slot that this process runs on, once that is not lent.
@@ -56,13 +56,19 @@ pub struct PausedTurn {
 
 impl Turn {
     pub(super) fn new(bank: &Arc<Bank>, want: Option<Want>) -> Turn {
-        let (bank, kept, gathered) = (Arc::clone(bank), PausedTurn::default(), Vec::new());
-        Turn { bank, want, needs: 1, gathered, row: None, kept, uses_own: true, bell: None }
+        let (bank, kept) = (Arc::clone(bank), PausedTurn::default());
+        Turn { bank, want, needs: 1, waits: false, row: None, kept, uses_own: true, bell: None }
     }
 
     /// For a job that takes so many slots.
     pub(crate) fn needing(mut self, slots: usize) -> Turn {
         self.needs = slots;
+        self
+    }
+
+    /// For a thread that will wait if it cannot take what it needs at once.
+    pub(crate) fn about_to_wait(mut self) -> Turn {
+        self.waits = true;
         self
     }
 
@@ -105,52 +111,51 @@ impl Turn {
     fn gather(&mut self) -> Result<Option<Slot>> {
         let (bank, me) = (Arc::clone(&self.bank), ProcessId::current());
         bank.ledger.check_namespace(me.pid)?;
-        if self.row().is_none() && self.within_reach()? < self.needs {
+        if !self.waits && self.row().is_none() && self.within_reach()? < self.needs {
             return Ok(None);
         }
         let Some(row) = self.entered() else { return Ok(None) };
         bank.ledger.begin_gathering(row);
         if self.must_let_others_go_first()? {
-            self.give_gathered_back();
+            bank.give_part_back(row);
             return Ok(None);
         }
-        while self.gathered.len() < self.needs {
-            if !self.gather_one(me)? {
-                if self.gathered.is_empty() {
+        let mut parts = bank.parts();
+        let part = parts.of(row);
+        while part.len() < self.needs {
+            let has_loan = part.first().is_some_and(|first| bank.ledger.is_loan(*first));
+            if let Some(loan) = if has_loan { None } else { self.borrow(me)? } {
+                part.insert(0, loan);
+            } else if let Some(taken) = bank.ledger.take(&bank.pipe, me)? {
+                part.push(taken);
+            } else {
+                if part.is_empty() {
                     bank.ledger.end_gathering(row);
                 }
                 return Ok(None);
             }
         }
         bank.ledger.end_gathering(row);
-        Ok(Some(Slot::of_several(&bank, std::mem::take(&mut self.gathered))))
+        Ok(Some(Slot::of_several(&bank, std::mem::take(part))))
     }
 
-    fn gather_one(&mut self, me: ProcessId) -> Result<bool> {
-        let ledger = &self.bank.ledger;
-        let may_borrow = !self.gathered.first().is_some_and(|first| ledger.is_loan(*first));
-        if let Some(loan) = if may_borrow { self.borrow(me)? } else { None } {
-            self.gathered.insert(0, loan);
-            return Ok(true);
-        }
-        let taken = ledger.take(&self.bank.pipe, me)?;
-        self.gathered.extend(taken);
-        Ok(taken.is_some())
-    }
-
-    fn give_gathered_back(&mut self) {
-        for tenure in self.gathered.drain(..) {
-            self.bank.ledger.give_back(tenure, &self.bank.pipe);
-        }
-        if let Some(row) = self.row() {
-            self.bank.ledger.end_gathering(row);
-        }
+    fn has_part(&self) -> bool {
+        self.needs > 1 && self.row().is_some_and(|row| !self.bank.parts().of(row).is_empty())
     }
 
     /// Returns how many slots this thread has gathered or could take now, if no waiter goes first.
     fn within_reach(&self) -> Result<usize> {
         let free = self.bank.pipe.free().map_err(Error::system(COUNTING))?;
-        Ok(free + self.gathered.len() + usize::from(self.bank.lender(getpid()).is_some()))
+        let part = self.row().map_or(0, |row| self.bank.parts().of(row).len());
+        Ok(free + part + usize::from(self.bank.lender(getpid()).is_some()))
+    }
+
+    /// For a thread that has this many slots and does something before it uses them: gives them back,
+    /// but stays in the queue, so that other waiters leave them to it for a while.
+    pub(crate) fn set_aside(mut self, slot: Option<Slot>) -> Turn {
+        self.entered();
+        drop(slot);
+        self
     }
 
     /// Returns whether a slot is free that another waiter is to take.
@@ -160,22 +165,27 @@ impl Turn {
         let Some(want) = want else { return Ok(false) };
         let mut hesitant = bank.hesitant();
         let free = bank.pipe.free().map_err(Error::system(COUNTING))?;
-        if free == 0 && self.gathered.is_empty() {
+        if free == 0 && !self.has_part() {
             *hesitant = None;
             return Ok(false);
         }
         while let Some(first) = bank.ledger.goes_first(row, bank.depth(), want, self.ticket()) {
+            if free == 0 {
+                *hesitant = None; // nothing that it could take lies free
+                return Ok(true);
+            }
             match hesitant.filter(|(known, _)| known.is_same(&first)) {
                 None => *hesitant = Some((first, Instant::now())),
                 Some((_, since)) if since.elapsed() < GRACE => {}
                 Some(_) => {
                     *hesitant = None;
-                    bank.ledger.pass_over(first);
+                    bank.pass_over(first);
                     continue;
                 }
             }
             return Ok(true);
         }
+        *hesitant = None;
         Ok(false)
     }
 
@@ -250,12 +260,16 @@ impl Turn {
                 wait.at_most(self.for_lender())
             }
         };
-        // In this order: a waiter that comes in after this look tells this one.
-        if !self.gathered.is_empty() && self.must_let_others_go_first().unwrap_or(true) {
-            self.give_gathered_back();
-            return wait.at_most(Some(Duration::ZERO));
+        // In this order: a waiter that comes in after this look tells this one. One that has passed
+        // this one over gathers too: this one must come in again, and tell it.
+        match row.filter(|_| self.has_part()) {
+            Some(row) if !self.bank.ledger.is_in_queue(row) => wait.at_most(Some(Duration::ZERO)),
+            Some(row) if self.must_let_others_go_first().unwrap_or(true) => {
+                self.bank.give_part_back(row);
+                wait.at_most(Some(Duration::ZERO))
+            }
+            _ => wait,
         }
-        wait
     }
 
     /// Returns a short time if there is a slot to borrow, or the own one has come back: no bell
@@ -325,7 +339,9 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(row) = self.row() {
-            self.give_gathered_back();
+            if self.needs > 1 {
+                self.bank.give_part_back(row);
+            }
             self.bank.ledger.leave(row, ProcessId::current());
         }
     }
@@ -427,6 +443,24 @@ mod tests {
         drop(held);
         assert!(deep.try_take().unwrap().is_none());
         assert!(shallow.try_take().unwrap().is_some());
+    }
+
+    #[test]
+    fn nobody_is_passed_over_while_no_slot_is_free() {
+        let pool = Pool::new(1).unwrap();
+        let first = waits(&pool, Want::Start);
+        let other = Pool::open(pool.home()).unwrap();
+        let mut second = other.turn(Want::Start).needing(2);
+        drop(second.begin_wait());
+        let row = second.row().unwrap();
+        let part = other.bank.ledger.take(&other.bank.pipe, ProcessId::current()).unwrap();
+        other.bank.parts().of(row).extend(part);
+        let before = other.bank.ledger.goes_first(Some(row), 0, Want::Start, None).unwrap();
+        let long_ago = Instant::now().checked_sub(2 * GRACE).unwrap();
+        *other.bank.hesitant() = Some((before, long_ago));
+        assert!(second.try_take().unwrap().is_none());
+        assert!(pool.bank.ledger.is_in_queue(first.row().unwrap()));
+        assert_eq!(pool.free().unwrap(), 1); // the part went back
     }
 
     #[test]

@@ -210,3 +210,54 @@ fn a_waiter_that_is_late_with_its_part_gives_it_to_one_that_came_first() {
         });
     });
 }
+
+#[test]
+fn a_waiter_that_was_passed_over_and_the_one_that_gathers_meanwhile_do_not_keep_a_part_each() {
+    alone(|| {
+        at_each_step(|step| {
+            let stage = Stage::new(2);
+            let held = [(); 2].map(|()| stage.pool.try_take().unwrap().unwrap());
+            let [one, other] = held;
+            let first = stage.start(Fate::StoppedAt(step), |role| {
+                let mut turn = waits_for_two(&stage.pool);
+                role.pause();
+                let wait = role.meet_fate(|| {
+                    assert!(turn.try_take().unwrap().is_none());
+                    sleeps(&mut turn)
+                });
+                let woken = wakes(&wait);
+                drop(wait);
+                let mut slots = if woken { look_until_asleep(&mut turn) } else { None };
+                role.pause();
+                slots = slots.or_else(|| look_until_asleep(&mut turn));
+                stage.tell(SLOTS, slots.map_or(0, |slots| slots.count() as u64));
+                role.pause();
+            });
+            assert_eq!(first.rest(), Rest::Stopped);
+            let mut second = waits_for_two(&stage.pool);
+            drop(one);
+            first.go_on();
+            if first.is_through() {
+                return true; // it sleeps, and wakes when it is passed over and a slot is taken
+            }
+            if let Some(waiter) = stage.ledger.goes_first(None, 0, Want::Start, None) {
+                stage.ledger.pass_over(waiter);
+            }
+            let took = second.try_take().unwrap();
+            drop(other);
+            let took = took.or_else(|| second.try_take().unwrap());
+            let wait = sleeps(&mut second);
+            first.go_on();
+            let woken = wakes(&wait);
+            drop(wait);
+            let both = took.or_else(|| if woken { second.try_take().unwrap() } else { None });
+            drop(both); // otherwise it sleeps on, with its part if it has one
+            first.go_on();
+            assert_eq!(stage.told(SLOTS), 2);
+            drop(second);
+            first.kill();
+            stage.check();
+            false
+        });
+    });
+}

@@ -10,7 +10,7 @@
 //! Each gathered slot is an entry like any other. So what a killed waiter has gathered comes back.
 
 use super::layout::*;
-use super::queue::Row;
+use super::queue::{Row, FLAGS};
 use super::*;
 
 impl Ledger {
@@ -26,6 +26,11 @@ impl Ledger {
         if change(self.row(row.index, GATHERED), 1, 0, |_| false) {
             self.memory.word(GATHERERS).fetch_sub(1, IN_ORDER);
         }
+    }
+
+    /// Returns whether the waiter of this row has not been passed over.
+    pub(crate) fn is_in_queue(&self, row: Row) -> bool {
+        self.row(row.index, RANK).load(IN_ORDER) >> FLAGS == row.order.0
     }
 
     /// After a waiter has come in: tells those behind it that gather.

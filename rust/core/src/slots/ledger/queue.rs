@@ -36,7 +36,7 @@ pub(crate) const PATIENCE: u64 = if cfg!(test) { 1 << 8 } else { 1 << 16 };
 /// told the waiter behind it yet.
 const LISTENS: u64 = 1;
 const ENTERING: u64 = 2;
-const FLAGS: u32 = 2;
+pub(super) const FLAGS: u32 = 2;
 
 const TICKET_BITS: u32 = 44;
 const TICKETS_MASK: u64 = (1 << TICKET_BITS) - 1;
@@ -44,7 +44,7 @@ const IN_QUEUE: u64 = 1 << 61;
 
 /// The place of a waiter in the order of all: lower goes first. No two waiters have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Order(u64);
+pub(super) struct Order(pub(super) u64);
 
 impl Order {
     fn new(depth: u16, want: Want, ticket: u64) -> Order {
@@ -78,7 +78,7 @@ pub(crate) struct Ticket {
 /// A waiter, as it was seen in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waiter {
-    pub(super) index: u32,
+    pub(crate) index: u32,
     rank: u64,
     pub(crate) process: ProcessId,
     since: u64,
