@@ -73,7 +73,7 @@ def fold(js: Jobserver, data: Any, train: Any, test: Any) -> float:
     grid = list(ParameterGrid(GRID))
     inner = [(train[fit], train[check]) for fit, check in INNER.split(train)]
     rows = [(data, *split, parameters) for parameters in grid for split in inner]
-    scores = numpy.reshape([*js.map(score, rows)], (len(grid), len(inner)))
+    scores: Any = numpy.reshape([*js.map(score, rows)], (len(grid), len(inner)))
     return score(data, train, test, grid[int(scores.mean(axis=1).argmax())])
 
 

@@ -122,6 +122,7 @@ class Gather(NamedTuple):
     slots: int
     kills: int = 0
     interrupts: int = 0
+    passes: int = 0
     options: tuple[str, ...] = ()
     partial: bool = False
 
@@ -131,7 +132,7 @@ class Gather(NamedTuple):
 
     def defines(self) -> dict[str, object]:
         """Return what the model is to be built with."""
-        numbers = ("slots", "kills", "interrupts")
+        numbers = ("slots", "kills", "interrupts", "passes")
         needs = ",".join(map(str, (self.needs + (1, 1, 1))[:4]))
         return {
             "WAITERS": len(self.needs),
@@ -195,6 +196,8 @@ PROTOCOL: list[Search] = [
     Queue("patience-client", PATIENCE, slots=2, client=1),
     Queue("patience-four", PATIENCE, waiters=4),
     Gather("gather", (2, 2, 2), slots=2, kills=2, interrupts=1),
+    Gather("gather-passes", (2, 2), slots=2, kills=1, passes=2),
+    Gather("gather-passes-mixed", (2, 1, 2), slots=2, passes=2),
     Gather("gather-mixed", (1, 2, 3), slots=3, kills=1, interrupts=1),
     Gather("gather-mixed-back", (3, 2, 1), slots=3, kills=1, interrupts=1),
     Gather("gather-four", (2, 1, 3, 2), slots=3, kills=1, partial=True),
@@ -251,6 +254,8 @@ FLAWS: dict[str, Search] = {
     "TELL_NO_GATHERER": GATHER,
     "SLEEP_WITHOUT_A_LOOK": GATHER,
     "SAY_IT_LATE": GATHER,
+    "SLEEP_OUT_OF_THE_QUEUE": GATHER._replace(passes=1),
+    "PASS_OVER_AT_ANY_TIME": GATHER._replace(passes=1),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -11,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ EACH_WAY = [
 each_way = pytest.mark.parametrize("waiting, tasks", EACH_WAY)
 
 
-@contextmanager
+@contextlib.contextmanager
 def computing(log: str, slots: int) -> Iterator[None]:
     """Says in the log that this job uses so many slots meanwhile."""
     write(log, slots)
@@ -286,7 +286,7 @@ def test_a_map_in_a_job_of_several_slots_uses_them(
 
 
 @each_way
-def test_a_gate_is_asked_with_the_slots_in_hand_and_holds_none_while_it_delays(
+def test_a_gate_is_asked_when_the_slots_are_there_and_holds_none(
     made: Callable[..., Jobserver], waiting: Any, tasks: Any
 ) -> None:
     js = made(3, waiting=waiting, max_tasks_per_child=tasks)
@@ -297,8 +297,33 @@ def test_a_gate_is_asked_with_the_slots_in_hand_and_holds_none_while_it_delays(
         return 0.001 if len(seen) < 3 else None
 
     assert js.submit(int, consume=2, sleep_fn=gate).result() == 0
-    assert seen == [1, 1, 1]
+    assert seen == [3, 3, 3]
     assert js.submit(gated_below, args=(js,), consume=3).result() == 0
+    assert js.submit(int, consume=3, sleep_fn=lambda: js(int).result() or None).result() == 0
+
+
+def raises() -> None:
+    raise LookupError("gate")
+
+
+def slots_after_a_gate_that_raises(js: Jobserver) -> list[int]:
+    """In a job: how many slots are free after errors of gates, in a submission and in a map."""
+    seen = []
+    for submit in (js.submit, lambda fn, **kw: [*js.map(fn, [()] * 3, **kw)]):
+        with contextlib.suppress(LookupError):
+            submit(int, sleep_fn=raises)
+            return []
+        seen.append(free(js))
+    return seen
+
+
+@each_way
+def test_a_job_of_several_slots_has_them_after_an_error_of_a_gate(
+    made: Callable[..., Jobserver], waiting: Any, tasks: Any
+) -> None:
+    js = made(3, waiting=waiting, max_tasks_per_child=tasks)
+    job = js.submit(slots_after_a_gate_that_raises, args=(js,), consume=3)
+    assert job.result() == [0, 0]
 
 
 def gated_below(js: Jobserver) -> int:
@@ -373,3 +398,61 @@ def test_the_binding_takes_all_slots_or_none(js: Jobserver) -> None:
     three = _native.Admission(3, False, 0.0)
     assert js._owner.here().admit(three) == _native.TIMED_OUT
     assert free(js) == 2
+
+
+def test_a_signal_handler_that_waits_for_slots_gets_what_the_wait_that_it_interrupts_has(
+    made: Callable[..., Jobserver], hold: Hold
+) -> None:
+    js = made(3)
+    held_one = js(held, hold.end)
+    came: list[int] = []
+
+    def submit_too(*_: object) -> None:
+        hold.let_go()
+        came.append(js.submit(int, consume=2).result())
+
+    def interrupt() -> None:
+        wait_until(lambda: free(js) == 0)  # the main thread holds two, and waits for the third
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, submit_too)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        assert js.submit(int, consume=3).result() == 0
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert came == [0]
+    held_one.wait()
+
+
+def cpu_seconds_of_a_map(js: Jobserver) -> float:
+    begun = time.process_time()
+    assert [*js.map(time.sleep, [(0.5,)] * 2, consume=2, chunksize=1)] == [None] * 2
+    return time.process_time() - begun
+
+
+def test_a_map_that_waits_for_several_slots_does_not_spin(made: Callable[..., Jobserver]) -> None:
+    js = made(3)  # one is free while a chunk runs
+    cpu_seconds_of_a_map(js)
+    assert cpu_seconds_of_a_map(js) < 0.25
+
+
+def ends_at_once() -> None:
+    os._exit(3)
+
+
+def test_a_job_that_dies_leaves_no_home_of_the_pool_below_it(
+    made: Callable[..., Jobserver],
+) -> None:
+    js = made(2)
+    before = homes()
+    job = js.submit(ends_at_once, consume=2)
+    with pytest.raises(SubmissionDied):
+        job.result()
+    assert homes() <= before
+
+
+def homes() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("jobserver-pool-")}

@@ -232,6 +232,8 @@ def _decode(future: Future[Any], outcome: Any) -> tuple[Any, BaseException | Non
     if records is not None and future._owner_pid == getpid():
         records.settle()
     if isinstance(outcome, _native.Death):
+        if future._consume > 1:
+            _native.sweep_homes()  # that of the pool for programs below the job
         return None, _death.error_of(outcome, future._pid, future._name, records)
     if isinstance(outcome, BaseException):
         return None, outcome

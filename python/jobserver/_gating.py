@@ -54,8 +54,10 @@ class Gating(NamedTuple):
                 return
 
     def _pass_with_slots(self) -> None:
-        """For a job of several slots, or a job of this process that has several: they may not come
-        together again after the gate's answer. If that delays the job, they go back."""
+        """For a job of several slots, or a job of this process that has several. Several slots are
+        rarely free at once, so the submission waits until it has them, and asks the gate then. It
+        holds none meanwhile, but keeps its place in the queue, so that it has them at once after
+        the answer."""
         owner, admission = self.owner, self.admission
         while True:
             deadline = self.deadline
@@ -66,15 +68,19 @@ class Gating(NamedTuple):
             if state:
                 owner.issue_callbacks()
                 continue
+            owner.native.set_aside(admission)
             pid = owner.pid
             delay = _arguments.delay(self.gate())
             owner.here()
-            if owner.pid != pid:
-                admission.leave_to_parent()  # the gate has forked
-            if delay is None:
+            if owner.pid != pid:  # the gate has forked
+                admission.leave_to_parent()
+                if delay is None:
+                    return  # it is admitted when it starts
+            if delay is not None:
+                owner.native.conclude(admission)
+                self._pause(delay)
+            elif owner.native.admit_at_once(admission, False):
                 return
-            owner.native.conclude(admission)
-            self._pause(delay)
 
     def _pause(self, delay: float) -> None:
         """Waits `delay` seconds, and collects finished jobs meanwhile."""

@@ -27,6 +27,7 @@ from ._gating import Gating, not_in_time
 from ._native import getpid
 from ._options import Options
 from ._output import Forwarding
+from ._signals import raised_by_handler
 from ._start import Helper, Starter, starter
 from ._wire import result
 
@@ -284,14 +285,14 @@ class Owner:
 
     @contextlib.contextmanager
     def several_slots_given_away(self) -> Iterator[bool]:
-        """If this is a job of several slots, gives them to the pool meanwhile. After an error other
-        than Blocked it goes on without them: Ctrl-C must work at once."""
+        """If this is a job of several slots, gives them to the pool meanwhile. After an error of a
+        signal handler it goes on without them: Ctrl-C must work at once."""
         native = self.native
         gave_away = native.runs_on_several and native.give_slots_away()
         try:
             yield gave_away
-        except Blocked:
-            if gave_away:
+        except BaseException as e:
+            if gave_away and not raised_by_handler(e):
                 native.resume()
             raise
         if gave_away:

@@ -5,7 +5,7 @@ use crate::owner_host::OwnersInterpreter;
 use crate::promise::Promise;
 use jobserver_core as core;
 use jobserver_core::owner::{Admitted, OwnerHost, Until};
-use jobserver_core::slots::PausedTurn;
+use jobserver_core::slots::{PausedTurn, Turn};
 use pyo3::prelude::*;
 
 /// The job has started; for other calls, the event has happened. False in Python.
@@ -30,6 +30,8 @@ pub(crate) struct Admission {
     pub(crate) admitted: Admitted,
     /// Its place among the waiters of the pool.
     pub(crate) turn: PausedTurn,
+    /// Its turn, while its slots are set aside.
+    pub(crate) aside: Option<Turn>,
 }
 
 #[pymethods]
@@ -47,12 +49,13 @@ impl Admission {
             is_over: false,
             admitted,
             turn: PausedTurn::default(),
+            aside: None,
         }
     }
 
     /// In a forked child: the slots are the parent's. The child's submission begins anew.
     fn leave_to_parent(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.admitted));
+        std::mem::forget((std::mem::take(&mut self.admitted), self.aside.take()));
         self.is_over = false;
     }
 }
@@ -64,7 +67,12 @@ impl Admission {
         owner: &core::Owner<Py<Promise>>,
         may_lend: bool,
     ) -> PyResult<bool> {
-        if !self.is_over && self.consume > 0 {
+        if let Some(mut turn) = self.aside.take() {
+            let admitted = owner.admit_by_turn(&mut turn, &mut self.admitted);
+            if !admitted.map_err(to_python)? {
+                return Ok(false);
+            }
+        } else if !self.is_over && self.consume > 0 {
             let admitted = owner.admit_at_once(&mut self.turn, self.consume, may_lend);
             let Some(admitted) = admitted.map_err(to_python)? else { return Ok(false) };
             self.admitted = admitted;
@@ -84,7 +92,10 @@ impl Admission {
         }
         if self.consume > 0 {
             match owner.admit(host, &mut self.turn, self.consume, self.timeout, self.callbacks)? {
-                Until::Found(admitted) => self.admitted = admitted,
+                Until::Found(Admitted { slot, own }) => {
+                    // This process may have given its own slots away at an earlier try.
+                    self.admitted = Admitted { slot, own: own.or(self.admitted.own.take()) };
+                }
                 Until::Due => return Ok(DUE),
                 Until::TimedOut => return Ok(TIMED_OUT),
             }

@@ -105,6 +105,12 @@ fn remove_homes() {
     jobserver_core::slots::remove_homes();
 }
 
+/// Removes the homes that killed processes of this user have left behind.
+#[pyfunction]
+fn sweep_homes() {
+    jobserver_core::slots::sweep_homes();
+}
+
 /// Reports an error that cannot be raised, and its place, by `sys.unraisablehook`.
 #[pyfunction]
 fn tell_unraisable(error: Bound<'_, PyAny>, place: Bound<'_, PyAny>) {
@@ -139,6 +145,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;
     module.add_function(wrap_pyfunction!(wait_for_left, module)?)?;
     module.add_function(wrap_pyfunction!(remove_homes, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep_homes, module)?)?;
     module.add_function(wrap_pyfunction!(tell_unraisable, module)?)?;
     module.add_function(wrap_pyfunction!(pool::join_pool, module)?)?;
     module.add_function(wrap_pyfunction!(pool::current_job, module)?)?;

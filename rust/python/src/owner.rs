@@ -148,11 +148,22 @@ impl Owner {
         admission.try_borrow_mut()?.obtain_at_once(&self.owner, may_lend)
     }
 
+    /// Gives the slots of an admitted submission back until `admit_at_once`, but keeps its place in
+    /// the queue: other waiters leave them to it for a while.
+    fn set_aside(&self, admission: &Bound<'_, Admission>) -> PyResult<()> {
+        let admission = &mut *admission.try_borrow_mut()?;
+        let Admission { admitted, turn, consume, .. } = admission;
+        let aside = self.owner.set_aside(admitted, turn, *consume).map_err(to_python)?;
+        (admission.aside, admission.is_over) = (Some(aside), false);
+        Ok(())
+    }
+
     /// After a failed submission, or for another try: gives the slot back. If it was this process's
     /// own, waits until this process has a slot again.
     fn conclude(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<()> {
         let mut admission = admission.try_borrow_mut()?;
         admission.is_over = false;
+        admission.aside = None;
         Ok(self.owner.conclude(&self.host(py), &mut admission.admitted)?)
     }
 

@@ -112,6 +112,26 @@ impl<J> Owner<J> {
         Ok(could || may_lend && pool.runs())
     }
 
+    /// Gives the slots of an admission back for a while, and keeps the place of the submission in the
+    /// queue: the turn is for [`Owner::admit_by_turn`].
+    pub fn set_aside(
+        &self,
+        admitted: &mut Admitted,
+        paused: &mut PausedTurn,
+        needs: usize,
+    ) -> Result<Turn> {
+        let turn = self.open_pool()?.turn(Want::Start).needing(needs).after(paused);
+        Ok(turn.set_aside(admitted.slot.take()))
+    }
+
+    /// Takes what a job needs if it is free; never waits. If the process is to get slots of its own
+    /// again, `admitted` says so.
+    pub fn admit_by_turn(&self, turn: &mut Turn, admitted: &mut Admitted) -> Result<bool> {
+        self.open_pool()?;
+        admitted.slot = turn.try_take()?;
+        Ok(admitted.slot.is_some())
+    }
+
     /// Ends an admission: gives the slot back if no job has it. If the slot was this process's own,
     /// waits until this process has a slot again, the same or another.
     pub fn conclude<H: OwnerHost<J>>(

@@ -182,6 +182,11 @@ pub fn remove_homes() {
     made_here().drain(..).filter(|(maker, _)| *maker == me).for_each(|(_, path)| remove(&path));
 }
 
+/// Removes the homes that killed processes of this user have left behind.
+pub fn sweep_homes() {
+    sweep(&place());
+}
+
 fn open_ledger(home: &Path, how: OFlags) -> rustix::io::Result<Descriptor> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | how;
     Descriptor::open(&home.join("ledger"), flags, Mode::RUSR | Mode::WUSR)

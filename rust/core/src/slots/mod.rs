@@ -16,6 +16,7 @@ mod cpus;
 mod current;
 mod ends;
 mod entry;
+mod gathering;
 mod home;
 #[cfg(all(test, target_os = "linux"))]
 mod kills;
@@ -41,7 +42,7 @@ pub(crate) use current::current_pool_named;
 pub use current::{current_pool, pool_of_this_job, release_own_slot};
 pub use ends::Place;
 pub use entry::Tenure;
-pub use home::{homes, remove_homes};
+pub use home::{homes, remove_homes, sweep_homes};
 pub use ledger::Held;
 pub(crate) use ledger::Want;
 pub use lineage::MAKELEVEL;

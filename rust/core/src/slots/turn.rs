@@ -26,19 +26,19 @@ const GRACE: Duration = Duration::from_millis(50);
 /// How long to sleep before a look for a slot that could be borrowed a moment ago.
 const LOOK_AGAIN_FOR_LENDER: Duration = Duration::from_millis(1);
 
-const COUNTING: &str = "cannot count the free slots";
+pub(super) const COUNTING: &str = "cannot count the free slots";
 
 /// One thread's way to a slot. The thread enters the pool's queue when it first waits, and leaves
 /// it when this is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    bank: Arc<Bank>,
+    pub(super) bank: Arc<Bank>,
     /// None: the thread is in no queue. It competes for each slot, as make does.
     want: Option<Want>,
     /// How many slots the job takes.
-    needs: usize,
+    pub(super) needs: usize,
     /// Whether a thread is about to wait, and so may hold a part of what it needs.
-    waits: bool,
+    pub(super) waits: bool,
     row: Option<(Pid, Row)>,
     kept: PausedTurn,
     /// The wait may also end by the slot that this process runs on, once that is not lent.
@@ -101,65 +101,13 @@ impl Turn {
         Ok(taken.map(|tenure| Slot::ours(&bank, tenure)))
     }
 
-    fn borrow(&self, me: ProcessId) -> Result<Option<Tenure>> {
+    pub(super) fn borrow(&self, me: ProcessId) -> Result<Option<Tenure>> {
         let (lender, ledger) = (self.bank.lender(me.pid), &self.bank.ledger);
         Ok(lender.map(|lender| ledger.lend(lender, me, true)).transpose()?.flatten())
     }
 
-    /// Takes the slots of a job of several: all, or as many as there are for a thread that waits and
-    /// goes first. Without a row in the queue, a thread keeps none: see `slots::ledger::gather`.
-    fn gather(&mut self) -> Result<Option<Slot>> {
-        let (bank, me) = (Arc::clone(&self.bank), ProcessId::current());
-        bank.ledger.check_namespace(me.pid)?;
-        if !self.waits && self.row().is_none() && self.within_reach()? < self.needs {
-            return Ok(None);
-        }
-        let Some(row) = self.entered() else { return Ok(None) };
-        bank.ledger.begin_gathering(row);
-        if self.must_let_others_go_first()? {
-            bank.give_part_back(row);
-            return Ok(None);
-        }
-        let mut parts = bank.parts();
-        let part = parts.of(row);
-        while part.len() < self.needs {
-            let has_loan = part.first().is_some_and(|first| bank.ledger.is_loan(*first));
-            if let Some(loan) = if has_loan { None } else { self.borrow(me)? } {
-                part.insert(0, loan);
-            } else if let Some(taken) = bank.ledger.take(&bank.pipe, me)? {
-                part.push(taken);
-            } else {
-                if part.is_empty() {
-                    bank.ledger.end_gathering(row);
-                }
-                return Ok(None);
-            }
-        }
-        bank.ledger.end_gathering(row);
-        Ok(Some(Slot::of_several(&bank, std::mem::take(part))))
-    }
-
-    fn has_part(&self) -> bool {
-        self.needs > 1 && self.row().is_some_and(|row| !self.bank.parts().of(row).is_empty())
-    }
-
-    /// Returns how many slots this thread has gathered or could take now, if no waiter goes first.
-    fn within_reach(&self) -> Result<usize> {
-        let free = self.bank.pipe.free().map_err(Error::system(COUNTING))?;
-        let part = self.row().map_or(0, |row| self.bank.parts().of(row).len());
-        Ok(free + part + usize::from(self.bank.lender(getpid()).is_some()))
-    }
-
-    /// For a thread that has this many slots and does something before it uses them: gives them back,
-    /// but stays in the queue, so that other waiters leave them to it for a while.
-    pub(crate) fn set_aside(mut self, slot: Option<Slot>) -> Turn {
-        self.entered();
-        drop(slot);
-        self
-    }
-
     /// Returns whether a slot is free that another waiter is to take.
-    fn must_let_others_go_first(&mut self) -> Result<bool> {
+    pub(super) fn must_let_others_go_first(&mut self) -> Result<bool> {
         let (bank, row) = (&self.bank, self.row());
         let want = self.want.filter(|_| bank.ledger.has_waiter_beside(row));
         let Some(want) = want else { return Ok(false) };
@@ -237,7 +185,7 @@ impl Turn {
         self.kept.ticket.filter(|(pid, _)| is_this(*pid)).map(|(_, ticket)| ticket)
     }
 
-    fn row(&self) -> Option<Row> {
+    pub(super) fn row(&self) -> Option<Row> {
         self.row.filter(|(pid, _)| is_this(*pid)).map(|(_, row)| row)
     }
 
@@ -280,7 +228,7 @@ impl Turn {
     }
 
     /// Enters the queue, if this thread is not in it.
-    fn entered(&mut self) -> Option<Row> {
+    pub(super) fn entered(&mut self) -> Option<Row> {
         let (me, bank) = (getpid(), Arc::clone(&self.bank));
         if self.row().is_none() && bank.ledger.check_namespace(me).is_ok() {
             self.bell = None;
