@@ -13,6 +13,7 @@ from jobserver import Jobserver
 
 MIB = 1 << 20
 LIMIT = 256 * MIB
+TOLD = r"^the job may allocate 256 MiB \(memory_limit\)$"
 
 
 def allocate(size: int) -> int:
@@ -38,7 +39,7 @@ def test_a_job_that_allocates_more_gets_an_error_and_the_next_is_free(
 ) -> None:
     js = make_jobserver(1, max_tasks_per_child=tasks)
     usual, process = js(limits).result()
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=TOLD):
         js.submit(allocate, args=(1024 * MIB,), memory_limit=LIMIT).result()
     assert js.submit(allocate, args=(64 * MIB,), memory_limit=LIMIT).result() == 64 * MIB
     after = js(limits).result()
@@ -50,13 +51,13 @@ def test_a_job_that_allocates_more_gets_an_error_and_the_next_is_free(
 def test_it_holds_for_the_calls_of_a_map_and_of_a_handle(js: Jobserver) -> None:
     results = js.map(allocate, [(1,), (1024 * MIB,), (2,)], memory_limit=LIMIT)
     assert next(results) == 1
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=TOLD):
         next(results)
     assert next(results) == 2
     ours = js.with_options(memory_limit=LIMIT)
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=TOLD):
         ours(allocate, 1024 * MIB).result()
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=TOLD):
         js(allocate_below, ours, 1024 * MIB).result()
     assert js(allocate_below, js, 512 * MIB).result() == 512 * MIB
 

@@ -40,6 +40,29 @@ def _limit(size: int, limits: contextlib.ExitStack) -> None:
     ours = _allocated() + size
     if before == resource.RLIM_INFINITY or ours < before:
         limits.callback(limit_to, limit_to(ours))
+        _in_force.append(size)
+        limits.push(_end)
+
+
+#: In a job: the limits that it runs within, in bytes.
+_in_force: list[int] = []
+
+
+def _end(kind: type | None, error: BaseException | None, traceback: object) -> None:
+    tell(error)
+    _in_force.pop()
+
+
+def tell(error: BaseException | None) -> None:
+    """Says in an error of a job that the limit is its reason. (Python's own MemoryError has no
+    message, others have.)"""
+    if not (_in_force and isinstance(error, MemoryError)):
+        return
+    why = f"the job may allocate {_in_force[-1] / (1 << 20):.6g} MiB (memory_limit)"
+    if not error.args:
+        error.args = (why,)
+    elif hasattr(error, "add_note"):  # since CPython 3.11
+        error.add_note(why)
 
 
 def _allocated() -> int:

@@ -12,7 +12,7 @@ import pickle
 from collections import deque
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple, cast
 
-from .. import _native
+from .. import _memory, _native
 from .._wire import pickling, result
 from .._wire.segments import Payload
 
@@ -115,7 +115,10 @@ def make(
     takes more than `time_limit` seconds ends the process."""
     ours = Calls(*calls)
     count = ours.end - ours.first
-    return progress.run(place, fn, *ours.iterators(), count, limit, time_limit)
+    made = progress.run(place, fn, *ours.iterators(), count, limit, time_limit)
+    for _, error in made[1]:
+        _memory.tell(error)
+    return made
 
 
 def run(*work: Any) -> result.Dumped:
