@@ -37,7 +37,7 @@ def error_of(
     died = SubmissionDied(pid, death.exitcode, death.signal, text + written)
     told = death.last_words
     if records is not None and records.faults is not None and death.signal in _faults.SIGNALS:
-        told = records.faults.text or None
+        told = records.faults.text or told
     if told is not None:
         died.__cause__ = JobTraceback(told)
     return died

@@ -91,8 +91,10 @@ class Captured:
         if file is None:
             end = self._bytes[-most:]
         else:
-            size = size_of(file)
-            end = read(file, most, max(0, size - most))
+            try:
+                end = read(file, most, max(0, size_of(file) - most))
+            except OSError:  # this program has closed the file
+                return ""
         lines = end.decode(errors="replace").rstrip()[-_LAST_CHARACTERS:].splitlines()
         return "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
 

@@ -52,8 +52,9 @@ class Redirection:
     def __call__(self, entered: Entered) -> None:
         global _depth
         _native.flush()  # what was printed before is not the job's
-        saved = _Saved() if self._restores else None
-        entered.push(lambda kind, *_: self._end(entered, saved, kind))
+        before = [getattr(sys, name, None) for _, name in STREAMS]
+        saved = _Saved(before) if self._restores else None
+        entered.push(lambda kind, *_: self._end(entered, before, saved, kind))
         _depth += 1
         for descriptor, name in STREAMS:
             os.dup2(self._files[(descriptor - 1) % len(self._files)].fileno(), descriptor)
@@ -62,11 +63,16 @@ class Redirection:
                 saved.ours.append(ours)
             setattr(sys, name, ours)
 
-    def _end(self, entered: Entered, saved: _Saved | None, kind: type | None) -> None:
+    def _end(
+        self, entered: Entered, before: list[Any], saved: _Saved | None, kind: type | None
+    ) -> None:
         """After the job. If its process ends anyway, the streams stay, because CPython may print
         more: the text of `sys.exit`, or what is registered with `atexit` writes."""
         global _depth
         _native.flush()
+        for stream in before:  # objects that kept them may have printed to them
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                stream.flush()
         exits = kind is not None and issubclass(kind, SystemExit)
         if saved is None or (exits and self._exit_ends):
             return
@@ -78,8 +84,8 @@ class Redirection:
 class _Saved:
     """The standard streams of this process, to be restored."""
 
-    def __init__(self) -> None:
-        self._streams: list[Any] = [getattr(sys, name, None) for _, name in STREAMS]
+    def __init__(self, streams: list[Any]) -> None:
+        self._streams = streams
         #: The streams that take their places.
         self.ours: list[Any] = []
         self._copies: list[tuple[int, os.stat_result]] = []
@@ -93,9 +99,6 @@ class _Saved:
 
     def restore(self) -> bool:
         """Returns false if the job has closed the saved descriptors."""
-        for stream in self._streams:  # objects that kept them may have printed to them
-            with contextlib.suppress(AttributeError, ValueError, OSError):
-                stream.flush()
         for (_, name), stream, ours in zip(STREAMS, self._streams, self.ours):
             if getattr(sys, name, None) in (ours, None):
                 setattr(sys, name, stream)

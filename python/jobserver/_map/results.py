@@ -250,10 +250,12 @@ class Results(_native.Results, Generic[T]):
         return False
 
     def _must_start(self) -> bool:
-        """Whether the caller must wait for a slot for a chunk that found none. True if none of its
-        jobs run, because no other job may end; and for a job that can lend its slot, because it
-        needs none until a result is there."""
-        return not self._under_way() or self._owner.native.can_lend
+        """Whether the caller must wait for a slot for a chunk that found none: no job of its runs
+        that could end; or it can lend its own slot, which it does not need before a result is
+        there, and the wait will not last much longer than that."""
+        lasts = self._deadline is not None or self._options.sleep_fn or self._options.consume > 1
+        may_lend = not lasts or self._owner.yields or self._owner.native.runs_on_several
+        return not self._under_way() or (may_lend and self._owner.native.can_lend)
 
     def _under_way(self) -> int:
         """The number of running jobs."""
@@ -266,8 +268,7 @@ class Results(_native.Results, Generic[T]):
             left = asleep if left is None else min(left, asleep)
         if wants_slot:
             self._owner.check_open()
-        needs = max(1, self._options.consume) if wants_slot else 0
-        self._owner.sleep(look, left, needs=needs)
+        self._owner.sleep(look, left, needs=self._options.consume * wants_slot)
 
     # From the input to jobs.
 
@@ -325,14 +326,14 @@ class Results(_native.Results, Generic[T]):
 
     def _start(self, chunk: Chunk, deadline: float | None) -> None:
         """Starts a chunk's job. Raises Blocked if there is no slot for it in time."""
-        owner = self._owner
+        owner, options = self._owner, self._options
         owner.check_open()
         if chunk.packed is None:
-            if deadline == 0.0:
-                owner.refuse_early(self._options.consume, callbacks=False)
+            if deadline == 0.0 and options.consume:
+                owner.refuse_early(options.consume, callbacks=False)
             if not self._pack(chunk):
                 return
-        future, options = chunk.future, self._options
+        future = chunk.future
         if future is None:
             records = chunk.records
             future = Future(owner, options.time_limit, options.consume, self._name, records)

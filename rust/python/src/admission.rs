@@ -69,6 +69,7 @@ impl Admission {
     ) -> PyResult<bool> {
         if let Some(mut turn) = self.aside.take() {
             let admitted = owner.admit_by_turn(&mut turn, &mut self.admitted);
+            self.turn = turn.pause();
             if !admitted.map_err(to_python)? {
                 return Ok(false);
             }

@@ -177,7 +177,7 @@ impl Turn {
     }
 
     /// Leaves the queue while this thread does something else.
-    pub(crate) fn pause(self) -> PausedTurn {
+    pub fn pause(self) -> PausedTurn {
         self.kept
     }
 
