@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -462,3 +463,60 @@ def test_a_map_whose_jobs_take_no_slot_waits_for_none(
     rows = [(str(tmp_path),)] * 3
     assert [*js.map(meets_two_others, rows, consume=0, chunksize=1)] == [3] * 3
     del taken
+
+
+def maps_at_once(js: Jobserver, count: int) -> None:
+    """So many threads iterate over a map each, with more chunks than slots."""
+
+    def iterate() -> None:
+        assert [*js.map(time.sleep, [(0.01,)] * 40, chunksize=1)] == [None] * 40
+
+    threads = [threading.Thread(target=iterate) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("method", ["forkserver"])
+def test_maps_that_wait_for_slots_do_not_pass_them_to_each_other(
+    made: Callable[..., Jobserver],
+) -> None:
+    js = made(4, max_tasks_per_child=None)
+    maps_at_once(js, 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    maps_at_once(js, 2)
+    slept = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+    assert slept < 30 * 80  # a few a chunk, and not hundreds
+
+
+def place_after_a_refusal(js: Jobserver, end: Any) -> tuple[bool, bool]:
+    """In a job of two slots of four: another thread closes the Jobserver while the job waits for all
+    four. Whether that was refused, and whether the job has slots again."""
+    other = js.submit(held, args=(end,), consume=2)
+
+    def close() -> None:
+        # While it waits, the job has no slot.
+        wait_until(lambda: (place := jobserver.current()) and place.slot is None)
+        js._owner.begin_close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    refused = False
+    try:
+        js.submit(int, consume=4)
+    except RuntimeError:
+        refused = True
+    closer.join()
+    place = jobserver.current()
+    other.kill(grace=0)
+    return refused, place is not None and place.slot is not None
+
+
+@each_way
+def test_a_job_has_its_slots_after_a_submission_that_was_refused_while_it_waited(
+    made: Callable[..., Jobserver], hold: Hold, waiting: Any, tasks: Any
+) -> None:
+    js = made(4, waiting=waiting, max_tasks_per_child=tasks)
+    job = js.submit(place_after_a_refusal, args=(js, hold.end), consume=2)
+    assert job.result() == (True, True)

@@ -163,20 +163,24 @@ class Owner:
         callbacks: bool,
         deadline: float | None,
         packed: Any = None,
+        admission: _native.Admission | None = None,
     ) -> Future[Any]:
         """Waits for a slot and starts the job of `future`: `work`, or the job that the starter has
-        `packed`. `packed` can be used again only if this raises Blocked. If a signal handler
-        raises, the Future's pid tells whether the job has started.
+        `packed`, with its `admission`. Both can be used again only if this raises Blocked. If a
+        signal handler raises, the Future's pid tells whether the job has started.
 
         Returns the Future. If a callback, the gate, or the pickling has forked, the child starts a
         job of its own and returns another Future."""
-        consume = future._consume if self.starter.takes_slots else 0
+        consume = self.slots_for(future._consume)
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
-                self.refuse_early(consume, callbacks)
+                self.refuse_early(_native.Admission(consume, callbacks, 0.0), consume, callbacks)
             # (Under fork nothing is packed, and each step costs page faults.)
             packed = self.pack(work) if self.starter.sends else work
-        admission = _native.Admission(consume, callbacks, None)
+        if admission is None:
+            admission = _native.Admission(consume, callbacks, None)
+        else:
+            admission.callbacks, admission.timeout = callbacks, None
         try:
             if gate is not None:
                 Gating(self, gate, admission, consume, callbacks, deadline).pass_on()
@@ -193,8 +197,8 @@ class Owner:
                 if state == _native.TIMED_OUT:
                     raise Blocked(not_in_time(consume))
                 self.issue_callbacks()
-        except BaseException:
-            self.native.conclude(admission)
+        except BaseException as e:
+            self.native.conclude(admission, raised_by_handler(e))
             raise
         finally:
             # A job that was started has these objects. Otherwise a kept traceback must not keep
@@ -225,10 +229,13 @@ class Owner:
             self, work and work.time_limit, parents._consume, parents._name, parents._records
         )
 
-    def refuse_early(self, consume: int, callbacks: bool) -> None:
+    def slots_for(self, consume: int) -> int:
+        """How many slots a job with this `consume` takes."""
+        return consume if self.starter.takes_slots else 0
+
+    def refuse_early(self, admission: _native.Admission, consume: int, callbacks: bool) -> None:
         """Raises Blocked if so many slots are not free, so that a submission that does not wait
         need not pickle."""
-        admission = _native.Admission(consume, callbacks, 0.0)
         if self.here().could_admit(admission, False):
             return
         self.look(callbacks)
@@ -252,15 +259,15 @@ class Owner:
         look: _native.Look,
         seconds: float | None,
         *,
-        needs: int = 0,
+        admission: _native.Admission | None = None,
         yields: bool = False,
     ) -> None:
-        """Sleeps until a job, or with `needs` so many slots, may be ready; at most `seconds`.
+        """Sleeps until a job, or the slots of an `admission`, may be ready; at most `seconds`.
         Returns at once if something has changed since `look`. A job gives its slot to the pool
         meanwhile if `yields`, if this owner yields, or if the core requires it."""
         if self.forwarding:
             seconds = self.forwarding.forward(seconds)
-        self.native.wait(look, needs, seconds, yields or self.yields)
+        self.native.wait(look, admission, seconds, yields or self.yields)
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Returns whether a job has finished within `timeout` seconds. Callbacks that are due run

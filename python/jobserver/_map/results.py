@@ -204,7 +204,7 @@ class Results(_native.Results, Generic[T]):
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise Blocked("the next result was not there in time")
-            self._sleep(look, left, waiting is not None)
+            self._sleep(look, left, waiting)
 
     def _check_process(self) -> None:
         """RuntimeError in a forked child. Called after code of the user that may have forked, such
@@ -250,9 +250,8 @@ class Results(_native.Results, Generic[T]):
         return False
 
     def _must_start(self) -> bool:
-        """Whether the caller must wait for a slot for a chunk that found none: no job of its runs
-        that could end; or it can lend its own slot, which it does not need before a result is
-        there, and the wait will not last much longer than that."""
+        """Whether the caller must wait for a slot for a chunk that found none: none of its jobs may
+        end; or it lends its own slot, without which it can wait for a result, and no longer."""
         lasts = self._deadline is not None or self._options.sleep_fn or self._options.consume > 1
         may_lend = not lasts or self._owner.yields or self._owner.native.runs_on_several
         return not self._under_way() or (may_lend and self._owner.native.can_lend)
@@ -261,14 +260,15 @@ class Results(_native.Results, Generic[T]):
         """The number of running jobs."""
         return sum(1 for each in self._running if each._pid and each._outcome is None)
 
-    def _sleep(self, look: _native.Look, left: float | None, wants_slot: bool) -> None:
-        asleep = self._asleep_for() if wants_slot else 0.0
+    def _sleep(self, look: _native.Look, left: float | None, waiting: Chunk | None) -> None:
+        asleep = self._asleep_for() if waiting is not None else 0.0
         if asleep > 0:
-            wants_slot = False
+            waiting = None
             left = asleep if left is None else min(left, asleep)
-        if wants_slot:
+        admission = None if waiting is None else waiting.admission(self._owner, self._options)
+        if admission is not None:
             self._owner.check_open()
-        self._owner.sleep(look, left, needs=self._options.consume * wants_slot)
+        self._owner.sleep(look, left, admission=admission)
 
     # From the input to jobs.
 
@@ -327,16 +327,16 @@ class Results(_native.Results, Generic[T]):
     def _start(self, chunk: Chunk, deadline: float | None) -> None:
         """Starts a chunk's job. Raises Blocked if there is no slot for it in time."""
         owner, options = self._owner, self._options
+        admission = chunk.admission(owner, options)
         owner.check_open()
         if chunk.packed is None:
             if deadline == 0.0 and options.consume:
-                owner.refuse_early(options.consume, callbacks=False)
+                owner.refuse_early(admission, options.consume, callbacks=False)
             if not self._pack(chunk):
                 return
         future = chunk.future
         if future is None:
-            records = chunk.records
-            future = Future(owner, options.time_limit, options.consume, self._name, records)
+            future = Future(owner, options.time_limit, options.consume, self._name, chunk.records)
             future._watch(self._finished)
             chunk.future = future
         self._running[future] = chunk
@@ -344,7 +344,7 @@ class Results(_native.Results, Generic[T]):
         packed, chunk.packed = chunk.packed, None
         try:
             gate = None if options.sleep_fn is None else self._ask
-            owner.submit(future, None, gate, deadline != 0, deadline, packed)
+            owner.submit(future, None, gate, deadline != 0, deadline, packed, admission)
             self._sizes.left -= chunk.size
         except Blocked:
             chunk.packed = packed

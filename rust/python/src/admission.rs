@@ -22,6 +22,7 @@ pub(crate) const NO_WORKER: u8 = 3;
 pub(crate) struct Admission {
     /// How many slots the job takes.
     pub(crate) consume: usize,
+    #[pyo3(set)]
     pub(crate) callbacks: bool,
     /// The seconds that are left.
     #[pyo3(set)]
@@ -30,6 +31,8 @@ pub(crate) struct Admission {
     pub(crate) admitted: Admitted,
     /// Its place among the waiters of the pool.
     pub(crate) turn: PausedTurn,
+    /// The pool to which this process has given its own slots, if an error ended a wait meanwhile.
+    pub(crate) given_away: Option<core::Pool>,
     /// Its turn, while its slots are set aside.
     pub(crate) aside: Option<Turn>,
 }
@@ -49,6 +52,7 @@ impl Admission {
             is_over: false,
             admitted,
             turn: PausedTurn::default(),
+            given_away: None,
             aside: None,
         }
     }
@@ -56,12 +60,26 @@ impl Admission {
     /// In a forked child: the slots are the parent's. The child's submission begins anew.
     fn leave_to_parent(&mut self) {
         std::mem::forget((std::mem::take(&mut self.admitted), self.aside.take()));
+        self.given_away = None;
         self.is_over = false;
     }
 }
 
 impl Admission {
-    /// The same without a wait: see `Owner.admit_at_once`.
+    /// See `Owner.conclude`.
+    pub(crate) fn conclude(
+        &mut self,
+        owner: &core::Owner<Py<Promise>>,
+        host: &OwnersInterpreter<'_, '_>,
+        interrupted: bool,
+    ) -> PyResult<()> {
+        (self.is_over, self.aside) = (false, None);
+        let given_away = self.given_away.take().filter(|_| !interrupted);
+        self.admitted.own = self.admitted.own.take().or(given_away);
+        Ok(owner.conclude(host, &mut self.admitted)?)
+    }
+
+    /// See `Owner.admit_at_once`.
     pub(crate) fn obtain_at_once(
         &mut self,
         owner: &core::Owner<Py<Promise>>,
@@ -92,7 +110,8 @@ impl Admission {
             return Ok(STARTED);
         }
         if self.consume > 0 {
-            match owner.admit(host, &mut self.turn, self.consume, self.timeout, self.callbacks)? {
+            let how = (self.timeout, self.callbacks);
+            match owner.admit(host, &mut self.turn, self.consume, how, &mut self.given_away)? {
                 Until::Found(Admitted { slot, own }) => {
                     // This process may have given its own slots away at an earlier try.
                     self.admitted = Admitted { slot, own: own.or(self.admitted.own.take()) };

@@ -25,6 +25,7 @@ mod pool;
 mod program;
 mod promise;
 mod setup;
+mod starting;
 mod tracker;
 mod upcalls;
 mod worker;

@@ -5,24 +5,20 @@ use crate::admission::{Admission, DUE, NO_WORKER, STARTED, TIMED_OUT};
 use crate::channel::{Descriptors, Payload};
 use crate::errors::to_python;
 use crate::forkserver::ForkServer;
-use crate::host::{Interpreter, Raised};
+use crate::host::Interpreter;
 use crate::job::{self, Work};
 use crate::owner_host::OwnersInterpreter;
 use crate::pool::Pool;
 use crate::program::Program;
 use crate::promise::Promise;
 use crate::setup::Setup;
+use crate::starting::FirstJob;
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
-use jobserver_core::owner::{Birth, First, Look, Options, Started, Until};
+use jobserver_core::owner::{Birth, Look, Options, Until};
 use jobserver_core::JobId;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-
-/// The job that a worker is hired for: its Future, its admission, its launch, and the descriptors
-/// of the launch.
-type FirstJob<'py> =
-    (Bound<'py, Promise>, Bound<'py, Admission>, Payload<'py>, Bound<'py, Descriptors>);
 
 /// The state that a thread has seen, for `Owner.wait`.
 #[pyclass(frozen, name = "Look", module = "jobserver._native")]
@@ -39,46 +35,6 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn host<'a, 'py>(&'a self, py: Python<'py>) -> OwnersInterpreter<'a, 'py> {
         OwnersInterpreter { py, finished: &self.finished }
-    }
-
-    /// Records that a job has started, and concludes its admission.
-    fn begun(
-        &self,
-        future: &Bound<'_, Promise>,
-        admission: &mut Admission,
-        started: Started,
-    ) -> PyResult<u8> {
-        future.get().begun(started.pid, started.id);
-        self.owner.conclude(&self.host(future.py()), &mut admission.admitted)?;
-        Ok(STARTED)
-    }
-
-    /// Admits a job, if there is one, and launches it by `launch`: `STARTED`, or the reason why it
-    /// did not start.
-    fn start(
-        &self,
-        job: Option<FirstJob<'_>>,
-        launch: impl FnOnce(Option<First<'_, Py<Promise>>>) -> Result<Option<Started>, Raised>,
-    ) -> PyResult<u8> {
-        let Some((future, admission, payload, descriptors)) = job else {
-            launch(None)?;
-            return Ok(STARTED);
-        };
-        let mut admission = admission.try_borrow_mut()?;
-        let state = admission.obtain(&self.owner, &self.host(future.py()))?;
-        if state != STARTED {
-            return Ok(state);
-        }
-        let descriptors = descriptors.get().held();
-        let started = launch(Some(First {
-            slot: &mut admission.admitted.slot,
-            message: payload.with(&descriptors),
-            job: &|| future.clone().unbind(),
-        }))?;
-        match started {
-            Some(started) => self.begun(&future, &mut admission, started),
-            None => Ok(NO_WORKER),
-        }
     }
 }
 
@@ -159,12 +115,17 @@ impl Owner {
     }
 
     /// After a failed submission, or for another try: gives the slot back. If it was this process's
-    /// own, waits until this process has a slot again.
-    fn conclude(&self, py: Python<'_>, admission: &Bound<'_, Admission>) -> PyResult<()> {
+    /// own, waits until this process has a slot again; also if this process gave its own away during
+    /// the wait, unless that was `interrupted`.
+    #[pyo3(signature = (admission, interrupted=false))]
+    fn conclude(
+        &self,
+        py: Python<'_>,
+        admission: &Bound<'_, Admission>,
+        interrupted: bool,
+    ) -> PyResult<()> {
         let mut admission = admission.try_borrow_mut()?;
-        admission.is_over = false;
-        admission.aside = None;
-        Ok(self.owner.conclude(&self.host(py), &mut admission.admitted)?)
+        admission.conclude(&self.owner, &self.host(py), interrupted)
     }
 
     /// Forks an admitted job, which calls the `initializer` and does its work at once. Returns only
@@ -336,20 +297,29 @@ impl Owner {
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
-    /// with `needs`, so many slots may be free. Returns at once if something has changed since that
-    /// look. Signal handlers run, and may raise. A job gives its slot to the pool meanwhile if it
-    /// `yields`, if it has several, or if a job of its own has given its slot away.
-    #[pyo3(signature = (look, needs, timeout, yields))]
+    /// with an `admission`, the submission may be admitted, which keeps its place in the queue.
+    /// Returns at once if something has changed since that look. Signal handlers run, and may raise.
+    /// A job gives its slot to the pool meanwhile if it `yields`, if it has several, or if a job of
+    /// its own has given its slot away.
+    #[pyo3(signature = (look, admission, timeout, yields))]
     fn wait(
         &self,
         py: Python<'_>,
         look: &PyLook,
-        needs: usize,
+        admission: Option<&Bound<'_, Admission>>,
         timeout: Option<f64>,
         yields: bool,
     ) -> PyResult<()> {
         let host = self.host(py);
-        Ok(self.owner.wait(&host, look.0, needs, timeout, yields)?)
+        // Not borrowed meanwhile: a signal handler may use it.
+        let known = admission.map(|it| it.try_borrow()).transpose()?;
+        let (needs, mut turn) = known.map_or_else(Default::default, |it| (it.consume, it.turn));
+        let slots = (needs > 0).then_some((needs, &mut turn));
+        let waited = self.owner.wait(&host, look.0, slots, timeout, yields);
+        if let Some(admission) = admission {
+            admission.try_borrow_mut()?.turn = turn;
+        }
+        Ok(waited?)
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or

@@ -22,14 +22,15 @@ impl<J> Owner<J> {
     ///
     /// If this process is a job that would have to wait, this returns the job's own slot instead:
     /// the job lends it or, if it yields, gives it away. For a new job of several slots, or if this
-    /// one has several, the job gives all of its slots to the pool, and waits in the queue.
+    /// one has several, the job gives all of its slots to the pool, and waits in the queue. If an
+    /// error ends that wait, the job has no slot, and `given_away` is the pool.
     pub fn admit<H: OwnerHost<J>>(
         &self,
         host: &H,
         paused: &mut PausedTurn,
         needs: usize,
-        timeout: Option<f64>,
-        callbacks: bool,
+        (timeout, callbacks): (Option<f64>, bool),
+        given_away: &mut Option<Pool>,
     ) -> std::result::Result<Until<Admitted>, H::Error> {
         let pool = self.open_pool()?; // fails before any callback runs
         let may_wait = timeout.is_none_or(|seconds| seconds > 0.0);
@@ -50,6 +51,9 @@ impl<J> Owner<J> {
         };
         let admitted = self.until(host, timeout, &mut turn, callbacks, look);
         *paused = turn.pause();
+        if admitted.is_err() && gave_away {
+            *given_away = Some(pool.clone());
+        }
         match admitted? {
             Until::Found(admitted) if gave_away => {
                 Ok(Until::Found(Admitted { own: Some(pool), ..admitted }))

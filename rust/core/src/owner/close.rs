@@ -47,7 +47,7 @@ impl<J> Owner<J> {
             }
             // As in a wait for a job without a slot, which has no slot to lend to jobs of its own.
             let yields = self.options.yields || self.state().jobs.any_without_slot();
-            self.wait(host, look, 0, None, yields)?;
+            self.wait(host, look, None, None, yields)?;
         }
     }
 

@@ -93,31 +93,41 @@ impl<J> Owner<J> {
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
-    /// with `needs`, so many slots may be free. Returns at once if something has changed since
-    /// `look`. A job gives its slot to the pool meanwhile if it `yields`, if it has several, or if a
-    /// job of its own has given its slot away.
+    /// with `slots`, so many slots may be free; the place in the queue is kept for the next wait or
+    /// submission. Returns at once if something has changed since `look`. A job gives its slot to the
+    /// pool meanwhile if it `yields`, if it has several, or if a job of its own has given its slot
+    /// away.
     pub fn wait<H: OwnerHost<J>>(
         &self,
         host: &H,
         look: Look,
-        needs: usize,
+        slots: Option<(usize, &mut PausedTurn)>,
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let turn = match needs {
-            0 => None,
-            _ => Some(self.pool()?.turn(Want::Start).needing(needs).about_to_wait().beside_own()),
-        };
+        let mut paused = None;
+        let mut turn = None;
+        if let Some((needs, place)) = slots {
+            let ours = self.pool()?.turn(Want::Start).after(place).beside_own();
+            turn = Some(ours.needing(needs).about_to_wait());
+            paused = Some(place);
+        }
         let deadline = deadline(timeout);
         let sleep = any_change(host);
         self.yielding(host, yields, |release| {
             release();
-            let mut turn = turn; // dropped after the sleep: this thread may be a waiter that resumes
-            if gathers(&mut turn)? {
-                return Ok(());
+            let slept = match gathers(&mut turn)? {
+                true => Ok(true),
+                false => {
+                    let _sleeper = self.sleeper(sleep, turn.is_some());
+                    self.sleep(host, look, turn.as_mut(), sleep, deadline)
+                }
+            };
+            // Before this thread resumes, perhaps: it is one waiter then.
+            if let (Some(turn), Some(paused)) = (turn, paused) {
+                *paused = turn.pause();
             }
-            let _sleeper = self.sleeper(sleep, turn.is_some());
-            self.sleep(host, look, turn.as_mut(), sleep, deadline).map(drop)
+            slept.map(drop)
         })
     }
 
