@@ -1,5 +1,6 @@
 //! Admission: a submission that gets a slot, and the results of the calls for it.
 
+use crate::channel::{Descriptors, Payload};
 use crate::errors::to_python;
 use crate::owner_host::OwnersInterpreter;
 use crate::promise::Promise;
@@ -16,6 +17,11 @@ pub(crate) const DUE: u8 = 1;
 pub(crate) const TIMED_OUT: u8 = 2;
 /// The job is admitted, and no worker is idle: hire one.
 pub(crate) const NO_WORKER: u8 = 3;
+
+/// The job that a worker is hired for: its Future, its admission, its launch, and the descriptors
+/// of the launch.
+pub(crate) type FirstJob<'py> =
+    (Bound<'py, Promise>, Bound<'py, Admission>, Payload<'py>, Bound<'py, Descriptors>);
 
 /// The admission of one submission. `Owner.conclude` gives its slots back, unless a job has them.
 #[pyclass(module = "jobserver._native")]

@@ -1,7 +1,7 @@
 //! Owner: the calls of the core's owner, for Python. Each call converts, calls the core, and maps
 //! errors.
 
-use crate::admission::{Admission, DUE, NO_WORKER, STARTED, TIMED_OUT};
+use crate::admission::{Admission, FirstJob, DUE, NO_WORKER, STARTED, TIMED_OUT};
 use crate::channel::{Descriptors, Payload};
 use crate::errors::to_python;
 use crate::forkserver::ForkServer;
@@ -12,7 +12,6 @@ use crate::pool::Pool;
 use crate::program::Program;
 use crate::promise::Promise;
 use crate::setup::Setup;
-use crate::starting::FirstJob;
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
 use jobserver_core::owner::{Birth, Look, Options, Until};

@@ -1,17 +1,11 @@
 //! The start of a job by an owner: its admission, and its launch on a worker.
 
-use crate::admission::{Admission, NO_WORKER, STARTED};
-use crate::channel::{Descriptors, Payload};
+use crate::admission::{Admission, FirstJob, NO_WORKER, STARTED};
 use crate::host::Raised;
 use crate::owner::Owner;
 use crate::promise::Promise;
 use jobserver_core::owner::{First, Started};
 use pyo3::prelude::*;
-
-/// The job that a worker is hired for: its Future, its admission, its launch, and the descriptors
-/// of the launch.
-pub(crate) type FirstJob<'py> =
-    (Bound<'py, Promise>, Bound<'py, Admission>, Payload<'py>, Bound<'py, Descriptors>);
 
 impl Owner {
     /// Records that a job has started, and concludes its admission.

@@ -112,22 +112,24 @@ impl<J> Owner<J> {
             turn = Some(ours.needing(needs).about_to_wait());
             paused = Some(place);
         }
-        let deadline = deadline(timeout);
         let sleep = any_change(host);
         self.yielding(host, yields, |release| {
-            release();
-            let slept = match gathers(&mut turn)? {
-                true => Ok(true),
-                false => {
-                    let _sleeper = self.sleeper(sleep, turn.is_some());
-                    self.sleep(host, look, turn.as_mut(), sleep, deadline)
-                }
+            // Other waiters may wake this thread too. It goes on only for an event of its own, because
+            // each time that a waiter leaves the queue and comes back, it wakes others.
+            let find = |turn: Option<&mut Turn>| {
+                let is_ready = match turn {
+                    Some(turn) if turn.is_for_several() => turn.try_take()?.is_some(),
+                    Some(turn) => turn.could_take()?,
+                    None => false,
+                };
+                Ok((is_ready || self.state().jobs.look() != look).then_some(()))
             };
+            let waited = self.until_releasing(host, timeout, turn.as_mut(), sleep, release, find);
             // Before this thread resumes, perhaps: it is one waiter then.
             if let (Some(turn), Some(paused)) = (turn, paused) {
                 *paused = turn.pause();
             }
-            slept.map(drop)
+            waited.map(drop)
         })
     }
 
@@ -274,14 +276,6 @@ impl<J> Drop for Sleeper<'_, J> {
             state.jobs.sleepers.ring_for_host();
         }
         state.jobs.hand_over();
-    }
-}
-
-/// Whether this turn, if it is for several slots, can take them now. It keeps what there is.
-fn gathers(turn: &mut Option<Turn>) -> Result<bool> {
-    match turn.as_mut().filter(|turn| turn.is_for_several()) {
-        Some(turn) => Ok(turn.try_take()?.is_some()),
-        None => Ok(false),
     }
 }
 
