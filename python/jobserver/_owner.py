@@ -174,7 +174,7 @@ class Owner:
         consume = self.slots_for(future._consume)
         if work is not None:
             if consume and deadline is not None and deadline <= time.monotonic():
-                self.refuse_early(_native.Admission(consume, callbacks, 0.0), consume, callbacks)
+                self.refuse_early(_native.Admission(consume, callbacks, 0.0), callbacks)
             # (Under fork nothing is packed, and each step costs page faults.)
             packed = self.pack(work) if self.starter.sends else work
         if admission is None:
@@ -233,15 +233,16 @@ class Owner:
         """How many slots a job with this `consume` takes."""
         return consume if self.starter.takes_slots else 0
 
-    def refuse_early(self, admission: _native.Admission, consume: int, callbacks: bool) -> None:
-        """Raises Blocked if so many slots are not free, so that a submission that does not wait
+    def refuse_early(self, admission: _native.Admission, callbacks: bool) -> None:
+        """Raises Blocked if the slots for it are not free, so that a submission that does not wait
         need not pickle."""
         if self.here().could_admit(admission, False):
             return
         self.look(callbacks)
         self.native.reclaim()
         if not self.native.could_admit(admission, False):
-            raise Blocked("no slot is free" if consume == 1 else f"{consume} slots are not free")
+            count = admission.consume
+            raise Blocked("no slot is free" if count == 1 else f"{count} slots are not free")
 
     # Waiting.
 

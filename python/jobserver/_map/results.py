@@ -253,7 +253,7 @@ class Results(_native.Results, Generic[T]):
         """Whether the caller must wait for a slot for a chunk that found none: none of its jobs may
         end; or it lends its own slot, without which it can wait for a result, and no longer."""
         lasts = self._deadline is not None or self._options.sleep_fn or self._options.consume > 1
-        may_lend = not lasts or self._owner.yields or self._owner.native.runs_on_several
+        may_lend = not lasts or self._owner.yields or self._owner.native.must_yield
         return not self._under_way() or (may_lend and self._owner.native.can_lend)
 
     def _under_way(self) -> int:
@@ -330,8 +330,8 @@ class Results(_native.Results, Generic[T]):
         admission = chunk.admission(owner, options)
         owner.check_open()
         if chunk.packed is None:
-            if deadline == 0.0 and options.consume:
-                owner.refuse_early(admission, options.consume, callbacks=False)
+            if deadline == 0.0 and admission.consume:
+                owner.refuse_early(admission, callbacks=False)
             if not self._pack(chunk):
                 return
         future = chunk.future

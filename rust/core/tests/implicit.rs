@@ -8,8 +8,9 @@ mod common;
 use common::slots::{job, program, take, Event};
 use common::{another_process, ended, hang, has_role, Alone};
 use jobserver_core::make::InForce;
-use jobserver_core::slots::Style;
-use jobserver_core::{ExitStatus, Pool};
+use jobserver_core::owner::Options;
+use jobserver_core::slots::{PausedTurn, Style};
+use jobserver_core::{ExitStatus, Owner, Pool};
 use rustix::process::{kill_process, Signal};
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -116,9 +117,25 @@ fn joiner() {
     drop(slot);
 }
 
-/// Starts it below so many makes, and waits until it has a slot: how many bytes there are then.
-fn start_below(makes: &str, pool: &Pool) -> (Child, u8) {
-    let mut joiner = another_process("joiner")
+/// The same, with both slots of the pool: says by a byte whether it finds that it could take another.
+#[test]
+fn joiner_with_all() {
+    if !has_role("joiner_with_all") {
+        return;
+    }
+    let InForce::Pool(auth, jobs) = InForce::of_environment() else { panic!("no pool") };
+    let pool = Pool::join_in_force(&auth, jobs).unwrap();
+    let slots = [(); 2].map(|()| pool.try_take().unwrap().unwrap());
+    let owner = Owner::<()>::new(Some(pool), Options { orphans_stay: false, yields: false });
+    let could = owner.could_admit(&mut PausedTurn::default(), 1, false).unwrap();
+    std::io::stderr().write_all(&[u8::from(could)]).unwrap();
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    drop(slots);
+}
+
+/// Starts a joiner below so many makes, and waits until it has a slot: what it said then.
+fn start_below(makes: &str, pool: &Pool, role: &str) -> (Child, u8) {
+    let mut joiner = another_process(role)
         .env("MAKEFLAGS", pool.makeflags(None, None))
         .env_remove("CARGO_MAKEFLAGS")
         .env("MAKELEVEL", makes)
@@ -140,7 +157,7 @@ fn end(mut joiner: Child) {
 fn in_a_recipe_each_program_has_a_slot_of_its_own() {
     let _alone = Alone::new();
     let pool = pool_for_command(2);
-    let programs = [(); 3].map(|()| start_below("1", &pool));
+    let programs = [(); 3].map(|()| start_below("1", &pool, "joiner"));
     for (joiner, bytes) in programs {
         assert_eq!(bytes, 1);
         end(joiner);
@@ -152,9 +169,18 @@ fn in_a_recipe_each_program_has_a_slot_of_its_own() {
 fn outside_of_recipes_programs_share_the_slots_of_the_pool() {
     let _alone = Alone::new();
     let pool = pool_for_command(2);
-    let programs = [(); 2].map(|()| start_below("0", &pool));
+    let programs = [(); 2].map(|()| start_below("0", &pool, "joiner"));
     assert_eq!(programs.each_ref().map(|(_, bytes)| *bytes), [1, 0]);
     assert!(pool.try_take().unwrap().is_none());
     programs.into_iter().for_each(|(joiner, _)| end(joiner));
     assert_eq!((pool.free().unwrap(), bytes(&pool)), (2, 1));
+}
+
+#[test]
+fn in_a_recipe_no_slot_is_free_while_only_the_slot_of_the_command_is() {
+    let _alone = Alone::new();
+    let pool = pool_for_command(2);
+    let (joiner, could) = start_below("1", &pool, "joiner_with_all");
+    assert_eq!(could, 0);
+    end(joiner);
 }

@@ -27,6 +27,7 @@ pub(crate) type FirstJob<'py> =
 #[pyclass(module = "jobserver._native")]
 pub(crate) struct Admission {
     /// How many slots the job takes.
+    #[pyo3(get)]
     pub(crate) consume: usize,
     #[pyo3(set)]
     pub(crate) callbacks: bool,

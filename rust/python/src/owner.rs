@@ -272,6 +272,13 @@ impl Owner {
         self.owner.wake_for_host();
     }
 
+    /// Whether this process gives its slots away while it waits: it has several, or a job of its own
+    /// has given its slot away.
+    #[getter]
+    fn must_yield(&self) -> bool {
+        self.owner.must_yield()
+    }
+
     /// Whether this process is a job of several slots.
     #[getter]
     fn runs_on_several(&self) -> bool {

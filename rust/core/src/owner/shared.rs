@@ -273,7 +273,7 @@ impl<J> Owner<J> {
 
     /// Whether this process must give its own slots away while it waits: it has several, or a job of
     /// its own has given its slot away.
-    pub(super) fn must_yield(&self) -> bool {
+    pub fn must_yield(&self) -> bool {
         let several = || self.state().phase.pool().is_some_and(Pool::runs_on_several);
         self.any_has_yielded() || several()
     }

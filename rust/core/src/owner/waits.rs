@@ -105,10 +105,10 @@ impl<J> Owner<J> {
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        let mut paused = None;
-        let mut turn = None;
+        let (mut paused, mut turn, mut slept) = (None, None, false);
+        let pool = self.pool()?;
         if let Some((needs, place)) = slots {
-            let ours = self.pool()?.turn(Want::Start).after(place).beside_own();
+            let ours = pool.turn(Want::Start).after(place).beside_own();
             turn = Some(ours.needing(needs).about_to_wait());
             paused = Some(place);
         }
@@ -117,9 +117,12 @@ impl<J> Owner<J> {
             // Other waiters may wake this thread too. It goes on only for an event of its own, because
             // each time that a waiter leaves the queue and comes back, it wakes others.
             let find = |turn: Option<&mut Turn>| {
+                let may_reclaim = std::mem::replace(&mut slept, true);
                 let is_ready = match turn {
                     Some(turn) if turn.is_for_several() => turn.try_take()?.is_some(),
-                    Some(turn) => turn.could_take()?,
+                    Some(turn) => {
+                        turn.could_take()? || may_reclaim && pool.reclaim() && turn.could_take()?
+                    }
                     None => false,
                 };
                 Ok((is_ready || self.state().jobs.look() != look).then_some(()))

@@ -146,8 +146,7 @@ impl Turn {
         if self.bank.lender(getpid()).is_some() {
             return Ok(true);
         }
-        let common = self.bank.ledger.open_common().is_some();
-        let free = common || self.bank.pipe.free().map_err(Error::system(COUNTING))? > 0;
+        let free = self.bank.pipe.free().map_err(Error::system(COUNTING))? > 0;
         Ok(free && !self.must_let_others_go_first()?)
     }
 
@@ -391,6 +390,21 @@ mod tests {
         drop(held);
         assert!(deep.try_take().unwrap().is_none());
         assert!(shallow.try_take().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_waiter_that_very_many_takings_have_passed_over_goes_first_outside_the_queue_too() {
+        let pool = Pool::new(1).unwrap();
+        let mut held = pool.try_take().unwrap();
+        let ours = waits(&pool, Want::Start);
+        for _ in 0..crate::slots::ledger::PATIENCE {
+            drop(held.take());
+            held = pool.try_take().unwrap(); // as a client that knows no queue
+        }
+        let paused = ours.pause();
+        let _deep = waits(&at_depth(&pool, 9), Want::Resume);
+        drop(held);
+        assert!(pool.turn(Want::Start).after(&paused).try_take().unwrap().is_some());
     }
 
     #[test]

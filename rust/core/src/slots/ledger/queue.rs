@@ -262,6 +262,12 @@ impl Ledger {
             let takes = self.takes();
             let is_passed_over = |waiter: &Waiter| takes.wrapping_sub(waiter.since) >= PATIENCE;
             let longest = self.waiters_in_queue().filter(is_passed_over).min_by_key(|w| w.since);
+            // A waiter that is not in the queue for this moment keeps its patience.
+            let ours =
+                ticket.filter(|it| row.is_none() && takes.wrapping_sub(it.since) >= PATIENCE);
+            if ours.is_some_and(|ours| longest.is_none_or(|other| ours.since <= other.since)) {
+                return None;
+            }
             let first = match longest {
                 Some(this) if Some(this.index) == row.map(|row| row.index) => return None,
                 Some(other) => other,
