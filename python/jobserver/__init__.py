@@ -12,6 +12,7 @@ Ready-made gates for ``sleep_fn`` are in :mod:`jobserver.gates`.
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 if "t" in sys.abiflags:
     raise ImportError(
@@ -26,6 +27,9 @@ from ._future import Future
 from ._jobserver import Jobserver
 from ._shared import Shared, share
 
+if TYPE_CHECKING:
+    from ._executor import JobserverExecutor
+
 _namesake.warn_if_beside()
 
 __version__ = _native.VERSION
@@ -36,6 +40,7 @@ __all__ = [
     "CurrentJob",
     "Future",
     "Jobserver",
+    "JobserverExecutor",
     "Shared",
     "StartMethod",
     "SubmissionDied",
@@ -43,3 +48,12 @@ __all__ = [
     "current",
     "share",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at its first use, because it imports `concurrent.futures`, which no job needs.
+    if name == "JobserverExecutor":
+        from ._executor import JobserverExecutor
+
+        return JobserverExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from ._map import Results
 from ._native import getpid
 from ._options import checked
 from ._owner import Owner
+from ._submission import prepare
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -233,33 +234,26 @@ class Jobserver:
         """
         if misplaced:
             raise _arguments.misplaced(fn, misplaced)
-        # Arguments with their default values are not checked: see ARCHITECTURE.md, "The fork path".
         deadline = None if timeout is None else _arguments.deadline(timeout)
-        records = None
-        plain = consume is None and threads is None and memory_limit is None
-        if self._defaults is not NONE or not (plain and output is None and faulthandler is None):
-            given = consume, env, preexec_fn, sleep_fn, threads, time_limit, memory_limit
-            options = self._defaults.resolved(self.slots, *given, output, faulthandler)
-            consume, env, preexec_fn, sleep_fn, time_limit, recorded = options
-            if recorded is not None:
-                records, preexec_fn = recorded.begin(self._owner, preexec_fn)
         if type(callbacks) is not bool:
             _arguments.flag(callbacks, "callbacks")
-        gate = None if sleep_fn is None else _arguments.function(sleep_fn, "sleep_fn")
-        work = _native.Work(
-            _arguments.environment(env) if env != () else None,
-            None if time_limit is None else _arguments.time_limit(time_limit),
-            None if preexec_fn is None else _arguments.function(preexec_fn, "preexec_fn"),
-            fn if callable(fn) else _arguments.function(fn),
-            args if type(args) is tuple else _arguments.positional(args),
-            None if kwargs == {} else _arguments.keywords(kwargs),
+        future, work, gate = prepare(
+            self._owner,
+            self._defaults,
+            fn,
+            args,
+            kwargs,
+            consume,
+            env,
+            preexec_fn,
+            sleep_fn,
+            threads,
+            time_limit,
+            memory_limit,
+            output,
+            faulthandler,
         )
-        owner = self._owner
-        if owner.pid != getpid() or owner.native.closing:
-            owner.check_open()
-        name, taken = getattr(fn, "__qualname__", None), 1 if consume is None else consume
-        future: Future[T] = Future(owner, work.time_limit, taken, name, records)
-        return owner.submit(future, work, gate, callbacks, deadline)
+        return self._owner.submit(future, work, gate, callbacks, deadline)
 
     def map(
         self,

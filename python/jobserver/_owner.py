@@ -270,6 +270,14 @@ class Owner:
             seconds = self.forwarding.forward(seconds)
         self.native.wait(look, admission, seconds, yields or self.yields)
 
+    def sleep_beside(
+        self, look: _native.Look, seconds: float | None, admission: _native.Admission | None
+    ) -> None:
+        """`sleep` of a thread that submits for others, by `admit_beside`."""
+        if self.forwarding:
+            seconds = self.forwarding.forward(seconds)
+        self.native.wait_beside(look, admission, seconds)
+
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Returns whether a job has finished within `timeout` seconds. Callbacks that are due run
         first."""
@@ -327,7 +335,7 @@ class Owner:
             try:
                 self.finished.extendleft(taken)
             finally:
-                self.native.wake_for_callbacks()  # another thread, or the next call, goes on
+                self.native.wake()  # another thread, or the next call, goes on
             raise
 
     def issue_callbacks_of(self, future: Future[Any]) -> None:

@@ -104,6 +104,13 @@ impl Wait {
         }
     }
 
+    /// For an event loop, which sleeps instead of [`Wait::block`]: the descriptors to wait for, and the
+    /// time after which to look.
+    pub(crate) fn parts(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
+        let after = self.look_at.map(|at| at.saturating_duration_since(Instant::now()));
+        (self.all().cloned().collect(), after)
+    }
+
     fn all(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
         self.descriptors.iter().chain(&self.pipes)
     }

@@ -107,6 +107,17 @@ impl Admission {
         Ok(true)
     }
 
+    /// See `Owner.admit_beside`.
+    pub(crate) fn obtain_beside(&mut self, owner: &core::Owner<Py<Promise>>) -> PyResult<bool> {
+        if !self.is_over && self.consume > 0 {
+            let admitted = owner.admit_beside(&mut self.turn, self.consume).map_err(to_python)?;
+            let Some(admitted) = admitted else { return Ok(false) };
+            self.admitted = admitted;
+        }
+        self.is_over = true;
+        Ok(true)
+    }
+
     /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.
     pub(crate) fn obtain(
         &mut self,

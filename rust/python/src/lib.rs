@@ -24,10 +24,12 @@ mod plain;
 mod pool;
 mod program;
 mod promise;
+mod readiness;
 mod setup;
 mod starting;
 mod tracker;
 mod upcalls;
+mod waiting;
 mod worker;
 
 use pyo3::prelude::*;
@@ -159,7 +161,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<channel::MemoryMap>()?;
     module.add_class::<channel::Descriptors>()?;
     module.add_class::<owner::Owner>()?;
-    module.add_class::<owner::PyLook>()?;
+    module.add_class::<waiting::PyLook>()?;
+    module.add_class::<readiness::Readiness>()?;
     module.add_class::<death::Death>()?;
     module.add_class::<job::Work>()?;
     module.add_class::<promise::Promise>()?;

@@ -12,16 +12,13 @@ use crate::pool::Pool;
 use crate::program::Program;
 use crate::promise::Promise;
 use crate::setup::Setup;
+use crate::waiting::{with_turn, PyLook};
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
-use jobserver_core::owner::{Birth, Look, Options, Until};
+use jobserver_core::owner::{Birth, Options, Until};
 use jobserver_core::JobId;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-
-/// The state that a thread has seen, for `Owner.wait`.
-#[pyclass(frozen, name = "Look", module = "jobserver._native")]
-pub(crate) struct PyLook(Look);
 
 /// Delivers outcomes to Futures (see `promise.rs`). Appends a finished Future to the deque
 /// `finished` if it has callbacks, or a memory file to read.
@@ -267,9 +264,29 @@ impl Owner {
         })
     }
 
-    /// After a thread has left due callbacks undone: wakes those that wait and run them.
-    fn wake_for_callbacks(&self) {
-        self.owner.wake_for_host();
+    /// Wakes the threads that wait, and the event loops: to run callbacks that were left undone, or
+    /// because something of theirs has changed.
+    fn wake(&self) {
+        self.owner.wake();
+    }
+
+    /// Takes the slots of a job if they are free, or lends this process's own; never waits, and lets
+    /// this process go on. Returns whether it has them. True for a job that takes no slot.
+    fn admit_beside(&self, admission: &Bound<'_, Admission>) -> PyResult<bool> {
+        admission.try_borrow_mut()?.obtain_beside(&self.owner)
+    }
+
+    /// `wait` of a thread that submits for others, by `admit_beside`.
+    #[pyo3(signature = (look, admission, timeout))]
+    fn wait_beside(
+        &self,
+        py: Python<'_>,
+        look: &PyLook,
+        admission: Option<&Bound<'_, Admission>>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let host = self.host(py);
+        with_turn(admission, |slots| Ok(self.owner.wait_beside(&host, look.0, slots, timeout)?))
     }
 
     /// Whether this process gives its slots away while it waits: it has several, or a job of its own
@@ -317,15 +334,7 @@ impl Owner {
         yields: bool,
     ) -> PyResult<()> {
         let host = self.host(py);
-        // Not borrowed meanwhile: a signal handler may use it.
-        let known = admission.map(|it| it.try_borrow()).transpose()?;
-        let (needs, mut turn) = known.map_or_else(Default::default, |it| (it.consume, it.turn));
-        let slots = (needs > 0).then_some((needs, &mut turn));
-        let waited = self.owner.wait(&host, look.0, slots, timeout, yields);
-        if let Some(admission) = admission {
-            admission.try_borrow_mut()?.turn = turn;
-        }
-        Ok(waited?)
+        with_turn(admission, |slots| Ok(self.owner.wait(&host, look.0, slots, timeout, yields)?))
     }
 
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or

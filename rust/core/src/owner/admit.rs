@@ -89,6 +89,19 @@ impl<J> Owner<J> {
         admitted
     }
 
+    /// Takes what a job needs, and lets this process go on whatever it takes; never waits. If this
+    /// process is a job, it lends its own slot first: a job with an event loop, or with a thread that
+    /// submits for others, is taken to wait for the jobs that it starts. (If it computes beside them,
+    /// one more than the slots computes. Nothing shows that.)
+    pub fn admit_beside(&self, paused: &mut PausedTurn, needs: usize) -> Result<Option<Admitted>> {
+        let pool = self.open_pool()?;
+        let own = if needs == 1 { pool.own_slot(false) } else { None };
+        match own {
+            Some(own) => Ok(Some(Admitted { slot: Some(own), own: None })),
+            None => self.admit_at_once(paused, needs, false),
+        }
+    }
+
     fn admit_by(&self, turn: &mut Turn, may_lend: bool) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
         if let Some(slot) = turn.try_take()? {

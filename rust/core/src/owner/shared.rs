@@ -176,15 +176,10 @@ impl<J> Owner<J> {
         result.map(|()| look)
     }
 
-    /// After the host has left undone what it has to do, such as callbacks of finished jobs: wakes
-    /// the threads that wait, because one of them may do it.
-    pub fn wake_for_host(&self) {
-        self.wake();
-    }
-
-    /// Wakes all threads that wait. (In a process that the host has forked, these are the
-    /// parent's.)
-    pub(super) fn wake(&self) {
+    /// Wakes all threads that wait, and the event loops: something of the host's has changed, or it
+    /// has left undone what it has to do, such as callbacks of finished jobs. (In a process that the
+    /// host has forked, these are the parent's.)
+    pub fn wake(&self) {
         if self.check_process().is_ok() {
             self.state().jobs.wake();
         }

@@ -30,6 +30,9 @@ pub(super) enum Wants {
     Job(JobId),
     /// None: its turn for a slot wakes it.
     Turn,
+    /// Any change, and all that the host has to do. It is an event loop's, not a thread's: see
+    /// `readiness`.
+    All,
 }
 
 /// What a sleeping thread does for the others.
@@ -144,7 +147,7 @@ impl Sleepers {
     /// Wakes those that want one of these outcomes, and those that want any change.
     pub(super) fn ring_for(&mut self, jobs: &[JobId]) {
         self.ring(|sleeper| match sleeper.sleep.wants {
-            Wants::Change => true,
+            Wants::Change | Wants::All => true,
             Wants::Job(id) => jobs.contains(&id),
             Wants::Turn => false,
         });
@@ -156,8 +159,9 @@ impl Sleepers {
         }
     }
 
-    /// Wakes a thread that runs what the host has to do.
+    /// Wakes a thread that runs what the host has to do; and event loops, which need not come soon.
     pub(super) fn ring_for_host(&mut self) {
+        self.ring(|sleeper| sleeper.sleep.wants == Wants::All);
         self.ring_first(|sleeper| sleeper.sleep.callbacks);
     }
 

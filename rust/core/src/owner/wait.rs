@@ -11,7 +11,7 @@ use crate::slots::{Pool, PoolWait, Turn};
 use crate::wait::{Bell, Wait, Woken, POLL_INTERVAL};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The state of a table that a caller has seen: see [`Jobs::begin_wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// See [`Wait::parts`].
+    pub(super) fn parts(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
+        self.wait.parts()
+    }
+
     /// If answers may come soon, spins for a short time. Returns whether something is ready; if
     /// not, check for signals, and sleep.
     pub fn spin(&self) -> bool {

@@ -105,11 +105,35 @@ impl<J> Owner<J> {
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
+        self.wait_by(host, look, slots, timeout, yields, Turn::beside_own)
+    }
+
+    /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
+    /// end because the own slot of this process has come back.
+    pub fn wait_beside<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        look: Look,
+        slots: Option<(usize, &mut PausedTurn)>,
+        timeout: Option<f64>,
+    ) -> std::result::Result<(), H::Error> {
+        self.wait_by(host, look, slots, timeout, self.options.yields, |turn| turn)
+    }
+
+    fn wait_by<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        look: Look,
+        slots: Option<(usize, &mut PausedTurn)>,
+        timeout: Option<f64>,
+        yields: bool,
+        kind: impl FnOnce(Turn) -> Turn,
+    ) -> std::result::Result<(), H::Error> {
         let (mut paused, mut turn, mut slept) = (None, None, false);
         let pool = self.pool()?;
         if let Some((needs, place)) = slots {
-            let ours = pool.turn(Want::Start).after(place).beside_own();
-            turn = Some(ours.needing(needs).about_to_wait());
+            let ours = pool.turn(Want::Start).after(place).needing(needs);
+            turn = Some(kind(ours.about_to_wait()));
             paused = Some(place);
         }
         let sleep = any_change(host);
@@ -120,6 +144,7 @@ impl<J> Owner<J> {
                 let may_reclaim = std::mem::replace(&mut slept, true);
                 let is_ready = match turn {
                     Some(turn) if turn.is_for_several() => turn.try_take()?.is_some(),
+                    Some(turn) if turn.uses_own() && pool.runs() => true,
                     Some(turn) => {
                         turn.could_take()? || may_reclaim && pool.reclaim() && turn.could_take()?
                     }

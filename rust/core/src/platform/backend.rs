@@ -15,12 +15,17 @@ use rustix::io::Result;
 use rustix::process::{Pid, Signal, WaitIdOptions, WaitIdStatus};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The methods of a backend. Where a method returns `None`, the caller does the work in a general
 /// way.
 pub(crate) trait Backend: Sync {
     /// Returns an empty set of descriptors to be watched for input.
     fn ready_set(&self) -> Result<Box<dyn ReadySet>>;
+
+    /// Returns a descriptor that an event loop can poll in the place of several. None where there is
+    /// no such descriptor.
+    fn readiness(&self) -> Option<Result<Box<dyn Readiness>>>;
 
     /// Returns a descriptor that polls as readable once the process has ended, and never means
     /// another process. None where there is no such descriptor, or where no descriptor is left:
@@ -99,6 +104,16 @@ pub(crate) trait ReadySet: std::fmt::Debug + Send + Sync {
     /// Returns whether a wait on [`ReadySet::watched`] that has begun also wakes for a descriptor
     /// that is added later.
     fn grows_while_waited_for(&self) -> bool;
+}
+
+/// A descriptor that an event loop can poll in the place of several.
+pub(crate) trait Readiness: std::fmt::Debug + Send + Sync {
+    fn descriptor(&self) -> &Descriptor;
+
+    /// From now on it is readable while one of these is, and after this time; and not for what it
+    /// rested on before.
+    fn rest_on(&mut self, descriptors: Vec<Arc<Descriptor>>, after: Option<Duration>)
+        -> Result<()>;
 }
 
 /// How many ready descriptors one call of [`ReadySet::ready`] reports at most, if the kernel keeps

@@ -1,8 +1,8 @@
 //! Linux's backend: epoll, pidfds, memfds, splice, and a signal at a pipe's hang-up.
 
-use super::backend::{Backend, ReadySet};
+use super::backend::{Backend, Readiness, ReadySet};
 use super::identity::{Life, Marks, ProcessId, MARK};
-use super::{epoll, getpid, hang_up, proc, Descriptor};
+use super::{epoll, getpid, hang_up, proc, readiness, Descriptor};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, MemfdFlags, SealFlags};
 use rustix::io::{Errno, Result};
@@ -26,6 +26,11 @@ const TMPFS: u64 = 0x0102_1994;
 impl Backend for Linux {
     fn ready_set(&self) -> Result<Box<dyn ReadySet>> {
         Ok(Box::new(epoll::Set::new()?))
+    }
+
+    fn readiness(&self) -> Option<Result<Box<dyn Readiness>>> {
+        let boxed = |set| -> Box<dyn Readiness> { Box::new(set) };
+        Some(readiness::Set::new().map(boxed))
     }
 
     fn watch_process(&self, pid: Pid) -> Option<Descriptor> {

@@ -40,13 +40,15 @@ mod poll;
 mod portable;
 pub(crate) mod private;
 pub(crate) mod proc;
+#[cfg(all(target_os = "linux", not(jobserver_portable)))]
+mod readiness;
 pub(crate) mod shared;
 mod signals;
 mod standard;
 mod system;
 mod tracker;
 
-pub(crate) use backend::{ReadySet, AT_ONCE};
+pub(crate) use backend::{Readiness, ReadySet, AT_ONCE};
 pub use birth::pipe_without_reader;
 pub(crate) use birth::{close_on_exec, no_sigpipe, pipe, socket_pair, RESET_BEFORE_PACKETS};
 pub(crate) use choice::{backend, empty_set};

@@ -1,7 +1,7 @@
 //! The backend for every Unix: poll, waitid, signal 0, temporary files. Its callers look from time
 //! to time to notice a death.
 
-use super::backend::{Backend, ReadySet};
+use super::backend::{Backend, Readiness, ReadySet};
 use super::identity::{Life, Marks, ProcessId};
 use super::{poll, proc, Descriptor};
 use rustix::fd::BorrowedFd;
@@ -15,6 +15,10 @@ pub(crate) struct Portable;
 impl Backend for Portable {
     fn ready_set(&self) -> Result<Box<dyn ReadySet>> {
         Ok(Box::new(poll::Set::default()))
+    }
+
+    fn readiness(&self) -> Option<Result<Box<dyn Readiness>>> {
+        None
     }
 
     fn watch_process(&self, _pid: Pid) -> Option<Descriptor> {

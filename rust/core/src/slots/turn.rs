@@ -156,6 +156,11 @@ impl Turn {
         !self.bank.is_job() && !self.bank.may_borrow()
     }
 
+    /// Returns whether the slot that this process runs on ends its wait.
+    pub(crate) fn uses_own(&self) -> bool {
+        self.uses_own
+    }
+
     pub(crate) fn is_for_several(&self) -> bool {
         self.needs > 1
     }

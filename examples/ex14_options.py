@@ -6,7 +6,7 @@ value once, and each job maps it. current() tells a job the number of its slot, 
 running job has. A job of several slots takes all or none, and its programs find a pool of them.
 output="capture" keeps what a job and its programs print.
 
-Run:  python examples/ex10_options.py [fork | forkserver | spawn | inline]
+Run:  python examples/ex14_options.py [fork | forkserver | spawn | inline]
 """
 
 from __future__ import annotations

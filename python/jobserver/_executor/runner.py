@@ -1,0 +1,343 @@
+"""The thread of an executor: it admits, starts and delivers the executor's jobs.
+
+Users of :mod:`concurrent.futures` expect that `submit` returns at once, and that callbacks run
+though nobody calls. So this thread makes the calls of the owner. It sleeps in the core until a job
+has ended, a slot is free, or another thread wakes it; there are no wake-ups for nothing.
+
+Other threads only append to deques and wake it. There is no lock, so neither a fork nor a signal
+handler can find one locked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, Callable
+
+from .. import _arguments, _native
+from .._future import Future, load
+from .._native import getpid
+from .._submission import Submission, prepare
+from .deaths import InitializerFailed, as_executors
+
+if TYPE_CHECKING:
+    from .._jobserver import Jobserver
+
+#: The runners whose threads run, in this process or in one that it was forked from.
+_running: dict[Runner, None] = {}
+
+#: Whether the interpreter ends: then no thread can be started.
+_exiting = False
+
+#: The state of a Future that was cancelled, and whose waiters know that. (The module's own name for
+#: it is private.)
+_TOLD = "CANCELLED_AND_NOTIFIED"
+
+#: How threads are waited for at the interpreter's end: by a hook that runs before Python joins
+#: them, which `concurrent.futures` uses too. Python 3.8 has none.
+_at_exit = getattr(threading, "_register_atexit", None)
+
+NO_MORE = "cannot schedule new futures after shutdown"
+NO_MORE_AT_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class JobFuture(futures.Future):  # type: ignore[type-arg]
+    """A Future of concurrent.futures that tells its runner when it is cancelled: those that wait
+    for it must hear of that at once."""
+
+    _runner: Callable[[], Runner | None]
+
+    def cancel(self) -> bool:
+        if not super().cancel():
+            return False
+        runner = self._runner()
+        if runner is not None:
+            runner.cancelled.append(self)
+            runner.wake()
+        return True
+
+
+class _Item:
+    """One submission. `packed` is what the starter has packed, once it is the next to start."""
+
+    __slots__ = ("admission", "asleep", "future", "gate", "job", "packed", "work")
+
+    def __init__(self, future: JobFuture, submission: Submission, consume: int) -> None:
+        self.future = future
+        self.job, self.gate = submission.future, submission.gate
+        self.work: _native.Work | None = submission.work
+        self.admission = _native.Admission(consume, False, None)
+        self.packed: Any = None
+        #: The time before which the gate is not called again.
+        self.asleep = 0.0
+
+
+class Runner:
+    """The state of one executor in one process, and its thread."""
+
+    def __init__(self, js: Jobserver, is_own: bool) -> None:
+        """`is_own`: the Jobserver is the executor's own, and is closed at its end."""
+        self.pid = getpid()
+        self._js = js
+        self._owner, self._defaults = js._owner, js._defaults
+        self._is_own = is_own
+        self._submitted: deque[_Item] = deque()
+        self.cancelled: deque[JobFuture] = deque()
+        self._waiting: deque[_Item] = deque()
+        self._running: dict[Future[Any], JobFuture] = {}
+        self._finished: deque[Future[Any]] = deque()
+        self.closing = False
+        self.cancels = False
+        #: The signal for all running jobs, at a forced shutdown.
+        self._signal: int | None = None
+        self.broken: BrokenProcessPool | None = None
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="JobserverExecutor")
+        if _at_exit is None:
+            self._thread.daemon = True  # exit functions run after Python has joined the others
+        #: One object, which the first call takes that starts the thread.
+        self._unstarted = [True]
+
+    # In other threads.
+
+    def submit(self, fn: Any, args: Any, kwargs: Any) -> JobFuture:
+        submission = prepare(self._owner, self._defaults, fn, args, kwargs)
+        future = JobFuture()
+        future._runner = weakref.ref(self)
+        consume = self._owner.slots_for(submission.future._consume)
+        item = _Item(future, submission, consume)
+        self._submitted.append(item)
+        self._start()
+        self.wake()
+        if self._ended:  # perhaps before it could see this submission
+            with contextlib.suppress(ValueError):
+                self._submitted.remove(item)
+                self.check_open()
+        return future
+
+    def check_open(self) -> None:
+        if self.broken is not None:
+            raise BrokenProcessPool(*self.broken.args) from self.broken.__cause__
+        if self.closing:
+            raise RuntimeError(NO_MORE)
+        if _exiting:
+            raise RuntimeError(NO_MORE_AT_EXIT)
+
+    def wake(self) -> None:
+        if self.pid == getpid():
+            self._owner.here().wake()
+
+    def _start(self) -> None:
+        if not self._unstarted:
+            return
+        with contextlib.suppress(IndexError):
+            self._unstarted.pop()
+            _running[self] = None
+            try:
+                self._thread.start()
+            except BaseException:
+                _running.pop(self, None)
+                self._unstarted.append(True)
+                raise
+
+    def stop(self, cancel_futures: bool = False) -> None:
+        """Has the thread end when all jobs have ended."""
+        self.cancels = self.cancels or cancel_futures
+        self.closing = True
+        if self._unstarted:
+            self._close()
+        else:
+            self.wake()
+
+    def signal_all(self, number: int) -> None:
+        """Cancels what waits, and sends a signal to all running jobs."""
+        self._signal = number
+        self.stop(cancel_futures=True)
+
+    def join(self) -> None:
+        if not self._unstarted and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # In the thread.
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException as e:
+            self._break("its thread failed", e)
+            raise
+        finally:
+            self._ended = True
+            self._refuse_rest()
+            self._close()
+            _running.pop(self, None)
+
+    def _step(self) -> bool:
+        """One look at everything, and a sleep if there was nothing to do. Returns False at the
+        end."""
+        owner = self._owner
+        look = owner.look()
+        self._deliver()
+        self._take_calls()
+        next_item, seconds = self._start_waiting()
+        if self._finished:
+            return True
+        if self.closing and not (self._submitted or self._waiting or self._running):
+            return False
+        admission = None if next_item is None else next_item.admission
+        del next_item  # what a sleeping thread refers to, lives
+        owner.sleep_beside(look, seconds, admission)
+        return True
+
+    def _deliver(self) -> None:
+        """Gives the outcomes of jobs to their Futures, which run their callbacks."""
+        while self._finished:
+            job = self._finished.popleft()
+            future = self._running.pop(job, None)
+            if future is None:
+                continue  # the executor is broken
+            value, error = load(job)
+            if isinstance(error, InitializerFailed):
+                self._break("its initializer failed", error.cause)
+                error = self.broken
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(as_executors(error))
+            del job, future, value, error
+
+    def _take_calls(self) -> None:
+        """Does what other threads have asked for since the last step."""
+        while self._submitted:
+            self._waiting.append(self._submitted.popleft())
+        while self.cancelled:
+            _begins(self.cancelled.popleft())
+        if self.cancels:
+            while self._waiting:
+                future = self._waiting.popleft().future
+                futures.Future.cancel(future)
+                _begins(future)
+        if self._signal is not None:
+            for job in [*self._running]:
+                self._send(job, self._signal)
+            self._signal = None
+
+    def _send(self, job: Future[Any], number: int) -> None:
+        if number == signal.SIGKILL:
+            self._owner.native.kill(job._job, 0.0)  # with all that is below it
+        else:
+            self._owner.native.signal(job._job, number)
+
+    def _start_waiting(self) -> tuple[_Item | None, float | None]:
+        """Starts the submissions for which there are slots, in their order. Returns the next one
+        that needs slots, and the seconds until its gate is to be asked again."""
+        while self._waiting:
+            item = self._waiting[0]
+            try:
+                if not item.future.cancelled():
+                    seconds = self._obtain(item)
+                    if seconds is not None:
+                        return (None, seconds) if seconds else (item, None)
+                    self._begin(item)
+            except BaseException as e:
+                if _begins(item.future):
+                    item.future.set_exception(e)
+            self._waiting.popleft()
+        return None, None
+
+    def _obtain(self, item: _Item) -> float | None:
+        """Gets a submission its slots. Returns None if it has them; otherwise the seconds to wait
+        for its gate, or 0 if it waits for slots."""
+        owner = self._owner
+        if item.packed is None:
+            work, item.work = item.work, None
+            assert work is not None
+            item.packed = owner.pack(work) if owner.starter.sends else work
+            del work
+        if item.gate is not None:
+            left = item.asleep - time.monotonic()
+            if left > 0:
+                return left
+            if not owner.native.could_admit(item.admission, True):
+                return 0.0
+            delay = _arguments.delay(item.gate())
+            if delay is not None:
+                item.asleep = time.monotonic() + delay
+                return delay
+        if owner.native.runs_on_several:
+            return None  # the start waits, and gives the slots away meanwhile
+        return None if owner.native.admit_beside(item.admission) else 0.0
+
+    def _begin(self, item: _Item) -> None:
+        """Starts an admitted submission, unless its Future was cancelled."""
+        owner, job = self._owner, item.job
+        if not _begins(item.future):
+            owner.native.conclude(item.admission)
+            return
+        job._watch(self._finished)
+        self._running[job] = item.future
+        packed, item.packed = item.packed, None
+        try:
+            owner.submit(job, None, None, False, None, packed, item.admission)
+        except BaseException as e:
+            self._running.pop(job, None)
+            item.future.set_exception(e)
+        finally:
+            del packed
+
+    def _break(self, why: str, cause: BaseException) -> None:
+        """Nothing runs any more: the executor is of no more use."""
+        self.broken = BrokenProcessPool(f"this executor is not usable any more: {why}: {cause!r}")
+        self.broken.__cause__ = cause
+        for job, future in [*self._running.items()]:
+            self._running.pop(job, None)
+            future.set_exception(self.broken)
+            with contextlib.suppress(OSError, RuntimeError):
+                self._owner.native.kill(job._job, 0.0)
+        self._take_calls()
+        while self._waiting:
+            future = self._waiting.popleft().future
+            if _begins(future):
+                future.set_exception(self.broken)
+
+    def _refuse_rest(self) -> None:
+        """At the end: refuses what was submitted while the thread ended."""
+        with contextlib.suppress(IndexError):
+            while True:
+                future = self._submitted.popleft().future
+                if _begins(future):
+                    future.set_exception(self.broken or RuntimeError(NO_MORE))
+
+    def _close(self) -> None:
+        if self._is_own:
+            self._owner.begin_close()
+            self._owner.drain(callbacks=False)
+            self._owner.stop_helpers()
+
+
+def _begins(future: JobFuture) -> bool:
+    """Sets a Future running. Returns False if it was cancelled, and tells those that wait for
+    it."""
+    return future._state != _TOLD and future.set_running_or_notify_cancel()
+
+
+def _end_all() -> None:
+    """When the interpreter ends: waits for all jobs, as ProcessPoolExecutor does."""
+    global _exiting
+    _exiting = True
+    ours = [runner for runner in [*_running] if runner.pid == getpid()]
+    for runner in ours:
+        runner.stop()
+    for runner in ours:
+        runner.join()
+
+
+(_at_exit or atexit.register)(_end_all)
