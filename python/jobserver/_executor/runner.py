@@ -36,10 +36,6 @@ _running: dict[Runner, None] = {}
 #: Whether the interpreter ends: then no thread can be started.
 _exiting = False
 
-#: The state of a Future that was cancelled, and whose waiters know that. (The module's own name for
-#: it is private.)
-_TOLD = "CANCELLED_AND_NOTIFIED"
-
 #: How threads are waited for at the interpreter's end: by a hook that runs before Python joins
 #: them, which `concurrent.futures` uses too. Python 3.8 has none.
 _at_exit = getattr(threading, "_register_atexit", None)
@@ -53,6 +49,8 @@ class JobFuture(futures.Future):  # type: ignore[type-arg]
     for it must hear of that at once."""
 
     _runner: Callable[[], Runner | None]
+    #: Whether it was cancelled, and those that wait for it know.
+    told = False
 
     def cancel(self) -> bool:
         if not super().cancel():
@@ -326,7 +324,10 @@ class Runner:
 def _begins(future: JobFuture) -> bool:
     """Sets a Future running. Returns False if it was cancelled, and tells those that wait for
     it."""
-    return future._state != _TOLD and future.set_running_or_notify_cancel()
+    if future.told:
+        return False
+    future.told = not future.set_running_or_notify_cancel()
+    return not future.told
 
 
 def _end_all() -> None:
