@@ -15,6 +15,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    Generator,
     Generic,
     NoReturn,
     TypeVar,
@@ -143,18 +144,28 @@ class Future(_native.Promise, Generic[T]):
         if not self.wait(timeout):
             within = f" within {timeout} seconds" if timeout and timeout > 0 else ""
             raise Blocked(f"job {self._pid} has not finished{within}")
-        value: T
-        value, error = load(self)
-        if error is None:
-            return value
-        told: Any = repr(self)  # for tools that show the arguments of frames
         try:
-            if self._owner.options.method == "inline":
-                raise error  # its traceback has the job's frames
-            raise error.with_traceback(None)
-        finally:
-            del error  # otherwise the traceback would refer to itself through this frame
-            self = told
+            return value_of(self)
+        except BaseException:
+            self = repr(self)  # type: ignore[assignment]  # see `value_of`
+            raise
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Waits for the job in a task of asyncio or trio; the loop goes on meanwhile. Returns and
+        raises what `result` does, but never Blocked.
+
+        Raises:
+            RuntimeError: no event loop runs in this thread.
+            NotImplementedError: the system has no descriptor that a loop could wait for.
+        """
+        from ._await import until_done  # imports asyncio
+
+        yield from until_done(self).__await__()
+        try:
+            return value_of(self)
+        except BaseException:
+            self = repr(self)  # type: ignore[assignment]  # see `value_of`
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Returns the exception that `result` would raise for the job, or None if the job's
@@ -218,6 +229,25 @@ class Future(_native.Promise, Generic[T]):
         if self._outcome is not None:
             self._owner.issue_callbacks_of(self)
         return seqno
+
+
+def value_of(future: Future[T]) -> T:
+    """What `result` returns or raises for a job that has finished.
+
+    The error must not refer to the Future, which has it, through its traceback: so a frame that it
+    passes has a text in the place of the Future, for tools that show the arguments of frames."""
+    value: T
+    value, error = load(future)
+    if error is None:
+        return value
+    told: Any = repr(future)
+    try:
+        if future._owner.options.method == "inline":
+            raise error  # its traceback has the job's frames
+        raise error.with_traceback(None)
+    finally:
+        del error  # otherwise the traceback would refer to itself through this frame
+        future = told
 
 
 def load(future: Future[Any]) -> tuple[Any, BaseException | None]:

@@ -17,7 +17,7 @@ import pickle
 import time
 import warnings
 from collections import deque
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 from weakref import WeakSet
 
 from . import _arguments, _job, _native, _oom, _own_jobs
@@ -30,6 +30,9 @@ from ._output import Forwarding
 from ._signals import raised_by_handler
 from ._start import Helper, Starter, starter
 from ._wire import result
+
+if TYPE_CHECKING:
+    from ._await import Watch
 
 
 class Owner:
@@ -45,6 +48,9 @@ class Owner:
     progresses: deque[Any]
     #: The jobs whose output is forwarded; None before the first.
     forwarding: Forwarding | None
+    #: Those of the event loops in which tasks have awaited jobs, by their loops.
+    watches: dict[Any, Watch]
+    _readiness: _native.Readiness | None
     _unread: WeakSet[Future[Any]]
 
     def __init__(
@@ -99,6 +105,8 @@ class Owner:
             "finished": finished,
             "progresses": deque(),
             "forwarding": None,
+            "watches": {},
+            "_readiness": None,
             "_unread": WeakSet(),
             "_pool": None,
             "pid": pid,
@@ -253,7 +261,16 @@ class Owner:
             self.forwarding.forward(None)
         if callbacks:
             self.issue_callbacks()
+        if self._readiness is not None:
+            self._readiness.rest(look, None)
         return look
+
+    def fileno(self) -> int:
+        """A descriptor that is readable whenever a call has something to do."""
+        self.check_open()
+        if self._readiness is None:
+            self._readiness = _native.Readiness(self.native)
+        return self._readiness.fileno()
 
     def sleep(
         self,
@@ -288,6 +305,8 @@ class Owner:
         while True:
             step = self.forwarding.forward(left) if self.forwarding else left
             state = self.native.wait_for(future, step, yields)
+            if self._readiness is not None:
+                self.look()
             if not state:
                 return True
             if state != _native.TIMED_OUT:
@@ -362,6 +381,10 @@ class Owner:
         self.begin_close()
         raised = self.drain(callbacks=True)
         self.stop_helpers()
+        self._readiness = None
+        for watch in [*self.watches.values()]:
+            watch.owner_closed()
+        self.watches.clear()
         for future in (*self._unread, *self.finished):
             if isinstance(future._outcome, _native.MemoryFile):
                 load(future)

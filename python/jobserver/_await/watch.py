@@ -1,0 +1,249 @@
+"""How an event loop waits for the jobs of an owner: by one descriptor, which is readable whenever a
+call has something to do (`Readiness`, in rust/core/src/owner/readiness.rs).
+
+When the descriptor is readable, the loop calls :meth:`Watch.serve`. It scans, runs the callbacks
+that are due, and resumes the tasks whose jobs have ended or whose submissions have their slots. A
+task costs nothing until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import _native
+from .._exceptions import CallbackRaised
+from .._native import getpid
+from . import loops
+
+if TYPE_CHECKING:
+    from .._future import Future
+    from .._owner import Owner
+
+
+class Awaiter(Protocol):
+    """What is told that a job has ended, or that a callback of its Future has raised."""
+
+    def set(self) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
+class Listener:
+    """An awaiter for many jobs, one of which has its task resumed."""
+
+    def __init__(self) -> None:
+        self._event: loops.Event | None = None
+        self._error: BaseException | None = None
+
+    def set(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    def fail(self, error: BaseException) -> None:
+        if self._event is not None:
+            self._event.fail(error)
+        else:
+            self._error = error
+
+    async def wait(self, event: loops.Event, seconds: float | None) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        self._event = event
+        try:
+            await event.wait(seconds)
+        finally:
+            self._event = None
+
+
+class Watch:
+    """One owner, watched by one loop."""
+
+    def __init__(self, owner: Owner, loop: loops.Loop) -> None:
+        self._owner = owner
+        self._loop = loop
+        #: Awaited Futures whose jobs have ended.
+        self._finished: deque[Future[Any]] = deque()
+        self._awaited: dict[Future[Any], list[Awaiter]] = {}
+        #: The submissions that wait for slots, and what is told that they have them.
+        self._queue: OrderedDict[_native.Admission, Awaiter] = OrderedDict()
+        self._pid = getpid()
+        self._readiness = _native.Readiness(owner.native)
+        # A duplicate, because the loop must forget a descriptor before its number is free again.
+        self._fd = fcntl.fcntl(self._readiness.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        loop.begin(self._fd, self.serve)
+
+    @property
+    def is_over(self) -> bool:
+        return self._fd < 0 or self._loop.is_over()
+
+    def event(self) -> loops.Event:
+        return self._loop.event()
+
+    # In tasks.
+
+    async def until_done(self, future: Future[Any]) -> None:
+        """Waits until the job has ended.
+
+        Raises:
+            CallbackRaised: a callback of this Future raised an exception.
+        """
+        event = self._loop.event()
+        self.follow(future, event)
+        try:
+            if future._outcome is None:
+                await event.wait()
+        finally:
+            self.unfollow(future, event)
+
+    async def until_killed(self, future: Future[Any]) -> None:
+        """Kills the job and all that is below it, and waits for its end."""
+        self._owner.native.kill(future._job, 0.0)
+        await self._loop.finish(self.until_done(future))
+
+    def follow(self, future: Future[Any], awaiter: Awaiter) -> None:
+        """Has the awaiter told when the job has ended; not if it has ended before."""
+        awaiters = self._awaited.get(future)
+        if awaiters is None:
+            awaiters = self._awaited[future] = []
+            future._watch(self._finished)
+        awaiters.append(awaiter)
+
+    def unfollow(self, future: Future[Any], awaiter: Awaiter) -> None:
+        awaiters = self._awaited.get(future, [])
+        if awaiter in awaiters:
+            awaiters.remove(awaiter)
+        if not awaiters and self._awaited.pop(future, None) is not None:
+            future._unwatch(self._finished)
+
+    def begin_to_wait(self, admission: _native.Admission, awaiter: Awaiter) -> None:
+        """Has the awaiter told when the submission is admitted."""
+        self._queue[admission] = awaiter
+        if len(self._queue) == 1:
+            self.serve()
+
+    def end_to_wait(self, admission: _native.Admission) -> None:
+        """Forgets the submission, unless it has been admitted."""
+        is_next = next(iter(self._queue), None) is admission
+        if self._queue.pop(admission, None) is not None and is_next:
+            self.serve()
+
+    async def admitted(self, admission: _native.Admission) -> None:
+        """Waits until the submission is admitted."""
+        if self.is_free_for(admission) and self._owner.native.admit_beside(admission):
+            return
+        event = self._loop.event()
+        self.begin_to_wait(admission, event)
+        try:
+            await event.wait()
+        finally:
+            self.end_to_wait(admission)
+
+    def is_free_for(self, admission: _native.Admission) -> bool:
+        """Whether there may be slots for a submission, and none waits before it."""
+        return not self._queue and self._owner.native.could_admit(admission, True)
+
+    # In the loop.
+
+    def serve(self) -> None:
+        """Does all that is to do, and rests."""
+        if self._fd < 0 or self._pid != getpid():
+            return  # a forked process has its parent's loop, which it must leave alone
+        owner = self._owner
+        try:
+            if owner.is_in_use():
+                self._readiness.rise()
+                look = self._look()
+                self._resume()
+                self._readiness.rest(look, self._admit())
+            else:
+                self._resume()
+                self.end()
+        except BaseException as e:
+            self._fail_all(e)
+            raise
+
+    def _look(self) -> _native.Look:
+        while True:
+            try:
+                return self._owner.look(callbacks=True)
+            except CallbackRaised as e:
+                awaiters = [] if e.future is None else self._awaited.get(e.future, [])
+                for awaiter in awaiters:
+                    awaiter.fail(e)
+                if not awaiters:
+                    self._loop.tell(e)
+
+    def _resume(self) -> None:
+        while self._finished:
+            for awaiter in self._awaited.pop(self._finished.popleft(), ()):
+                awaiter.set()
+
+    def _admit(self) -> _native.Admission | None:
+        """Admits the submissions for which there are slots. Returns the next one that waits."""
+        while self._queue:
+            admission, awaiter = next(iter(self._queue.items()))
+            try:
+                if not self._owner.native.admit_beside(admission):
+                    return admission
+                awaiter.set()
+            except Exception as e:
+                awaiter.fail(e)
+            self._queue.pop(admission, None)
+        return None
+
+    def _fail_all(self, error: BaseException) -> None:
+        """After an error of the system: no task must wait for ever."""
+        for awaiters in [*self._awaited.values()]:
+            for awaiter in awaiters:
+                awaiter.fail(error)
+        self._fail_queue(error)
+        self.end()
+
+    def end(self) -> None:
+        """Ends the watch, in the loop's thread or after the loop's end."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        with contextlib.suppress(OSError, RuntimeError):
+            self._readiness.rise()
+        self._fail_queue(RuntimeError("this Jobserver is closed"))
+        self._loop.end(fd)
+        os.close(fd)
+        del self._readiness
+
+    def _fail_queue(self, error: BaseException) -> None:
+        while self._queue:
+            self._queue.popitem(last=False)[1].fail(error)
+
+    def owner_closed(self) -> None:
+        """After the owner was closed: ends the watch, or leaves that to the loop, which the close
+        has woken, if it is another thread's."""
+        if self._loop.is_over() or self._loop.runs_here():
+            self._resume()
+            self.end()
+
+
+def watch(owner: Owner) -> Watch:
+    """The watch of this owner in the loop that runs in this thread.
+
+    Raises:
+        RuntimeError: no event loop runs in this thread.
+        NotImplementedError: the system has no descriptor that could be waited for.
+    """
+    key, make = loops.running()
+    if owner.here().closed:
+        owner.check_open()  # raises
+    known = owner.watches.get(key)
+    if known is None or known.is_over:
+        for other, stale in [*owner.watches.items()]:
+            if stale.is_over:
+                del owner.watches[other]
+                stale.end()
+        known = owner.watches[key] = Watch(owner, make())
+        known.serve()
+    return known
