@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, Iterator, TypeVar
 from weakref import WeakSet
 
+from . import _native
 from ._exceptions import Blocked
 from ._future import Future, done_elsewhere
 from ._native import getpid
@@ -19,12 +20,13 @@ from ._native import getpid
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._await import Listener
     from ._owner import Owner
 
 T = TypeVar("T")
 
 
-class AsCompleted(Iterator["Future[T]"]):
+class AsCompleted(Iterator["Future[T]"], AsyncIterator["Future[T]"]):
     """The iterator. Blocked and CallbackRaised do not end it: the following `next` goes on."""
 
     def __init__(self, owner: Owner, futures: Iterable[Future[T]], deadline: float | None) -> None:
@@ -35,6 +37,10 @@ class AsCompleted(Iterator["Future[T]"]):
         self._left: dict[Future[T], None] = {}
         self._seen: WeakSet[Future[T]] = WeakSet()
         self._yields = False
+        #: In an event loop: what is told that a job has ended, and the Futures that it does not
+        #: follow yet.
+        self._listener: Listener | None = None
+        self._unfollowed: deque[Future[T]] = deque()
         #: The Futures still to be read. A list is read at once, so that its errors come early.
         self._input: Iterator[Future[T]] | None = iter(futures)
         if isinstance(futures, (list, tuple, set, frozenset, dict)):
@@ -53,6 +59,8 @@ class AsCompleted(Iterator["Future[T]"]):
                 # process's.
                 self._yields = self._yields or not future._consume
                 self._left[future] = None
+                if self._listener is not None:
+                    self._unfollowed.append(future)
                 future._watch(self._finished)
             return True
         self._input = None
@@ -62,9 +70,38 @@ class AsCompleted(Iterator["Future[T]"]):
         return self
 
     def __next__(self) -> Future[T]:
-        owner = self._owner
         while True:
-            look = owner.look(callbacks=True)
+            found = self._find()
+            if isinstance(found, Future):
+                return found
+            self._owner.sleep(found, self._left_in_time(), yields=self._yields)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Future[T]:
+        """`next` for a task of asyncio or trio: the loop goes on while this waits."""
+        from ._await import Listener, watch
+
+        while True:
+            try:
+                found = self._find()
+            except StopIteration:
+                raise StopAsyncIteration from None
+            if isinstance(found, Future):
+                return found
+            ours = watch(self._owner)
+            if self._listener is None:
+                self._listener = Listener()
+                self._unfollowed.extend(self._left)
+            while self._unfollowed:
+                ours.follow(self._unfollowed.popleft(), self._listener)
+            await self._listener.wait(ours.event(), self._left_in_time())
+
+    def _find(self) -> Future[T] | _native.Look:
+        """The next Future; or if none of its jobs has finished, the state that the scan saw."""
+        while True:
+            look = self._owner.look(callbacks=True)
             if self._pid != getpid():
                 raise RuntimeError(
                     f"these Futures belong to process {self._pid}, which called as_completed; "
@@ -78,10 +115,14 @@ class AsCompleted(Iterator["Future[T]"]):
                 continue
             if not self._left:
                 raise StopIteration
-            left = None if self._deadline is None else self._deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
-            owner.sleep(look, left, yields=self._yields)
+            return look
+
+    def _left_in_time(self) -> float | None:
+        """The seconds left; Blocked if there are none."""
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise Blocked(f"{len(self._left)} of the jobs have not finished in time")
+        return left
 
     def __del__(self) -> None:
         # Otherwise Futures of running jobs would keep the deque, and the finished Futures in it.

@@ -160,6 +160,8 @@ class Future(_native.Promise, Generic[T]):
         """
         from ._await import until_done  # imports asyncio
 
+        if self._owner_pid != getpid():
+            done_elsewhere(self)
         yield from until_done(self).__await__()
         try:
             return value_of(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, TypeVar
 
 from . import _arguments, _native, _own_jobs, _pickled, _pools, _several, _threads
 from ._arguments import Environment, StartMethod
@@ -282,7 +282,7 @@ class Jobserver(Submitting):
 
     def as_completed(
         self, futures: Iterable[Future[T]], timeout: float | None = None
-    ) -> Iterator[Future[T]]:
+    ) -> AsCompleted[T]:
         """Returns an iterator over the Futures, each once, in the order in which their jobs finish,
         by a result or otherwise.
 

@@ -144,6 +144,7 @@ class Owner:
         all owners of the tree."""
         if self.native.closing or self.finished or self._unread:
             return False
+        self.end_stale_watches()
         return self.native.is_at_rest
 
     @property
@@ -407,6 +408,13 @@ class Owner:
         if self.forwarding:
             self.forwarding.settle()
         return raised
+
+    def end_stale_watches(self) -> None:
+        """Ends the watches of event loops that are over."""
+        for loop, watch in [*self.watches.items()]:
+            if watch.is_over:
+                self.watches.pop(loop, None)
+                watch.end()
 
     def forwards(self) -> Forwarding:
         """The jobs whose output is forwarded, for one more."""

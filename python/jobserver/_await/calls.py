@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import _arguments, _native
-from .._future import done_elsewhere
-from .._native import getpid
 from .watch import watch
 
 if TYPE_CHECKING:
@@ -19,9 +17,7 @@ T = TypeVar("T")
 
 async def until_done(future: Future[Any]) -> None:
     """Waits until the job has ended."""
-    if future._owner_pid != getpid():
-        done_elsewhere(future)
-    elif future._outcome is None:
+    if future._outcome is None:
         await watch(future._owner).until_done(future)
 
 

@@ -227,6 +227,10 @@ class Watch:
             self._resume()
             self.end()
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0 and self._pid == getpid():
+            os.close(self._fd)  # its loop is no more, and was never closed
+
 
 def watch(owner: Owner) -> Watch:
     """The watch of this owner in the loop that runs in this thread.
@@ -240,10 +244,7 @@ def watch(owner: Owner) -> Watch:
         owner.check_open()  # raises
     known = owner.watches.get(key)
     if known is None or known.is_over:
-        for other, stale in [*owner.watches.items()]:
-            if stale.is_over:
-                del owner.watches[other]
-                stale.end()
+        owner.end_stale_watches()
         known = owner.watches[key] = Watch(owner, make())
         known.serve()
     return known

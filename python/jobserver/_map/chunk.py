@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
-from .. import _native
 from .calls import Calls, Errors
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Chunk:
-    __slots__ = ("calls", "future", "records", "place", "packed", "outcome", "_admission")
+    __slots__ = ("calls", "future", "records", "place", "packed", "outcome")
 
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
@@ -28,7 +27,6 @@ class Chunk:
         self.records: Records | None = None
         #: The job's place in `Progress`, from the time when the job is packed.
         self.place = 0
-        self._admission: _native.Admission | None = None
         #: The starter's packed job, until the job starts.
         self.packed: Any = None
         #: The values, and the exceptions of calls that returned none; None until they are known.
@@ -51,14 +49,6 @@ class Chunk:
             self.records, preexec_fn = options.recorded.begin(owner, options.preexec_fn)
             return preexec_fn
         return self.records.around(options.preexec_fn)  # the job is packed once more
-
-    def admission(self, owner: Owner, options: Resolved) -> _native.Admission:
-        """The admission of the chunk's job. It keeps its place among those that wait for slots from
-        one try to the next: with a new one, two maps would let each other go first for ever."""
-        if self._admission is None:
-            consume = owner.slots_for(options.consume)
-            self._admission = _native.Admission(consume, False, None)
-        return self._admission
 
     def part(self, first: int, end: int, outcome: Any = None) -> list[Chunk]:
         """A list with a chunk of some of these calls, counted from 0; empty if there are none."""

@@ -34,6 +34,8 @@ pub(crate) struct Admission {
     /// The seconds that are left.
     #[pyo3(set)]
     pub(crate) timeout: Option<f64>,
+    /// Whether it has its slots.
+    #[pyo3(get)]
     pub(crate) is_over: bool,
     pub(crate) admitted: Admitted,
     /// Its place among the waiters of the pool.
