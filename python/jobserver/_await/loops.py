@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any, Awaitable, Callable, Protocol, TypeVar
 
@@ -99,7 +100,11 @@ class AsyncioLoop:
         self._loop.call_exception_handler(told)
 
     async def finish(self, work: Awaitable[T]) -> T:
-        return await work
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # anyio cancels again and again
+                await asyncio.shield(task)
+        return task.result()
 
 
 class _TrioEvent:
@@ -139,7 +144,7 @@ class TrioLoop:
         async def read() -> None:
             try:
                 with self._scope:
-                    while True:
+                    while not self._scope.cancel_called:
                         await self._trio.lowlevel.wait_readable(fd)
                         serve()
             finally:
@@ -171,12 +176,20 @@ class TrioLoop:
 
 
 def running() -> tuple[Any, Callable[[], Loop]]:
-    """What identifies the loop that runs in this thread, and how to make its Loop."""
+    """What identifies the loop that runs in this thread, and how to make its Loop.
+
+    Asked in this order, because trio may run as a guest of asyncio, in no task of that; and because a
+    job that trio's process has forked looks as if trio ran in it."""
     trio: Any = sys.modules.get("trio")
-    if trio is not None:
-        try:
+    if trio is not None and not _is_asyncio_task():
+        with contextlib.suppress(RuntimeError):  # trio does not run here
             return trio.lowlevel.current_trio_token(), lambda: TrioLoop(trio)
-        except RuntimeError:
-            pass  # trio does not run here
     loop = asyncio.get_running_loop()
     return loop, lambda: AsyncioLoop(loop)
+
+
+def _is_asyncio_task() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False

@@ -246,5 +246,4 @@ def watch(owner: Owner) -> Watch:
     if known is None or known.is_over:
         owner.end_stale_watches()
         known = owner.watches[key] = Watch(owner, make())
-        known.serve()
     return known

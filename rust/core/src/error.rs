@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Protocol,
     /// The owner is closed or closing: it starts nothing any more.
     Closed,
+    /// This system has no means for it.
+    Unsupported,
     /// The call is not possible here: the process was forked in the middle of a call, or the thread
     /// is within a launch that the call would wait for, or the owner of this new job has died.
     WrongPlace,

@@ -1,7 +1,7 @@
 //! Converts errors of the core to Python exceptions, all in this file.
 
 use jobserver_core::{Error, ErrorKind};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 pyo3::create_exception!(
@@ -24,6 +24,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::InvalidInput, _) => PyValueError::new_err(message),
+        (ErrorKind::Unsupported, _) => PyNotImplementedError::new_err(message),
         (ErrorKind::Elsewhere, _) => Elsewhere::new_err(message),
         (ErrorKind::ForkServerGone, _) => ForkServerGone::new_err(message),
         (_, Some(errno)) => PyOSError::new_err((errno, message)),

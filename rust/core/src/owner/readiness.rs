@@ -9,7 +9,7 @@ use super::shared::Owner;
 use super::sleepers::{Sleep, Wants};
 use super::wait::{Look, Waiting};
 use super::OwnerHost;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::platform::{backend, Readiness as Set};
 use crate::process::is_this;
 use crate::slots::{PausedTurn, Turn, Want};
@@ -19,6 +19,9 @@ use rustix::io::Errno;
 use std::sync::Arc;
 
 const WAITING: &str = "cannot give an event loop a descriptor to wait for";
+const UNSUPPORTED: &str =
+    "an event loop cannot wait for jobs here: the system has no descriptor that \
+    stands for several; use `submit`, `result` and so on, in a thread";
 
 /// The descriptor, and what it rests on. Readable until its first [`Owner::rest`].
 #[derive(Debug)]
@@ -59,10 +62,10 @@ impl<J> Owner<J> {
     ///
     /// # Errors
     ///
-    /// The system has no such descriptor ([`std::io::ErrorKind::Unsupported`]), or no more
-    /// descriptors for this process.
+    /// The system has no such descriptor ([`ErrorKind::Unsupported`]), or no more descriptors for this
+    /// process.
     pub fn readiness(&self) -> Result<Readiness> {
-        let unsupported = || Error::refused(WAITING, std::io::ErrorKind::Unsupported.into());
+        let unsupported = || Error::new(ErrorKind::Unsupported, UNSUPPORTED);
         let set = backend().readiness().ok_or_else(unsupported)?;
         let (set, due) = (set.map_err(Error::system(WAITING))?, Arc::new(Bell::new()?));
         let mut made = Readiness { set, due, is_due: false, waiting: None, turn: None };
@@ -129,6 +132,7 @@ impl<J> Owner<J> {
         }
         if let Some(waiting) = waiting {
             state.jobs.end_wait(waiting);
+            state.abandon_if_closed(); // the rest has opened descriptors
         }
         drop(state);
         readiness.silence();
