@@ -288,14 +288,14 @@ def test_a_submission_that_is_cancelled_starts_no_job(js: Jobserver, run_in: Any
 def test_a_run_that_is_cancelled_twice_ends_with_its_job(js: Jobserver, hold: Hold) -> None:
     async def main() -> None:
         task = asyncio.ensure_future(js.run(held, hold.end))
-        while not js._owner.native.unfinished:
+        while not js._owner.here().unfinished:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task], timeout=DEADLINE)
         assert task.cancelled()
-        assert js._owner.native.unfinished == 0
+        assert js._owner.here().unfinished == 0
 
     asyncio.run(main())
 

@@ -37,6 +37,20 @@ if TYPE_CHECKING:
         for future in js.as_completed([js(power, 2)], timeout=1):
             assert_type(future, Future[float])
 
+    async def what_is_awaited_has_the_functions_type(js: Jobserver) -> None:
+        assert_type(await js.run(power, 2, modulus=7), float)
+        assert_type(await js.asubmit(power, args=(2,)), Future[float])
+        assert_type(await js(power, 2), float)
+        async for result in js.map(power, [(2,), (3,)]):
+            assert_type(result, float)
+        async for future in js.as_completed([js(power, 2)]):
+            assert_type(future, Future[float])
+        await js.run(power, "2")  # type: ignore[arg-type]
+        await js.run(power)  # type: ignore[call-arg]
+        await js.asubmit(power, args=2)  # type: ignore[arg-type]
+        await js.asubmit(power, timeout=2)  # type: ignore[call-arg]
+        assert_type(js.fileno(), int)
+
     def wrong_arguments_are_found(js: Jobserver) -> None:
         js(power)  # type: ignore[call-arg]
         js(power, "2")  # type: ignore[arg-type]

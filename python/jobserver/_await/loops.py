@@ -178,8 +178,8 @@ class TrioLoop:
 def running() -> tuple[Any, Callable[[], Loop]]:
     """What identifies the loop that runs in this thread, and how to make its Loop.
 
-    Asked in this order, because trio may run as a guest of asyncio, in no task of that; and because a
-    job that trio's process has forked looks as if trio ran in it."""
+    Asked in this order, because trio may run as a guest of asyncio, in no task of that; and because
+    a job that trio's process has forked looks as if trio ran in it."""
     trio: Any = sys.modules.get("trio")
     if trio is not None and not _is_asyncio_task():
         with contextlib.suppress(RuntimeError):  # trio does not run here
