@@ -3,8 +3,9 @@ the errors of the import.
 
 A job imports the module by its name, or runs its file, as `__mp_main__` (multiprocessing's rules,
 in `multiprocessing.spawn`). It cannot do so if the module has neither: in a notebook, at a prompt,
-under `-c`, in a zip file. A job also has no names that are defined below the main guard. Functions
-and classes with such names are pickled by value, by cloudpickle, as joblib and Dask do.
+under `-c`, on standard input, in a zip file. A job also has no names that are defined below the
+main guard, or that the module's source does not define at all. Functions and classes with such
+names are pickled by value, by cloudpickle, as joblib and Dask do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from . import _wording
 #: A pickle that refers to the main module by name contains this.
 MARK = b"__main__"
 
+#: What to do where cloudpickle is not installed.
+REMEDY = (
+    "put it into a module that jobs can import, or install cloudpickle (`pip install "
+    "cloudpickle`), by which it is sent by value"
+)
+
 
 def out_of_reach(stream: bytes | memoryview) -> str | None:
     """Says which name of the main module in a pickle a job cannot find there, and why. None if a
@@ -29,7 +36,7 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
     if MARK not in pickled:
         return None
     main = sys.modules.get("__main__")
-    anywhere = main is None or _is_out_of_reach(main)
+    anywhere = not can_be_imported()
     below = frozenset() if anywhere else _below_the_guard(main)
     # Usually none of these names is there. To look for bytes takes a thousandth of the time that it
     # takes to read the pickle of a large chunk of `map`.
@@ -38,7 +45,7 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         return None
     for name in _names_in_main(stream):
         if anywhere:
-            return f"{name} is in a main module that jobs cannot import, because it has no file"
+            return f"{name} is defined in a main module that jobs cannot import"
         if name.partition(".")[0] in hidden:
             return f"{name} is defined below the main guard, which jobs do not run"
     return None
@@ -77,14 +84,16 @@ def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
                 pushed.append(argument if isinstance(argument, str) else None)
 
 
-#: The last main module, and whether it cannot be imported.
+#: The last main module, and whether jobs can import it.
 _known: tuple[Any, bool] = (None, False)
 
 
-def _is_out_of_reach(main: Any) -> bool:
+def can_be_imported() -> bool:
+    """Whether jobs can import the main module."""
     global _known
-    if _known[0] is not main:
-        _known = main, _cannot_be_imported(main)
+    main = sys.modules.get("__main__")
+    if _known[0] is not main or main is None:
+        _known = main, main is not None and _has_a_way_to(main)
     return _known[1]
 
 
@@ -94,14 +103,18 @@ def is_frozen() -> bool:
     return getattr(sys, "frozen", False) or hasattr(sys.modules.get("__main__"), "__compiled__")
 
 
-def _cannot_be_imported(main: Any) -> bool:
+#: The standard input, and what a shell passes as `<(...)`: they can be read only once.
+_READ_ONCE = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+
+
+def _has_a_way_to(main: Any) -> bool:
     if is_frozen():
-        return False  # a job runs this program, which begins as this process did
+        return True  # a job runs this program, which begins as this process did
     name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
-        return name == "__main__" or name.endswith(".__main__")
+        return not (name == "__main__" or name.endswith(".__main__"))
     file: str | None = getattr(main, "__file__", None)
-    return file is None or not os.path.isfile(file)
+    return file is not None and os.path.isfile(file) and not file.startswith(_READ_ONCE)
 
 
 #: The last main module, the number of its names, and the names found below the guard then.
@@ -215,10 +228,7 @@ def not_imported(error: BaseException) -> str | None:
 def advice(error: BaseException) -> str:
     """Advice for a job that cannot load its function or arguments; empty if there is none."""
     if isinstance(error, AttributeError) and "__main__" in _wording.converted(str, error):
-        return (
-            ": a job imports the main module, which does not define this name there; put it into a "
-            "module, or install nestable-jobserver[cloudpickle], which sends many objects by value"
-        )
+        return ": a job imports the main module, which does not define this name there; " + REMEDY
     if isinstance(error, ModuleNotFoundError):
         return ": a job searches for modules in the sys.path that its owner had at the submission"
     return ""

@@ -76,7 +76,7 @@ class ForkedWorkers(HiringStarter):
     def pack(self, work: _native.Work) -> Any:
         process = self._fresh.identity.process
         with contextlib.suppress(pickle.PicklingError):
-            packed = launch.dump(f"Job-{process.number + 1}", work, forked=True)
+            packed = launch.dump(f"Job-{process.number + 1}", work)
             process.number += 1
             return packed
         return work
