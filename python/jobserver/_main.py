@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import threading
+import types
 from typing import Any, Iterator, NoReturn
 
 from . import _wording
@@ -37,17 +38,17 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         return None
     main = sys.modules.get("__main__")
     anywhere = not can_be_imported()
-    below = frozenset() if anywhere else _below_the_guard(main)
+    undefined = frozenset() if anywhere else _undefined_in_jobs(main)
     # Usually none of these names is there. To look for bytes takes a thousandth of the time that it
     # takes to read the pickle of a large chunk of `map`.
-    hidden = {name for name in below if _may_have(pickled, name.encode())}
+    hidden = {name for name in undefined if _may_have(pickled, name.encode())}
     if not (anywhere or hidden):
         return None
     for name in _names_in_main(stream):
         if anywhere:
             return f"{name} is defined in a main module that jobs cannot import"
         if name.partition(".")[0] in hidden:
-            return f"{name} is defined below the main guard, which jobs do not run"
+            return f"{name} is not defined where a job imports the main module"
     return None
 
 
@@ -97,6 +98,11 @@ def can_be_imported() -> bool:
     return _known[1]
 
 
+def names() -> int:
+    """How many names the main module has."""
+    return len(getattr(sys.modules.get("__main__"), "__dict__", ()))
+
+
 def is_frozen() -> bool:
     """Whether this program is its own interpreter (PyInstaller, cx_Freeze; or Nuitka, which says so
     in each module that it has compiled)."""
@@ -117,19 +123,20 @@ def _has_a_way_to(main: Any) -> bool:
     return file is not None and os.path.isfile(file) and not file.startswith(_READ_ONCE)
 
 
-#: The last main module, the number of its names, and the names found below the guard then.
+#: The last main module, the number of its names, and those names that jobs do not find.
 _found: tuple[Any, int, frozenset[str]] = (None, 0, frozenset())
 
 
-def _below_the_guard(main: Any) -> frozenset[str]:
-    """The functions and classes of the main module that its source defines only below the guard."""
+def _undefined_in_jobs(main: Any) -> frozenset[str]:
+    """The functions and classes of the main module that its source does not define, or only below
+    the main guard."""
     global _found
     if _found[0] is not main or _found[1] != len(vars(main)):
-        _found = main, len(vars(main)), _look_below_the_guard(main)
+        _found = main, len(vars(main)), _look_for_undefined(main)
     return _found[2]
 
 
-def _look_below_the_guard(main: Any) -> frozenset[str]:
+def _look_for_undefined(main: Any) -> frozenset[str]:
     import ast
 
     try:
@@ -137,14 +144,49 @@ def _look_below_the_guard(main: Any) -> frozenset[str]:
             tree = ast.parse(file.read())
     except (AttributeError, OSError, SyntaxError, ValueError):
         return frozenset()
-    inside: set[str] = set()
-    outside: set[str] = set()
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    below: set[str] = set()
+    names: set[str] = set()
+    used: set[str] = set()
     for statement in tree.body:
-        guarded = isinstance(statement, ast.If) and _is_guard(statement.test)
-        names = inside if guarded else outside
-        names.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
-    return frozenset(inside - outside)
+        if isinstance(statement, ast.If) and _is_guard(statement.test):
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            below.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
+        else:
+            _names(statement, names, used)
+    if used.isdisjoint(_DEFINE_BY_CALLS):
+        # What has been typed at a prompt, for example, or is made by a call below the guard.
+        below.update(name for name, it in list(vars(main).items()) if _is_defined_there(name, it))
+    return frozenset(below - names)
+
+
+#: What can define names that the source does not show.
+_DEFINE_BY_CALLS = frozenset({"exec", "eval", "globals", "locals", "setattr", "vars"})
+
+
+def _names(statement: Any, bound: set[str], used: set[str]) -> None:
+    """Collects the names that a statement binds in its module, and those that it uses anywhere."""
+    import ast
+
+    scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    own = [statement]
+    while own:
+        node = own.pop()
+        if isinstance(node, (*scopes, ast.alias)):
+            bound.add(getattr(node, "asname", None) or node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        if not isinstance(node, (*scopes, ast.Lambda)):
+            own.extend(ast.iter_child_nodes(node))
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Global):
+            bound.update(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.add(node.id)
+
+
+def _is_defined_there(name: str, it: Any) -> bool:
+    kinds = (types.FunctionType, type)
+    return isinstance(it, kinds) and it.__module__ == "__main__" and it.__qualname__ == name
 
 
 def _is_guard(test: Any) -> bool:

@@ -15,7 +15,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native, _wording
+from .. import _job, _main, _native, _wording
 from . import launch
 from ._starter import HiringStarter, Starter
 from .loading import JobLoader
@@ -69,6 +69,8 @@ class ForkedWorkers(HiringStarter):
     def __init__(self, options: Options, fresh: Fork | None = None) -> None:
         super().__init__(options)
         self._fresh = fresh or Fork(options)
+        #: How many names the main module had when the first of the workers was forked.
+        self._names = 0
 
     def renewed(self, is_job: bool) -> ForkedWorkers:
         return ForkedWorkers(self._options, self._fresh.renewed(is_job))
@@ -93,6 +95,11 @@ class ForkedWorkers(HiringStarter):
     ) -> int:
         if isinstance(packed, _native.Work):
             return self._fresh.start(owner, future, admission, packed)
+        names = _main.names()
+        if names != self._names:
+            # The job may need a function that the module has defined since the fork.
+            owner.dismiss_idle()
+            self._names = names
         return super().start(owner, future, admission, packed)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
