@@ -502,6 +502,19 @@ def test_initializers_and_hooks_travel_and_callbacks_stay(script: Script, method
     assert (code, out) == (0, "so yes {'asked': True, 'told': 'done'}\n"), err
 
 
+def test_a_fork_server_imports_cloudpickle_if_its_first_job_needs_it(script: Script) -> None:
+    """So that its jobs need not: that takes longer than a job."""
+    pytest.importorskip("cloudpickle")
+    program = """if True:
+        from jobserver import Jobserver
+        for first in (abs, lambda x: x):
+            with Jobserver("forkserver", slots=1) as js:
+                js(first, -1).result()
+                print(js(eval, "'cloudpickle' in __import__('sys').modules").result())
+    """
+    assert script.run("-c", program) == (0, "False\nTrue\n", "")
+
+
 def test_a_forked_process_that_stays_has_functions_that_the_program_defines_later(
     script: Script,
 ) -> None:
