@@ -502,6 +502,50 @@ def test_initializers_and_hooks_travel_and_callbacks_stay(script: Script, method
     assert (code, out) == (0, "so yes {'asked': True, 'told': 'done'}\n"), err
 
 
+@with_pickled_work
+def test_a_global_that_cannot_be_sent_is_named(script: Script, method: str) -> None:
+    pytest.importorskip("cloudpickle")
+    program = f"""if True:
+        import threading
+        from jobserver import Jobserver
+        lock, plain = threading.Lock(), 1
+        def locked(x):
+            with lock:
+                return plain * x
+        def indirect(x):
+            return locked(x)
+        class Counter:
+            def count(self):
+                return locked(1)
+        def over(it):
+            return lambda: it
+        with Jobserver({method!r}, slots=1) as js:
+            submissions = [
+                lambda: js(locked, 1),
+                lambda: js(indirect, 1),
+                lambda: js(Counter().count),
+                lambda: js(over(threading.Lock())),
+                lambda: list(js.map(indirect, [(1,)])),
+                lambda: js(print, (lambda: 0, threading.Lock())),
+            ]
+            for submit in submissions:
+                try:
+                    submit()
+                except Exception as error:
+                    print(error)
+    """
+    code, out, err = script.run("-c", program)
+    assert (code, err) == (0, "")
+    of_locked = "(the global 'lock', which locked uses, is sent with it)"
+    of_closure = "(the variable 'it', which over.<locals>.<lambda> uses, is sent with it)"
+    expected = [of_locked, of_locked, of_locked, of_closure, of_locked, ""]
+    lines = out.splitlines()
+    assert len(lines) == len(expected)
+    for line, part in zip(lines, expected):
+        assert "cannot pickle '_thread.lock' object" in line and part in line
+        assert ("is sent with it" in line) is bool(part)
+
+
 def test_a_fork_server_imports_cloudpickle_if_its_first_job_needs_it(script: Script) -> None:
     """So that its jobs need not: that takes longer than a job."""
     pytest.importorskip("cloudpickle")

@@ -78,7 +78,7 @@ class ForkedWorkers(HiringStarter):
     def pack(self, work: _native.Work) -> Any:
         process = self._fresh.identity.process
         with contextlib.suppress(pickle.PicklingError):
-            packed = launch.dump(f"Job-{process.number + 1}", work)
+            packed = launch.dump(f"Job-{process.number + 1}", work, explains=False)
             process.number += 1
             return packed
         return work

@@ -26,8 +26,11 @@ UNCHANGED = pickle.dumps(None, pickle.HIGHEST_PROTOCOL)
 NO_DESCRIPTORS = _native.Descriptors()
 
 
-def dump(name: str, work: _native.Work, starter: Starter | None = None) -> Launch:
-    """The message that launches a job of this starter, and its descriptors."""
+def dump(
+    name: str, work: _native.Work, starter: Starter | None = None, explains: bool = True
+) -> Launch:
+    """The message that launches a job of this starter, and its descriptors. `explains`: an error
+    says what cannot be pickled."""
     fn, args, kwargs = work.function, work.args, work.kwargs
     if not (work.env or work.preexec_fn or kwargs) and pickling.are_simple(fn, args):
         message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
@@ -38,4 +41,6 @@ def dump(name: str, work: _native.Work, starter: Starter | None = None) -> Launc
     args, kwargs = pickling.arguments_apart(args, kwargs)
     # A plain tuple: a job must look up no class for it.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
-    return pickling.dump_launch(work.env, rest, starter=starter, progress=work.progress)
+    return pickling.dump_launch(
+        work.env, rest, starter=starter, progress=work.progress, explains=explains
+    )

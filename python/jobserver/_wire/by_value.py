@@ -14,10 +14,13 @@ Not here: which functions and classes are sent by value (`_main.py`).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import pickle
+import types
 from collections import deque
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 #: What is pickled: the work of a job, a job's outcome, or neither.
@@ -133,3 +136,53 @@ def _owners_own(key: bytes, name: str) -> type:
             f"the class {name}, which was sent with the job's work, is gone: keep a reference to it"
         )
     return known
+
+
+def culprit(objects: Any, fails: Callable[[Any], bool]) -> str:
+    """Which global or variable of a function keeps these objects from being pickled, in words;
+    empty if none does, or if the fault is not of functions. `fails` tries one object."""
+    seen: set[int] = set()
+    todo = [*_code_in(objects)]
+    while todo:
+        fn = todo.pop()
+        if id(fn) in seen:
+            continue
+        seen.add(id(fn))
+        for kind, name, value in _uses(fn):
+            if id(value) in seen or not fails(value):
+                continue
+            inner = [*_code_in(value)]
+            if not inner:
+                return f" ({kind} {name!r}, which {fn.__qualname__} uses, is sent with it)"
+            todo.extend(inner)
+    return ""
+
+
+def _code_in(it: Any) -> Iterator[types.FunctionType]:
+    """The functions that an object is, or has in it."""
+    if isinstance(it, types.FunctionType):
+        yield it
+    elif isinstance(it, types.MethodType):
+        yield from _code_in(it.__func__)
+        yield from _code_in(type(it.__self__))
+    elif isinstance(it, functools.partial):
+        yield from _code_in((it.func, *it.args))
+    elif isinstance(it, (tuple, list)):
+        for each in it:
+            yield from _code_in(each)
+    elif isinstance(it, type) and it.__module__ == "__main__":
+        yield from (each for each in vars(it).values() if isinstance(each, types.FunctionType))
+
+
+def _uses(fn: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """What a function uses and is sent with it: its globals, and the variables around it."""
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
+        with contextlib.suppress(ValueError):  # it is not set yet
+            yield "the variable", name, cell.cell_contents
+    todo = [fn.__code__]
+    while todo:
+        code = todo.pop()
+        todo.extend(each for each in code.co_consts if isinstance(each, types.CodeType))
+        for name in code.co_names:
+            if name in fn.__globals__:
+                yield "the global", name, fn.__globals__[name]

@@ -57,8 +57,9 @@ class Descriptors:
 
     DupFd = Passed
 
-    #: How errors name what is pickled.
+    #: How errors name what is pickled, and whether they say what is at fault, which takes long.
     what = "the function or an argument"
+    explains = True
 
     def __init__(self, starter: Any = None, progress: _native.Progress | None = None) -> None:
         """For a process of this starter. The descriptor of `progress` comes first."""
@@ -220,10 +221,11 @@ def dump_launch(
     starter: Any = None,
     progress: _native.Progress | None = None,
     what: str = Descriptors.what,
+    explains: bool = True,
 ) -> tuple[Payload, _native.Descriptors]:
     """A message to a process of this starter, and the descriptors to send with it."""
     descriptors = Descriptors(starter, progress)
-    descriptors.what = what
+    descriptors.what, descriptors.explains = what, explains
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:
@@ -290,12 +292,22 @@ def _pickle_by_value(
         made.purpose = purpose
         return made
 
+    def fails(it: Any) -> bool:
+        try:
+            _pickle(pickler, [it], apart)
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            return True
+        return False
+
     try:
         return _pickle(pickler, objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        raise _unpicklable(e) from e
+        explains = isinstance(spawning, Descriptors) and spawning.explains
+        raise _unpicklable(e, by_value.culprit(objects, fails) if explains else "") from e
 
 
 #: Advice to install cloudpickle.
