@@ -98,9 +98,15 @@ def can_be_imported() -> bool:
     return _known[1]
 
 
-def names() -> int:
-    """How many names the main module has."""
-    return len(getattr(sys.modules.get("__main__"), "__dict__", ()))
+def count() -> int:
+    """How many names the main module has; 0 if nothing in it is sent by name."""
+    return len(vars(sys.modules["__main__"])) if can_be_imported() else 0
+
+
+def defined() -> frozenset[str]:
+    """The names of the functions and classes in the main module."""
+    names = list(getattr(sys.modules.get("__main__"), "__dict__", {}).items())
+    return frozenset(name for name, it in names if isinstance(it, (types.FunctionType, type)))
 
 
 def is_frozen() -> bool:

@@ -69,8 +69,9 @@ class ForkedWorkers(HiringStarter):
     def __init__(self, options: Options, fresh: Fork | None = None) -> None:
         super().__init__(options)
         self._fresh = fresh or Fork(options)
-        #: How many names the main module had when the first of the workers was forked.
+        #: How many names the main module had at the last submission, and those that it defined.
         self._names = 0
+        self._defined: frozenset[str] = frozenset()
 
     def renewed(self, is_job: bool) -> ForkedWorkers:
         return ForkedWorkers(self._options, self._fresh.renewed(is_job))
@@ -95,12 +96,19 @@ class ForkedWorkers(HiringStarter):
     ) -> int:
         if isinstance(packed, _native.Work):
             return self._fresh.start(owner, future, admission, packed)
-        names = _main.names()
+        names = _main.count()
         if names != self._names:
-            # The job may need a function that the module has defined since the fork.
-            owner.dismiss_idle()
             self._names = names
+            self._dismiss_older(owner)
         return super().start(owner, future, admission, packed)
+
+    def _dismiss_older(self, owner: _native.Owner) -> None:
+        """Dismisses the workers if the main module has defined functions since, which these would
+        not find."""
+        defined = _main.defined()
+        if defined != self._defined:
+            self._defined = defined
+            owner.dismiss_idle()
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a new process for one job is forked with that job

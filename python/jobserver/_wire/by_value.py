@@ -19,7 +19,6 @@ import functools
 import os
 import pickle
 import types
-from collections import deque
 from typing import Any, Callable, Iterator, Mapping
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -30,9 +29,10 @@ WORK, OUTCOME, OTHER = range(3)
 _classes: WeakValueDictionary[bytes, type] = WeakValueDictionary()
 _keys: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 
-#: The classes that were sent last. They stay if the program drops them, as a notebook does when a
-#: cell defines a class again: a job may still send one back.
-_sent: deque[type] = deque(maxlen=256)
+#: The classes that were sent last, the oldest first. They stay if the program drops them, as a
+#: notebook does when a cell defines a class again: a job may still send one back.
+_sent: dict[bytes, type] = {}
+_MOST_SENT = 256
 
 #: In a job: the keys of the classes that came with its work.
 came_with_work: set[bytes] = set()
@@ -88,11 +88,17 @@ def _reduced(kind: type, reduced: tuple[Any, ...], purpose: int) -> tuple[Any, .
         _remember(kind, key)
     if purpose == OUTCOME and key in came_with_work:
         return _owners_own, (key, kind.__qualname__)
-    if purpose == WORK and (not _sent or _sent[-1] is not kind):
-        _sent.append(kind)
     if purpose == WORK:
+        _keep(kind, key)
         return _from_owner, (key, make, *args), state, None, None, set_state
     return _class, (key, make, *args), (set_state, state), None, None, _set_if_new
+
+
+def _keep(kind: type, key: bytes) -> None:
+    _sent.pop(key, None)
+    _sent[key] = kind
+    for oldest in list(_sent)[:-_MOST_SENT]:
+        _sent.pop(oldest, None)
 
 
 def _remember(kind: type, key: bytes) -> None:
