@@ -244,7 +244,7 @@ pytest-portable: $(VENV)/.dev ## Python: the tests of what differs on the portab
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
 		$(PORTABLE_TESTS)
 
-examples: $(VENV)/.wheel ## Python: each example, as it stands
+examples: $(VENV)/.dev ## Python: each example, as it stands
 	$(call heading,examples)
 	@$(RUN_PYTHON) scripts/run_examples.py
 

@@ -32,6 +32,7 @@ TESTED = [
     "deaths",
     "forkserver",
     "pickling",
+    "main_modules",
     "nesting",
     "parity",
     "forks",

@@ -1,4 +1,5 @@
-"""Run every example as its reader would: a script of its own, from the project's folder.
+"""Run every example as its reader would: a script of its own, from the project's folder; or a
+notebook, cell by cell, where nbclient and a kernel are installed.
 
 Only whether it ends well is judged here; what an example shows is its own to assert. It is a
 script and not a test so that an example's output is at hand when it fails, and so that it runs
@@ -8,8 +9,11 @@ wherever the wheel is installed, pytest or not.
 from __future__ import annotations
 
 import email
+import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,13 +26,28 @@ DEADLINE_SECONDS = 300
 ARGUMENTS = {"ex9_tree.py": [str(Path(email.__file__).parent)]}
 
 
-def ends_well(example: Path) -> bool:
-    """Run one example; print its name and time, and all that it printed if it failed."""
+# What executes notebooks: `make examples` has it, and the tests on every CPython do without.
+OF_NOTEBOOKS = ("nbclient", "ipykernel", "cloudpickle")
+
+
+def command(example: Path) -> list[str]:
+    """How a reader runs an example."""
+    if example.suffix == ".ipynb":
+        # What `jupyter execute` does; that finds its subcommands on PATH only.
+        return [sys.executable, "-c", "from nbclient.cli import main; main()", str(example)]
+    return [sys.executable, str(example), *ARGUMENTS.get(example.name, [])]
+
+
+def ends_well(example: Path, jupyters: str) -> bool:
+    """Run one example; print its name and time, and all that it printed if it failed. Jupyter's
+    files go into a folder of our own."""
+    folders = {f"JUPYTER_{name}_DIR": jupyters for name in ("CONFIG", "DATA", "RUNTIME")}
     begun = time.monotonic()
     try:
         process = subprocess.run(
-            [sys.executable, str(example), *ARGUMENTS.get(example.name, [])],
+            command(example),
             cwd=ROOT,
+            env={**os.environ, "IPYTHONDIR": jupyters, **folders},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -49,7 +68,13 @@ def ends_well(example: Path) -> bool:
 def main() -> int:
     """Run them all, also after a failure; 0 if there are any and all ended well."""
     examples = sorted((ROOT / "examples").glob("ex*.py"))
-    results = [ends_well(example) for example in examples]
+    missing = [name for name in OF_NOTEBOOKS if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"without the notebooks: {', '.join(missing)} not installed")
+    else:
+        examples += sorted((ROOT / "examples").glob("ex*.ipynb"))
+    with tempfile.TemporaryDirectory() as jupyters:
+        results = [ends_well(example, jupyters) for example in examples]
     print(f"{results.count(True)} passed, {results.count(False)} failed")
     return 0 if results and all(results) else 1
 

@@ -177,6 +177,14 @@ def tells() -> Iterator[Any]:
 
 
 @pytest.fixture
+def script(tmp_path: Path) -> Any:
+    """Runs programs in a folder of their own."""
+    from programs import Script  # which needs this module
+
+    return Script(tmp_path)
+
+
+@pytest.fixture
 def made(make_jobserver: Callable[..., Jobserver]) -> Iterator[Callable[..., Jobserver]]:
     """Makes Jobservers, all slots of which must be free at the test's end."""
     all_made: list[Jobserver] = []

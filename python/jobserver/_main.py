@@ -3,8 +3,9 @@ the errors of the import.
 
 A job imports the module by its name, or runs its file, as `__mp_main__` (multiprocessing's rules,
 in `multiprocessing.spawn`). It cannot do so if the module has neither: in a notebook, at a prompt,
-under `-c`, in a zip file. A job also has no names that are defined below the main guard. Functions
-and classes with such names are pickled by value, by cloudpickle, as joblib and Dask do.
+under `-c`, on standard input, in a zip file. A job also has no names that are defined below the
+main guard, or that the module's source does not define at all. Functions and classes with such
+names are pickled by value, by cloudpickle, as joblib and Dask do.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ import os
 import re
 import sys
 import threading
+import types
 from typing import Any, Iterator, NoReturn
 
 from . import _wording
 
 #: A pickle that refers to the main module by name contains this.
 MARK = b"__main__"
+
+#: What to do where cloudpickle is not installed.
+REMEDY = (
+    "put it into a module that jobs can import, or install cloudpickle (`pip install "
+    "cloudpickle`), by which it is sent by value"
+)
 
 
 def out_of_reach(stream: bytes | memoryview) -> str | None:
@@ -29,18 +37,18 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
     if MARK not in pickled:
         return None
     main = sys.modules.get("__main__")
-    anywhere = main is None or _is_out_of_reach(main)
-    below = frozenset() if anywhere else _below_the_guard(main)
+    anywhere = not can_be_imported()
+    undefined = frozenset() if anywhere else _undefined_in_jobs(main)
     # Usually none of these names is there. To look for bytes takes a thousandth of the time that it
     # takes to read the pickle of a large chunk of `map`.
-    hidden = {name for name in below if _may_have(pickled, name.encode())}
+    hidden = {name for name in undefined if _may_have(pickled, name.encode())}
     if not (anywhere or hidden):
         return None
     for name in _names_in_main(stream):
         if anywhere:
-            return f"{name} is in a main module that jobs cannot import, because it has no file"
+            return f"{name} is defined in a main module that jobs cannot import"
         if name.partition(".")[0] in hidden:
-            return f"{name} is defined below the main guard, which jobs do not run"
+            return f"{name} is not defined where a job imports the main module"
     return None
 
 
@@ -77,15 +85,28 @@ def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
                 pushed.append(argument if isinstance(argument, str) else None)
 
 
-#: The last main module, and whether it cannot be imported.
+#: The last main module, and whether jobs can import it.
 _known: tuple[Any, bool] = (None, False)
 
 
-def _is_out_of_reach(main: Any) -> bool:
+def can_be_imported() -> bool:
+    """Whether jobs can import the main module."""
     global _known
-    if _known[0] is not main:
-        _known = main, _cannot_be_imported(main)
+    main = sys.modules.get("__main__")
+    if _known[0] is not main or main is None:
+        _known = main, main is not None and _has_a_way_to(main)
     return _known[1]
+
+
+def count() -> int:
+    """How many names the main module has; 0 if nothing in it is sent by name."""
+    return len(vars(sys.modules["__main__"])) if can_be_imported() else 0
+
+
+def defined() -> frozenset[str]:
+    """The names of the functions and classes in the main module."""
+    names = list(getattr(sys.modules.get("__main__"), "__dict__", {}).items())
+    return frozenset(name for name, it in names if isinstance(it, (types.FunctionType, type)))
 
 
 def is_frozen() -> bool:
@@ -94,29 +115,34 @@ def is_frozen() -> bool:
     return getattr(sys, "frozen", False) or hasattr(sys.modules.get("__main__"), "__compiled__")
 
 
-def _cannot_be_imported(main: Any) -> bool:
+#: The standard input, and what a shell passes as `<(...)`: they can be read only once.
+_READ_ONCE = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+
+
+def _has_a_way_to(main: Any) -> bool:
     if is_frozen():
-        return False  # a job runs this program, which begins as this process did
+        return True  # a job runs this program, which begins as this process did
     name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
-        return name == "__main__" or name.endswith(".__main__")
+        return not (name == "__main__" or name.endswith(".__main__"))
     file: str | None = getattr(main, "__file__", None)
-    return file is None or not os.path.isfile(file)
+    return file is not None and os.path.isfile(file) and not file.startswith(_READ_ONCE)
 
 
-#: The last main module, the number of its names, and the names found below the guard then.
+#: The last main module, the number of its names, and those names that jobs do not find.
 _found: tuple[Any, int, frozenset[str]] = (None, 0, frozenset())
 
 
-def _below_the_guard(main: Any) -> frozenset[str]:
-    """The functions and classes of the main module that its source defines only below the guard."""
+def _undefined_in_jobs(main: Any) -> frozenset[str]:
+    """The functions and classes of the main module that its source does not define, or only below
+    the main guard."""
     global _found
     if _found[0] is not main or _found[1] != len(vars(main)):
-        _found = main, len(vars(main)), _look_below_the_guard(main)
+        _found = main, len(vars(main)), _look_for_undefined(main)
     return _found[2]
 
 
-def _look_below_the_guard(main: Any) -> frozenset[str]:
+def _look_for_undefined(main: Any) -> frozenset[str]:
     import ast
 
     try:
@@ -124,14 +150,49 @@ def _look_below_the_guard(main: Any) -> frozenset[str]:
             tree = ast.parse(file.read())
     except (AttributeError, OSError, SyntaxError, ValueError):
         return frozenset()
-    inside: set[str] = set()
-    outside: set[str] = set()
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    below: set[str] = set()
+    names: set[str] = set()
+    used: set[str] = set()
     for statement in tree.body:
-        guarded = isinstance(statement, ast.If) and _is_guard(statement.test)
-        names = inside if guarded else outside
-        names.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
-    return frozenset(inside - outside)
+        if isinstance(statement, ast.If) and _is_guard(statement.test):
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            below.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
+        else:
+            _names(statement, names, used)
+    if used.isdisjoint(_DEFINE_BY_CALLS):
+        # What has been typed at a prompt, for example, or is made by a call below the guard.
+        below.update(name for name, it in list(vars(main).items()) if _is_defined_there(name, it))
+    return frozenset(below - names)
+
+
+#: What can define names that the source does not show.
+_DEFINE_BY_CALLS = frozenset({"exec", "eval", "globals", "locals", "setattr", "vars"})
+
+
+def _names(statement: Any, bound: set[str], used: set[str]) -> None:
+    """Collects the names that a statement binds in its module, and those that it uses anywhere."""
+    import ast
+
+    scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    own = [statement]
+    while own:
+        node = own.pop()
+        if isinstance(node, (*scopes, ast.alias)):
+            bound.add(getattr(node, "asname", None) or node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        if not isinstance(node, (*scopes, ast.Lambda)):
+            own.extend(ast.iter_child_nodes(node))
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Global):
+            bound.update(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.add(node.id)
+
+
+def _is_defined_there(name: str, it: Any) -> bool:
+    kinds = (types.FunctionType, type)
+    return isinstance(it, kinds) and it.__module__ == "__main__" and it.__qualname__ == name
 
 
 def _is_guard(test: Any) -> bool:
@@ -215,10 +276,7 @@ def not_imported(error: BaseException) -> str | None:
 def advice(error: BaseException) -> str:
     """Advice for a job that cannot load its function or arguments; empty if there is none."""
     if isinstance(error, AttributeError) and "__main__" in _wording.converted(str, error):
-        return (
-            ": a job imports the main module, which does not define this name there; put it into a "
-            "module, or install nestable-jobserver[cloudpickle], which sends many objects by value"
-        )
+        return ": a job imports the main module, which does not define this name there; " + REMEDY
     if isinstance(error, ModuleNotFoundError):
         return ": a job searches for modules in the sys.path that its owner had at the submission"
     return ""

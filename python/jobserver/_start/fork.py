@@ -15,7 +15,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _job, _native, _wording
+from .. import _job, _main, _native, _wording
 from . import launch
 from ._starter import HiringStarter, Starter
 from .loading import JobLoader
@@ -69,6 +69,9 @@ class ForkedWorkers(HiringStarter):
     def __init__(self, options: Options, fresh: Fork | None = None) -> None:
         super().__init__(options)
         self._fresh = fresh or Fork(options)
+        #: How many names the main module had at the last submission, and those that it defined.
+        self._names = 0
+        self._defined: frozenset[str] = frozenset()
 
     def renewed(self, is_job: bool) -> ForkedWorkers:
         return ForkedWorkers(self._options, self._fresh.renewed(is_job))
@@ -76,7 +79,7 @@ class ForkedWorkers(HiringStarter):
     def pack(self, work: _native.Work) -> Any:
         process = self._fresh.identity.process
         with contextlib.suppress(pickle.PicklingError):
-            packed = launch.dump(f"Job-{process.number + 1}", work, forked=True)
+            packed = launch.dump(f"Job-{process.number + 1}", work, explains=False)
             process.number += 1
             return packed
         return work
@@ -93,7 +96,19 @@ class ForkedWorkers(HiringStarter):
     ) -> int:
         if isinstance(packed, _native.Work):
             return self._fresh.start(owner, future, admission, packed)
+        names = _main.count()
+        if names != self._names:
+            self._names = names
+            self._dismiss_older(owner)
         return super().start(owner, future, admission, packed)
+
+    def _dismiss_older(self, owner: _native.Owner) -> None:
+        """Dismisses the workers if the main module has defined functions since, which these would
+        not find."""
+        defined = _main.defined()
+        if defined != self._defined:
+            self._defined = defined
+            owner.dismiss_idle()
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a new process for one job is forked with that job

@@ -27,10 +27,10 @@ NO_DESCRIPTORS = _native.Descriptors()
 
 
 def dump(
-    name: str, work: _native.Work, starter: Starter | None = None, forked: bool = False
+    name: str, work: _native.Work, starter: Starter | None = None, explains: bool = True
 ) -> Launch:
-    """The message that launches a job of this starter, and its descriptors. `forked` says whether
-    the job's process is forked from this one."""
+    """The message that launches a job of this starter, and its descriptors. `explains`: an error
+    says what cannot be pickled."""
     fn, args, kwargs = work.function, work.args, work.kwargs
     if not (work.env or work.preexec_fn or kwargs) and pickling.are_simple(fn, args):
         message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
@@ -42,5 +42,5 @@ def dump(
     # A plain tuple: a job must look up no class for it.
     rest = (name, work.time_limit, work.preexec_fn, fn, args, kwargs)
     return pickling.dump_launch(
-        work.env, rest, starter=starter, forked=forked, progress=work.progress
+        work.env, rest, starter=starter, progress=work.progress, explains=explains
     )

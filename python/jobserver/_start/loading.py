@@ -17,7 +17,7 @@ from .. import _job, _main, _native, _pools, _tracker, _wording
 from .. import _multiprocessing as mp
 from .._arguments import Changes
 from .._signals import raised_by_handler
-from .._wire import pickling, result
+from .._wire import by_value, pickling, result
 from .._wire.segments import Received
 from . import _starter, launch, surroundings
 from .introduction import Preparation, Terms, prepared, terms
@@ -109,6 +109,7 @@ class JobLoader:
     ) -> tuple[_native.Work, _native.Setup]:
         """Adopts the slot and loads the job that is launched on it."""
         pickling.received = descriptors
+        by_value.came_with_work.clear()
         me = _native.getpid()
         if not self._pool.adopt(slot):
             _native.exit_at_once()  # the owner has ended, and its slot was reclaimed

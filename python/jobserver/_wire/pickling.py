@@ -9,8 +9,8 @@ buffer as a view of the mapping, which lives as long as such a view. So a large 
 once, by its sender into the file. On other systems the file itself is received, and is read.
 
 multiprocessing's reducers are used, so its connections, locks and queues can be arguments. If
-pickle refuses an object, cloudpickle is tried if it is installed. pickle comes first because it is
-several times faster and refers to functions by name.
+pickle refuses an object, cloudpickle is tried if it is installed (`by_value.py`). pickle comes
+first because it is several times faster and refers to functions by name.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .. import _main, _native, _wording
 from .. import _multiprocessing as mp
 from .._exceptions import OwnersOnly
 from .._signals import raised_by_handler
+from . import by_value
 from .segments import Payload, Received, segments_of, to_memory
 
 #: Smaller buffers, in bytes, cost less inside the pickle.
@@ -56,16 +57,13 @@ class Descriptors:
 
     DupFd = Passed
 
-    #: How errors name what is pickled.
+    #: How errors name what is pickled, and whether they say what is at fault, which takes long.
     what = "the function or an argument"
+    explains = True
 
-    def __init__(
-        self, starter: Any = None, forked: bool = False, progress: _native.Progress | None = None
-    ) -> None:
-        """For a process of this starter. It is `forked` from this one, or imports modules. The
-        descriptor of `progress` comes first."""
+    def __init__(self, starter: Any = None, progress: _native.Progress | None = None) -> None:
+        """For a process of this starter. The descriptor of `progress` comes first."""
         self.starter = starter
-        self.forked = forked
         self._progress = progress
         self.refused: OSError | None = None
         self.begin()
@@ -110,9 +108,9 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
     return {**mp.reduction.ForkingPickler._extra_reducers, **_of_locks}
 
 
-def dump(value: Any) -> Payload:
-    """One object as a message. Raises PicklingError, with advice, if it cannot be pickled."""
-    return dump_each([value])
+def dump(outcome: Any) -> Payload:
+    """A job's outcome as a message. Raises PicklingError, with advice, if it cannot be pickled."""
+    return _dump_each([outcome], by_value.OUTCOME)
 
 
 def dump_plain(value: Any) -> Payload:
@@ -121,9 +119,9 @@ def dump_plain(value: Any) -> Payload:
     return stream if len(stream) <= _native.INLINE else to_memory([memoryview(stream)])
 
 
-def dump_each(objects: Sequence[Any]) -> Payload:
+def _dump_each(objects: Sequence[Any], purpose: int) -> Payload:
     """Several objects as one message, with multiprocessing's reducers."""
-    stream, buffers = _pickle_somehow(objects, apart=True)
+    stream, buffers = _pickle_somehow(objects, True, purpose)
     if not buffers and len(stream) <= _native.INLINE:
         return bytes(stream)
     return to_memory([stream, *(buffer.raw() for buffer in buffers)])
@@ -131,7 +129,7 @@ def dump_each(objects: Sequence[Any]) -> Payload:
 
 def dump_to_file(value: Any) -> _native.MemoryFile:
     """One object as a memory file, however small it is."""
-    stream, buffers = _pickle_somehow([apart(value)], apart=True)
+    stream, buffers = _pickle_somehow([apart(value)], True, by_value.OTHER)
     return to_memory([stream, *(buffer.raw() for buffer in buffers)])
 
 
@@ -166,9 +164,9 @@ def arguments_apart(
     return tuple(map(one, args)), named
 
 
-def dump_whole(value: Any) -> bytes:
-    """One object as one pickle, with its large buffers inside."""
-    return bytes(_pickle_somehow([value], apart=False)[0])
+def dump_whole(outcome: Any) -> bytes:
+    """A job's outcome as one pickle, with its large buffers inside."""
+    return bytes(_pickle_somehow([outcome], False, by_value.OUTCOME)[0])
 
 
 #: Types for the quickest pickling: they need none of multiprocessing's reducers.
@@ -221,20 +219,20 @@ def _pickler(stream: io.BytesIO, inside: Any) -> Any:
 def dump_launch(
     *objects: Any,
     starter: Any = None,
-    forked: bool = False,
     progress: _native.Progress | None = None,
     what: str = Descriptors.what,
+    explains: bool = True,
 ) -> tuple[Payload, _native.Descriptors]:
     """A message to a process of this starter, and the descriptors to send with it."""
-    descriptors = Descriptors(starter, forked, progress)
-    descriptors.what = what
+    descriptors = Descriptors(starter, progress)
+    descriptors.what, descriptors.explains = what, explains
     spawning = mp.context._tls
     before = getattr(spawning, "spawning_popen", None)
     try:
         # Assigned, and not set by multiprocessing's function: no signal handler can run just before
         # an assignment in a `finally`, but one can run when a function is entered.
         spawning.spawning_popen = descriptors
-        return dump_each(objects), descriptors.held
+        return _dump_each(objects, by_value.WORK), descriptors.held
     except BaseException:
         descriptors.held.clear()  # also if the traceback is kept
         if descriptors.refused is not None:
@@ -244,7 +242,9 @@ def dump_launch(
         spawning.spawning_popen = before
 
 
-def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Buffers]:
+def _pickle_somehow(
+    objects: Sequence[Any], apart: bool, purpose: int
+) -> tuple[memoryview, Buffers]:
     """Pickles by pickle, or by cloudpickle if pickle cannot. With `apart`, large buffers are not in
     the stream."""
     try:
@@ -254,26 +254,15 @@ def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Bu
             raise
         if isinstance(e, RecursionError):
             raise _unpicklable(e) from e  # cloudpickle would need an even deeper recursion
-        return _pickle_otherwise(objects, apart, e)
-    reason = _main.out_of_reach(pickled[0]) if _submission() else None
-    return pickled if reason is None else _pickle_by_value(objects, apart, pickled, reason)
-
-
-def _pickle_by_value(
-    objects: Sequence[Any], apart: bool, by_name: tuple[memoryview, Buffers], reason: str
-) -> tuple[memoryview, Buffers]:
-    """Pickles by value names of the main module that a process would not find there."""
-    try:
-        import cloudpickle  # noqa: F401
-    except ImportError:
-        spawning = mp.context.get_spawning_popen()
-        if spawning.forked:
-            return by_name
-        raise pickle.PicklingError(
-            f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], which "
-            "sends it by value"
-        ) from None
-    return _pickle_otherwise(objects, apart, None)
+        if not by_value.is_possible():
+            raise _unpicklable(e, _HELP if _is_of_code(e) else "") from e
+        return _pickle_by_value(objects, apart, purpose)
+    reason = _main.out_of_reach(pickled[0]) if purpose == by_value.WORK else None
+    if reason is None:
+        return pickled
+    if not by_value.is_possible():
+        raise pickle.PicklingError(f"{reason}: {_main.REMEDY}")
+    return _pickle_by_value(objects, apart, purpose)
 
 
 def _pickle(
@@ -289,38 +278,42 @@ def _pickle(
     return stream.getbuffer(), buffers
 
 
-def _pickle_otherwise(
-    objects: Sequence[Any], apart: bool, error: BaseException | None
+def _pickle_by_value(
+    objects: Sequence[Any], apart: bool, purpose: int
 ) -> tuple[memoryview, Buffers]:
-    """Pickles by cloudpickle, after this error of pickle, if there was one."""
-    try:
-        import cloudpickle
-    except ImportError:
-        assert error is not None
-        raise _unpicklable(error, _HELP if _is_of_code(error) else "") from error
+    """Pickles by cloudpickle."""
     spawning = mp.context.get_spawning_popen()
     if isinstance(spawning, Descriptors):
         spawning.begin()
-
-    # Set on the class, because pickle's C code reads it there when a pickler is made.
-    table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())
-    made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
+    make, protocol = by_value.picklers(_reducers()), pickle.HIGHEST_PROTOCOL
 
     def pickler(stream: io.BytesIO, inside: Any) -> Any:
-        return made(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
+        made = make(stream, protocol, buffer_callback=inside)
+        made.purpose = purpose
+        return made
+
+    def fails(it: Any) -> bool:
+        try:
+            _pickle(pickler, [it], apart)
+        except BaseException as e:
+            if raised_by_handler(e):
+                raise
+            return True
+        return False
 
     try:
         return _pickle(pickler, objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
-        raise _unpicklable(e) from e
+        explains = isinstance(spawning, Descriptors) and spawning.explains
+        raise _unpicklable(e, by_value.culprit(objects, fails) if explains else "") from e
 
 
 #: Advice to install cloudpickle.
 _HELP = (
     "; only functions and classes that can be imported by name can be sent to another process; "
-    "with nestable-jobserver[cloudpickle] installed, lambdas and closures can too"
+    "with cloudpickle installed (`pip install cloudpickle`), lambdas and closures can too"
 )
 
 
