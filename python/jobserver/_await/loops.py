@@ -17,7 +17,8 @@ class Event(Protocol):
 
     def set(self) -> None: ...
 
-    def fail(self, error: BaseException) -> None: ...
+    def fail(self, error: BaseException) -> bool:
+        """Returns whether the task will raise this error."""
 
     async def wait(self, seconds: float | None = None) -> None:
         """Waits until it is set, or so many seconds; raises the error that it failed with."""
@@ -33,6 +34,9 @@ class Loop(Protocol):
 
     def end(self, fd: int) -> None:
         """Ends that. Called in the loop's thread, or after the loop's end."""
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Has it call this in its thread. RuntimeError if it is over."""
 
     def runs_here(self) -> bool:
         """Whether it runs in this thread."""
@@ -53,12 +57,18 @@ class _AsyncioEvent:
         self._future: asyncio.Future[None] = loop.create_future()
 
     def set(self) -> None:
-        if not self._future.done():
+        if self._is_awaited():
             self._future.set_result(None)
 
-    def fail(self, error: BaseException) -> None:
-        if not self._future.done():
+    def fail(self, error: BaseException) -> bool:
+        is_awaited = self._is_awaited()
+        if is_awaited:
             self._future.set_exception(error)
+        return is_awaited
+
+    def _is_awaited(self) -> bool:
+        # (A loop may be closed while tasks wait: they never go on.)
+        return not self._future.done() and not self._loop.is_closed()
 
     async def wait(self, seconds: float | None = None) -> None:
         if seconds is None:
@@ -84,6 +94,9 @@ class AsyncioLoop:
     def end(self, fd: int) -> None:
         if not self._loop.is_closed():
             self._loop.remove_reader(fd)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(fn)
 
     def runs_here(self) -> bool:
         try:
@@ -111,9 +124,12 @@ class _TrioEvent:
     def set(self) -> None:
         self._event.set()
 
-    def fail(self, error: BaseException) -> None:
-        self._error = self._error or error
-        self._event.set()
+    def fail(self, error: BaseException) -> bool:
+        is_awaited = not self._event.is_set()
+        if is_awaited:
+            self._error = error
+            self._event.set()
+        return is_awaited
 
     async def wait(self, seconds: float | None = None) -> None:
         if seconds is None:
@@ -139,9 +155,12 @@ class TrioLoop:
         async def read() -> None:
             try:
                 with self._scope:
-                    while True:
+                    while not self._scope.cancel_called:  # then the descriptor is closed
                         await self._trio.lowlevel.wait_readable(fd)
-                        serve()
+                        try:
+                            serve()
+                        except BaseException as e:  # would end all that runs here
+                            self.tell(e)
             finally:
                 self._over = True
 
@@ -152,6 +171,9 @@ class TrioLoop:
             return
         self._scope.cancel()
         self._trio.lowlevel.notify_closing(fd)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        self._token.run_sync_soon(fn)
 
     def runs_here(self) -> bool:
         try:
@@ -173,10 +195,18 @@ class TrioLoop:
 def running() -> tuple[Any, Callable[[], Loop]]:
     """What identifies the loop that runs in this thread, and how to make its Loop."""
     trio: Any = sys.modules.get("trio")
-    if trio is not None:
+    if trio is not None and not _is_in_task_of_asyncio():
         try:
             return trio.lowlevel.current_trio_token(), lambda: TrioLoop(trio)
         except RuntimeError:
             pass  # trio does not run here
     loop = asyncio.get_running_loop()
     return loop, lambda: AsyncioLoop(loop)
+
+
+def _is_in_task_of_asyncio() -> bool:
+    """Trio may seem to run too: in a process that a task of trio has forked."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
