@@ -20,7 +20,7 @@ from ._native import getpid
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ._await import Listener
+    from ._await import Listener, Watch
     from ._owner import Owner
 
 T = TypeVar("T")
@@ -37,8 +37,9 @@ class AsCompleted(Iterator["Future[T]"], AsyncIterator["Future[T]"]):
         self._left: dict[Future[T], None] = {}
         self._seen: WeakSet[Future[T]] = WeakSet()
         self._yields = False
-        #: In an event loop: what is told that a job has ended, and the Futures that it does not
-        #: follow yet.
+        #: In an event loop: its watch, what is told that a job has ended, and the Futures that it
+        #: does not follow yet.
+        self._watch: Watch | None = None
         self._listener: Listener | None = None
         self._unfollowed: deque[Future[T]] = deque()
         #: The Futures still to be read. A list is read at once, so that its errors come early.
@@ -91,9 +92,9 @@ class AsCompleted(Iterator["Future[T]"], AsyncIterator["Future[T]"]):
             if isinstance(found, Future):
                 return found
             ours = watch(self._owner)
-            if self._listener is None:
-                self._listener = Listener()
-                self._unfollowed.extend(self._left)
+            if self._listener is None or self._watch is not ours:
+                self._watch, self._listener = ours, Listener()
+                self._unfollowed = deque(self._left)
             while self._unfollowed:
                 ours.follow(self._unfollowed.popleft(), self._listener)
             await self._listener.wait(ours.event(), self._left_in_time())

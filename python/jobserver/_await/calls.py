@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from .. import _arguments, _native
+from .._native import getpid
 from .watch import watch
 
 if TYPE_CHECKING:
@@ -23,32 +24,48 @@ async def until_done(future: Future[Any]) -> None:
 
 async def asubmit(owner: Owner, submission: Submission) -> Future[Any]:
     """Waits for a slot, and starts the job."""
-    ours = watch(owner)
+    watch(owner)  # raises if there is no loop
     future, gate = submission.future, submission.gate
     packed: Any = owner.pack(submission.work) if owner.starter.sends else submission.work
     del submission
     admission = _native.Admission(owner.slots_for(future._consume), False, None)
     try:
         # (A job of several slots gives them away while it waits, in the call of `submit`.)
-        while not owner.native.runs_on_several:
-            if ours.is_free_for(admission):
-                delay = None if gate is None else _arguments.delay(gate())
-                if delay is not None:
-                    await ours.event().wait(delay)
-                    continue
-                if owner.native.admit_beside(admission):
-                    break
-            await ours.admitted(admission)
-            if gate is None:
-                break
-            # The submission holds no slots while the gate is asked.
-            owner.native.conclude(admission)
-        return owner.submit(future, None, None, False, None, packed, admission)
+        if not owner.native.runs_on_several:
+            await _admit(owner, admission, gate)
+            gate = None
+        return owner.submit(future, None, gate, False, None, packed, admission)
     except BaseException:
         owner.native.conclude(admission)
         raise
     finally:
         del packed
+
+
+async def _admit(
+    owner: Owner, admission: _native.Admission, gate: Callable[[], Any] | None
+) -> None:
+    """Waits until the gate lets the submission go, and it has its slots. It holds none while the
+    gate is asked."""
+    # Once slots were there for it, it comes before the others of this loop until the gate delays
+    # it. Otherwise each of several with gates would make room for the next one for ever.
+    comes_first = waits = False
+    while True:
+        ours = watch(owner)  # the one before may have ended
+        if waits or not ours.is_free_for(admission, comes_first):
+            await ours.admitted(admission, comes_first)
+            if gate is None:
+                return
+            owner.native.conclude(admission)
+            comes_first = True
+        delay = None if gate is None else _arguments.delay(gate())
+        if delay is not None:
+            await ours.event().wait(delay)
+            comes_first = waits = False
+        elif owner.native.admit_beside(admission):
+            return
+        else:
+            waits = True
 
 
 async def run(owner: Owner, submission: Submission) -> Future[Any]:
@@ -57,6 +74,12 @@ async def run(owner: Owner, submission: Submission) -> Future[Any]:
     del submission
     try:
         await until_done(future)
+    except GeneratorExit:
+        # The loop has ended without a cancellation, so nothing can be awaited. (In a forked process
+        # the job is the parent's.)
+        if future._outcome is None and future._owner_pid == getpid():
+            owner.native.kill(future._job, 0.0)
+        raise
     except BaseException:
         if future._outcome is None:
             await watch(owner).until_killed(future)

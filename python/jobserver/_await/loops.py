@@ -18,7 +18,8 @@ class Event(Protocol):
 
     def set(self) -> None: ...
 
-    def fail(self, error: BaseException) -> None: ...
+    def fail(self, error: BaseException) -> bool:
+        """Returns whether the task will raise this error."""
 
     async def wait(self, seconds: float | None = None) -> None:
         """Waits until it is set, or so many seconds; raises the error that it failed with."""
@@ -34,6 +35,9 @@ class Loop(Protocol):
 
     def end(self, fd: int) -> None:
         """Ends that. Called in the loop's thread, or after the loop's end."""
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Has it call this in its thread. RuntimeError if it is over."""
 
     def runs_here(self) -> bool:
         """Whether it runs in this thread."""
@@ -54,12 +58,18 @@ class _AsyncioEvent:
         self._future: asyncio.Future[None] = loop.create_future()
 
     def set(self) -> None:
-        if not self._future.done():
+        if self._is_awaited():
             self._future.set_result(None)
 
-    def fail(self, error: BaseException) -> None:
-        if not self._future.done():
+    def fail(self, error: BaseException) -> bool:
+        is_awaited = self._is_awaited()
+        if is_awaited:
             self._future.set_exception(error)
+        return is_awaited
+
+    def _is_awaited(self) -> bool:
+        # (A loop may be closed while tasks wait: they never go on.)
+        return not self._future.done() and not self._loop.is_closed()
 
     async def wait(self, seconds: float | None = None) -> None:
         if seconds is None:
@@ -85,6 +95,9 @@ class AsyncioLoop:
     def end(self, fd: int) -> None:
         if not self._loop.is_closed():
             self._loop.remove_reader(fd)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(fn)
 
     def runs_here(self) -> bool:
         try:
@@ -116,9 +129,12 @@ class _TrioEvent:
     def set(self) -> None:
         self._event.set()
 
-    def fail(self, error: BaseException) -> None:
-        self._error = self._error or error
-        self._event.set()
+    def fail(self, error: BaseException) -> bool:
+        is_awaited = not self._event.is_set()
+        if is_awaited:
+            self._error = error
+            self._event.set()
+        return is_awaited
 
     async def wait(self, seconds: float | None = None) -> None:
         if seconds is None:
@@ -146,7 +162,10 @@ class TrioLoop:
                 with self._scope:
                     while not self._scope.cancel_called:
                         await self._trio.lowlevel.wait_readable(fd)
-                        serve()
+                        try:
+                            serve()
+                        except BaseException as e:  # would end all that runs here
+                            self.tell(e)
             finally:
                 self._over = True
 
@@ -157,6 +176,9 @@ class TrioLoop:
             return
         self._scope.cancel()
         self._trio.lowlevel.notify_closing(fd)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        self._token.run_sync_soon(fn)
 
     def runs_here(self) -> bool:
         try:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
+import weakref
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +31,8 @@ class Awaiter(Protocol):
 
     def set(self) -> None: ...
 
-    def fail(self, error: BaseException) -> None: ...
+    def fail(self, error: BaseException) -> bool:
+        """Returns whether some task will raise this error."""
 
 
 class Listener:
@@ -37,27 +40,54 @@ class Listener:
 
     def __init__(self) -> None:
         self._event: loops.Event | None = None
-        self._error: BaseException | None = None
 
     def set(self) -> None:
         if self._event is not None:
             self._event.set()
 
-    def fail(self, error: BaseException) -> None:
-        if self._event is not None:
-            self._event.fail(error)
-        else:
-            self._error = error
+    def fail(self, error: BaseException) -> bool:
+        return self._event is not None and self._event.fail(error)
 
     async def wait(self, event: loops.Event, seconds: float | None) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
         self._event = event
         try:
             await event.wait(seconds)
         finally:
             self._event = None
+
+
+class _Serving:
+    """What the loop calls. It keeps the watch, and so the owner, only while tasks wait: a Jobserver
+    that is dropped is freed, and the loop may run for long."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._known = weakref.ref(watch)
+        self.kept: Watch | None = None
+
+    def __call__(self) -> None:
+        watch = self._known()
+        if watch is not None:
+            watch.serve()
+
+
+class _Forgetting:
+    """Has a loop forget the descriptor of a watch that is no more, and closes it."""
+
+    def __init__(self, loop: loops.Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+
+    def __call__(self) -> None:
+        if self._fd >= 0:
+            self._loop.end(self._fd)
+            self.close()
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close  # its loop was closed before it could call this
 
 
 class Watch:
@@ -75,7 +105,8 @@ class Watch:
         self._readiness = _native.Readiness(owner.native)
         # A duplicate, because the loop must forget a descriptor before its number is free again.
         self._fd = fcntl.fcntl(self._readiness.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-        loop.begin(self._fd, self.serve)
+        self._serving = _Serving(self)
+        loop.begin(self._fd, self._serving)
 
     @property
     def is_over(self) -> bool:
@@ -107,11 +138,15 @@ class Watch:
 
     def follow(self, future: Future[Any], awaiter: Awaiter) -> None:
         """Has the awaiter told when the job has ended; not if it has ended before."""
+        if self._owner.yields:
+            # (Not in `serve`, which perhaps no event calls before the job itself needs the slot.)
+            self._owner.native.give_slots_away()
         awaiters = self._awaited.get(future)
         if awaiters is None:
             awaiters = self._awaited[future] = []
             future._watch(self._finished)
         awaiters.append(awaiter)
+        self._serving.kept = self
 
     def unfollow(self, future: Future[Any], awaiter: Awaiter) -> None:
         awaiters = self._awaited.get(future, [])
@@ -119,11 +154,16 @@ class Watch:
             awaiters.remove(awaiter)
         if not awaiters and self._awaited.pop(future, None) is not None:
             future._unwatch(self._finished)
+            self._keep()
 
-    def begin_to_wait(self, admission: _native.Admission, awaiter: Awaiter) -> None:
+    def begin_to_wait(
+        self, admission: _native.Admission, awaiter: Awaiter, comes_first: bool = False
+    ) -> None:
         """Has the awaiter told when the submission is admitted."""
         self._queue[admission] = awaiter
-        if len(self._queue) == 1:
+        self._serving.kept = self
+        self._queue.move_to_end(admission, last=not comes_first)
+        if next(iter(self._queue)) is admission:
             self.serve()
 
     def end_to_wait(self, admission: _native.Admission) -> None:
@@ -131,21 +171,24 @@ class Watch:
         is_next = next(iter(self._queue), None) is admission
         if self._queue.pop(admission, None) is not None and is_next:
             self.serve()
+        self._keep()
 
-    async def admitted(self, admission: _native.Admission) -> None:
-        """Waits until the submission is admitted."""
-        if self.is_free_for(admission) and self._owner.native.admit_beside(admission):
-            return
+    async def admitted(self, admission: _native.Admission, comes_first: bool) -> None:
+        """Waits until the submission is admitted, before or after the others that wait."""
         event = self._loop.event()
-        self.begin_to_wait(admission, event)
+        self.begin_to_wait(admission, event, comes_first)
         try:
             await event.wait()
         finally:
             self.end_to_wait(admission)
 
-    def is_free_for(self, admission: _native.Admission) -> bool:
+    def is_free_for(self, admission: _native.Admission, comes_first: bool) -> bool:
         """Whether there may be slots for a submission, and none waits before it."""
-        return not self._queue and self._owner.native.could_admit(admission, True)
+        if admission.consume == 0:
+            return True
+        may_lend = admission.consume == 1
+        native = self._owner.native
+        return (comes_first or not self._queue) and native.could_admit(admission, may_lend)
 
     # In the loop.
 
@@ -158,14 +201,21 @@ class Watch:
             if owner.is_in_use():
                 self._readiness.rise()
                 look = self._look()
+                if self._fd < 0:
+                    return  # a callback has closed the owner
                 self._resume()
                 self._readiness.rest(look, self._admit())
+                self._keep()
             else:
                 self._resume()
                 self.end()
         except BaseException as e:
-            self._fail_all(e)
-            raise
+            if not self._fail_all(e):
+                raise
+
+    def _keep(self) -> None:
+        waits = self._fd >= 0 and (self._awaited or self._queue)
+        self._serving.kept = self if waits else None
 
     def _look(self) -> _native.Look:
         while True:
@@ -173,9 +223,7 @@ class Watch:
                 return self._owner.look(callbacks=True)
             except CallbackRaised as e:
                 awaiters = [] if e.future is None else self._awaited.get(e.future, [])
-                for awaiter in awaiters:
-                    awaiter.fail(e)
-                if not awaiters:
+                if not any([awaiter.fail(e) for awaiter in awaiters]):
                     self._loop.tell(e)
 
     def _resume(self) -> None:
@@ -196,13 +244,13 @@ class Watch:
             self._queue.pop(admission, None)
         return None
 
-    def _fail_all(self, error: BaseException) -> None:
-        """After an error of the system: no task must wait for ever."""
-        for awaiters in [*self._awaited.values()]:
-            for awaiter in awaiters:
-                awaiter.fail(error)
-        self._fail_queue(error)
+    def _fail_all(self, error: BaseException) -> bool:
+        """After an error of the system: no task must wait for ever. Returns whether one waited."""
+        awaiters = [*itertools.chain(*self._awaited.values(), self._queue.values())]
+        self._queue.clear()
+        told = [awaiter.fail(error) for awaiter in awaiters]
         self.end()
+        return any(told)
 
     def end(self) -> None:
         """Ends the watch, in the loop's thread or after the loop's end."""
@@ -211,14 +259,12 @@ class Watch:
             return
         with contextlib.suppress(OSError, RuntimeError):
             self._readiness.rise()
-        self._fail_queue(RuntimeError("this Jobserver is closed"))
+        while self._queue:
+            self._queue.popitem(last=False)[1].fail(RuntimeError("this Jobserver is closed"))
         self._loop.end(fd)
         os.close(fd)
         del self._readiness
-
-    def _fail_queue(self, error: BaseException) -> None:
-        while self._queue:
-            self._queue.popitem(last=False)[1].fail(error)
+        self._keep()
 
     def owner_closed(self) -> None:
         """After the owner was closed: ends the watch, or leaves that to the loop, which the close
@@ -228,8 +274,14 @@ class Watch:
             self.end()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0 and self._pid == getpid():
-            os.close(self._fd)  # its loop is no more, and was never closed
+        fd = getattr(self, "_fd", -1)
+        if fd < 0 or self._pid != getpid():
+            return
+        self._fd = -1
+        with contextlib.suppress(OSError, RuntimeError):
+            self._readiness.rise()
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon(_Forgetting(self._loop, fd))
 
 
 def watch(owner: Owner) -> Watch:

@@ -204,6 +204,10 @@ class Results(_native.Results, Generic[T]):
             ours.begin_to_wait(admission, event)
         try:
             await self._listener.wait(event, pause.seconds)
+        except BaseException:
+            if admission is not None:
+                self._owner.native.conclude(admission)  # it may just have been admitted
+            raise
         finally:
             if admission is not None:
                 ours.end_to_wait(admission)

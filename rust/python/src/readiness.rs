@@ -5,6 +5,7 @@ use crate::errors::to_python;
 use crate::owner::Owner;
 use crate::waiting::PyLook;
 use jobserver_core as core;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::os::fd::AsRawFd;
 
@@ -52,6 +53,11 @@ impl Readiness {
         self.admission = admission.map(Bound::unbind);
         let slots = place.as_ref().map(|(needs, turn)| (*needs, turn));
         Ok(owner.owner.rest(&owner.host(py), &mut self.readiness, look.0, slots)?)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.owner)?;
+        visit.call(&self.admission)
     }
 
     /// Ends the rest: the submission keeps its place in the queue for another way to wait.

@@ -98,7 +98,13 @@ impl<J> Owner<J> {
         let own = if needs == 1 { pool.own_slot(false) } else { None };
         match own {
             Some(own) => Ok(Some(Admitted { slot: Some(own), own: None })),
-            None => self.admit_at_once(paused, needs, false),
+            None => {
+                let admitted = self.admit_at_once(paused, needs, false)?;
+                if admitted.is_none() {
+                    pool.tell_if_without_slot(); // otherwise its owner could keep the last one
+                }
+                Ok(admitted)
+            }
         }
     }
 

@@ -75,8 +75,9 @@ impl<J> Owner<J> {
 
     /// Rests: from now on the descriptor is readable if something has changed since `look`, if the
     /// host has something to do, or, with `slots`, if so many slots may be free by that place in the
-    /// queue. A job gives its slot to the pool if a job of its own has given its slot away: nothing
-    /// shows whether this one waits for that.
+    /// queue. A job gives its slot to the pool if it `yields` and has jobs, if a job of its own has
+    /// given its slot away, or for the slots of a job of several: nothing shows whether this one
+    /// waits for that.
     pub fn rest<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -91,12 +92,18 @@ impl<J> Owner<J> {
         self.rise(readiness);
         let is_due = host.is_due()?;
         if let Ok(pool) = self.pool() {
-            if self.any_has_yielded() {
+            let several = slots.is_some_and(|(needs, _)| needs > 1);
+            let yields = self.options.yields && self.unfinished() > 0;
+            if several || yields || self.any_has_yielded() {
                 pool.give_own_slot_away();
             }
             let turn = |(needs, place)| pool.turn(Want::Start).needing(needs).after(place);
             readiness.turn = slots.map(turn).map(Turn::about_to_wait);
         }
+        // It keeps a part of several slots while it rests: the part would make it readable again and
+        // again. All of them go back, and the call that follows takes them.
+        let gathers = readiness.turn.as_mut().filter(|turn| turn.is_for_several());
+        let is_due = gathers.map_or(Ok(None), Turn::try_take)?.is_some() || is_due;
         Ok(self.begin_rest(readiness, look, is_due)?)
     }
 
