@@ -26,24 +26,46 @@ async def asubmit(owner: Owner, submission: Submission) -> Future[Any]:
     """Waits for a slot, and starts the job."""
     watch(owner)  # raises if there is no loop
     future, gate = submission.future, submission.gate
-    packed: Any = owner.pack(submission.work) if owner.starter.sends else submission.work
+    job = _Job(owner, submission.work)
     del submission
     admission = _native.Admission(owner.slots_for(future._consume), False, None)
     try:
         # (A job of several slots gives them away while it waits, in the call of `submit`.)
         if not owner.native.runs_on_several:
-            await _admit(owner, admission, gate)
+            await _admit(owner, admission, gate, job.pack)
             gate = None
-        return owner.submit(future, None, gate, False, None, packed, admission)
+        job.pack()
+        return owner.submit(future, None, gate, False, None, job.taken(), admission)
     except BaseException:
         owner.native.conclude(admission)
         raise
-    finally:
-        del packed
+
+
+class _Job:
+    """The work of a submission. It is packed when it is the next to start: a packed job may have
+    descriptors, and thousands of submissions may wait."""
+
+    def __init__(self, owner: Owner, work: _native.Work) -> None:
+        self._owner = owner
+        self._work: _native.Work | None = work
+        self._packed: Any = None
+
+    def pack(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            self._packed = self._owner.pack(work) if self._owner.starter.sends else work
+
+    def taken(self) -> Any:
+        """What is packed. It is no more here then: a kept traceback must keep no descriptors."""
+        packed, self._packed = self._packed, None
+        return packed
 
 
 async def _admit(
-    owner: Owner, admission: _native.Admission, gate: Callable[[], Any] | None
+    owner: Owner,
+    admission: _native.Admission,
+    gate: Callable[[], Any] | None,
+    pack: Callable[[], None],
 ) -> None:
     """Waits until the gate lets the submission go, and it has its slots. It holds none while the
     gate is asked."""
@@ -53,7 +75,7 @@ async def _admit(
     while True:
         ours = watch(owner)  # the one before may have ended
         if waits or not ours.is_free_for(admission, comes_first):
-            await ours.admitted(admission, comes_first)
+            await ours.admitted(admission, pack, comes_first)
             if gate is None:
                 return
             owner.native.conclude(admission)
@@ -62,10 +84,11 @@ async def _admit(
         if delay is not None:
             await ours.event().wait(delay)
             comes_first = waits = False
-        elif owner.native.admit_beside(admission):
+            continue
+        pack()
+        if owner.native.admit_beside(admission):
             return
-        else:
-            waits = True
+        waits = True
 
 
 async def run(owner: Owner, submission: Submission) -> Future[Any]:

@@ -14,7 +14,7 @@ import itertools
 import os
 import weakref
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from .. import _native
 from .._exceptions import CallbackRaised
@@ -33,6 +33,14 @@ class Awaiter(Protocol):
 
     def fail(self, error: BaseException) -> bool:
         """Returns whether some task will raise this error."""
+
+
+class Waiter(NamedTuple):
+    """A submission that waits for slots: what is told that it has them, and what is called before,
+    once it is the first of those that wait."""
+
+    awaiter: Awaiter
+    prepare: Callable[[], Any]
 
 
 class Listener:
@@ -100,7 +108,7 @@ class Watch:
         self._finished: deque[Future[Any]] = deque()
         self._awaited: dict[Future[Any], list[Awaiter]] = {}
         #: The submissions that wait for slots, and what is told that they have them.
-        self._queue: OrderedDict[_native.Admission, Awaiter] = OrderedDict()
+        self._queue: OrderedDict[_native.Admission, Waiter] = OrderedDict()
         self._pid = getpid()
         self._readiness = _native.Readiness(owner.native)
         # A duplicate, because the loop must forget a descriptor before its number is free again.
@@ -157,10 +165,10 @@ class Watch:
             self._keep()
 
     def begin_to_wait(
-        self, admission: _native.Admission, awaiter: Awaiter, comes_first: bool = False
+        self, admission: _native.Admission, waiter: Waiter, comes_first: bool = False
     ) -> None:
-        """Has the awaiter told when the submission is admitted."""
-        self._queue[admission] = awaiter
+        """Has the waiter told when the submission is admitted."""
+        self._queue[admission] = waiter
         self._serving.kept = self
         self._queue.move_to_end(admission, last=not comes_first)
         if next(iter(self._queue)) is admission:
@@ -173,10 +181,12 @@ class Watch:
             self.serve()
         self._keep()
 
-    async def admitted(self, admission: _native.Admission, comes_first: bool) -> None:
+    async def admitted(
+        self, admission: _native.Admission, prepare: Callable[[], Any], comes_first: bool
+    ) -> None:
         """Waits until the submission is admitted, before or after the others that wait."""
         event = self._loop.event()
-        self.begin_to_wait(admission, event, comes_first)
+        self.begin_to_wait(admission, Waiter(event, prepare), comes_first)
         try:
             await event.wait()
         finally:
@@ -234,8 +244,9 @@ class Watch:
     def _admit(self) -> _native.Admission | None:
         """Admits the submissions for which there are slots. Returns the next one that waits."""
         while self._queue:
-            admission, awaiter = next(iter(self._queue.items()))
+            admission, (awaiter, prepare) = next(iter(self._queue.items()))
             try:
+                prepare()
                 if not self._owner.native.admit_beside(admission):
                     return admission
                 awaiter.set()
@@ -246,7 +257,8 @@ class Watch:
 
     def _fail_all(self, error: BaseException) -> bool:
         """After an error of the system: no task must wait for ever. Returns whether one waited."""
-        awaiters = [*itertools.chain(*self._awaited.values(), self._queue.values())]
+        awaiters = [*itertools.chain(*self._awaited.values())]
+        awaiters += [waiter.awaiter for waiter in self._queue.values()]
         self._queue.clear()
         told = [awaiter.fail(error) for awaiter in awaiters]
         self.end()
@@ -260,7 +272,8 @@ class Watch:
         with contextlib.suppress(OSError, RuntimeError):
             self._readiness.rise()
         while self._queue:
-            self._queue.popitem(last=False)[1].fail(RuntimeError("this Jobserver is closed"))
+            _, waiter = self._queue.popitem(last=False)
+            waiter.awaiter.fail(RuntimeError("this Jobserver is closed"))
         self._loop.end(fd)
         os.close(fd)
         del self._readiness

@@ -191,7 +191,7 @@ class Results(_native.Results, Generic[T]):
 
     async def _pause(self, pause: _Pause) -> None:
         """Waits in an event loop: for a job, or for the slots of the next chunk."""
-        from .._await import Listener, watch
+        from .._await import Listener, Waiter, watch
 
         if self._listener is None:
             self._listener = Listener()
@@ -201,7 +201,7 @@ class Results(_native.Results, Generic[T]):
         event = ours.event()
         admission = None if pause.chunk is None else feeder.next_admission()
         if admission is not None:
-            ours.begin_to_wait(admission, event)
+            ours.begin_to_wait(admission, Waiter(event, lambda: None))
         try:
             await self._listener.wait(event, pause.seconds)
         except BaseException:

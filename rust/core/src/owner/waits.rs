@@ -109,7 +109,8 @@ impl<J> Owner<J> {
     }
 
     /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
-    /// end because the own slot of this process has come back.
+    /// end because the own slot of this process has come back. For the slots of a job of several, the
+    /// process gives its own to the pool.
     pub fn wait_beside<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -117,7 +118,8 @@ impl<J> Owner<J> {
         slots: Option<(usize, &mut PausedTurn)>,
         timeout: Option<f64>,
     ) -> std::result::Result<(), H::Error> {
-        self.wait_by(host, look, slots, timeout, self.options.yields, |turn| turn)
+        let several = slots.as_ref().is_some_and(|(needs, _)| *needs > 1);
+        self.wait_by(host, look, slots, timeout, self.options.yields || several, |turn| turn)
     }
 
     fn wait_by<H: OwnerHost<J>>(
