@@ -217,6 +217,26 @@ def test_submissions_get_slots_in_their_order(make_jobserver: Any, run_in: Any) 
     assert order == sorted(order)
 
 
+def test_submissions_that_wait_have_no_descriptors(js: Jobserver, run_in: Any) -> None:
+    taken: list[Any] = []
+    count = []
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(js.run, len, b"x" * 200_000)  # sent as a memory file
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+            count.append(len(descriptors()) - before)
+            taken.clear()
+
+    run_in(js.run, double, 1)
+    before = len(descriptors())
+    taken += [take_slot(js), take_slot(js)]
+    run_in(main)
+    assert count[0] < 25
+
+
 def await_below(js: Jobserver, depth: int) -> int:
     """A job that awaits two jobs, which do the same; so deep."""
     if depth == 0:
