@@ -276,7 +276,8 @@ def test_a_cancelled_run_kills_the_job_and_all_below_it(
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(js.run, start_below, js, jobs_end, hold.end)
-                await anyio.wait_readable(begun)
+                while not begun.poll():
+                    await anyio.lowlevel.checkpoint()
                 scope.cancel()
         return begun.recv()
 
