@@ -287,8 +287,9 @@ def test_a_jobserver_that_is_dropped_is_freed_while_the_loop_runs() -> None:
                 await use()
             gc.collect()
             await turns()
-            gc.collect()  # CPython 3.8 frees in the second what a finalizer was called for in the
-            first counts.append(len(os.listdir("/proc/self/fd")))
+            # CPython 3.8 frees in the second what a finalizer was called for in the first.
+            gc.collect()
+            counts.append(len(os.listdir("/proc/self/fd")))
         assert counts[-1] <= counts[0] + 5
 
     run(main())
