@@ -33,6 +33,8 @@ from .segments import Payload, Received, segments_of, to_memory
 #: Smaller buffers, in bytes, cost less inside the pickle.
 _LARGE = 16 * 1024
 Buffers = List[pickle.PickleBuffer]
+#: How objects of some types are reduced for pickle.
+Reducers = Mapping[type, Callable[[Any], Any]]
 
 
 class Passed:
@@ -166,6 +168,12 @@ def arguments_apart(
     return tuple(map(one, args)), named
 
 
+def dump_apart(value: Any, reducers: Reducers) -> tuple[memoryview, Buffers]:
+    """One object as a pickle, and its large buffers, which the caller sends beside it. These reducers
+    are used too."""
+    return _pickle_somehow([value], apart=True, reducers=reducers)
+
+
 def dump_whole(value: Any) -> bytes:
     """One object as one pickle, with its large buffers inside."""
     return bytes(_pickle_somehow([value], apart=False)[0])
@@ -211,10 +219,10 @@ def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
     return inside
 
 
-def _pickler(stream: io.BytesIO, inside: Any) -> Any:
+def _pickler(reducers: Reducers, stream: io.BytesIO, inside: Any) -> Any:
     # Not a ForkingPickler, which is slow to make and adds only these reducers.
     made = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
-    made.dispatch_table = {**copyreg.dispatch_table, **_reducers()}
+    made.dispatch_table = {**copyreg.dispatch_table, **_reducers(), **reducers}
     return made
 
 
@@ -244,23 +252,31 @@ def dump_launch(
         spawning.spawning_popen = before
 
 
-def _pickle_somehow(objects: Sequence[Any], apart: bool) -> tuple[memoryview, Buffers]:
+def _pickle_somehow(
+    objects: Sequence[Any], apart: bool, reducers: Reducers = {}
+) -> tuple[memoryview, Buffers]:
     """Pickles by pickle, or by cloudpickle if pickle cannot. With `apart`, large buffers are not in
     the stream."""
     try:
-        pickled = _pickle(_pickler, objects, apart)
+        pickled = _pickle(functools.partial(_pickler, reducers), objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
         if isinstance(e, RecursionError):
             raise _unpicklable(e) from e  # cloudpickle would need an even deeper recursion
-        return _pickle_otherwise(objects, apart, e)
+        return _pickle_otherwise(objects, apart, e, reducers)
     reason = _main.out_of_reach(pickled[0]) if _submission() else None
-    return pickled if reason is None else _pickle_by_value(objects, apart, pickled, reason)
+    if reason is None:
+        return pickled
+    return _pickle_by_value(objects, apart, pickled, reason, reducers)
 
 
 def _pickle_by_value(
-    objects: Sequence[Any], apart: bool, by_name: tuple[memoryview, Buffers], reason: str
+    objects: Sequence[Any],
+    apart: bool,
+    by_name: tuple[memoryview, Buffers],
+    reason: str,
+    reducers: Reducers,
 ) -> tuple[memoryview, Buffers]:
     """Pickles by value names of the main module that a process would not find there."""
     try:
@@ -273,7 +289,7 @@ def _pickle_by_value(
             f"{reason}: put it into a module, or install nestable-jobserver[cloudpickle], which "
             "sends it by value"
         ) from None
-    return _pickle_otherwise(objects, apart, None)
+    return _pickle_otherwise(objects, apart, None, reducers)
 
 
 def _pickle(
@@ -290,7 +306,7 @@ def _pickle(
 
 
 def _pickle_otherwise(
-    objects: Sequence[Any], apart: bool, error: BaseException | None
+    objects: Sequence[Any], apart: bool, error: BaseException | None, reducers: Reducers
 ) -> tuple[memoryview, Buffers]:
     """Pickles by cloudpickle, after this error of pickle, if there was one."""
     try:
@@ -303,7 +319,7 @@ def _pickle_otherwise(
         spawning.begin()
 
     # Set on the class, because pickle's C code reads it there when a pickler is made.
-    table = cloudpickle.Pickler.dispatch_table.new_child(_reducers())
+    table = cloudpickle.Pickler.dispatch_table.new_child({**_reducers(), **reducers})
     made: Any = type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
     def pickler(stream: io.BytesIO, inside: Any) -> Any:
