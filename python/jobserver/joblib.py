@@ -57,8 +57,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     `n_jobs` of `parallel_config` is the number of slots of a pool that the program makes: never do
     more jobs run, at all depths together. `n_jobs` of a Parallel says how many of them it uses at
-    most. Without any `n_jobs`, a Parallel of the program uses all slots, and one in a job runs
-    its calls one after the other.
+    most; -1 means all. As with every backend of joblib, without any `n_jobs` a Parallel runs its
+    calls one after the other, in its own process.
 
     A job's Parallel that returns a list gives the job's slot to the pool while it waits. One that
     returns a generator lends the slot to jobs of its own; what the job computes between two results
@@ -67,7 +67,6 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
-    default_n_jobs = -1
 
     def __init__(
         self,
@@ -93,8 +92,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self.jobserver, self._initializer, self._initargs
-        limits = self.inner_max_num_threads, self.default_n_jobs
-        return _rebuilt, (self.nesting_level, *limits, *given)
+        return _rebuilt, (self.nesting_level, self.inner_max_num_threads, *given)
 
     # What joblib asks.
 
@@ -113,9 +111,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def get_nested_backend(self) -> tuple[JobserverBackend, None]:
         """The backend of Parallels in the jobs."""
         assert self._workers is not None
-        nested = JobserverBackend((self.nesting_level or 0) + 1, jobserver=self._workers.jobserver)
-        nested.default_n_jobs = 1  # otherwise each model would be cut into jobs as small as can be
-        return nested, None
+        level = (self.nesting_level or 0) + 1
+        return JobserverBackend(level, jobserver=self._workers.jobserver), None
 
     # The life of a Parallel.
 
@@ -247,27 +244,23 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         given = jobserver, initializer, initargs
         if jobserver is None and initializer is None:
             given = self.jobserver, self._initializer, self._initargs
-        limits = self.inner_max_num_threads, self.default_n_jobs
-        return _made(self.nesting_level, *limits, *given)
+        return _made(self.nesting_level, self.inner_max_num_threads, *given)
 
 
 def _made(
     nesting_level: int | None,
     inner_max_num_threads: int | None,
-    default_n_jobs: int,
     jobserver: Jobserver | None,
     initializer: Callable[..., Any] | None,
     initargs: tuple[Any, ...],
 ) -> JobserverBackend:
-    made = JobserverBackend(
+    return JobserverBackend(
         nesting_level,
         inner_max_num_threads,
         jobserver=jobserver,
         initializer=initializer,
         initargs=initargs,
     )
-    made.default_n_jobs = default_n_jobs
-    return made
 
 
 def _rebuilt(*values: Any) -> JobserverBackend:
@@ -292,7 +285,6 @@ def _limits(threads: int | None, slots: int) -> dict[str, Any]:
         return {"threads": threads}
     each = max(joblib.cpu_count() // slots, 1)
     names = ParallelBackendBase.MAX_NUM_THREADS_VARS
-    unset = [name for name in names if name not in os.environ]
-    if len(unset) == len(names):
+    if not any(name in os.environ for name in names):
         return {"threads": each}
-    return {"env": {name: str(each) for name in unset}}  # libraries are to obey those that are set
+    return {"env": {name: os.environ.get(name, str(each)) for name in names}}

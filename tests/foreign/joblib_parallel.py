@@ -25,7 +25,31 @@ HERE = Path(__file__).resolve().parent
 TESTS = "joblib.test.test_parallel"
 
 #: By the beginning of a test's name: why it is not run.
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT: dict[str, str] = {
+    "test_nested_backend_context_manager[": "It asserts that the Parallels of jobs use threads; ours"
+    " use the pool.",
+    "test_nested_parallelism_limit[": "It asserts the same of each depth, and that the third is"
+    " sequential.",
+    "test_auto_memmap_on_arrays_from_generator[": "It asserts that arrays of any size arrive as"
+    " numpy.memmap; ours arrive as plain arrays, the large ones mapped.",
+    "test_backend_hinting_and_constraints[": "It asserts that joblib's own backend for processes takes"
+    " the place of the default one; ours runs processes already.",
+    "test_memmapping_leaks[": "It asserts the same, and looks for files in the temporary folder; ours"
+    " are nowhere.",
+}
+
+#: Rows for the tests whose parametrizations have more than the backend.
+MORE = {
+    "test_nested_parallel_warnings": [
+        ("jobserver", "jobserver", False),
+        ("jobserver", "loky", False),
+        ("jobserver", "multiprocessing", False),
+        ("loky", "jobserver", False),
+        ("multiprocessing", "jobserver", False),
+        ("threading", "jobserver", False),
+    ],
+    "test_multiple_generator_call_separated_gc": [("jobserver", False)],
+}
 
 
 class OverOurs:
@@ -37,9 +61,12 @@ class OverOurs:
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         for marker in metafunc.definition.iter_markers("parametrize"):
-            values = marker.args[1]
-            if isinstance(values, list) and "loky" in values and "jobserver" not in values:
-                values.append("jobserver")
+            names, values = marker.args[:2]
+            if not isinstance(values, list):
+                continue
+            more = MORE.get(metafunc.function.__name__, []) if "," in names else ["jobserver"]
+            if "," in names or "loky" in values:
+                values += [value for value in more if value not in values]
 
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
@@ -78,7 +105,6 @@ def main() -> int:
     joblib.register_parallel_backend(
         "jobserver", jobserver.joblib.JobserverBackend, make_default=True
     )
-    joblib.parallel.DEFAULT_PROCESS_BACKEND = "jobserver"
     path = [str(HERE / "registered"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
     print(f"joblib {joblib.__version__}, {joblib.__file__}", flush=True)

@@ -76,9 +76,10 @@ def _new(
     initializer: Callable[..., Any] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Jobserver:
-    context = multiprocessing.get_context().get_start_method()
+    # Not "fork", because the backend has a thread. (In loky's workers the method is another.)
+    spawns = multiprocessing.get_context().get_start_method() == "spawn"
     return Jobserver(
-        "forkserver" if context == "fork" else None,  # the backend has a thread
+        "spawn" if spawns else "forkserver",
         slots,
         max_tasks_per_child=None,
         # It imports NumPy, whose threads only threadpoolctl can limit afterwards.
