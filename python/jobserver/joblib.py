@@ -17,6 +17,7 @@ import contextlib
 import os
 import sys
 from collections import deque
+from functools import partial
 from typing import Any, Callable, Iterable, Iterator
 
 import joblib
@@ -145,7 +146,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             least = None if mmap_mode is None else max_nbytes
 
             def begin() -> Workers:
-                return Workers(js, workers, Buffers(least, mmap_mode == "r"))
+                buffers = Buffers(least, mmap_mode == "r")
+                return Workers(js, workers, buffers, partial(getattr, parallel, "_aborting", False))
 
             self._begin = begin
             self._workers = begin()
@@ -184,6 +186,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             if self._ran_on_slot:
                 workers.owner.give_slots_away()
             workers.go()
+            if self.parallel.timeout is None:
+                workers.wait()  # joblib would look every 10 ms
         yield
 
     def stop_call(self) -> None:

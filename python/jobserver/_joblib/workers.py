@@ -3,6 +3,7 @@ killed and those of others go on; the Jobserver, and with it the processes, stay
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent import futures
 from functools import partial
@@ -24,8 +25,12 @@ class Workers:
     There is no lock: a callback may come in the middle of a submission, in the same thread too.
     """
 
-    def __init__(self, jobserver: Jobserver, most: int, buffers: Buffers) -> None:
+    def __init__(
+        self, jobserver: Jobserver, most: int, buffers: Buffers, has_failed: Callable[[], bool]
+    ) -> None:
+        """`has_failed`: whether joblib has met with an error, after a callback."""
         self.jobserver = jobserver
+        self._has_failed = has_failed
         self._executor = JobserverExecutor(jobserver=jobserver)
         self._buffers = buffers
         self._waiting: deque[tuple[Batch, _Callback]] = deque()
@@ -33,6 +38,10 @@ class Workers:
         self._free = deque([True] * most)
         #: Whether batches wait until `go`.
         self._holds = False
+        #: One entry for each batch whose callback has not returned.
+        self._left: deque[bool] = deque()
+        self._fails = False
+        self._may_be_over = threading.Event()
 
     @property
     def owner(self) -> Owner:
@@ -47,6 +56,7 @@ class Workers:
         self._start()
 
     def submit(self, calls: Callable[[], list[Any]], callback: _Callback) -> None:
+        self._left.append(True)
         self._waiting.append((Batch(calls, self._buffers), callback))
         self._start()
 
@@ -74,7 +84,18 @@ class Workers:
     def _done(self, callback: _Callback, future: futures.Future[Any]) -> None:
         self._free.append(True)
         self._start()  # before joblib, which may take its time: no slot is to be idle meanwhile
-        callback(future)
+        callback(future)  # it submits further batches
+        take(self._left)
+        self._fails = self._fails or self._has_failed()
+        if not self._left or self._fails:
+            self._may_be_over.set()
+
+    def wait(self) -> None:
+        """Waits until no batch is left, or joblib has met with an error."""
+        while self._left and not self._fails:
+            self._may_be_over.clear()
+            if self._left and not self._fails:
+                self._may_be_over.wait()
 
     def kill(self) -> None:
         """Drops the batches that have not begun, kills the jobs of the others and all that is below
