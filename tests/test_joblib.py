@@ -121,9 +121,11 @@ def test_parallel_is_a_context_manager(pool: Any) -> None:
 
 def test_a_backend_serves_a_parallel_within_the_loop_over_another(pool: Any) -> None:
     with pool():
-        outer = Parallel(return_as="generator")(delayed(square)(x) for x in range(6))
-        came = [Parallel()(delayed(square)(y) for y in range(x)) for x in outer]
-    assert [len(each) for each in came] == [x * x for x in range(6)]
+        outer = Parallel(return_as="generator", pre_dispatch=2)(
+            delayed(square)(x) for x in range(20)
+        )
+        came = [Parallel()(delayed(square)(y) for y in range(x % 5)) for x in outer]
+    assert [len(each) for each in came] == [x * x % 5 for x in range(20)]
 
 
 def test_threads_share_the_slots(made: Any, tmp_path: Path) -> None:
@@ -158,18 +160,11 @@ def tree(log: str, depth: int, return_as: str = "list") -> int:
     below = 0
     if depth:
         parallel = Parallel(n_jobs=2, return_as=return_as)
-        below = sum(parallel(trees(log, depth - 1, return_as)))
+        below = sum(parallel(delayed(tree)(log, depth - 1, return_as) for _ in range(2)))
     current = jobserver.current()
     assert current is not None and current.slot is not None
     record(log)
     return below + 1
-
-
-def trees(log: str, depth: int, return_as: str) -> Iterator[Any]:
-    for _ in range(2):
-        if return_as == "list":
-            record(log)  # a job that makes its tasks computes too
-        yield delayed(tree)(log, depth, return_as)
 
 
 @pytest.mark.parametrize("slots", [2, 3])
@@ -181,8 +176,25 @@ def test_all_depths_keep_to_the_slots(
     with pool(slots):
         assert Parallel()(delayed(tree)(str(log), 2, return_as) for _ in range(3)) == [7] * 3
     recorded = Recorded.in_log(log)
-    assert recorded.count == 3 * (7 * 2 + (6 if return_as == "list" else 0))
+    assert recorded.count == 3 * 7 * 2
     assert recorded.most == slots
+
+
+def makes_tasks(log: str) -> None:
+    def tasks() -> Iterator[Any]:
+        for _ in range(4):  # of which joblib reads two at a time
+            record(log)
+            yield delayed(record)(log)
+
+    Parallel(n_jobs=2)(tasks())
+
+
+def test_a_job_that_makes_its_tasks_has_a_slot(pool: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pool(2):
+        Parallel()(delayed(makes_tasks)(str(log)) for _ in range(2))
+    recorded = Recorded.in_log(log)
+    assert (recorded.count, recorded.most) == (16, 2)
 
 
 def test_one_slot_means_one_after_the_other(pool: Any) -> None:
@@ -202,8 +214,9 @@ def meet(folder: str, depth: int, me: int) -> int:
 def waits_for_two_below(folder: str, depth: int) -> int:
     if not depth:
         return meet(folder, 1, 0)
-    below = delayed(waits_for_two_below)(folder, depth - 1)
-    return int(sum(Parallel(n_jobs=2)([below])))
+    # The first job has this job's slot, and ends soon. Then that slot must not lie idle.
+    below = [delayed(square)(0), delayed(waits_for_two_below)(folder, depth - 1)]
+    return int(sum(Parallel(n_jobs=2)(below)))
 
 
 def test_jobs_that_wait_at_any_depth_take_no_slot(pool: Any, tmp_path: Path) -> None:
@@ -212,13 +225,24 @@ def test_jobs_that_wait_at_any_depth_take_no_slot(pool: Any, tmp_path: Path) -> 
 
 
 def by_name(x: int) -> tuple[int, int]:
-    js = jobserver.joblib.JobserverBackend().effective_n_jobs(-1)
-    return sum(Parallel(n_jobs=2, backend="jobserver")(delayed(square)(y) for y in range(x))), js
+    """Something that a Parallel has computed, and the number of slots."""
+    slots = jobserver.joblib.JobserverBackend().effective_n_jobs(-1)
+    parallel = Parallel(n_jobs=2, backend="jobserver")
+    return sum(parallel(delayed(square)(y) for y in range(x))), slots
 
 
-def test_a_job_that_names_the_backend_has_the_same_slots(pool: Any) -> None:
+def started_by() -> int:
+    return os.getppid()
+
+
+def all_started_by() -> set[int]:
+    return {os.getppid(), *Parallel(n_jobs=2, backend="jobserver")([delayed(started_by)()] * 2)}
+
+
+def test_a_job_that_names_the_backend_has_the_same_slots_and_fork_server(pool: Any) -> None:
     with pool(3):
         assert Parallel()(delayed(by_name)(x) for x in range(3)) == [(0, 3), (0, 3), (1, 3)]
+        assert [len(each) for each in Parallel()([delayed(all_started_by)()] * 2)] == [1, 1]
 
 
 def registers(x: int) -> tuple[int, int]:
@@ -427,10 +451,10 @@ def test_all_batches_map_one_copy_of_an_array(pool: Any) -> None:
     array = numpy.ones(200_000)
     with pool():
         files = Parallel(batch_size=1)(delayed(memory_file)(array) for _ in range(8))
-        arrays = (numpy.full(200_000, x) for x in range(8))
-        sums = Parallel(batch_size=1)(delayed(numpy.sum)(each) for each in arrays)
+        arrays = (numpy.full(200_000, x) for x in range(40))  # in each other's places
+        sums = Parallel(batch_size=1, pre_dispatch=1)(delayed(numpy.sum)(each) for each in arrays)
     assert len(set(files)) == 1
-    assert sums == [200_000 * x for x in range(8)]
+    assert sums == [200_000 * x for x in range(40)]
 
 
 def fill(array: Any, x: int) -> None:
