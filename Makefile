@@ -81,7 +81,11 @@ LINTS := fmt clippy ruff types targets crates
 # the tests are the program's only thread, as its users' programs are. (The workers of pytest-xdist
 # have a thread more. It takes signals that a test expects in its own.)
 PYTEST_PARTS := pytest-a-d pytest-e-l pytest-m-o pytest-p-z
-SIDE_BY_SIDE := every-python $(PYTEST_PARTS) pytest-warm pytest-portable rust-test bench-works doc examples
+SIDE_BY_SIDE := every-python $(PYTEST_PARTS) joblib-versions joblib-own pytest-warm pytest-portable \
+	rust-test bench-works doc examples
+
+# Each joblib that the backend says it can be used with, but for the newest, which is installed.
+JOBLIBS := 1.3.2 1.4.2 1.5.2
 
 # How many steps run at a time: as many as there are CPUs for us.
 AT_A_TIME ?= $(shell nproc 2> /dev/null || echo 2)
@@ -244,7 +248,17 @@ pytest-portable: $(VENV)/.dev ## Python: the tests of what differs on the portab
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
 		$(PORTABLE_TESTS)
 
-examples: $(VENV)/.wheel ## Python: each example, as it stands
+joblib-own: $(VENV)/.dev ## Python: joblib's own tests of Parallel, over our backend
+	$(call heading,joblib's own tests)
+	@$(RUN_PYTHON) tests/foreign/joblib_parallel.py
+
+joblib-versions: $(VENV)/.dev $(JOBLIBS:%=$(VENV)/joblib/%/.made) ## Python: our tests of the backend, with older joblibs
+	@for version in $(JOBLIBS); do \
+		printf '\n== joblib %s ==\n' $$version; \
+		PYTHONPATH=$(VENV)/joblib/$$version $(RUN_PYTHON) -m pytest tests/test_joblib.py || exit 1; \
+	done
+
+examples: $(VENV)/.dev ## Python: each example, as it stands
 	$(call heading,examples)
 	@$(RUN_PYTHON) scripts/run_examples.py
 
@@ -305,6 +319,10 @@ $(SYSTEMS): $(VENV)/%/.tried: $(CREATED)
 	@$(PYTHON) -m venv --clear $(VENV)/$*
 	@$(VENV)/$*/bin/python -m pip --quiet --disable-pip-version-check install $(SYSTEM) || \
 		{ echo "$(SYSTEM) cannot be installed: it is left out" >&2; rm -rf $(VENV)/$*; mkdir $(VENV)/$*; }
+	@touch $@
+
+$(VENV)/joblib/%/.made: $(CREATED)
+	@$(PIP) install --no-deps --upgrade --target $(@D) joblib==$*
 	@touch $@
 
 # So has scikit-learn, which brings much.

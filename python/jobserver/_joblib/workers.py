@@ -41,6 +41,7 @@ class Workers:
         #: One entry for each batch whose callback has not returned.
         self._left: deque[bool] = deque()
         self._fails = False
+        self._error: BaseException | None = None
         self._may_be_over = threading.Event()
 
     @property
@@ -84,18 +85,26 @@ class Workers:
     def _done(self, callback: _Callback, future: futures.Future[Any]) -> None:
         self._free.append(True)
         self._start()  # before joblib, which may take its time: no slot is to be idle meanwhile
-        callback(future)  # it submits further batches
-        take(self._left)
-        self._fails = self._fails or self._has_failed()
-        if not self._left or self._fails:
-            self._may_be_over.set()
+        try:
+            callback(future)  # it submits further batches
+        except BaseException as e:
+            self._error = e
+            raise
+        finally:
+            take(self._left)
+            self._fails = self._fails or self._error is not None or self._has_failed()
+            if not self._left or self._fails:
+                self._may_be_over.set()
 
     def wait(self) -> None:
-        """Waits until no batch is left, or joblib has met with an error."""
+        """Waits until no batch is left, or joblib has met with an error. Raises an error of a
+        callback: joblib 1.3 does not notice when the tasks cannot be read."""
         while self._left and not self._fails:
             self._may_be_over.clear()
             if self._left and not self._fails:
                 self._may_be_over.wait()
+        if self._error is not None:
+            raise self._error
 
     def kill(self) -> None:
         """Drops the batches that have not begun, kills the jobs of the others and all that is below
