@@ -134,15 +134,20 @@ endif
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
-bench: $(VENV)/.bench $(SYSTEMS) ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
+bench: $(VENV)/.bench $(SYSTEMS) $(VENV)/numeric/.made ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
 	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
 		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+	$(if $(SCENARIOS),,$(call heading,benchmarks/scikit_learn.py))
+	$(if $(SCENARIOS),,@$(RUN) $(VENV)/numeric/bin/python benchmarks/scikit_learn.py \
+		$(if $(QUICK),--rounds 1,$(if $(ROUNDS),--rounds $(ROUNDS))))
 
-bench-numeric: $(VENV)/numeric/.made ## jobs of NumPy and scikit-learn against joblib: some 10 minutes (ROUNDS=3: less)
+bench-numeric: $(VENV)/numeric/.made ## NumPy and scikit-learn, by jobs and by joblib's backends: some 15 minutes (ROUNDS=3: less)
 	$(call heading,benchmarks/numeric.py)
 	@$(RUN) $(VENV)/numeric/bin/python benchmarks/numeric.py $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(call heading,benchmarks/scikit_learn.py)
+	@$(RUN) $(VENV)/numeric/bin/python benchmarks/scikit_learn.py $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-sizes: $(VENV)/.bench $(SYSTEMS) ## nested trees of 127 to 16,383 jobs, of ours, Ray and Dask: some 20 minutes (JOBS="127 1023": less)
 	$(call heading,benchmarks/tree_sizes.py)

@@ -94,9 +94,7 @@ def test_results_come_as_joblib_returns_them(pool: Any, return_as: str) -> None:
         came = Parallel(return_as=return_as)(delayed(square)(x) for x in range(100))
     assert isinstance(came, list) == (return_as == "list")
     results = list(came)
-    assert (sorted(results) if "unordered" in return_as else results) == [
-        x * x for x in range(100)
-    ]
+    assert (sorted(results) if "unordered" in return_as else results) == [x * x for x in range(100)]
 
 
 def test_lambdas_and_closures_can_be_called(pool: Any) -> None:
@@ -485,6 +483,12 @@ def test_jobs_write_to_a_file_that_the_program_has_mapped(pool: Any, tmp_path: P
 # Programs.
 
 
+def environment() -> dict[str, str]:
+    """Where programs find this module, and the joblib that it has."""
+    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
 def run(program: str, *, code: int = 0, **options: Any) -> Any:
     """Runs a program, in which the backend is registered."""
     lines = ["import jobserver.joblib", "jobserver.joblib.register()"]
@@ -492,11 +496,10 @@ def run(program: str, *, code: int = 0, **options: Any) -> Any:
     lines += [line[indent - 1 :] for line in program.splitlines()[1:]]
     came = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=DEADLINE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env=environment(),
         **options,
     )
     assert (came.returncode, came.stderr) == (code, ""), came.stderr
@@ -559,7 +562,7 @@ with joblib.parallel_config("jobserver", n_jobs=2):
     process = subprocess.Popen(
         [sys.executable, "-c", head + program],
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env=environment(),
     )
     wait_until(lambda: len(written(pids)) == 2)
     process.send_signal(signal.SIGINT)

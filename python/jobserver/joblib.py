@@ -191,8 +191,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         yield
 
     def stop_call(self) -> None:
-        """At the end of a Parallel, after its jobs have ended or are killed: a job goes on only with
-        a slot. Ctrl-C does not wait for that."""
+        """At the end of a Parallel, after its jobs have ended or are killed: a job goes on only
+        with a slot. Ctrl-C does not wait for that."""
         workers, ran_on_slot = self._workers, self._ran_on_slot
         self._ran_on_slot = False
         if workers is not None and ran_on_slot and sys.exc_info()[0] is not KeyboardInterrupt:
@@ -244,7 +244,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def _another(
         self, jobserver: Any, initializer: Any, initargs: tuple[Any, ...]
     ) -> JobserverBackend:
-        """A backend like this one, for one more Parallel, with these arguments if they are given."""
+        """A backend like this one, for one more Parallel; with these arguments, if given."""
         given = jobserver, initializer, initargs
         if jobserver is None and initializer is None:
             given = self.jobserver, self._initializer, self._initargs

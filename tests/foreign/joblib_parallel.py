@@ -1,8 +1,8 @@
 """Runs joblib's own tests of Parallel, which joblib ships, over our backend.
 
-Wherever a test has "loky" among its backends, "jobserver" is added; and it is the default, for tests
-that name none. Only these are run. What is left out stands in LEFT_OUT, with the reason; what is
-there and no longer in joblib's file is an error.
+Wherever a test has "loky" among its backends, "jobserver" is added; and it is the default, for
+tests that name none. Only these are run. What is left out stands in LEFT_OUT, with the reason; what
+is there and no longer in joblib's file is an error.
 
     python tests/foreign/joblib_parallel.py [arguments of pytest]
 
@@ -26,20 +26,27 @@ TESTS = "joblib.test.test_parallel"
 
 #: By the beginning of a test's name: why it is not run.
 LEFT_OUT: dict[str, str] = {
-    "test_nested_backend_context_manager[": "It asserts that the Parallels of jobs use threads; ours"
-    " use the pool.",
-    "test_nested_parallelism_limit[": "It asserts the same of each depth, and that the third is"
-    " sequential.",
-    "test_auto_memmap_on_arrays_from_generator[": "It asserts that arrays of any size arrive as"
-    " numpy.memmap; ours arrive as plain arrays, the large ones mapped.",
-    "test_backend_hinting_and_constraints[": "It asserts that joblib's own backend for processes takes"
-    " the place of the default one; ours runs processes already.",
-    "test_memmapping_leaks[": "It asserts the same, and looks for files in the temporary folder; ours"
-    " are nowhere.",
+    "test_nested_backend_context_manager[": (
+        "It asserts that the Parallels of jobs use threads; ours use the pool."
+    ),
+    "test_nested_parallelism_limit[": (
+        "It asserts the same of each depth, and that the third is sequential."
+    ),
+    "test_auto_memmap_on_arrays_from_generator[": (
+        "It asserts that arrays of any size arrive as numpy.memmap; ours arrive as plain arrays, "
+        "the large ones mapped."
+    ),
+    "test_backend_hinting_and_constraints[": (
+        "It asserts that joblib's own backend for processes takes the place of the default one; "
+        "ours runs processes already."
+    ),
+    "test_memmapping_leaks[": (
+        "It looks for the files of numpy.memmap in the temporary folder; ours are nowhere."
+    ),
 }
 
 #: Rows for the tests whose parametrizations have more than the backend.
-MORE = {
+MORE: dict[str, list[Any]] = {
     "test_nested_parallel_warnings": [
         ("jobserver", "jobserver", False),
         ("jobserver", "loky", False),
@@ -109,7 +116,17 @@ def main() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
     print(f"joblib {joblib.__version__}, {joblib.__file__}", flush=True)
     ours = OverOurs()
-    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:logging", "--pyargs", TESTS]
+    options = [
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:logging",
+        "--pyargs",
+        TESTS,
+    ]
     code = pytest.main([*options, *sys.argv[1:]], plugins=[ours])
     gone = LEFT_OUT.keys() - ours.left_out
     if gone and not sys.argv[1:]:

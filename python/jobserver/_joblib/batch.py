@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import sys
 import weakref
-from typing import Any, Callable, List, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Union
 
 from .._shared import Shared, share
 from .._wire import pickling
@@ -67,8 +67,8 @@ class Buffers:
 
 
 def _place(raw: memoryview) -> tuple[tuple[int, int], Any]:
-    """Where a buffer is, and the array that owns its memory; None for the owner if it is no array's,
-    which alone says when the place may have another content."""
+    """Where a buffer is, and the array that owns its memory. None for the owner if it is no
+    array's: then nothing says when the place may have another content."""
     numpy: Any = sys.modules.get("numpy")
     owner = raw.obj
     if numpy is None or not isinstance(owner, numpy.ndarray):
@@ -82,7 +82,7 @@ def _place(raw: memoryview) -> tuple[tuple[int, int], Any]:
 class Batch:
     """A batch, for a job to call. It is loaded as the batch itself."""
 
-    def __init__(self, calls: Callable[[], List[Any]], buffers: Buffers) -> None:
+    def __init__(self, calls: Callable[[], list[Any]], buffers: Buffers) -> None:
         self._calls, self._buffers = calls, buffers
 
     def __call__(self) -> list[Any]:
@@ -98,7 +98,7 @@ def _loaded(stream: Any, passed: list[Any], is_read_only: bool) -> Callable[[], 
     """In the job: the batch. A shared array is read-only, because jobs that the process runs later
     would see what this one writes."""
     buffers = [_view(each, is_read_only) if isinstance(each, Shared) else each for each in passed]
-    calls: Callable[[], List[Any]] = pickle.loads(stream, buffers=buffers)
+    calls: Callable[[], list[Any]] = pickle.loads(stream, buffers=buffers)
     return calls
 
 

@@ -1,5 +1,5 @@
-"""The submissions of one Parallel. Each Parallel has an executor of its own, so that its jobs can be
-killed and those of others go on; the Jobserver, and with it the processes, stays."""
+"""The submissions of one Parallel. Each Parallel has an executor of its own, so that its jobs can
+be killed and those of others go on. The Jobserver, and with it the processes, stays."""
 
 from __future__ import annotations
 

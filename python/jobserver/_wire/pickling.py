@@ -35,6 +35,7 @@ _LARGE = 16 * 1024
 Buffers = List[pickle.PickleBuffer]
 #: How objects of some types are reduced for pickle.
 Reducers = Mapping[type, Callable[[Any], Any]]
+NO_MORE: Reducers = {}
 
 
 class Passed:
@@ -169,8 +170,8 @@ def arguments_apart(
 
 
 def dump_apart(value: Any, reducers: Reducers) -> tuple[memoryview, Buffers]:
-    """One object as a pickle, and its large buffers, which the caller sends beside it. These reducers
-    are used too."""
+    """One object as a pickle, and its large buffers, which the caller sends beside it. These
+    reducers are used too."""
     return _pickle_somehow([value], apart=True, reducers=reducers)
 
 
@@ -253,7 +254,7 @@ def dump_launch(
 
 
 def _pickle_somehow(
-    objects: Sequence[Any], apart: bool, reducers: Reducers = {}
+    objects: Sequence[Any], apart: bool, reducers: Reducers = NO_MORE
 ) -> tuple[memoryview, Buffers]:
     """Pickles by pickle, or by cloudpickle if pickle cannot. With `apart`, large buffers are not in
     the stream."""
