@@ -205,6 +205,32 @@ def test_a_job_that_makes_its_tasks_has_a_slot(pool: Any, tmp_path: Path) -> Non
     assert recorded.most <= 2
 
 
+def loaded(log: str) -> int:
+    record(log)
+    return 1
+
+
+class SlowToLoad:
+    def __init__(self, log: str) -> None:
+        self.log = log
+
+    def __reduce__(self) -> Any:
+        return loaded, (self.log,)
+
+
+def sum_of_slow(log: str) -> int:
+    return sum(Parallel(n_jobs=2)(delayed(SlowToLoad)(log) for _ in range(4)))
+
+
+def test_a_job_that_loads_results_has_a_slot(pool: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pool(2):
+        assert Parallel()(delayed(sum_of_slow)(str(log)) for _ in range(3)) == [4] * 3
+    recorded = Recorded.in_log(log)
+    assert recorded.count == 12
+    assert recorded.most <= 2
+
+
 def test_one_slot_means_one_after_the_other(pool: Any) -> None:
     with pool(1, n_jobs=4):
         assert Parallel()(delayed(where)() for _ in range(3)) == [os.getpid()] * 3

@@ -186,16 +186,21 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             if self._ran_on_slot:
                 workers.owner.give_slots_away()
             workers.go()
-            if self.parallel.timeout is None:
-                workers.wait()  # joblib would look every 10 ms
+            if self.parallel.timeout is None and workers.wait():  # joblib would look every 10 ms
+                self._go_on()  # with a slot, since the results are loaded now
         yield
 
     def stop_call(self) -> None:
         """At the end of a Parallel, after its jobs have ended or are killed: a job goes on only
         with a slot. Ctrl-C does not wait for that."""
+        if sys.exc_info()[0] is KeyboardInterrupt:
+            self._ran_on_slot = False
+        self._go_on()
+
+    def _go_on(self) -> None:
         workers, ran_on_slot = self._workers, self._ran_on_slot
         self._ran_on_slot = False
-        if workers is not None and ran_on_slot and sys.exc_info()[0] is not KeyboardInterrupt:
+        if workers is not None and ran_on_slot:
             workers.owner.get_slots_again()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import sys
 import weakref
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, Iterator, NamedTuple, Union
 
 from .._shared import Shared, share
 from .._wire import pickling
@@ -80,7 +80,7 @@ def _place(raw: memoryview) -> tuple[tuple[int, int], Any]:
 
 
 class Batch:
-    """A batch, for a job to call. It is loaded as the batch itself."""
+    """A batch, for a job to call. The job loads it as `_Loaded`."""
 
     def __init__(self, calls: Callable[[], list[Any]], buffers: Buffers) -> None:
         self._calls, self._buffers = calls, buffers
@@ -94,12 +94,37 @@ class Batch:
         return _loaded, (pickle.PickleBuffer(stream), passed, self._buffers.is_read_only)
 
 
-def _loaded(stream: Any, passed: list[Any], is_read_only: bool) -> Callable[[], list[Any]]:
+def _loaded(stream: Any, passed: list[Any], is_read_only: bool) -> _Loaded:
     """In the job: the batch. A shared array is read-only, because jobs that the process runs later
     would see what this one writes."""
     buffers = [_view(each, is_read_only) if isinstance(each, Shared) else each for each in passed]
-    calls: Callable[[], list[Any]] = pickle.loads(stream, buffers=buffers)
-    return calls
+    return _Loaded(pickle.loads(stream, buffers=buffers))
+
+
+class _Loaded:
+    """In the job: a batch. It pickles its results itself: see `Results`."""
+
+    def __init__(self, calls: Callable[[], list[Any]]) -> None:
+        self._calls = calls
+
+    def __call__(self) -> Results:
+        return Results(*pickling.dump_apart(self._calls(), pickling.NO_MORE))
+
+
+class Results:
+    """The results of a batch, as its owner gets them. They are loaded only when joblib takes them.
+    If the owner is a job, the thread of its executor receives them while the job has no slot, and
+    models of scikit-learn take long to load."""
+
+    def __init__(self, stream: Any, buffers: list[Any]) -> None:
+        self._stream, self._buffers = stream, buffers
+
+    def __iter__(self) -> Iterator[Any]:
+        results: list[Any] = pickle.loads(self._stream, buffers=self._buffers)
+        return iter(results)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Results, (pickle.PickleBuffer(self._stream), self._buffers)
 
 
 def _view(shared: Shared[Any], is_read_only: bool) -> memoryview:

@@ -9,6 +9,7 @@ last few pools stay, with their processes, for the next Parallel.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from typing import Any, Callable, NamedTuple
 
 from .. import _pools, _threads
@@ -82,8 +83,22 @@ def _new(
         "spawn" if spawns else "forkserver",
         slots,
         max_tasks_per_child=None,
-        # It imports NumPy, whose threads only threadpoolctl can limit afterwards.
-        preload=["jobserver.joblib"] if _threads.to_preload() else [],
+        preload=_to_preload(),
         initializer=initializer,
         initargs=initargs,
     )
+
+
+#: Packages that take long to import, and start no threads then.
+_LARGE = ("pandas", "scipy", "sklearn")
+
+
+def _to_preload() -> list[str]:
+    """What the fork server imports, once for all its processes: the parts of large packages that
+    the program has imported. Nothing if there is no threadpoolctl, which alone can limit the
+    threads of libraries that a process has loaded."""
+    if not _threads.to_preload():
+        return []
+    loaded = [name for name in [*sys.modules] if name.partition(".")[0] in _LARGE]
+    parts = [name for name in loaded if name.count(".") <= 1 and "._" not in name]
+    return ["jobserver.joblib", *parts]

@@ -96,15 +96,17 @@ class Workers:
             if not self._left or self._fails:
                 self._may_be_over.set()
 
-    def wait(self) -> None:
-        """Waits until no batch is left, or joblib has met with an error. Raises an error of a
-        callback: joblib 1.3 does not notice when the tasks cannot be read."""
+    def wait(self) -> bool:
+        """Waits until no batch is left, or joblib has met with an error. Returns whether it has
+        not. Raises an error of a callback: joblib 1.3 does not notice when the tasks cannot be
+        read."""
         while self._left and not self._fails:
             self._may_be_over.clear()
             if self._left and not self._fails:
                 self._may_be_over.wait()
         if self._error is not None:
             raise self._error
+        return not self._fails
 
     def kill(self) -> None:
         """Drops the batches that have not begun, kills the jobs of the others and all that is below
