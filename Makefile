@@ -81,7 +81,11 @@ LINTS := fmt clippy ruff types targets crates
 # the tests are the program's only thread, as its users' programs are. (The workers of pytest-xdist
 # have a thread more. It takes signals that a test expects in its own.)
 PYTEST_PARTS := pytest-a-d pytest-e-l pytest-m-o pytest-p-z
-SIDE_BY_SIDE := every-python $(PYTEST_PARTS) pytest-warm pytest-portable rust-test bench-works doc examples
+SIDE_BY_SIDE := every-python $(PYTEST_PARTS) joblib-versions joblib-own pytest-warm pytest-portable \
+	rust-test bench-works doc examples
+
+# Each joblib that the backend says it can be used with, but for the newest, which is installed.
+JOBLIBS := 1.3.2 1.4.2 1.5.2
 
 # How many steps run at a time: as many as there are CPUs for us.
 AT_A_TIME ?= $(shell nproc 2> /dev/null || echo 2)
@@ -130,15 +134,20 @@ endif
 
 lint: fmt clippy targets crates doc ruff types ## the checks that run none of our code
 
-bench: $(VENV)/.bench $(SYSTEMS) ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
+bench: $(VENV)/.bench $(SYSTEMS) $(VENV)/numeric/.made ## ours and the peers side by side: some 20 minutes (SCENARIOS="fork warm" ROUNDS=5: less)
 	$(call heading,benchmarks/bench.py)
 	@$(RUN) cargo bench --quiet --package jobserver-core --bench floor --no-run
 	@BENCH_COMMAND="$(strip make bench $(BENCH_SAID))" $(RUN_PYTHON) benchmarks/bench.py \
 		$(if $(SCENARIOS),--only $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+	$(if $(SCENARIOS),,$(call heading,benchmarks/scikit_learn.py))
+	$(if $(SCENARIOS),,@$(RUN) $(VENV)/numeric/bin/python benchmarks/scikit_learn.py \
+		$(if $(QUICK),--rounds 1,$(if $(ROUNDS),--rounds $(ROUNDS))))
 
-bench-numeric: $(VENV)/numeric/.made ## jobs of NumPy and scikit-learn against joblib: some 10 minutes (ROUNDS=3: less)
+bench-numeric: $(VENV)/numeric/.made ## NumPy and scikit-learn, by jobs and by joblib's backends: some 15 minutes (ROUNDS=3: less)
 	$(call heading,benchmarks/numeric.py)
 	@$(RUN) $(VENV)/numeric/bin/python benchmarks/numeric.py $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(call heading,benchmarks/scikit_learn.py)
+	@$(RUN) $(VENV)/numeric/bin/python benchmarks/scikit_learn.py $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-sizes: $(VENV)/.bench $(SYSTEMS) ## nested trees of 127 to 16,383 jobs, of ours, Ray and Dask: some 20 minutes (JOBS="127 1023": less)
 	$(call heading,benchmarks/tree_sizes.py)
@@ -244,6 +253,16 @@ pytest-portable: $(VENV)/.dev ## Python: the tests of what differs on the portab
 	@$(RUN) JOBSERVER_PORTABLE=1 $(VENV)/bin/python -m pytest -m "not slow" -k "not spawn" \
 		$(PORTABLE_TESTS)
 
+joblib-own: $(VENV)/.dev ## Python: joblib's own tests of Parallel, over our backend
+	$(call heading,joblib's own tests)
+	@$(RUN_PYTHON) tests/foreign/joblib_parallel.py
+
+joblib-versions: $(VENV)/.dev $(JOBLIBS:%=$(VENV)/joblib/%/.made) ## Python: our tests of the backend, with older joblibs
+	@for version in $(JOBLIBS); do \
+		printf '\n== joblib %s ==\n' $$version; \
+		PYTHONPATH=$(VENV)/joblib/$$version $(RUN_PYTHON) -m pytest tests/test_joblib.py || exit 1; \
+	done
+
 examples: $(VENV)/.dev ## Python: each example, as it stands
 	$(call heading,examples)
 	@$(RUN_PYTHON) scripts/run_examples.py
@@ -305,6 +324,10 @@ $(SYSTEMS): $(VENV)/%/.tried: $(CREATED)
 	@$(PYTHON) -m venv --clear $(VENV)/$*
 	@$(VENV)/$*/bin/python -m pip --quiet --disable-pip-version-check install $(SYSTEM) || \
 		{ echo "$(SYSTEM) cannot be installed: it is left out" >&2; rm -rf $(VENV)/$*; mkdir $(VENV)/$*; }
+	@touch $@
+
+$(VENV)/joblib/%/.made: $(CREATED)
+	@$(PIP) install --no-deps --upgrade --target $(@D) joblib==$*
 	@touch $@
 
 # So has scikit-learn, which brings much.

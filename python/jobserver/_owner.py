@@ -334,6 +334,22 @@ class Owner:
         if gave_away:
             native.resume()
 
+    def runs_on_slot(self) -> bool:
+        """Whether this process is a job of this owner's pool, and has a slot now."""
+        job, own = _native.current_job(), _native.own_pool()
+        if job is None or job[1] is None or own is None:
+            return False
+        return own.home == self.here().pool.home
+
+    def give_slots_away(self) -> None:
+        """In a job that `runs_on_slot`: gives its slots to the pool, for a wait by other means than
+        this owner's. It calls `get_slots_again` before it goes on."""
+        self.here().give_slots_away()
+
+    def get_slots_again(self) -> None:
+        """Waits until this job has its slots again, which it has given away or lent."""
+        self.here().resume()
+
     def issue_callbacks(self, *finished: Future[Any]) -> None:
         """Runs the callbacks of finished Futures, and of these, which had finished before."""
         taken: list[Future[Any]] = []

@@ -34,6 +34,8 @@ from .segments import Payload, Received, segments_of, to_memory
 #: Smaller buffers, in bytes, cost less inside the pickle.
 _LARGE = 16 * 1024
 Buffers = List[pickle.PickleBuffer]
+#: How objects of some types are reduced for pickle.
+Reducers = Mapping[type, Callable[[Any], Any]]
 
 
 class Passed:
@@ -164,6 +166,12 @@ def arguments_apart(
     return tuple(map(one, args)), named
 
 
+def dump_apart(value: Any, purpose: int, reducers: Reducers) -> tuple[memoryview, Buffers]:
+    """One object, a part of a larger one that is being pickled for this purpose, as a pickle; and
+    its large buffers, which the caller sends beside it. These reducers are used too."""
+    return _pickle_somehow([value], True, purpose, reducers)
+
+
 def dump_whole(outcome: Any) -> bytes:
     """A job's outcome as one pickle, with its large buffers inside."""
     return bytes(_pickle_somehow([outcome], False, by_value.OUTCOME)[0])
@@ -209,10 +217,10 @@ def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
     return inside
 
 
-def _pickler(stream: io.BytesIO, inside: Any) -> Any:
+def _pickler(reducers: Reducers | None, stream: io.BytesIO, inside: Any) -> Any:
     # Not a ForkingPickler, which is slow to make and adds only these reducers.
     made = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL, buffer_callback=inside)
-    made.dispatch_table = {**copyreg.dispatch_table, **_reducers()}
+    made.dispatch_table = {**copyreg.dispatch_table, **_reducers(), **(reducers or {})}
     return made
 
 
@@ -243,12 +251,12 @@ def dump_launch(
 
 
 def _pickle_somehow(
-    objects: Sequence[Any], apart: bool, purpose: int
+    objects: Sequence[Any], apart: bool, purpose: int, reducers: Reducers | None = None
 ) -> tuple[memoryview, Buffers]:
     """Pickles by pickle, or by cloudpickle if pickle cannot. With `apart`, large buffers are not in
     the stream."""
     try:
-        pickled = _pickle(_pickler, objects, apart)
+        pickled = _pickle(functools.partial(_pickler, reducers), objects, apart)
     except BaseException as e:
         if raised_by_handler(e):
             raise
@@ -256,13 +264,13 @@ def _pickle_somehow(
             raise _unpicklable(e) from e  # cloudpickle would need an even deeper recursion
         if not by_value.is_possible():
             raise _unpicklable(e, _HELP if _is_of_code(e) else "") from e
-        return _pickle_by_value(objects, apart, purpose)
+        return _pickle_by_value(objects, apart, purpose, reducers)
     reason = _main.out_of_reach(pickled[0]) if purpose == by_value.WORK else None
     if reason is None:
         return pickled
     if not by_value.is_possible():
         raise pickle.PicklingError(f"{reason}: {_main.REMEDY}")
-    return _pickle_by_value(objects, apart, purpose)
+    return _pickle_by_value(objects, apart, purpose, reducers)
 
 
 def _pickle(
@@ -279,13 +287,14 @@ def _pickle(
 
 
 def _pickle_by_value(
-    objects: Sequence[Any], apart: bool, purpose: int
+    objects: Sequence[Any], apart: bool, purpose: int, reducers: Reducers | None
 ) -> tuple[memoryview, Buffers]:
     """Pickles by cloudpickle."""
     spawning = mp.context.get_spawning_popen()
-    if isinstance(spawning, Descriptors):
-        spawning.begin()
-    make, protocol = by_value.picklers(_reducers()), pickle.HIGHEST_PROTOCOL
+    if isinstance(spawning, Descriptors) and reducers is None:
+        spawning.begin()  # (A part of a larger object must leave those of the other parts.)
+    make = by_value.picklers({**_reducers(), **(reducers or {})})
+    protocol = pickle.HIGHEST_PROTOCOL
 
     def pickler(stream: io.BytesIO, inside: Any) -> Any:
         made = make(stream, protocol, buffer_callback=inside)

@@ -1,0 +1,129 @@
+"""The submissions of one Parallel. Each Parallel has an executor of its own, so that its jobs can
+be killed and those of others go on. The Jobserver, and with it the processes, stays."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent import futures
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
+
+from .._executor import JobserverExecutor
+from .batch import Batch, Buffers
+
+if TYPE_CHECKING:
+    from .._jobserver import Jobserver
+    from .._owner import Owner
+
+_Callback = Callable[["futures.Future[Any]"], Any]
+
+
+class Workers:
+    """Runs batches of one Parallel, at most `most` at a time.
+
+    There is no lock: a callback may come in the middle of a submission, in the same thread too.
+    """
+
+    def __init__(
+        self, jobserver: Jobserver, most: int, buffers: Buffers, has_failed: Callable[[], bool]
+    ) -> None:
+        """`has_failed`: whether joblib has met with an error, after a callback."""
+        self.jobserver = jobserver
+        self._has_failed = has_failed
+        self._executor = JobserverExecutor(jobserver=jobserver)
+        self._buffers = buffers
+        self._waiting: deque[tuple[Batch, _Callback]] = deque()
+        #: One entry for each batch that may be started.
+        self._free = deque([True] * most)
+        #: Whether batches wait until `go`.
+        self._holds = False
+        #: One entry for each batch whose callback has not returned.
+        self._left: deque[bool] = deque()
+        self._fails = False
+        self._error: BaseException | None = None
+        self._may_be_over = threading.Event()
+
+    @property
+    def owner(self) -> Owner:
+        return self.jobserver._owner
+
+    def hold(self) -> None:
+        """From now on batches are not started, until `go`."""
+        self._holds = True
+
+    def go(self) -> None:
+        self._holds = False
+        self._start()
+
+    def submit(self, calls: Callable[[], list[Any]], callback: _Callback) -> None:
+        self._left.append(True)
+        self._waiting.append((Batch(calls, self._buffers), callback))
+        self._start()
+
+    def _start(self) -> None:
+        # If two threads are here at once, each sees what the other has added last: so no batch is
+        # left that could start.
+        while self._waiting and not self._holds:
+            if not take(self._free):
+                return
+            next_one = take(self._waiting)
+            if next_one is None:
+                self._free.append(True)
+                continue
+            batch, callback = next_one
+            self._submitted(batch).add_done_callback(partial(self._done, callback))
+
+    def _submitted(self, batch: Batch) -> futures.Future[Any]:
+        try:
+            return self._executor.submit(batch)
+        except RuntimeError as e:  # at the end of the interpreter, or after a kill
+            refused: futures.Future[Any] = futures.Future()
+            refused.set_exception(e)
+            return refused
+
+    def _done(self, callback: _Callback, future: futures.Future[Any]) -> None:
+        self._free.append(True)
+        self._start()  # before joblib, which may take its time: no slot is to be idle meanwhile
+        try:
+            callback(future)  # it submits further batches
+        except BaseException as e:
+            self._error = e
+            raise
+        finally:
+            take(self._left)
+            self._fails = self._fails or self._error is not None or self._has_failed()
+            if not self._left or self._fails:
+                self._may_be_over.set()
+
+    def wait(self) -> bool:
+        """Waits until no batch is left, or joblib has met with an error. Returns whether it has
+        not. Raises an error of a callback: joblib 1.3 does not notice when the tasks cannot be
+        read."""
+        while self._left and not self._fails:
+            self._may_be_over.clear()
+            if self._left and not self._fails:
+                self._may_be_over.wait()
+        if self._error is not None:
+            raise self._error
+        return not self._fails
+
+    def kill(self) -> None:
+        """Drops the batches that have not begun, kills the jobs of the others and all that is below
+        them, and waits for their ends."""
+        self._holds = True
+        self._waiting.clear()
+        self._executor.kill_workers()
+        self._executor.shutdown()
+
+    def close(self) -> None:
+        """After the last batch."""
+        self._executor.shutdown()
+
+
+def take(items: deque[Any]) -> Any:
+    """The first item, or None: another thread may have taken the last one."""
+    try:
+        return items.popleft()
+    except IndexError:
+        return None
