@@ -171,6 +171,23 @@ def test_a_job_is_as_its_owner_is_when_its_submission_has_a_slot(
     assert future.result(DEADLINE)[0] == str(tmp_path)
 
 
+def test_ctrl_c_does_not_end_a_helper_whose_modules_have_started_the_resource_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "starts_the_tracker.py").write_text(
+        "from multiprocessing import resource_tracker\nresource_tracker.ensure_running()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Jobserver("forkserver", 1, preload=["starts_the_tracker"]) as js:
+        first = js(pid).result(), helper(js)
+        status = Path(f"/proc/{first[1]}/status").read_text()
+        [blocked] = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")]
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1
+        os.kill(first[1], signal.SIGINT)
+        assert js(pid).result() != first[0]
+        assert helper(js) == first[1]
+
+
 def test_no_job_goes_to_a_worker_whose_helper_is_killed_while_its_submission_waits(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:

@@ -200,7 +200,11 @@ def context_of(method: str) -> BaseContext:
 def _default_method() -> str:
     # This call does not fix multiprocessing's default for the rest of the program.
     chosen = multiprocessing.get_start_method(allow_none=True)
-    return chosen or multiprocessing.get_all_start_methods()[0]
+    known = multiprocessing.get_all_start_methods()
+    if chosen is None:
+        return known[0]
+    # (The workers of loky, and so of joblib, have a default of their own, which is like "spawn".)
+    return chosen if chosen in known else "spawn"
 
 
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:

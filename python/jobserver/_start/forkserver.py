@@ -160,6 +160,9 @@ def main(interruptible: bool) -> NoReturn:
         for _ in range(loading.REHEARSALS):
             _native.rehearse_fork()
     known = None if received is None else loading.preload(*received[0])
+    # A module may have had multiprocessing start its resource tracker, which unblocks SIGINT.
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     gc.collect()
     gc.freeze()
     channel = server.serve()
