@@ -190,10 +190,11 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
                 self._go_on()  # with a slot, since the results are loaded now
         yield
 
-    def stop_call(self) -> None:
+    def stop_call(self, exc_info: Callable[[], Any] = sys.exc_info) -> None:
         """At the end of a Parallel, after its jobs have ended or are killed: a job goes on only
-        with a slot. Ctrl-C does not wait for that."""
-        if sys.exc_info()[0] is KeyboardInterrupt:
+        with a slot. Ctrl-C does not wait for that. (At the interpreter's end, when a generator that
+        was not read ends, `sys` is no more here.)"""
+        if exc_info()[0] is KeyboardInterrupt:
             self._ran_on_slot = False
         self._go_on()
 
