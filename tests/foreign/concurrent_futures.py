@@ -92,7 +92,7 @@ class Ours(jobserver.JobserverExecutor):
         runner = self._runner
         while True:
             found = {job.pid: Process(job.pid) for job in [*runner._running] if job.pid}
-            if found or not (runner._submitted or runner._waiting or runner._running):
+            if found or not (runner._waiting or runner._running):
                 return found
 
     @property

@@ -95,6 +95,17 @@ class ForkedWorkers(HiringStarter):
             return self._fresh.start(owner, future, admission, packed)
         return super().start(owner, future, admission, packed)
 
+    def start_at_once(
+        self,
+        owner: _native.Owner,
+        future: Future[Any],
+        admission: _native.Admission,
+        packed: Any,
+    ) -> bool:
+        if isinstance(packed, _native.Work):
+            return False
+        return super().start_at_once(owner, future, admission, packed)
+
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a new process for one job is forked with that job
         self.share_tracker()
