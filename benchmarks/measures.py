@@ -339,6 +339,7 @@ BY_NAME: dict[str, Callable[..., Run]] = {
         submit_all,
         one_at_a_time,
         map_all,
+        map_singly,
         result,
         argument,
         tree,

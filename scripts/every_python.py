@@ -40,6 +40,8 @@ TESTED = [
     "hooks",
     "frozen",
     "advice",
+    "executor",
+    "executor_ends",
 ]
 # For versions that differ in nothing we use from one that has all of them: see IN_FULL.
 FEWER = ["basics", "parity"]
