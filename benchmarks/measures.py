@@ -58,6 +58,12 @@ def map_all(opened: Opened, ends: ExitStack) -> Run:
     return timed(lambda count: pool.map(work.same, range(count)))
 
 
+def map_singly(opened: Opened, ends: ExitStack) -> Run:
+    """A call of a map whose chunks are one call each."""
+    pool = opened()
+    return timed(lambda count: pool.map_singly(work.same, range(count)))
+
+
 def result(
     opened: Opened, ends: ExitStack, kind: str, mib: int, read: bool = True, anew: bool = False
 ) -> Run:
@@ -333,6 +339,7 @@ BY_NAME: dict[str, Callable[..., Run]] = {
         submit_all,
         one_at_a_time,
         map_all,
+        map_singly,
         result,
         argument,
         tree,

@@ -174,6 +174,10 @@ class Executor(Pool):
     def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return list(self._executor.map(fn, items, chunksize=_chunksize(items, self._slots)))
 
+    def map_singly(self, fn: Function, items: Sequence[Any]) -> list[Any]:
+        """As programs do that say nothing of chunks."""
+        return list(self._executor.map(fn, items))
+
     def close(self) -> None:
         self._executor.shutdown()
 
@@ -198,6 +202,15 @@ class ProcessPoolExecutor(Executor):
             return concurrent.futures.ProcessPoolExecutor(slots, context, **more)
         except TypeError:
             raise Cannot("no fresh processes before Python 3.11") from None
+
+
+class JobserverExecutor(Executor):
+    """With its default start method, which is never fork."""
+
+    def _made(self, method: str, slots: int, fresh: bool) -> Any:
+        import jobserver
+
+        return jobserver.JobserverExecutor(slots, max_tasks_per_child=1 if fresh else None)
 
 
 class Loky(Executor):

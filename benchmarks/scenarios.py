@@ -16,6 +16,7 @@ OURS, WARM = "jobserver", "jobserver, warm"
 PYPI = "jobserver 3.0.1 of PyPI"
 BARE, FLOOR = "bare os.fork", "floor: Rust"
 POOL, EXECUTOR = "multiprocessing.Pool", "ProcessPoolExecutor"
+OUR_EXECUTOR = "JobserverExecutor"
 LOKY, PEBBLE, MPIRE, JOBLIB = "loky", "pebble", "mpire", "joblib"
 #: Those of the nested trees.
 YIELD, HOLD = "jobserver, yield", "jobserver, hold"
@@ -184,6 +185,23 @@ SCENARIOS = (
             "100,000 calls": {"count": 100_000, "exact": True, "rounds": 7},
         },
         {"measure": "map_all"},
+    ),
+    Scenario(
+        "executor",
+        "executors of concurrent.futures, and a trivial job",
+        "us",
+        {
+            OUR_EXECUTOR: contender("JobserverExecutor", False),
+            EXECUTOR: _WARM[EXECUTOR],
+            LOKY: _WARM[LOKY],
+        },
+        {
+            "submit all": {"measure": "submit_all", "count": 2000},
+            "one at a time": {"measure": "one_at_a_time", "count": 1000},
+            "map": {"measure": "map_all", "count": 10_000},
+            "map, chunksize=1": {"measure": "map_singly", "count": 2000},
+        },
+        {"exact": True},  # the rehearsal starts a fork server, or interpreters
     ),
     _sizes("result", "bytes", "1 MiB", "100 MiB", "1,000 MiB"),
     _sizes(
@@ -382,6 +400,16 @@ TARGETS = (
     Target("forkserver", (OURS, "1024 MiB"), (OURS, "0 MiB"), 1.1),
     Target("warm", (WARM, "submit all"), (EXECUTOR, "submit all"), 0.3),
     Target("warm", (WARM, "one at a time"), (EXECUTOR, "one at a time"), 0.35),
+    *(
+        Target("executor", (OUR_EXECUTOR, case), (who, case), most)
+        for who in (EXECUTOR, LOKY)
+        for case, most in (
+            ("submit all", 0.5),
+            ("one at a time", 0.5),
+            ("map", 1.0),
+            ("map, chunksize=1", 1.0),
+        )
+    ),
     Target("map", (WARM, "1,000 calls"), (POOL, "1,000 calls"), 1.0),
     Target("map", (WARM, "10,000 calls"), (POOL, "10,000 calls"), 1.0),
     Target("map", (WARM, "100,000 calls"), (POOL, "100,000 calls"), 1.0),

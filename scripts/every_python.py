@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ TESTED = [
     "hooks",
     "frozen",
     "advice",
+    "executor",
+    "executor_ends",
 ]
 # For versions that differ in nothing we use from one that has all of them: see IN_FULL.
 FEWER = ["basics", "parity"]
@@ -47,8 +50,14 @@ FEWER = ["basics", "parity"]
 # a fork with threads warns); and what is newest.
 IN_FULL = ["3.8", "3.13", "3.15"]
 
+# CPython's own tests of executors, which each version has others of; they mostly sleep.
+FOREIGN = "tests/test_foreign_futures.py"
+
 # Most of a run is waiting: for pip, and for the deaths and deadlines that the tests are about.
 SIDE_BY_SIDE = 2
+
+# The line that tells how many tests have passed, or that all were skipped.
+TELLS = re.compile(" passed| skipped in ")
 
 # A run that takes this long hangs.
 DEADLINE_SECONDS = 900
@@ -167,7 +176,9 @@ def run(command: list[str], log: Path) -> None:
 def check(python: Python, wheel: Path) -> tuple[str | None, str]:
     """Test the wheel on one version; return what went wrong, if anything did, and the log."""
     log = ROOT / ".venv" / f"{python.version}.log"
+    foreign_log = log.with_suffix(".foreign.log")
     log.write_bytes(b"")
+    foreign_log.write_bytes(b"")
     problem = None
     try:
         inside = str(install(python, wheel, log))
@@ -177,13 +188,17 @@ def check(python: Python, wheel: Path) -> tuple[str | None, str]:
         default = python.version == f"{sys.version_info[0]}.{sys.version_info[1]}"
         tested = TESTED if python.version in IN_FULL else FEWER
         files = [f"tests/test_{name}.py" for name in (TESTED[:1] if default else tested)]
-        run([inside, "-m", "pytest", *chosen, "-p", "no:cacheprovider", *files], log)
-        run([inside, str(ROOT / "scripts" / "run_examples.py")], log)
+        pytest = [inside, "-m", "pytest", "-p", "no:cacheprovider"]
+        with ThreadPoolExecutor(1) as beside:
+            foreign = beside.submit(run, [*pytest, FOREIGN], foreign_log)
+            run([*pytest, *chosen, *files], log)
+            run([inside, str(ROOT / "scripts" / "run_examples.py")], log)
+            foreign.result()
     except subprocess.TimeoutExpired:
         problem = f"no end after {DEADLINE_SECONDS} s"
     except subprocess.CalledProcessError as error:
         problem = f"exit code {error.returncode} of {' '.join(error.cmd)}"
-    return problem, log.read_text(errors="replace")
+    return problem, foreign_log.read_text(errors="replace") + log.read_text(errors="replace")
 
 
 def tell(found: dict[str, Python]) -> None:
@@ -218,8 +233,12 @@ def main() -> int:
                 print(log)
                 print(f"{python.version:<5} FAILED: {problem}", flush=True)
             else:
-                counts = [line.strip("= ") for line in log.splitlines() if " passed" in line]
-                print(f"{python.version:<5} tests: {counts[0]}; examples: {counts[-1]}", flush=True)
+                ends = (" passed", " skipped in")
+                counts = [
+                    line.strip("= ") for line in log.splitlines() if any(map(line.count, ends))
+                ]
+                told = dict(zip(("CPython's own tests", "tests", "examples"), counts))
+                print(f"{python.version:<5} {told}", flush=True)
     passed = len(usable) - len(failed)
     print(f"\nOf {len(usable)} versions of CPython: {passed} passed, {len(failed)} failed")
     return 0 if usable and not failed else 1

@@ -7,11 +7,12 @@ so each of them says that mypy finds the mistake in its line.
 from __future__ import annotations
 
 import multiprocessing
+from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobserver import Future, Jobserver
+from jobserver import Future, Jobserver, JobserverExecutor
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -50,6 +51,26 @@ if TYPE_CHECKING:
         await js.asubmit(power, args=2)  # type: ignore[arg-type]
         await js.asubmit(power, timeout=2)  # type: ignore[call-arg]
         assert_type(js.fileno(), int)
+
+    def executors_have_the_functions_type(executor: JobserverExecutor, js: Jobserver) -> None:
+        assert_type(executor.submit(power, 2), futures.Future[float])
+        assert_type(executor.submit(power, 2, modulus=7).result(), float)
+        assert_type(next(executor.map(power, [2, 3], buffersize=2)), float)
+        assert_type(JobserverExecutor(2, "spawn", print, ("a",)), JobserverExecutor)
+        assert_type(JobserverExecutor(jobserver=js).shutdown(), None)
+        taken: futures.Executor = executor
+        with executor as entered:
+            assert_type(entered, JobserverExecutor)
+        assert taken
+
+    def wrong_arguments_of_executors_are_found(executor: JobserverExecutor) -> None:
+        executor.submit(power)  # type: ignore[call-arg]
+        executor.submit(power, "2")  # type: ignore[arg-type]
+        executor.submit(power, 2, modulo=7)  # type: ignore[call-arg]
+        executor.map(power, 2)  # type: ignore[arg-type]
+        executor.map(power, [2], chunksize="large")  # type: ignore[arg-type]
+        JobserverExecutor("2")  # type: ignore[arg-type]
+        JobserverExecutor(jobserver=executor)  # type: ignore[arg-type]
 
     def wrong_arguments_are_found(js: Jobserver) -> None:
         js(power)  # type: ignore[call-arg]

@@ -85,6 +85,25 @@ def _names_in_main(stream: bytes | memoryview) -> Iterator[str]:
                 pushed.append(argument if isinstance(argument, str) else None)
 
 
+#: The main module, and its file, as an executor has found them.
+_with_file: tuple[Any, Any] = (None, None)
+
+
+def remember_file() -> None:
+    """Called before the program ends, if jobs may be started after that: CPython takes `__file__`
+    away from the main module when the script has ended, and then no job would import it."""
+    global _with_file
+    main = sys.modules.get("__main__")
+    if hasattr(main, "__file__"):
+        _with_file = main, main.__file__  # type: ignore[union-attr]
+
+
+def put_file_back() -> None:
+    main, file = _with_file
+    if main is not None and sys.modules.get("__main__") is main:
+        vars(main).setdefault("__file__", file)
+
+
 #: The last main module, and whether jobs can import it.
 _known: tuple[Any, bool] = (None, False)
 

@@ -33,6 +33,13 @@ def is_shipped(function: Any, neighbour: Any) -> bool:
     return code is not None and code.co_filename == neighbour.__code__.co_filename
 
 
+def is_for_forks_only(value: Any) -> bool:
+    """Whether this is a lock of the fork context: it has no name by which another process could
+    open it."""
+    lock = getattr(value, "_semlock", None)
+    return lock is not None and lock.name is None
+
+
 def __getattr__(name: str) -> Any:
     if name not in ("resource_tracker", "spawn"):
         raise AttributeError(name)

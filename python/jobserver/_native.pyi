@@ -345,6 +345,7 @@ class Owner:
         admission: Admission,
         payload: bytes | MemoryFile,
         descriptors: Descriptors,
+        at_once: bool = False,
     ) -> int: ...
     def hire_program(
         self,

@@ -6,7 +6,11 @@ import logging
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, NamedTuple, NoReturn
 
+from .. import _multiprocessing as mp
 from .._exceptions import SubmissionDied, TimeLimitExceeded
+
+#: The priority at which multiprocessing's queues write what they have; more is done before.
+_WITH_QUEUES = -5
 
 
 class ExecutorJobDied(SubmissionDied, BrokenProcessPool):
@@ -64,4 +68,6 @@ class Initializer(NamedTuple):
 
 
 def _fail(error: BaseException) -> NoReturn:
+    # Whoever knows of the failure can read the log: what went into queues arrives before.
+    mp.util._run_finalizers(_WITH_QUEUES)
     raise InitializerFailed(error) from error

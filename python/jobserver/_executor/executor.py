@@ -11,6 +11,7 @@ from collections import deque
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
+from .. import _multiprocessing as mp
 from .._jobserver import Jobserver
 from .._native import getpid
 from .deaths import Initializer
@@ -38,7 +39,8 @@ class JobserverExecutor(futures.Executor):
             means the number of CPUs that this process may use.
         mp_context: a multiprocessing context, or the name of a start method. None means
             multiprocessing's default; but where that is "fork" it means "forkserver", because the
-            executor has a thread, and a fork does not go together with threads.
+            executor has a thread, and a fork does not go together with threads. (It stays "fork" if
+            one of `initargs` is a lock of multiprocessing that only forked processes can share.)
         initializer, initargs: each process calls ``initializer(*initargs)`` before its first call.
             If it raises an exception, the executor is broken: all calls then have
             BrokenProcessPool.
@@ -202,9 +204,11 @@ def _own(
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
+    args = tuple(initargs)
     if mp_context is None and multiprocessing.get_context().get_start_method() == "fork":
-        mp_context = "forkserver"
-    made: Any = None if initializer is None else Initializer(initializer, tuple(initargs))
+        # tqdm's `process_map` gives such a lock to the initializer.
+        mp_context = "fork" if any(map(mp.is_for_forks_only, args)) else "forkserver"
+    made: Any = None if initializer is None else Initializer(initializer, args)
     return Jobserver(
         mp_context, max_workers, max_tasks_per_child=max_tasks_per_child, initializer=made
     )

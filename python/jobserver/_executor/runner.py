@@ -4,8 +4,9 @@ Users of :mod:`concurrent.futures` expect that `submit` returns at once, and tha
 though nobody calls. So this thread makes the calls of the owner. It sleeps in the core until a job
 has ended, a slot is free, or another thread wakes it; there are no wake-ups for nothing.
 
-Other threads only append to deques and wake it. There is no lock, so neither a fork nor a signal
-handler can find one locked.
+Other threads append to deques, and wake it if it would not look by itself. If nothing waits and a
+worker is idle, `submit` starts the job in its own thread: that never waits, and saves the thread's
+waking. There is no lock, so neither a fork nor a signal handler can find one locked.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import weakref
 from collections import deque
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
-from .. import _arguments, _native
+from .. import _arguments, _main, _native
 from .._future import Future, load
 from .._native import getpid
 from .._submission import Submission, prepare
@@ -48,7 +49,10 @@ class JobFuture(futures.Future):  # type: ignore[type-arg]
     """A Future of concurrent.futures that tells its runner when it is cancelled: those that wait
     for it must hear of that at once."""
 
-    _runner: Callable[[], Runner | None]
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self._runner = weakref.ref(runner)
+
     #: Whether it was cancelled, and those that wait for it know.
     told = False
 
@@ -82,13 +86,15 @@ class Runner:
 
     def __init__(self, js: Jobserver, is_own: bool) -> None:
         """`is_own`: the Jobserver is the executor's own, and is closed at its end."""
+        _main.remember_file()
         self.pid = getpid()
         self._js = js
         self._owner, self._defaults = js._owner, js._defaults
         self._is_own = is_own
-        self._submitted: deque[_Item] = deque()
         self.cancelled: deque[JobFuture] = deque()
         self._waiting: deque[_Item] = deque()
+        #: Whether the thread sleeps, or is about to, and does not wait for slots anyway.
+        self._listens = False
         self._running: dict[Future[Any], JobFuture] = {}
         self._finished: deque[Future[Any]] = deque()
         self.closing = False
@@ -107,26 +113,63 @@ class Runner:
 
     def submit(self, fn: Any, args: Any, kwargs: Any) -> JobFuture:
         submission = prepare(self._owner, self._defaults, fn, args, kwargs)
-        future = JobFuture()
-        future._runner = weakref.ref(self)
         consume = self._owner.slots_for(submission.future._consume)
-        item = _Item(future, submission, consume)
-        self._submitted.append(item)
+        item = _Item(JobFuture(self), submission, consume)
         self._start()
-        self.wake()
+        if self._start_at_once(item):
+            return item.future
+        self._waiting.append(item)
+        if self._listens:
+            self.wake()
         if self._ended:  # perhaps before it could see this submission
             with contextlib.suppress(ValueError):
-                self._submitted.remove(item)
-                self.check_open()
-        return future
+                self._waiting.remove(item)
+                self._refuse()
+        return item.future
+
+    def _start_at_once(self, item: _Item) -> bool:
+        """Starts a submission if it need not wait for anything. Otherwise, returns False."""
+        native, job = self._owner.native, item.job
+        if self._waiting or item.gate is not None or native.runs_on_several or self.closing:
+            return False
+        starts = self._owner.starter.start_at_once
+        try:
+            if not native.admit_beside(item.admission):
+                return False
+            self._pack(item)
+            job._watch(self._finished)
+            self._running[job] = item.future
+            item.future.set_running_or_notify_cancel()
+            if not self._ended and starts(native, job, item.admission, item.packed):
+                return True
+        except BaseException as e:
+            if job.pid:
+                raise  # a signal handler's, after the start
+            self._withdraw(item)
+            if not isinstance(e, Exception):
+                raise
+            item.future.set_exception(e)
+            return True
+        self._withdraw(item)
+        return False
+
+    def _withdraw(self, item: _Item) -> None:
+        """No worker was idle: the thread is to start it, and nobody has seen its Future yet."""
+        self._running.pop(item.job, None)
+        self._owner.native.conclude(item.admission)
+        item.admission = _native.Admission(item.admission.consume, False, None)
+        item.future = JobFuture(self)
 
     def check_open(self) -> None:
-        if self.broken is not None:
-            raise BrokenProcessPool(*self.broken.args) from self.broken.__cause__
-        if self.closing:
-            raise RuntimeError(NO_MORE)
+        if self.closing or self.broken is not None:
+            self._refuse()
         if _exiting:
             raise RuntimeError(NO_MORE_AT_EXIT)
+
+    def _refuse(self) -> None:
+        if self.broken is not None:
+            raise BrokenProcessPool(*self.broken.args) from self.broken.__cause__
+        raise RuntimeError(NO_MORE)
 
     def wake(self) -> None:
         if self.pid == getpid():
@@ -184,16 +227,27 @@ class Runner:
         owner = self._owner
         look = owner.look()
         self._deliver()
-        self._take_calls()
-        next_item, seconds = self._start_waiting()
+        while self.cancelled:
+            _begins(self.cancelled.popleft())
+        admission, seconds = self._start_waiting()
+        if self._is_forced():
+            admission = seconds = None
         if self._finished:
             return True
-        if self.closing and not (self._submitted or self._waiting or self._running):
+        if self.closing and self._may_end():
             return False
-        admission = None if next_item is None else next_item.admission
-        del next_item  # what a sleeping thread refers to, lives
+        self._listens = not self._waiting
+        if self._listens and self._waiting:
+            return True  # a submission that has not woken this thread
         owner.sleep_beside(look, seconds, admission)
+        self._listens = False
         return True
+
+    def _may_end(self) -> bool:
+        """Whether nothing is left. From then on submissions are refused."""
+        self._ended = True
+        self._ended = not (self._waiting or self._running)
+        return self._ended
 
     def _deliver(self) -> None:
         """Gives the outcomes of jobs to their Futures, which run their callbacks."""
@@ -212,12 +266,9 @@ class Runner:
                 future.set_exception(as_executors(error))
             del job, future, value, error
 
-    def _take_calls(self) -> None:
-        """Does what other threads have asked for since the last step."""
-        while self._submitted:
-            self._waiting.append(self._submitted.popleft())
-        while self.cancelled:
-            _begins(self.cancelled.popleft())
+    def _is_forced(self) -> bool:
+        """Whether a shutdown has asked for more than an end: then cancels what waits, and sends the
+        signal to the running jobs."""
         if self.cancels:
             while self._waiting:
                 future = self._waiting.popleft().future
@@ -227,6 +278,7 @@ class Runner:
             for job in [*self._running]:
                 self._send(job, self._signal)
             self._signal = None
+        return self.cancels
 
     def _send(self, job: Future[Any], number: int) -> None:
         if number == signal.SIGKILL:
@@ -234,32 +286,28 @@ class Runner:
         else:
             self._owner.native.signal(job._job, number)
 
-    def _start_waiting(self) -> tuple[_Item | None, float | None]:
-        """Starts the submissions for which there are slots, in their order. Returns the next one
-        that needs slots, and the seconds until its gate is to be asked again."""
+    def _start_waiting(self) -> tuple[_native.Admission | None, float | None]:
+        """Starts the submissions for which there are slots, in their order. Returns what the next
+        one waits for: slots, by its admission, or its gate, for so many seconds."""
         while self._waiting:
-            item = self._waiting[0]
+            item = self._waiting.popleft()
             try:
                 if not item.future.cancelled():
                     seconds = self._obtain(item)
                     if seconds is not None:
-                        return (None, seconds) if seconds else (item, None)
+                        self._waiting.appendleft(item)
+                        return (None, seconds) if seconds else (item.admission, None)
                     self._begin(item)
             except BaseException as e:
                 if _begins(item.future):
                     item.future.set_exception(e)
-            self._waiting.popleft()
         return None, None
 
     def _obtain(self, item: _Item) -> float | None:
         """Gets a submission its slots. Returns None if it has them; otherwise the seconds to wait
         for its gate, or 0 if it waits for slots."""
         owner = self._owner
-        if item.packed is None:
-            work, item.work = item.work, None
-            assert work is not None
-            item.packed = owner.pack(work) if owner.starter.sends else work
-            del work
+        self._pack(item)
         if item.gate is not None:
             left = item.asleep - time.monotonic()
             if left > 0:
@@ -273,6 +321,12 @@ class Runner:
         if owner.native.runs_on_several:
             return None  # the start waits, and gives the slots away meanwhile
         return None if owner.native.admit_beside(item.admission) else 0.0
+
+    def _pack(self, item: _Item) -> None:
+        if item.packed is None:
+            work, item.work = item.work, None
+            assert work is not None
+            item.packed = self._owner.pack(work) if self._owner.starter.sends else work
 
     def _begin(self, item: _Item) -> None:
         """Starts an admitted submission, unless its Future was cancelled."""
@@ -300,7 +354,6 @@ class Runner:
             future.set_exception(self.broken)
             with contextlib.suppress(OSError, RuntimeError):
                 self._owner.native.kill(job._job, 0.0)
-        self._take_calls()
         while self._waiting:
             future = self._waiting.popleft().future
             if _begins(future):
@@ -310,7 +363,7 @@ class Runner:
         """At the end: refuses what was submitted while the thread ended."""
         with contextlib.suppress(IndexError):
             while True:
-                future = self._submitted.popleft().future
+                future = self._waiting.popleft().future
                 if _begins(future):
                     future.set_exception(self.broken or RuntimeError(NO_MORE))
 
@@ -334,6 +387,7 @@ def _end_all() -> None:
     """When the interpreter ends: waits for all jobs, as ProcessPoolExecutor does."""
     global _exiting
     _exiting = True
+    _main.put_file_back()
     ours = [runner for runner in [*_running] if runner.pid == getpid()]
     for runner in ours:
         runner.stop()

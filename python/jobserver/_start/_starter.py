@@ -66,6 +66,13 @@ class Starter:
         started, otherwise `_native.DUE` or `_native.TIMED_OUT`. Never returns in the job itself."""
         raise NotImplementedError
 
+    def start_at_once(
+        self, owner: _native.Owner, future: Future[Any], admission: _native.Admission, packed: Any
+    ) -> bool:
+        """Starts an admitted job on a worker that is idle now. Returns False if there is none.
+        Never waits, and never starts a process."""
+        return False
+
     def workers_join(self, owner: _native.Owner) -> bool:
         """Called before one of its workers gets a handle: whether its workers join its helper when
         they are introduced."""
@@ -133,3 +140,16 @@ class HiringStarter(Starter):
         if not state:
             descriptors.clear()
         return state
+
+    def start_at_once(
+        self,
+        owner: _native.Owner,
+        future: Future[Any],
+        admission: _native.Admission,
+        packed: Launch,
+    ) -> bool:
+        message, descriptors = packed
+        if owner.launch(future, admission, message, descriptors, at_once=True):
+            return False
+        descriptors.clear()
+        return True

@@ -96,19 +96,32 @@ class ForkedWorkers(HiringStarter):
     ) -> int:
         if isinstance(packed, _native.Work):
             return self._fresh.start(owner, future, admission, packed)
-        names = _main.count()
-        if names != self._names:
-            self._names = names
-            self._dismiss_older(owner)
+        self._dismiss_older(owner)
         return super().start(owner, future, admission, packed)
 
     def _dismiss_older(self, owner: _native.Owner) -> None:
         """Dismisses the workers if the main module has defined functions since, which these would
         not find."""
+        names = _main.count()
+        if names == self._names:
+            return
+        self._names = names
         defined = _main.defined()
         if defined != self._defined:
             self._defined = defined
             owner.dismiss_idle()
+
+    def start_at_once(
+        self,
+        owner: _native.Owner,
+        future: Future[Any],
+        admission: _native.Admission,
+        packed: Any,
+    ) -> bool:
+        if isinstance(packed, _native.Work):
+            return False
+        self._dismiss_older(owner)
+        return super().start_at_once(owner, future, admission, packed)
 
     def hire(self, owner: _native.Owner, first: First | None = None) -> int:
         assert first is None  # a new process for one job is forked with that job

@@ -120,6 +120,7 @@ def prepared(method: str, home: str) -> Preparation:
     is_tracked = _tracker.is_running()
     if not is_tracked and not _main.is_frozen():
         interpreter()  # raises; the start of the resource tracker would fail without a reason
+    _main.put_file_back()
     try:
         data = mp.spawn.get_preparation_data("")
     except FileNotFoundError as e:

@@ -160,15 +160,19 @@ impl Owner {
     }
 
     /// Admits a job, and launches it on an idle worker. `NO_WORKER` if there is none: hire one.
+    /// With `at_once`, the job is admitted, and this does not wait for a worker.
+    #[pyo3(signature = (future, admission, payload, descriptors, at_once = false))]
     fn launch(
         &self,
         future: Bound<'_, Promise>,
         admission: Bound<'_, Admission>,
         payload: Payload<'_>,
         descriptors: Bound<'_, Descriptors>,
+        at_once: bool,
     ) -> PyResult<u8> {
         let host = self.host(future.py());
         self.start(Some((future, admission, payload, descriptors)), |first| match first {
+            Some(first) if at_once => Ok(self.owner.launch_at_once(first)?),
             Some(first) => Ok(self.owner.launch(&host, first)?),
             None => Ok(None),
         })

@@ -44,6 +44,15 @@ impl<J> Owner<J> {
     }
 }
 
+impl<J> Owner<J> {
+    /// Launches a job on a worker that is idle now. None if there is none. Never waits.
+    pub fn launch_at_once(&self, mut first: First<'_, J>) -> Result<Option<Started>> {
+        let _launching = self.begin_launch()?;
+        let mut state = self.state(); // released before the launch is over, which locks it again
+        state.launch(&mut first)
+    }
+}
+
 impl<J> OwnerState<J> {
     /// Launches a job on an idle worker; None if there is none.
     pub(super) fn launch(&mut self, first: &mut First<'_, J>) -> Result<Option<Started>> {
