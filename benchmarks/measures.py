@@ -7,6 +7,7 @@ often (`scenarios`), nor the rounds (`bench`).
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -50,6 +51,19 @@ def one_at_a_time(opened: Opened, ends: ExitStack) -> Run:
     """A job: submitted when the result of the one before is there."""
     pool = opened()
     return timed(lambda count: [pool.one(work.nothing) for _ in range(count)])
+
+
+def awaited_one_at_a_time(opened: Opened, ends: ExitStack) -> Run:
+    """The same in a task of asyncio."""
+    pool = opened()
+    loop = asyncio.new_event_loop()
+    ends.callback(loop.close)
+    return timed(lambda count: loop.run_until_complete(_await_each(pool, count)))
+
+
+async def _await_each(pool: Any, count: int) -> None:
+    for _ in range(count):
+        await pool.awaited(work.nothing)
 
 
 def map_all(opened: Opened, ends: ExitStack) -> Run:
@@ -338,6 +352,7 @@ BY_NAME: dict[str, Callable[..., Run]] = {
     for measure in (
         submit_all,
         one_at_a_time,
+        awaited_one_at_a_time,
         map_all,
         map_singly,
         result,

@@ -7,6 +7,7 @@ when its pool is made, so that a process has one of them only.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import tempfile
@@ -118,6 +119,9 @@ class Jobserver(Pool):
         futures = [self.js.submit(fn, args=args) for args in calls]
         return [future.result() for future in futures]
 
+    async def awaited(self, fn: Function) -> Any:
+        return await self.js.run(fn)
+
     def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         if not hasattr(self.js, "map"):
             raise Cannot("has no map")
@@ -170,6 +174,9 @@ class Executor(Pool):
     def all(self, fn: Function, calls: Calls) -> list[Any]:
         futures = [self._executor.submit(fn, *args) for args in calls]
         return [future.result() for future in futures]
+
+    async def awaited(self, fn: Function) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, fn)
 
     def map(self, fn: Function, items: Sequence[Any]) -> list[Any]:
         return list(self._executor.map(fn, items, chunksize=_chunksize(items, self._slots)))

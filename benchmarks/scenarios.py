@@ -203,6 +203,18 @@ SCENARIOS = (
         },
         {"exact": True},  # the rehearsal starts a fork server, or interpreters
     ),
+    Scenario(
+        "await",
+        "a task of asyncio that awaits trivial jobs, workers that are kept",
+        "us",
+        {
+            WARM: _WARM[WARM],
+            OUR_EXECUTOR: contender("JobserverExecutor", False),
+            EXECUTOR: _WARM[EXECUTOR],
+        },
+        {"one at a time": {"measure": "awaited_one_at_a_time", "count": 1000}},
+        {"exact": True},
+    ),
     _sizes("result", "bytes", "1 MiB", "100 MiB", "1,000 MiB"),
     _sizes(
         "result",
@@ -410,6 +422,7 @@ TARGETS = (
             ("map, chunksize=1", 1.0),
         )
     ),
+    Target("await", (WARM, "one at a time"), (EXECUTOR, "one at a time"), 0.5),
     Target("map", (WARM, "1,000 calls"), (POOL, "1,000 calls"), 1.0),
     Target("map", (WARM, "10,000 calls"), (POOL, "10,000 calls"), 1.0),
     Target("map", (WARM, "100,000 calls"), (POOL, "100,000 calls"), 1.0),
