@@ -14,7 +14,7 @@ from conftest import METHODS
 PROGRAM = Path(__file__).parent / "foreign" / "concurrent_futures.py"
 #: What the program exits with where the interpreter has none of these tests.
 NO_TESTS = 5
-DEADLINE = 240
+DEADLINE = 285
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from jobserver._exceptions import JobTraceback
 NO_TESTS = 5
 
 #: Of all tests together, in seconds.
-DEADLINE = 200.0
+DEADLINE = 270.0
 
 #: The tests that are not run, by patterns for start method and name, and why.
 LEFT_OUT = {

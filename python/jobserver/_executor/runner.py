@@ -275,7 +275,8 @@ class Runner:
             return True
         if self.closing and self._may_end():
             return False
-        self._listens = not self._waiting
+        # By what it found, and not by what waits now: that may have come since.
+        self._listens = admission is None and seconds is None
         if self._listens and self._waiting:
             return True  # a submission that has not woken this thread
         owner.sleep_beside(look, seconds, admission)
