@@ -26,7 +26,9 @@ DEADLINE_SECONDS = 300
 ARGUMENTS = {"ex9_tree.py": [str(Path(email.__file__).parent)]}
 
 
-# What executes notebooks: `make examples` has it, and the tests on every CPython do without.
+# What examples need, and what executes notebooks: `make examples` has it all, and the tests on every
+# CPython do without.
+NEEDS = {"ex12_scikit_learn.py": ("joblib", "sklearn", "cloudpickle")}
 OF_NOTEBOOKS = ("nbclient", "ipykernel", "cloudpickle")
 
 
@@ -67,12 +69,14 @@ def ends_well(example: Path, jupyters: str) -> bool:
 
 def main() -> int:
     """Run them all, also after a failure; 0 if there are any and all ended well."""
-    examples = sorted((ROOT / "examples").glob("ex*.py"))
-    missing = [name for name in OF_NOTEBOOKS if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"without the notebooks: {', '.join(missing)} not installed")
-    else:
-        examples += sorted((ROOT / "examples").glob("ex*.ipynb"))
+    examples = []
+    for example in sorted((ROOT / "examples").glob("ex*.*")):
+        needs = OF_NOTEBOOKS if example.suffix == ".ipynb" else NEEDS.get(example.name, ())
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
+        if missing:
+            print(f"without {example.name}: {', '.join(missing)} not installed")
+        else:
+            examples.append(example)
     with tempfile.TemporaryDirectory() as jupyters:
         results = [ends_well(example, jupyters) for example in examples]
     print(f"{results.count(True)} passed, {results.count(False)} failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import multiprocessing
 import os
 import select
@@ -534,6 +535,25 @@ def test_two_loops_can_await_jobs_of_one_jobserver(make_jobserver: Any, run_in: 
     for thread in threads:
         thread.join(DEADLINE)
     assert len(came) == 150
+
+
+def print_and_hold(end: Any) -> None:
+    print("said", flush=True)
+    os.read(end.fileno(), 1)
+
+
+def test_output_is_forwarded_while_tasks_wait(js: Jobserver, hold: Hold, run_in: Any) -> None:
+    out = io.StringIO()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(js.with_options(output="forward").run, print_and_hold, hold.end)
+            while "said" not in out.getvalue():
+                await anyio.sleep(0.01)
+            hold.let_go()
+
+    with contextlib.redirect_stdout(out):
+        run_in(main)
 
 
 # The descriptor itself.

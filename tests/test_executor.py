@@ -262,6 +262,32 @@ def test_calls_that_take_no_slot_or_several(
         hold.let_go()
 
 
+def call_of_two_slots(js: Jobserver) -> int:
+    with JobserverExecutor(jobserver=js.with_options(consume=2)) as executor:
+        return executor.submit(pow, 2, 5).result(DEADLINE)
+
+
+def test_a_job_gives_its_slot_away_for_a_call_that_takes_all(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(2)
+    assert js(call_of_two_slots, js).result(DEADLINE) == 32
+
+
+def say_and_die() -> None:
+    print("last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_message_of_a_death_has_what_was_captured(
+    make_jobserver: Callable[..., Jobserver],
+) -> None:
+    js = make_jobserver(2).with_options(output="capture")
+    with JobserverExecutor(jobserver=js) as executor:
+        with pytest.raises(SubmissionDied, match="last words"):
+            executor.submit(say_and_die).result(DEADLINE)
+
+
 def test_callbacks_of_a_shared_jobserver_run_in_the_users_calls(
     make_jobserver: Callable[..., Jobserver],
 ) -> None:

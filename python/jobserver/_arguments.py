@@ -179,7 +179,7 @@ def _context(value: Any) -> tuple[str, BaseContext]:
     if isinstance(value, BaseContext):
         return value.get_start_method(), value
     if value is None:
-        value = _default_method()
+        value = default_method()
     if not isinstance(value, str):
         raise TypeError(
             "context must be None, the name of a start method or a multiprocessing context, "
@@ -194,10 +194,11 @@ def _context(value: Any) -> tuple[str, BaseContext]:
 
 def context_of(method: str) -> BaseContext:
     """The multiprocessing context of a start method; of "inline", the default context."""
-    return multiprocessing.get_context(_default_method() if method == "inline" else method)
+    return multiprocessing.get_context(default_method() if method == "inline" else method)
 
 
-def _default_method() -> str:
+def default_method() -> str:
+    """Multiprocessing's default start method."""
     # This call does not fix multiprocessing's default for the rest of the program.
     chosen = multiprocessing.get_start_method(allow_none=True)
     known = multiprocessing.get_all_start_methods()

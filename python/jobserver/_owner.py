@@ -263,8 +263,19 @@ class Owner:
         if callbacks:
             self.issue_callbacks()
         if self._readiness is not None:
-            self._readiness.rest(look, None)
+            self.rest(self._readiness, look, None)
         return look
+
+    def rest(
+        self,
+        readiness: _native.Readiness,
+        look: _native.Look,
+        admission: _native.Admission | None,
+    ) -> None:
+        """Has an event loop's descriptor tell of changes since that look, of slots for the
+        submission, and when output may be there to be forwarded."""
+        seconds = self.forwarding.forward(None) if self.forwarding else None
+        readiness.rest(look, admission, seconds)
 
     def fileno(self) -> int:
         """A descriptor that is readable whenever a call has something to do."""
@@ -333,22 +344,6 @@ class Owner:
             raise
         if gave_away:
             native.resume()
-
-    def runs_on_slot(self) -> bool:
-        """Whether this process is a job of this owner's pool, and has a slot now."""
-        job, own = _native.current_job(), _native.own_pool()
-        if job is None or job[1] is None or own is None:
-            return False
-        return own.home == self.here().pool.home
-
-    def give_slots_away(self) -> None:
-        """In a job that `runs_on_slot`: gives its slots to the pool, for a wait by other means than
-        this owner's. It calls `get_slots_again` before it goes on."""
-        self.here().give_slots_away()
-
-    def get_slots_again(self) -> None:
-        """Waits until this job has its slots again, which it has given away or lent."""
-        self.here().resume()
 
     def issue_callbacks(self, *finished: Future[Any]) -> None:
         """Runs the callbacks of finished Futures, and of these, which had finished before."""

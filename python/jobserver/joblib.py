@@ -31,6 +31,7 @@ from joblib.parallel import (
 
 from ._joblib import pools
 from ._joblib.batch import Buffers
+from ._joblib.slot import get_slots_again, give_slots_away, runs_on_slot
 from ._joblib.workers import Workers, take
 from ._jobserver import Jobserver
 
@@ -159,7 +160,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def start_call(self) -> None:
         assert self._workers is not None
         owner = self._workers.owner
-        self._ran_on_slot = owner.runs_on_slot()
+        self._ran_on_slot = runs_on_slot(owner)
         if self._ran_on_slot and not self.parallel.return_generator:
             # The job still computes: it reads joblib's tasks. Its slot is for it until then.
             self._workers.hold()
@@ -184,7 +185,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         workers = self._workers
         if workers is not None and not self.parallel.return_generator:
             if self._ran_on_slot:
-                workers.owner.give_slots_away()
+                give_slots_away(workers.owner)
             workers.go()
             if self.parallel.timeout is None and workers.wait():  # joblib would look every 10 ms
                 self._go_on()  # with a slot, since the results are loaded now
@@ -202,7 +203,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         workers, ran_on_slot = self._workers, self._ran_on_slot
         self._ran_on_slot = False
         if workers is not None and ran_on_slot:
-            workers.owner.get_slots_again()
+            get_slots_again(workers.owner)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Ends the jobs of this Parallel, and of no other, and waits for their ends."""

@@ -214,7 +214,7 @@ class Watch:
                 if self._fd < 0:
                     return  # a callback has closed the owner
                 self._resume()
-                self._readiness.rest(look, self._admit())
+                owner.rest(self._readiness, look, self._admit())
                 self._keep()
             else:
                 self._resume()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import signal
 import time
 import weakref
@@ -11,6 +10,7 @@ from collections import deque
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
+from .. import _arguments
 from .. import _multiprocessing as mp
 from .._jobserver import Jobserver
 from .._native import getpid
@@ -205,7 +205,7 @@ def _own(
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
     args = tuple(initargs)
-    if mp_context is None and multiprocessing.get_context().get_start_method() == "fork":
+    if mp_context is None and _arguments.default_method() == "fork":
         # tqdm's `process_map` gives such a lock to the initializer.
         mp_context = "fork" if any(map(mp.is_for_forks_only, args)) else "forkserver"
     made: Any = None if initializer is None else Initializer(initializer, args)

@@ -239,6 +239,8 @@ class Runner:
         value, error = load(job)
         future = None if isinstance(error, InitializerFailed) else self._running.pop(job, None)
         if future is not None:
+            with contextlib.suppress(ValueError):
+                self._finished.remove(job)  # which has the result too
             _deliver(future, value, error)
 
     def join(self) -> None:

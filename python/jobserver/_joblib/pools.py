@@ -78,7 +78,7 @@ def _new(
     initargs: tuple[Any, ...] = (),
 ) -> Jobserver:
     # Not "fork", because the backend has a thread. (In loky's workers the method is another.)
-    spawns = multiprocessing.get_context().get_start_method() == "spawn"
+    spawns = multiprocessing.get_start_method(allow_none=True) == "spawn"
     return Jobserver(
         "spawn" if spawns else "forkserver",
         slots,

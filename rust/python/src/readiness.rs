@@ -33,13 +33,14 @@ impl Readiness {
     }
 
     /// From now on the descriptor is readable if something has changed since that look, if callbacks
-    /// are due, or if the submission of `admission` may be admitted.
-    #[pyo3(signature = (look, admission))]
+    /// are due, if the submission of `admission` may be admitted, and after so many `seconds`.
+    #[pyo3(signature = (look, admission, seconds))]
     fn rest(
         &mut self,
         py: Python<'_>,
         look: &PyLook,
         admission: Option<Bound<'_, Admission>>,
+        seconds: Option<f64>,
     ) -> PyResult<()> {
         self.rise(py)?;
         let owner = self.owner.bind(py).get();
@@ -52,7 +53,7 @@ impl Readiness {
         };
         self.admission = admission.map(Bound::unbind);
         let slots = place.as_ref().map(|(needs, turn)| (*needs, turn));
-        Ok(owner.owner.rest(&owner.host(py), &mut self.readiness, look.0, slots)?)
+        Ok(owner.owner.rest(&owner.host(py), &mut self.readiness, look.0, slots, seconds)?)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

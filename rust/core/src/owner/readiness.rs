@@ -17,6 +17,7 @@ use crate::wait::Bell;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
+use std::time::Duration;
 
 const WAITING: &str = "cannot give an event loop a descriptor to wait for";
 const UNSUPPORTED: &str =
@@ -74,8 +75,8 @@ impl<J> Owner<J> {
     }
 
     /// Rests: from now on the descriptor is readable if something has changed since `look`, if the
-    /// host has something to do, or, with `slots`, if so many slots may be free by that place in the
-    /// queue. A job gives its slot to the pool if it `yields` and has jobs, if a job of its own has
+    /// host has something to do, `after` so many seconds, or, with `slots`, if so many slots may be
+    /// free by that place in the queue. A job gives its slot to the pool if it `yields` and has jobs, if a job of its own has
     /// given its slot away, or for the slots of a job of several: nothing shows whether this one
     /// waits for that.
     pub fn rest<H: OwnerHost<J>>(
@@ -84,6 +85,7 @@ impl<J> Owner<J> {
         readiness: &mut Readiness,
         look: Look,
         slots: Option<(usize, &PausedTurn)>,
+        after: Option<f64>,
     ) -> std::result::Result<(), H::Error> {
         self.check_process()?;
         if !readiness.set.descriptor().is_intact() {
@@ -104,10 +106,17 @@ impl<J> Owner<J> {
         // again. All of them go back, and the call that follows takes them.
         let gathers = readiness.turn.as_mut().filter(|turn| turn.is_for_several());
         let is_due = gathers.map_or(Ok(None), Turn::try_take)?.is_some() || is_due;
-        Ok(self.begin_rest(readiness, look, is_due)?)
+        let after = after.and_then(|after| Duration::try_from_secs_f64(after.max(0.0)).ok());
+        Ok(self.begin_rest(readiness, look, is_due, after)?)
     }
 
-    fn begin_rest(&self, readiness: &mut Readiness, look: Look, is_due: bool) -> Result<()> {
+    fn begin_rest(
+        &self,
+        readiness: &mut Readiness,
+        look: Look,
+        is_due: bool,
+        after: Option<Duration>,
+    ) -> Result<()> {
         let sleep = Sleep { wants: Wants::All, alone: true, callbacks: false };
         let mut state = self.state();
         let turn = readiness.turn.as_mut();
@@ -118,7 +127,8 @@ impl<J> Owner<J> {
         drop(state);
         match &readiness.waiting {
             Some(waiting) if !is_due => {
-                let (descriptors, after) = waiting.parts();
+                let (descriptors, look_after) = waiting.parts();
+                let after = look_after.into_iter().chain(after).min();
                 let rests = readiness.set.rest_on(descriptors, after);
                 rests.map_err(Error::system(WAITING))
             }

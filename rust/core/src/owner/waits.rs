@@ -110,7 +110,8 @@ impl<J> Owner<J> {
 
     /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
     /// end because the own slot of this process has come back. For the slots of a job of several, the
-    /// process gives its own to the pool.
+    /// process gives its own to the pool, and goes on without: to get it again could take one of those
+    /// slots.
     pub fn wait_beside<H: OwnerHost<J>>(
         &self,
         host: &H,
@@ -118,8 +119,10 @@ impl<J> Owner<J> {
         slots: Option<(usize, &mut PausedTurn)>,
         timeout: Option<f64>,
     ) -> std::result::Result<(), H::Error> {
-        let several = slots.as_ref().is_some_and(|(needs, _)| *needs > 1);
-        self.wait_by(host, look, slots, timeout, self.options.yields || several, |turn| turn)
+        if slots.as_ref().is_some_and(|(needs, _)| *needs > 1) {
+            self.pool()?.give_own_slot_away();
+        }
+        self.wait_by(host, look, slots, timeout, self.options.yields, |turn| turn)
     }
 
     fn wait_by<H: OwnerHost<J>>(
