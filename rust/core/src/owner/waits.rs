@@ -309,6 +309,7 @@ impl<J> Drop for Sleeper<'_, J> {
             state.jobs.sleepers.ring_for_host();
         }
         state.jobs.hand_over();
+        state.abandon_if_closed(); // another thread may have closed the owner during the wait
     }
 }
 
