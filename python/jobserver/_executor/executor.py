@@ -160,7 +160,7 @@ class JobserverExecutor(futures.Executor):
         if chunksize == 1:
             calls = ((fn, *row) for [row] in chunks)
         else:
-            calls = ((_call_each, fn, chunk) for chunk in chunks)
+            calls = ((_call_each, fn, [*zip(*chunk)]) for chunk in chunks)
         first = itertools.islice(calls, buffersize)
         submitted = deque([self.submit(*call) for call in first])
         # It does not keep the executor, which ends with its last reference.
@@ -219,9 +219,10 @@ def _stop(runner: Runner) -> None:
         runner.stop()
 
 
-def _call_each(fn: Callable[..., T], rows: list[tuple[Any, ...]]) -> list[T]:
-    """In the job: makes the calls of a chunk."""
-    return [fn(*row) for row in rows]
+def _call_each(fn: Callable[..., T], columns: list[tuple[Any, ...]]) -> list[T]:
+    """In the job: makes the calls of a chunk. Their arguments are sent by columns, because a few
+    long tuples are pickled much faster than many short ones."""
+    return [fn(*row) for row in zip(*columns)]
 
 
 def _served(
