@@ -26,8 +26,8 @@ DEADLINE_SECONDS = 300
 ARGUMENTS = {"ex9_tree.py": [str(Path(email.__file__).parent)]}
 
 
-# What examples need, and what executes notebooks: `make examples` has it all, and the tests on every
-# CPython do without.
+# What examples need, and what executes notebooks: `make examples` has it all, and the tests on
+# every CPython do without.
 NEEDS = {"ex12_scikit_learn.py": ("joblib", "sklearn", "cloudpickle")}
 OF_NOTEBOOKS = ("nbclient", "ipykernel", "cloudpickle")
 
