@@ -367,6 +367,25 @@ def test_after_the_error_of_a_call_map_goes_on(js: Jobserver, run_in: Any) -> No
     assert run_in(main) == [1, 0.5]
 
 
+def stop(kind: type[Exception]) -> None:
+    raise kind
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_a_call_that_raises_what_would_end_a_loop_does_not_end_it(
+    js: Jobserver, kind: type[Exception], run_in: Any
+) -> None:
+    async def main() -> None:
+        results = js.map(stop, [(kind,), (kind,)], chunksize=1)
+        for _ in range(2):
+            with pytest.raises(RuntimeError) as raised:
+                await results.__anext__()
+            assert isinstance(raised.value.__cause__, kind)
+        assert [each async for each in results] == []
+
+    run_in(main)
+
+
 def test_a_result_of_map_that_is_late_is_told(js: Jobserver, hold: Hold, run_in: Any) -> None:
     async def main() -> int:
         results = js.map(held, [(hold.end,)], timeout=0.01)

@@ -125,13 +125,21 @@ class Results(_native.Results, Generic[T]):
 
     async def __anext__(self) -> T:
         """`next` for a task of asyncio or trio: the loop goes on while this waits."""
-        while not self._ready:
-            step = self._advance(waits=False)
-            if step is False:
-                raise StopAsyncIteration
-            if isinstance(step, _Pause):
-                await self._pause(step)
-        return next(self)
+        try:
+            while not self._ready:
+                step = self._advance(waits=False)
+                if step is False:
+                    break
+                if isinstance(step, _Pause):
+                    await self._pause(step)
+            else:
+                return next(self)
+        except StopAsyncIteration as e:
+            raise RuntimeError(
+                "a call of map, or a function around it, raised StopAsyncIteration, which would "
+                "end the results: it is the cause of this error"
+            ) from e
+        raise StopAsyncIteration
 
     # The owner's loop.
 
