@@ -214,7 +214,10 @@ class Watch:
                 if self._fd < 0:
                     return  # a callback has closed the owner
                 self._resume()
-                owner.rest(self._readiness, look, self._admit())
+                admission = self._admit()
+                if self._fd < 0 or self._pid != getpid():
+                    return  # a pickling has closed the owner, or has forked
+                owner.rest(self._readiness, look, admission)
                 self._keep()
             else:
                 self._resume()

@@ -56,30 +56,6 @@ class JobFuture(futures.Future):  # type: ignore[type-arg]
     #: Whether it was cancelled, and those that wait for it know.
     told = False
 
-    #: Its job, from the start to the end of that.
-    job: Future[Any] | None = None
-
-    def started(self, job: Future[Any]) -> None:
-        self.job = job
-        if self.done():
-            self.job = None  # another thread has delivered its outcome already
-
-    def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._wait_for_job(timeout))
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._wait_for_job(timeout))
-
-    def _wait_for_job(self, timeout: float | None) -> float | None:
-        """Waits for the job in this thread, if it has started: the executor's thread need not run
-        before this one goes on. Returns how long this may still wait for the executor's thread."""
-        runner, job = self._runner(), self.job
-        if runner is None or job is None:
-            return timeout
-        begun = time.monotonic()
-        runner.wait_for(job, timeout)
-        return None if timeout is None else max(0.0, timeout - (time.monotonic() - begun))
-
     def cancel(self) -> bool:
         if not super().cancel():
             return False
@@ -165,7 +141,6 @@ class Runner:
             self._running[job] = item.future
             item.future.set_running_or_notify_cancel()
             if not self._ended and starts(native, job, item.admission, item.packed):
-                item.future.started(job)
                 return True
         except BaseException as e:
             if job.pid:
@@ -227,22 +202,6 @@ class Runner:
         self._signal = number
         self.stop(cancel_futures=True)
 
-    def wait_for(self, job: Future[Any], timeout: float | None) -> None:
-        """Waits for a job in the calling thread, and delivers its outcome. Does not if that is for
-        the executor's thread: output to forward, callbacks of a shared Jobserver, a failure of the
-        initializer."""
-        owner = self._owner
-        if self.pid != getpid() or owner.forwarding is not None:
-            return
-        if owner.native.wait_for(job, timeout, owner.yields):
-            return
-        value, error = load(job)
-        future = None if isinstance(error, InitializerFailed) else self._running.pop(job, None)
-        if future is not None:
-            with contextlib.suppress(ValueError):
-                self._finished.remove(job)  # which has the result too
-            _deliver(future, value, error)
-
     def join(self) -> None:
         if not self._unstarted and self._thread is not threading.current_thread():
             self._thread.join()
@@ -302,7 +261,10 @@ class Runner:
             if isinstance(error, InitializerFailed):
                 self._break("its initializer failed", error.cause)
                 error = self.broken
-            _deliver(future, value, error)
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(as_executors(error))
             del job, future, value, error
 
     def _is_forced(self) -> bool:
@@ -378,7 +340,6 @@ class Runner:
         packed, item.packed = item.packed, None
         try:
             owner.submit(job, None, None, False, None, packed, item.admission)
-            item.future.started(job)
         except BaseException as e:
             self._running.pop(job, None)
             item.future.set_exception(e)
@@ -389,8 +350,10 @@ class Runner:
         """Nothing runs any more: the executor is of no more use."""
         self.broken = BrokenProcessPool(f"this executor is not usable any more: {why}: {cause!r}")
         self.broken.__cause__ = cause
-        for job, future in [*self._running.items()]:
-            self._running.pop(job, None)
+        for job in [*self._running]:
+            future = self._running.pop(job, None)
+            if future is None:
+                continue  # its start has failed, and `submit` tells that
             future.set_exception(self.broken)
             with contextlib.suppress(OSError, RuntimeError):
                 self._owner.native.kill(job._job, 0.0)
@@ -412,14 +375,6 @@ class Runner:
             self._owner.begin_close()
             self._owner.drain(callbacks=False)
             self._owner.stop_helpers()
-
-
-def _deliver(future: JobFuture, value: Any, error: BaseException | None) -> None:
-    future.job = None
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(as_executors(error))
 
 
 def _begins(future: JobFuture) -> bool:
