@@ -30,7 +30,7 @@ from joblib.parallel import (
 )
 
 from ._joblib import pools
-from ._joblib.batch import Buffers
+from ._joblib.batch import Buffers, Results
 from ._joblib.slot import get_slots_again, give_slots_away, runs_on_slot
 from ._joblib.workers import Workers, take
 from ._jobserver import Jobserver
@@ -69,6 +69,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
+    supports_sharedmem = True
 
     def __init__(
         self,
@@ -91,6 +92,9 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         self._workers: Workers | None = None
         self._begin: Callable[[], Workers]
         self._ran_on_slot = False
+        self._has_threads = False
+        #: How long the last batch has run.
+        self._seconds = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self.jobserver, self._initializer, self._initargs
@@ -144,11 +148,17 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
                 raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
             self.parallel = parallel
             js = self._jobserver_for(workers)
+            # `prefer` is for Parallels for which the program has not chosen a backend.
+            self._has_threads = require == "sharedmem" or (
+                prefer == "threads" and bool(self.nesting_level)
+            )
             least = None if mmap_mode is None else max_nbytes
 
             def begin() -> Workers:
-                buffers = Buffers(least, mmap_mode == "r")
-                return Workers(js, workers, buffers, partial(getattr, parallel, "_aborting", False))
+                has_failed = partial(getattr, parallel, "_aborting", False)
+                if self._has_threads:
+                    return Workers(js, workers, None, has_failed, lends=parallel.return_generator)
+                return Workers(js, workers, Buffers(least, mmap_mode == "r"), has_failed)
 
             self._begin = begin
             self._workers = begin()
@@ -176,7 +186,19 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def retrieve_result_callback(self, out: Any) -> Any:
         """The result of a batch, in its callback."""
-        return out.result()
+        result = out.result()
+        if isinstance(result, Results):
+            self._seconds = result.seconds
+        return result
+
+    def compute_batch_size(self) -> int:
+        """How many calls are in a batch: one, if a batch need not be sent."""
+        return 1 if self._has_threads else super().compute_batch_size()
+
+    def batch_completed(self, batch_size: int, duration: float) -> None:
+        """Has joblib choose larger batches if this one was short. `duration` includes the wait for
+        a slot; with it, the batches of nested work would never grow."""
+        super().batch_completed(batch_size, self._seconds)
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 import weakref
 from typing import Any, Callable, Iterator, NamedTuple, Union
 
@@ -108,23 +109,28 @@ class _Loaded:
         self._calls = calls
 
     def __call__(self) -> Results:
-        return Results(*pickling.dump_apart(self._calls(), by_value.OUTCOME, {}))
+        begun = time.monotonic()
+        outcome = pickling.dump_apart(self._calls(), by_value.OUTCOME, {})
+        return Results(*outcome, time.monotonic() - begun)
 
 
 class Results:
     """The results of a batch, as its owner gets them. They are loaded only when joblib takes them.
     If the owner is a job, the thread of its executor receives them while the job has no slot, and
-    models of scikit-learn take long to load."""
+    models of scikit-learn take long to load.
 
-    def __init__(self, stream: Any, buffers: list[Any]) -> None:
+    `seconds` is how long the calls took."""
+
+    def __init__(self, stream: Any, buffers: list[Any], seconds: float) -> None:
         self._stream, self._buffers = stream, buffers
+        self.seconds = seconds
 
     def __iter__(self) -> Iterator[Any]:
         results: list[Any] = pickle.loads(self._stream, buffers=self._buffers)
         return iter(results)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Results, (pickle.PickleBuffer(self._stream), self._buffers)
+        return Results, (pickle.PickleBuffer(self._stream), self._buffers, self.seconds)
 
 
 def _view(shared: Shared[Any], is_read_only: bool) -> memoryview:

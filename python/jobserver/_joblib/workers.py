@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .._executor import JobserverExecutor
 from .batch import Batch, Buffers
+from .threads import SlotThreads
 
 if TYPE_CHECKING:
     from .._jobserver import Jobserver
     from .._owner import Owner
 
+_Calls = Callable[[], "list[Any]"]
 _Callback = Callable[["futures.Future[Any]"], Any]
 
 
@@ -26,14 +28,24 @@ class Workers:
     """
 
     def __init__(
-        self, jobserver: Jobserver, most: int, buffers: Buffers, has_failed: Callable[[], bool]
+        self,
+        jobserver: Jobserver,
+        most: int,
+        buffers: Buffers | None,
+        has_failed: Callable[[], bool],
+        lends: bool = False,
     ) -> None:
-        """`has_failed`: whether joblib has met with an error, after a callback."""
+        """`buffers` is None for threads of this process instead of jobs; `lends` is theirs.
+        `has_failed`: whether joblib has met with an error, after a callback."""
         self.jobserver = jobserver
         self._has_failed = has_failed
-        self._executor = JobserverExecutor(jobserver=jobserver)
         self._buffers = buffers
-        self._waiting: deque[tuple[Batch, _Callback]] = deque()
+        self._executor: JobserverExecutor | SlotThreads
+        if buffers is None:
+            self._executor = SlotThreads(self.owner, lends)
+        else:
+            self._executor = JobserverExecutor(jobserver=jobserver)
+        self._waiting: deque[tuple[_Calls, _Callback]] = deque()
         #: One entry for each batch that may be started.
         self._free = deque([True] * most)
         #: Whether batches wait until `go`.
@@ -56,9 +68,10 @@ class Workers:
         self._holds = False
         self._start()
 
-    def submit(self, calls: Callable[[], list[Any]], callback: _Callback) -> None:
+    def submit(self, calls: _Calls, callback: _Callback) -> None:
         self._left.append(True)
-        self._waiting.append((Batch(calls, self._buffers), callback))
+        batch = calls if self._buffers is None else Batch(calls, self._buffers)
+        self._waiting.append((batch, callback))
         self._start()
 
     def _start(self) -> None:
@@ -74,7 +87,7 @@ class Workers:
             batch, callback = next_one
             self._submitted(batch).add_done_callback(partial(self._done, callback))
 
-    def _submitted(self, batch: Batch) -> futures.Future[Any]:
+    def _submitted(self, batch: _Calls) -> futures.Future[Any]:
         try:
             return self._executor.submit(batch)
         except RuntimeError as e:  # at the end of the interpreter, or after a kill

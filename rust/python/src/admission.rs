@@ -6,7 +6,7 @@ use crate::owner_host::OwnersInterpreter;
 use crate::promise::Promise;
 use jobserver_core as core;
 use jobserver_core::owner::{Admitted, OwnerHost, Until};
-use jobserver_core::slots::{PausedTurn, Turn};
+use jobserver_core::slots::{PausedTurn, ThreadSlot, Turn};
 use pyo3::prelude::*;
 
 /// The job has started; for other calls, the event has happened. False in Python.
@@ -44,6 +44,8 @@ pub(crate) struct Admission {
     pub(crate) given_away: Option<core::Pool>,
     /// Its turn, while its slots are set aside.
     pub(crate) aside: Option<Turn>,
+    /// The slot, if it is for a thread of this process and not for a job.
+    pub(crate) thread: Option<ThreadSlot>,
 }
 
 #[pymethods]
@@ -63,6 +65,7 @@ impl Admission {
             turn: PausedTurn::default(),
             given_away: None,
             aside: None,
+            thread: None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Admission {
         host: &OwnersInterpreter<'_, '_>,
         interrupted: bool,
     ) -> PyResult<()> {
-        (self.is_over, self.aside) = (false, None);
+        (self.is_over, self.aside, self.thread) = (false, None, None);
         let given_away = self.given_away.take().filter(|_| !interrupted);
         self.admitted.own = self.admitted.own.take().or(given_away);
         Ok(owner.conclude(host, &mut self.admitted)?)
@@ -118,6 +121,16 @@ impl Admission {
         }
         self.is_over = true;
         Ok(true)
+    }
+
+    /// See `Owner.admit_thread`.
+    pub(crate) fn obtain_thread(
+        &mut self,
+        owner: &core::Owner<Py<Promise>>,
+        lends: bool,
+    ) -> PyResult<bool> {
+        self.thread = owner.admit_thread(&mut self.turn, lends).map_err(to_python)?;
+        Ok(self.thread.is_some())
     }
 
     /// Admits a job, unless it is admitted: `STARTED`, `DUE` or `TIMED_OUT`.

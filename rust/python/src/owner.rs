@@ -78,10 +78,10 @@ impl Owner {
         self.owner.could_admit(turn, *consume, may_lend).map_err(to_python)
     }
 
-    /// Whether this process is a job with a slot that it can lend or give away.
+    /// Whether this process, or a thread of it, has a slot that it can lend or give away.
     #[getter]
     fn can_lend(&self) -> bool {
-        self.owner.pool().is_ok_and(|pool| pool.runs())
+        self.owner.pool().is_ok_and(|pool| pool.can_lend())
     }
 
     /// Reclaims the slots of processes that have ended.
@@ -98,6 +98,12 @@ impl Owner {
     /// `may_lend`, takes the job's own. Returns whether it has. True for a job that takes no slot.
     fn admit_at_once(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
         admission.try_borrow_mut()?.obtain_at_once(&self.owner, may_lend)
+    }
+
+    /// Takes a slot for the calling thread to run on, if one is free, until `conclude`; never waits.
+    /// If it `lends`, lends the process's own first. Returns whether it has one.
+    fn admit_thread(&self, admission: &Bound<'_, Admission>, lends: bool) -> PyResult<bool> {
+        admission.try_borrow_mut()?.obtain_thread(&self.owner, lends)
     }
 
     /// Gives the slots of an admitted submission back until `admit_at_once`, but keeps its place in

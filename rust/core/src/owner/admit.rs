@@ -4,7 +4,7 @@ use super::shared::Owner;
 use super::waits::Until;
 use super::OwnerHost;
 use crate::error::Result;
-use crate::slots::{PausedTurn, Pool, Slot, Turn, Want};
+use crate::slots::{PausedTurn, Pool, Slot, ThreadSlot, Turn, Want};
 
 /// The slot of an admitted submission. A drop gives the slot back.
 #[derive(Debug, Default)]
@@ -42,12 +42,13 @@ impl<J> Owner<J> {
             if timeout.is_none() && self.must_give_way(turn) {
                 gave_away |= pool.give_own_slot_away();
             }
-            let admitted = self.admit_by(turn, may_wait && !several)?;
-            if admitted.is_some() || !(several && may_wait && pool.give_own_slot_away()) {
+            let admitted = self.admit_by(turn, needs, may_wait && !several)?;
+            if admitted.is_some() || !(several && may_wait) {
                 return Ok(admitted);
             }
-            gave_away = true;
-            self.admit_by(turn, false)
+            pool.give_thread_slots_away();
+            gave_away |= pool.give_own_slot_away();
+            self.admit_by(turn, needs, false)
         };
         let admitted = self.until(host, timeout, &mut turn, callbacks, look);
         *paused = turn.pause();
@@ -84,7 +85,7 @@ impl<J> Owner<J> {
     ) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
         let mut turn = pool.turn(Want::Start).needing(needs).after(paused);
-        let admitted = self.admit_by(&mut turn, may_lend);
+        let admitted = self.admit_by(&mut turn, needs, may_lend);
         *paused = turn.pause();
         admitted
     }
@@ -100,22 +101,34 @@ impl<J> Owner<J> {
             Some(own) => Ok(Some(Admitted { slot: Some(own), own: None })),
             None => {
                 let admitted = self.admit_at_once(paused, needs, false)?;
-                if admitted.is_none() {
-                    pool.tell_if_without_slot(); // otherwise its owner could keep the last one
-                }
-                Ok(admitted)
+                Ok(admitted.or_else(|| from_thread(&pool, needs)))
             }
         }
     }
 
-    fn admit_by(&self, turn: &mut Turn, may_lend: bool) -> Result<Option<Admitted>> {
+    /// Takes a slot for a thread of this process to run on, if one is free; never waits. If it
+    /// `lends`, lends the process's own slot first, as [`Owner::admit_beside`] does.
+    pub fn admit_thread(&self, paused: &mut PausedTurn, lends: bool) -> Result<Option<ThreadSlot>> {
+        let pool = self.open_pool()?;
+        let own = if lends { pool.own_slot(false) } else { None };
+        let slot = match own {
+            Some(own) => Some(own),
+            None => self.admit_at_once(paused, 1, false)?.and_then(|admitted| admitted.slot),
+        };
+        if slot.is_none() {
+            pool.tell_if_without_slot();
+        }
+        Ok(slot.map(|slot| pool.run_thread_on(slot)))
+    }
+
+    fn admit_by(&self, turn: &mut Turn, needs: usize, may_lend: bool) -> Result<Option<Admitted>> {
         let pool = self.open_pool()?;
         if let Some(slot) = turn.try_take()? {
             return Ok(Some(Admitted { slot: Some(slot), own: None }));
         }
         let own = if may_lend { pool.own_slot(self.options.yields) } else { None };
         if own.is_none() && may_lend {
-            pool.tell_if_without_slot(); // a thread of a job that has sent its result, perhaps
+            return Ok(from_thread(&pool, needs));
         }
         Ok(own.map(|slot| Admitted { slot: Some(slot), own: Some(pool) }))
     }
@@ -132,7 +145,7 @@ impl<J> Owner<J> {
         let mut turn = pool.turn(Want::Start).needing(needs).after(paused);
         let could = turn.could_take()?;
         *paused = turn.pause();
-        Ok(could || may_lend && pool.runs())
+        Ok(could || may_lend && pool.can_lend())
     }
 
     /// Gives the slots of an admission back for a while, and keeps the place of the submission in the
@@ -180,4 +193,18 @@ impl<J> Owner<J> {
         self.state().abandon_if_closed(); // the wait has opened descriptors
         resumed.map(drop)
     }
+}
+
+/// For a submission that would have to wait: the slot of a thread of this process. If there is none,
+/// tells the owner of this job if the job has no slot either: otherwise the owner could keep the
+/// last one.
+fn from_thread(pool: &Pool, needs: usize) -> Option<Admitted> {
+    if needs > 1 {
+        pool.give_thread_slots_away();
+    }
+    let slot = pool.take_thread_slot();
+    if slot.is_none() {
+        pool.tell_if_without_slot();
+    }
+    slot.map(|slot| Admitted { slot: Some(slot), own: None })
 }

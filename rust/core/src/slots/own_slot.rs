@@ -6,6 +6,7 @@
 //! it *yields* its slot to the pool, and is one of the waiters. Not here: when a job waits (the
 //! caller decides).
 
+use super::thread_slots::ThreadSlots;
 use super::Slot;
 use crate::error::Result;
 use crate::platform::getpid;
@@ -128,6 +129,7 @@ pub(crate) struct Own {
     /// The process that it belongs to, and how that process tells its owner.
     on_yield: Mutex<Option<(Pid, OnYield)>>,
     told: AtomicBool,
+    pub(super) threads: ThreadSlots,
 }
 
 impl Own {

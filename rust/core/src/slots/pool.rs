@@ -194,6 +194,12 @@ impl Pool {
         self.own.slot().runs()
     }
 
+    /// Returns whether a submission of this process could start on a slot that the process, or a
+    /// thread of it, runs on.
+    pub fn can_lend(&self) -> bool {
+        self.runs() || self.has_thread_slots()
+    }
+
     /// Returns whether this process is a job of several slots. When it waits, it gives all of them
     /// to the pool, and goes on with as many.
     pub fn runs_on_several(&self) -> bool {
