@@ -31,7 +31,7 @@ from joblib.parallel import (
 
 from ._joblib import pools
 from ._joblib.batch import Buffers, Results
-from ._joblib.slot import get_slots_again, give_slots_away, runs_on_slot
+from ._joblib.slot import Slot, slot_in_use
 from ._joblib.workers import Workers, take
 from ._jobserver import Jobserver
 
@@ -91,7 +91,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         self._unused = deque([True])
         self._workers: Workers | None = None
         self._begin: Callable[[], Workers]
-        self._ran_on_slot = False
+        #: What the Parallel runs on.
+        self._slot: Slot | None = None
         self._has_threads = False
         #: How long the last batch has run.
         self._seconds = 0.0
@@ -169,9 +170,12 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def start_call(self) -> None:
         assert self._workers is not None
-        owner = self._workers.owner
-        self._ran_on_slot = runs_on_slot(owner)
-        if self._ran_on_slot and not self.parallel.return_generator:
+        self._slot = slot_in_use(self._workers.owner)
+        if self._slot is None:
+            return
+        if self.parallel.return_generator:
+            self._slot.lend()
+        else:
             # The job still computes: it reads joblib's tasks. Its slot is for it until then.
             self._workers.hold()
 
@@ -206,8 +210,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         in it, so a job needs no slot. For a generator, its consumer's code is in it too."""
         workers = self._workers
         if workers is not None and not self.parallel.return_generator:
-            if self._ran_on_slot:
-                give_slots_away(workers.owner)
+            if self._slot is not None:
+                self._slot.give_away()
             workers.go()
             if self.parallel.timeout is None and workers.wait():  # joblib would look every 10 ms
                 self._go_on()  # with a slot, since the results are loaded now
@@ -218,14 +222,13 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         with a slot. Ctrl-C does not wait for that. (At the interpreter's end, when a generator that
         was not read ends, `sys` is no more here.)"""
         if exc_info()[0] is KeyboardInterrupt:
-            self._ran_on_slot = False
+            self._slot = None
         self._go_on()
 
     def _go_on(self) -> None:
-        workers, ran_on_slot = self._workers, self._ran_on_slot
-        self._ran_on_slot = False
-        if workers is not None and ran_on_slot:
-            get_slots_again(workers.owner)
+        slot, self._slot = self._slot, None
+        if self._workers is not None and slot is not None:
+            slot.get_again()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Ends the jobs of this Parallel, and of no other, and waits for their ends."""

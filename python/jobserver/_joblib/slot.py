@@ -1,10 +1,9 @@
-"""The slot that a Parallel gives away while it waits: that of the job in which it runs, or, in a
-thread of another Parallel, that of the thread. The job's slot is given away by other means than the
-job's Jobserver, which would know what to do with it."""
+"""The slot that a Parallel does not need while it waits: that of the job in which it runs, or, in a
+thread of another Parallel, that of the thread."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .. import _native
 from .threads import slot_of_this_thread
@@ -13,32 +12,41 @@ if TYPE_CHECKING:
     from .._owner import Owner
 
 
-def runs_on_slot(owner: Owner) -> bool:
-    """Whether this thread runs on a slot of this owner's pool: its own, or its job's."""
+class Slot(Protocol):
+    def lend(self) -> None:
+        """Has jobs and threads that are started now run on the slot, if they need it, although the
+        program goes on."""
+
+    def give_away(self) -> None:
+        """Gives the slot to the pool. Call `get_again` before the program goes on."""
+
+    def get_again(self) -> None:
+        """Waits until the slot, or another, is there again."""
+
+
+class _JobSlot:
+    """By other means than the job's Jobserver, which would know what to do with the slot."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def lend(self) -> None:
+        """They take it by themselves."""
+
+    def give_away(self) -> None:
+        self._owner.here().give_slots_away()
+
+    def get_again(self) -> None:
+        self._owner.here().resume()
+
+
+def slot_in_use(owner: Owner) -> Slot | None:
+    """The slot of this owner's pool that this thread runs on: its own, or its job's."""
     home = owner.here().pool.home
-    slot = slot_of_this_thread()
-    if slot is not None:
-        return slot.home == home
+    of_thread = slot_of_this_thread()
+    if of_thread is not None:
+        return of_thread if of_thread.home == home else None
     job, own = _native.current_job(), _native.own_pool()
     if job is None or job[1] is None or own is None:
-        return False
-    return own.home == home
-
-
-def give_slots_away(owner: Owner) -> None:
-    """Where it `runs_on_slot`: gives the slots to the pool. Call `get_slots_again` before the
-    program goes on."""
-    slot = slot_of_this_thread()
-    if slot is not None:
-        slot.give_away()
-    else:
-        owner.here().give_slots_away()
-
-
-def get_slots_again(owner: Owner) -> None:
-    """Waits until this thread or job has its slots again, which it has given away or lent."""
-    slot = slot_of_this_thread()
-    if slot is not None:
-        slot.get()
-    else:
-        owner.here().resume()
+        return None
+    return _JobSlot(owner) if own.home == home else None

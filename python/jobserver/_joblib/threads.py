@@ -9,6 +9,7 @@ import time
 from collections import deque
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Callable
+from weakref import WeakSet
 
 from .. import _native
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 _Call = Callable[[], Any]
 
-#: For how long a thread runs calls on one slot before it lets others have it. A batch of joblib's in
-#: a job takes at least as long if its calls are short. (A slot for each call costs a wait for each:
-#: 40 trees of 9 ms took 1.5 times as long.)
+#: For how long a thread runs calls on one slot before it lets others have it. A batch of joblib's
+#: in a job takes at least as long if its calls are short. (A slot for each call costs a wait for
+#: each: 40 trees of 9 ms took 1.5 times as long.)
 _SECONDS = 0.2
 
 
@@ -27,23 +28,27 @@ class SlotThreads:
     """Calls functions in threads, each while its thread has a slot. It has what `Workers` uses of
     an executor.
 
-    Its threads end when nothing waits. A thread that submits to a Jobserver of this process may lose its slot to
-    the job (`thread_slots`, in the core).
+    Its threads end when nothing waits. A thread that submits to a Jobserver of this process may
+    lose its slot to the job (`thread_slots`, in the core).
     """
 
     def __init__(self, owner: Owner, lends: bool) -> None:
         """`lends`: this process is a job that goes on meanwhile, and lends its own slot first."""
         self.owner, self.lends = owner, lends
         self.stops = False
+        self._threads: WeakSet[_Thread] = WeakSet()
 
-    def submit(self, call: _Call) -> futures.Future[Any]:
+    def submit(self, call: _Call, done: Callable[[futures.Future[Any]], Any]) -> None:
+        """Has `done` called in the same thread afterwards."""
         future: futures.Future[Any] = futures.Future()
+        future.add_done_callback(done)
         thread = threading.current_thread()
         if isinstance(thread, _Thread) and thread.of is self and not thread.next:
             thread.next.append((call, future))  # this thread has just ended a call
         else:
-            _Thread(self, call, future).start()
-        return future
+            thread = _Thread(self, call, future)
+            self._threads.add(thread)
+            thread.start()
 
     def kill_workers(self) -> None:
         """Drops the calls that have no slot. Threads cannot be killed: running calls go on."""
@@ -51,7 +56,10 @@ class SlotThreads:
         self.owner.native.wake()
 
     def shutdown(self) -> None:
-        """The threads end by themselves."""
+        """After the last call, or `kill_workers`: waits for the threads of ended calls."""
+        for thread in [*self._threads]:
+            if not self.stops and thread is not threading.current_thread():
+                thread.join()
 
 
 class _Thread(threading.Thread):
@@ -112,6 +120,14 @@ class ThreadSlot:
                 self._until = time.monotonic() + _SECONDS
                 return True
             owner.native.wait_for_slot(look, admission, None)
+
+    def lend(self) -> None:
+        self.give_away()
+
+    def get_again(self) -> None:
+        # (A generator may be closed by another thread.)
+        if slot_of_this_thread() is self:
+            self.get()
 
     def give_away(self) -> None:
         admission, self._admission = self._admission, None

@@ -85,15 +85,19 @@ class Workers:
                 self._free.append(True)
                 continue
             batch, callback = next_one
-            self._submitted(batch).add_done_callback(partial(self._done, callback))
+            self._submit(batch, partial(self._done, callback))
 
-    def _submitted(self, batch: _Calls) -> futures.Future[Any]:
+    def _submit(self, batch: _Calls, done: _Callback) -> None:
+        if isinstance(self._executor, SlotThreads):
+            self._executor.submit(batch, done)
+            return
+        future: futures.Future[Any]
         try:
-            return self._executor.submit(batch)
+            future = self._executor.submit(batch)
         except RuntimeError as e:  # at the end of the interpreter, or after a kill
-            refused: futures.Future[Any] = futures.Future()
-            refused.set_exception(e)
-            return refused
+            future = futures.Future()
+            future.set_exception(e)
+        future.add_done_callback(done)
 
     def _done(self, callback: _Callback, future: futures.Future[Any]) -> None:
         self._free.append(True)
