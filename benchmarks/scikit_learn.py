@@ -5,11 +5,11 @@ Python's lock. "search": `GridSearchCV` over a `RandomForestClassifier`, whose t
 without the lock. All levels have `n_jobs`. Each contender has a process of its own, and a first
 round that warms up; then the rounds of all alternate.
 
-Beside the time: how many processes and threads are running (state R) in 98 % of the samples and at
-most, the processors' time of all processes, which other programs of the machine hardly change, and
-the most memory, as the sum of the processes' proportional shares (PSS). A process that
-sends its result may be seen beside the one that has its slot already; joblib's own thread, which
-reads results, counts too.
+Beside the time: how many processes and threads are running (state R) on average, and in how many of
+the samples there are more than slots; the processors' time of all processes, which other programs
+of the machine hardly change; and the most memory, as the sum of the processes' proportional shares
+(PSS). A sample reads one thread's state after the other, so where a slot passes from one to another
+it may count both. Threads that submit batches or receive results count too.
 
     python benchmarks/scikit_learn.py [--rounds N]
 """
@@ -17,6 +17,7 @@ reads results, counts too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import statistics
@@ -106,8 +107,8 @@ class Contender:
         before = processors_time(self.process.pid)
         print(file=self.process.stdin, flush=True)
         samples: list[Sample] = []
-        while not select.select([self.process.stdout], [], [], 0.02)[0]:
-            samples.append(sample(self.process.pid, with_memory=len(samples) % 10 == 0))
+        while not select.select([self.process.stdout], [], [], 0.01)[0]:
+            samples.append(sample(self.process.pid, with_memory=len(samples) % 20 == 0))
         took, *self.came = map(float, self.process.stdout.readline().split())
         self.seconds.append(took)
         self.processors.append(processors_time(self.process.pid) - before)
@@ -118,59 +119,56 @@ class Contender:
         self.process.stdin.close()
         self.process.wait()
 
-    def usual_and_most(self, counts: list[int]) -> str:
-        ordered = sorted(counts)
-        return f"{ordered[len(ordered) * 98 // 100]} ({ordered[-1]})"
+    def running(self, counts: list[int]) -> str:
+        beyond = sum(count > SLOTS for count in counts) / len(counts)
+        return f"{statistics.mean(counts):.1f} ({beyond:.0%})"
 
 
 def processors_time(root: int) -> float:
     """Seconds of the processors, of a process and all below it, those that have ended included."""
     ticks = 0
-    for process in (root, *below(root)):
+    for process in tree(root):
         try:
-            stat = Path(f"/proc/{process}/stat").read_text()
+            ticks += sum(map(int, fields(f"/proc/{process}/stat")[11:15]))
         except OSError:
             continue
-        ticks += sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def below(root: int) -> list[int]:
-    parents = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (process / "stat").read_text()
-        except OSError:
-            continue
-        parents[int(process.name)] = int(stat[stat.rindex(")") + 2 :].split()[1])
-    return [pid for pid in parents if pid != root and is_below(pid, root, parents)]
+def fields(stat: str) -> list[str]:
+    """The fields of such a file after the name of the program, from the state on."""
+    return Path(stat).read_text().rpartition(")")[2].split()
+
+
+def tree(root: int) -> list[int]:
+    """A process, and all below it."""
+    found = [root]
+    for process in found:
+        for task in tasks(process):
+            with contextlib.suppress(OSError):
+                found += map(int, Path(f"{task}/children").read_text().split())
+    return found
+
+
+def tasks(process: int) -> list[str]:
+    try:
+        return [f"/proc/{process}/task/{task}" for task in os.listdir(f"/proc/{process}/task")]
+    except OSError:
+        return []
 
 
 def sample(root: int, with_memory: bool) -> Sample:
     """What runs in this process and all below it, and the memory that they have."""
-    parents: dict[int, int] = {}
-    running: dict[int, int] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            stats = [(task / "stat").read_text() for task in (process / "task").iterdir()]
-        except OSError:
-            continue
-        fields = [stat[stat.rindex(")") + 2 :].split() for stat in stats]
-        if fields:
-            parents[int(process.name)] = int(fields[0][1])
-            running[int(process.name)] = sum(state == "R" for state, *_ in fields)
-    ours = [pid for pid in parents if is_below(pid, root, parents)]
-    counts = [running[pid] for pid in ours]
+    running = {}
+    ours = tree(root)
+    for process in ours:
+        states = []
+        for task in tasks(process):
+            with contextlib.suppress(OSError):
+                states.append(fields(f"{task}/stat")[0])
+        running[process] = states.count("R")
     memory = sum(map(share_of_memory, ours)) // 1024 if with_memory else 0
-    return Sample(sum(count > 0 for count in counts), sum(counts), memory)
-
-
-def is_below(pid: int, root: int, parents: dict[int, int]) -> bool:
-    while pid != root:
-        if pid not in parents:
-            return False
-        pid = parents[pid]
-    return True
+    return Sample(sum(map(bool, running.values())), sum(running.values()), memory)
 
 
 def share_of_memory(pid: int) -> int:
@@ -196,14 +194,14 @@ def measure(work: str, rounds: int) -> None:
     ours = contenders["jobserver"].seconds
     print(f"\n{work}, {rounds} rounds, {SLOTS} slots, {os.cpu_count()} CPUs\n")
     print(
-        "| backend | seconds | ours to it | processors' seconds | processes running "
-        "| threads running | MiB |"
+        "| backend | seconds | ours to it | processors' seconds "
+        "| processes running (more than slots) | threads running (more than slots) | MiB |"
     )
     print("|---|---|---|---|---|---|---|")
     for backend, each in contenders.items():
         ratio = statistics.median(mine / other for mine, other in zip(ours, each.seconds))
-        processes = each.usual_and_most([sample.processes for sample in each.samples])
-        threads = each.usual_and_most([sample.threads for sample in each.samples])
+        processes = each.running([sample.processes for sample in each.samples])
+        threads = each.running([sample.threads for sample in each.samples])
         memory = max(sample.mebibytes for sample in each.samples)
         seconds = statistics.median(each.seconds)
         used = statistics.median(each.processors)
