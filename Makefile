@@ -261,7 +261,7 @@ joblib-own: $(VENV)/.dev ## Python: joblib's own tests of Parallel, over our bac
 joblib-versions: $(VENV)/.dev $(JOBLIBS:%=$(VENV)/joblib/%/.made) ## Python: our tests of the backend, with older joblibs
 	@for version in $(JOBLIBS); do \
 		printf '\n== joblib %s ==\n' $$version; \
-		PYTHONPATH=$(VENV)/joblib/$$version $(RUN_PYTHON) -m pytest tests/test_joblib.py || exit 1; \
+		PYTHONPATH=$(VENV)/joblib/$$version $(RUN_PYTHON) -m pytest tests/test_joblib.py tests/test_joblib_threads.py || exit 1; \
 	done
 
 examples: $(VENV)/.dev ## Python: each example, as it stands

@@ -62,8 +62,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     most; -1 means all. As with every backend of joblib, without any `n_jobs` a Parallel runs its
     calls one after the other, in its own process.
 
-    What requires shared memory, and what prefers threads in a job, runs in threads of the process, each
-    of which has a slot while it runs calls.
+    What requires shared memory, and what prefers threads in a job, runs in threads of the process,
+    each of which has a slot while it runs calls.
 
     A job's Parallel that returns a list gives the job's slot to the pool while it waits. One that
     returns a generator lends the slot to jobs of its own; what the job computes between two results
