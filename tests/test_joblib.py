@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -538,8 +539,7 @@ def test_importing_the_package_does_not_import_joblib() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 
-def test_a_program_without_a_file_may_define_what_it_calls() -> None:
-    program = """
+WITHOUT_A_GUARD = """
         import joblib
         def double(x):
             return 2 * x
@@ -547,8 +547,31 @@ def test_a_program_without_a_file_may_define_what_it_calls() -> None:
             return joblib.Parallel(n_jobs=2)(joblib.delayed(double)(y) for y in range(x))
         with joblib.parallel_config("jobserver", n_jobs=2):
             print(joblib.Parallel()(joblib.delayed(nested)(x) for x in range(3)))
+"""
+
+
+def test_a_program_without_a_file_may_define_what_it_calls() -> None:
+    assert run(WITHOUT_A_GUARD).stdout == "[[], [0], [0, 2]]\n"
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_script_without_a_main_guard_works_as_with_loky(tmp_path: Path, method: str) -> None:
+    first = f"""
+        import multiprocessing
+        multiprocessing.set_start_method({method!r})
     """
-    assert run(program).stdout == "[[], [0], [0, 2]]\n"
+    (tmp_path / "script.py").write_text(
+        "import jobserver.joblib\njobserver.joblib.register()\n"
+        + textwrap.dedent(first + WITHOUT_A_GUARD)
+    )
+    came = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=environment(),
+    )
+    assert (came.returncode, came.stdout, came.stderr) == (0, "[[], [0], [0, 2]]\n", "")
 
 
 def test_each_n_jobs_of_a_program_holds_exactly(tmp_path: Path) -> None:

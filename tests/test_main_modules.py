@@ -1,6 +1,6 @@
 """Main modules: those that jobs import, and those whose functions and classes travel by value.
 
-A notebook is `test_notebook.py`'s.
+A notebook is `test_notebook.py`'s, and a program without a main guard `test_unguarded.py`'s.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def test_functions_of_a_module_run_by_name_run_in_jobs(script: Script, method: s
     assert script.run("-m", "package.module", method) == expected
 
 
-UNGUARDED = """
+#: A program that starts its first job below a guard, and others outside.
+HALF_GUARDED = """
     import sys
     from jobserver import Jobserver
 
@@ -85,6 +86,9 @@ UNGUARDED = """
     def double(x):
         return 2 * x
 
+    if __name__ == "__main__":
+        with Jobserver(sys.argv[1], slots=2) as js:
+            print(js(double, 21).result())
     with Jobserver(sys.argv[1], slots=2) as js:
         print(js(double, 21).result())
 """
@@ -92,7 +96,7 @@ UNGUARDED = """
 
 @with_pickled_work
 def test_a_missing_guard_is_explained_and_starts_no_bomb(script: Script, method: str) -> None:
-    script.write("program.py", UNGUARDED)
+    script.write("program.py", HALF_GUARDED)
     code, out, err = script.run("program.py", method)
     assert (code, out) == (1, "")
     assert re.search(r"program.py, line \d+, starts a job, and so each job would start", err)
@@ -102,19 +106,13 @@ def test_a_missing_guard_is_explained_and_starts_no_bomb(script: Script, method:
     assert len((script.folder / "runs").read_text().splitlines()) <= 3
 
 
-@pytest.mark.parametrize("method", ["fork"])
-def test_fork_needs_no_guard(script: Script, method: str) -> None:
-    script.write("program.py", UNGUARDED)
-    assert script.run("program.py", method) == (0, "42\n", "")
-
-
 def test_a_missing_guard_that_exits_is_still_an_error_not_a_hang(
     script: Script, method: str
 ) -> None:
-    script.write("program.py", UNGUARDED + "\n    sys.exit(0)\n")
+    script.write("program.py", HALF_GUARDED + "\n    sys.exit(0)\n")
     code, out, err = script.run("program.py", method)
     if method == "fork":
-        assert (code, out) == (0, "42\n")
+        assert (code, out) == (0, "42\n42\n")
     else:
         assert code == 1
         assert 'if __name__ == "__main__"' in err
@@ -256,6 +254,12 @@ KINDS: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
     "a folder": ({"app/__main__.py": "{text}"}, ["app"], ""),
     "a zip file": ({"app/__main__.py": "{text}"}, ["app.pyz"], ""),
+    "without a main guard": ({"program.py": "{text}"}, ["program.py"], ""),
+    "by name, without a main guard": (
+        {"app/__init__.py": "", "app/module.py": "{text}"},
+        ["-m", "app.module"],
+        "",
+    ),
     "-m package": ({"app/__init__.py": "", "app/__main__.py": "{text}"}, ["-m", "app"], ""),
     "IPython": ({}, ["-m", "IPython", "--quick", "-c", "{text}"], ""),
 }
@@ -296,7 +300,9 @@ def test_what_jobs_cannot_import_travels_by_value_and_comes_back(
     assert (code, out) == (0, "6 2 12\ntold\n"), err
 
 
-@pytest.mark.parametrize("kind", ["-c", "standard input", "below the guard", "-m package"])
+@pytest.mark.parametrize(
+    "kind", ["-c", "standard input", "below the guard", "without a main guard", "-m package"]
+)
 def test_so_it_does_with_processes_that_stay(script: Script, kind: str, method: str) -> None:
     pytest.importorskip("cloudpickle")
     text = DEFINED.format(hide="")

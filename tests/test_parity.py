@@ -513,18 +513,14 @@ import sys
 from jobserver import Jobserver
 
 js = Jobserver(sys.argv[1], 2)
-try:
-    print(js(print, "in the job").result())
-except Exception as e:
-    print("idiom" if "__name__ == '__main__'" in str(e) else e)
+print(js(pow, 2, 5).result())
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_script_without_the_idiom_of_multiprocessing_is_told_so(
+def test_a_script_without_the_idiom_of_multiprocessing_runs_too(
     tmp_path: Path, method: str
 ) -> None:
-    assert "idiom" in run_script(tmp_path, UNGUARDED, method)
+    assert run_script(tmp_path, UNGUARDED, method) == ["32"]
 
 
 OPTIONS = """

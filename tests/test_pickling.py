@@ -143,7 +143,8 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def hide_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    for name in ("cloudpickle", "joblib.externals.cloudpickle"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 def work_with(where: str, it: Any) -> dict[str, Any]:

@@ -3,9 +3,12 @@ the errors of the import.
 
 A job imports the module by its name, or runs its file, as `__mp_main__` (multiprocessing's rules,
 in `multiprocessing.spawn`). It cannot do so if the module has neither: in a notebook, at a prompt,
-under `-c`, on standard input, in a zip file. A job also has no names that are defined below the
-main guard, or that the module's source does not define at all. Functions and classes with such
-names are pickled by value, by cloudpickle, as joblib and Dask do.
+under `-c`, on standard input, in a zip file. Nor can it if the module starts jobs outside a main
+guard: the import would start them again. A job also has no names that are defined below the main
+guard, or that the module's source does not define at all. Functions and classes with such names are
+pickled by value, by cloudpickle, as joblib and Dask do.
+
+Not here: what is below a main guard (`_guard.py`).
 """
 
 from __future__ import annotations
@@ -18,26 +21,24 @@ import threading
 import types
 from typing import Any, Iterator, NoReturn
 
-from . import _wording
+from . import _guard, _wording
 
 #: A pickle that refers to the main module by name contains this.
 MARK = b"__main__"
 
 #: What to do where cloudpickle is not installed.
-REMEDY = (
-    "put it into a module that jobs can import, or install cloudpickle (`pip install "
-    "cloudpickle`), by which it is sent by value"
-)
+_INSTALL = "install cloudpickle (`pip install cloudpickle`), by which it is sent by value"
+_REMEDY = f"put it into a module that jobs can import, or {_INSTALL}"
 
 
-def out_of_reach(stream: bytes | memoryview) -> str | None:
+def out_of_reach(stream: bytes | memoryview, copied: bool = False) -> str | None:
     """Says which name of the main module in a pickle a job cannot find there, and why. None if a
-    job can find all names."""
+    job can find all names. `copied`: the job's process is a copy of this one."""
     pickled = bytes(stream)
     if MARK not in pickled:
         return None
     main = sys.modules.get("__main__")
-    anywhere = not can_be_imported()
+    anywhere = not (_is_there() if copied else can_be_imported())
     undefined = frozenset() if anywhere else _undefined_in_jobs(main)
     # Usually none of these names is there. To look for bytes takes a thousandth of the time that it
     # takes to read the pickle of a large chunk of `map`.
@@ -46,10 +47,22 @@ def out_of_reach(stream: bytes | memoryview) -> str | None:
         return None
     for name in _names_in_main(stream):
         if anywhere:
-            return f"{name} is defined in a main module that jobs cannot import"
+            return f"{name} is defined in a main module that jobs cannot import{_why_not()}"
         if name.partition(".")[0] in hidden:
             return f"{name} is not defined where a job imports the main module"
     return None
+
+
+def _why_not() -> str:
+    place = _unguarded()
+    return "" if place is None else f" (it starts jobs at {place}, which is not below a main guard)"
+
+
+def remedy() -> str:
+    """What to do about a name that is out of reach, where cloudpickle is not installed."""
+    if _unguarded() is None:
+        return _REMEDY
+    return f"{_INSTALL}, or start jobs only when the module runs as the program:{_guard.TEXT}"
 
 
 def _may_have(pickled: bytes, name: bytes) -> bool:
@@ -104,6 +117,49 @@ def put_file_back() -> None:
         vars(main).setdefault("__file__", file)
 
 
+#: The last main module, and whether it has a name or a file by which jobs could import it.
+_named: tuple[Any, bool] = (None, False)
+
+
+def _is_there() -> bool:
+    """Whether the main module has a name or a file by which jobs could import it."""
+    global _named
+    main = sys.modules.get("__main__")
+    if _named[0] is not main or main is None:
+        _named = main, main is not None and _has_a_way_to(main)
+    return _named[1]
+
+
+#: The last main module, and where in it the program has started its first job, if that was while
+#: the module was executed. Others do not count: an import of the module starts the first one again.
+_begun: tuple[Any, _guard.Place | None] = (None, None)
+
+#: `_begun`, and whether jobs get to that place when they import the module.
+_reached: tuple[Any, bool] = (None, False)
+
+
+def remember_start() -> None:
+    """Called at each submission, in the thread that submits: later, and in a process that this one
+    forks, the main module may not be executed any more."""
+    global _begun
+    main = sys.modules.get("__main__")
+    if _begun[0] is not main:
+        _begun = main, _guard.place(main)
+
+
+def _unguarded() -> _guard.Place | None:
+    """Where the main module starts jobs, if an import would do so too."""
+    global _reached
+    remember_start()
+    begun = _begun
+    main, place = begun
+    if place is None:
+        return None
+    if _reached[0] is not begun:
+        _reached = begun, not is_frozen() and _guard.is_reached(main, place)
+    return place if _reached[1] else None
+
+
 #: The last main module, and whether jobs can import it.
 _known: tuple[Any, bool] = (None, False)
 
@@ -113,13 +169,14 @@ def can_be_imported() -> bool:
     global _known
     main = sys.modules.get("__main__")
     if _known[0] is not main or main is None:
-        _known = main, main is not None and _has_a_way_to(main)
+        _known = main, _is_there() and _unguarded() is None
     return _known[1]
 
 
 def count() -> int:
-    """How many names the main module has; 0 if nothing in it is sent by name."""
-    return len(vars(sys.modules["__main__"])) if can_be_imported() else 0
+    """How many names the main module has; 0 if nothing in it is sent by name to copies of this
+    process."""
+    return len(vars(sys.modules["__main__"])) if _is_there() else 0
 
 
 def defined() -> frozenset[str]:
@@ -164,16 +221,14 @@ def _undefined_in_jobs(main: Any) -> frozenset[str]:
 def _look_for_undefined(main: Any) -> frozenset[str]:
     import ast
 
-    try:
-        with open(main.__file__, "rb") as file:
-            tree = ast.parse(file.read())
-    except (AttributeError, OSError, SyntaxError, ValueError):
+    tree = _guard.parsed(main)
+    if tree is None:
         return frozenset()
     below: set[str] = set()
     names: set[str] = set()
     used: set[str] = set()
     for statement in tree.body:
-        if isinstance(statement, ast.If) and _is_guard(statement.test):
+        if _guard.is_guard(statement):
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
             below.update(node.name for node in ast.walk(statement) if isinstance(node, kinds))
         else:
@@ -212,12 +267,6 @@ def _names(statement: Any, bound: set[str], used: set[str]) -> None:
 def _is_defined_there(name: str, it: Any) -> bool:
     kinds = (types.FunctionType, type)
     return isinstance(it, kinds) and it.__module__ == "__main__" and it.__qualname__ == name
-
-
-def _is_guard(test: Any) -> bool:
-    import ast
-
-    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
 
 
 class ends_told:
@@ -264,14 +313,6 @@ def _exit_code(error: BaseException | None) -> int:
     return 1
 
 
-#: The code that the user should write.
-_GUARD = """
-
-    if __name__ == "__main__":
-        main()
-"""
-
-
 def not_imported(error: BaseException) -> str | None:
     """The message for an error in the import of the main module, if a main guard would prevent that
     error; otherwise None."""
@@ -280,22 +321,24 @@ def not_imported(error: BaseException) -> str | None:
     check = getattr(mp.spawn._check_not_importing_main, "__code__", None)
     steps = [*_wording.steps(error)]
     place = _place(steps)
+    what = "the modules that it needs" if place is None else "the main module first"
     if steps and steps[-1].tb_frame.f_code is check:
-        what = f"{place} starts a job, and so each job would start another"
+        place = place or _last_module(steps)
+        does = f"{place} starts a job, and so each job would start another"
     elif isinstance(error, SystemExit) and place is not None:
-        what = f"{place} ends the process, with {error.code!r}"
+        does = f"{place} ends the process, with {error.code!r}"
     else:
         return None
     return (
-        f"a job imports the main module first, and {what}. Let the module do this only when it "
-        f"runs as the program:{_GUARD}"
+        f"a job imports {what}, and {does}. Let the module do this only when it runs as the "
+        f"program:{_guard.TEXT}"
     )
 
 
 def advice(error: BaseException) -> str:
     """Advice for a job that cannot load its function or arguments; empty if there is none."""
     if isinstance(error, AttributeError) and "__main__" in _wording.converted(str, error):
-        return ": a job imports the main module, which does not define this name there; " + REMEDY
+        return ": a job imports the main module, which does not define this name there; " + _REMEDY
     if isinstance(error, ModuleNotFoundError):
         return ": a job searches for modules in the sys.path that its owner had at the submission"
     return ""
@@ -304,7 +347,23 @@ def advice(error: BaseException) -> str:
 def _place(steps: list[Any]) -> str | None:
     """The file and line of the main module at which an error came up."""
     for step in steps:
-        code = step.tb_frame.f_code
-        if code.co_name == "<module>" and step.tb_frame.f_globals.get("__name__") == "__mp_main__":
-            return f"{code.co_filename}, line {step.tb_lineno},"
+        if _is_module(step) and step.tb_frame.f_globals.get("__name__") == "__mp_main__":
+            return _told(step)
     return None
+
+
+def _last_module(steps: list[Any]) -> str:
+    """The file and line of the last of the user's modules that was being imported."""
+    for step in reversed(steps):
+        if _is_module(step) and not _told(step).startswith(_wording.PACKAGE):
+            return _told(step)
+    return "one of them"
+
+
+def _is_module(step: Any) -> bool:
+    name: str = step.tb_frame.f_code.co_name
+    return name == "<module>"
+
+
+def _told(step: Any) -> str:
+    return f"{step.tb_frame.f_code.co_filename}, line {step.tb_lineno},"

@@ -113,6 +113,7 @@ class Runner:
 
     def submit(self, fn: Any, args: Any, kwargs: Any) -> JobFuture:
         submission = prepare(self._owner, self._defaults, fn, args, kwargs)
+        _main.remember_start()
         consume = self._owner.slots_for(submission.future._consume)
         item = _Item(JobFuture(self), submission, consume)
         self._start()

@@ -44,6 +44,9 @@ class Starter:
     #: Whether a job's work is sent to it. False if the job has the work in its memory.
     sends = True
 
+    #: Whether its processes are copies of this one, and so have its main module.
+    copies = False
+
     #: Whether a job needs a slot.
     takes_slots = True
 

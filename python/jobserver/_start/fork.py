@@ -30,6 +30,7 @@ class Fork(Starter):
     """Starts a new process for each job."""
 
     sends = False
+    copies = True
 
     def __init__(self, options: Options, identity: _job.Identity | None = None) -> None:
         super().__init__(options)
@@ -53,6 +54,7 @@ class Fork(Starter):
         if state:
             return state
         self.identity.process.number += 1
+        _main.remember_start()
         if self._tracker is None:
             self.share_tracker()
         sys.audit("os.fork")
@@ -66,6 +68,8 @@ class ForkedWorkers(HiringStarter):
     """Workers that run several jobs one after the other; their jobs are sent as messages. A job
     that cannot be pickled has a new process, to which nothing must be sent."""
 
+    copies = True
+
     def __init__(self, options: Options, fresh: Fork | None = None) -> None:
         super().__init__(options)
         self._fresh = fresh or Fork(options)
@@ -78,8 +82,9 @@ class ForkedWorkers(HiringStarter):
 
     def pack(self, work: _native.Work) -> Any:
         process = self._fresh.identity.process
+        _main.remember_start()
         with contextlib.suppress(pickle.PicklingError):
-            packed = launch.dump(f"Job-{process.number + 1}", work, explains=False)
+            packed = launch.dump(f"Job-{process.number + 1}", work, self, explains=False)
             process.number += 1
             return packed
         return work

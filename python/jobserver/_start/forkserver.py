@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import _native, _redirection
-from .._wire import result
+from .._wire import by_value, result
 from . import loading
 from ._starter import Helper, HiringStarter
 from .introduction import Introductions
@@ -119,9 +119,10 @@ class ForkServer(HiringStarter):
     def _start_helper(self, owner: _native.Owner) -> None:
         introductions = self._introductions
         preload = self._options.preload
-        if sys.modules.get("cloudpickle") is not None:
+        cloudpickle = by_value.in_use()
+        if cloudpickle is not None:
             # The first job is pickled by it already. Each would import it, which takes 20 ms.
-            preload = (*preload, "cloudpickle")
+            preload = (*preload, cloudpickle)
         preparation, (message, descriptors) = introductions.to_helper(self._home, preload)
         command = program(__name__, is_helper=True)
         try:

@@ -128,6 +128,7 @@ def prepared(method: str, home: str) -> Preparation:
     del data["name"]  # each job has its own name
     if not _main.can_be_imported():
         data.pop("init_main_from_path", None)  # that of a program on standard input, for example
+        data.pop("init_main_from_name", None)
     data["start_method"] = method
     data["sys_argv"] = list(data["sys_argv"])  # the only part that is not a copy
     try:

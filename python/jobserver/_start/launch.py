@@ -33,7 +33,8 @@ def dump(
     says what cannot be pickled."""
     fn, args, kwargs = work.function, work.args, work.kwargs
     if not (work.env or work.preexec_fn or kwargs) and pickling.are_simple(fn, args):
-        message = pickling.dump_simply((name, work.time_limit, None, fn, args, None))
+        call = (name, work.time_limit, None, fn, args, None)
+        message = pickling.dump_simply(call, starter is not None and starter.copies)
         if message is not None:
             progress = work.progress
             sent = _native.Descriptors(progress) if progress else NO_DESCRIPTORS

@@ -1,4 +1,4 @@
-"""Functions and classes by value, by cloudpickle, if it is installed.
+"""Functions and classes by value, by cloudpickle, if it is installed or joblib has brought it.
 
 A class that is sent by value is made anew in the job. If an instance came back with the class by
 value, its owner would get an instance of a third class; and methods that refer to a Jobserver or an
@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import pickle
+import sys
 import types
 from typing import Any, Callable, Iterator, Mapping
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -45,12 +47,32 @@ _last: tuple[Mapping[type, Any], Any] | None = None
 
 
 def is_possible() -> bool:
-    """Whether cloudpickle is installed."""
-    try:
-        import cloudpickle  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Whether there is a cloudpickle."""
+    return _cloudpickle() is not None
+
+
+def _cloudpickle() -> Any:
+    """cloudpickle; or, if it is not installed, joblib's copy in a program that uses joblib."""
+    for name in ("cloudpickle", _COPY):
+        if name == _COPY and "joblib" not in sys.modules:
+            break
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+#: The name of joblib's copy.
+_COPY = "joblib.externals.cloudpickle"
+
+
+def in_use() -> str | None:
+    """The name of the cloudpickle that this process has imported or used. Its jobs import it
+    too."""
+    if sys.modules.get("cloudpickle") is not None:
+        return "cloudpickle"
+    return None if _last is None else _COPY
 
 
 def picklers(reducers: dict[type, Callable[[Any], Any]]) -> Any:
@@ -64,9 +86,7 @@ def picklers(reducers: dict[type, Callable[[Any], Any]]) -> Any:
 
 
 def _class_of_picklers(reducers: dict[type, Callable[[Any], Any]]) -> Any:
-    import cloudpickle
-
-    base: Any = cloudpickle.Pickler
+    base: Any = _cloudpickle().Pickler
 
     def reducer_override(self: Any, it: Any) -> Any:
         reduced = base.reducer_override(self, it)

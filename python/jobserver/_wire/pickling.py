@@ -191,8 +191,9 @@ def are_simple(fn: Any, args: tuple[Any, ...]) -> bool:
     return type(fn) in _FUNCTIONS and _native.is_plain(args, FEW)
 
 
-def dump_simply(value: Any) -> bytes | None:
-    """An object of simple types as a message; None if it cannot be pickled so, or is large."""
+def dump_simply(value: Any, copied: bool = False) -> bytes | None:
+    """An object of simple types as a message; None if it cannot be pickled so, or is large.
+    `copied`: it is for a copy of this process."""
     try:
         message = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except BaseException as e:
@@ -201,7 +202,7 @@ def dump_simply(value: Any) -> bytes | None:
         return None  # the slower way may still pickle it, or reports the reason
     if len(message) >= _native.INLINE // 2:
         return None
-    return None if _main.MARK in message and _main.out_of_reach(message) else message
+    return None if _main.MARK in message and _main.out_of_reach(message, copied) else message
 
 
 def _keep(buffers: Buffers) -> Callable[[pickle.PickleBuffer], bool]:
@@ -265,11 +266,14 @@ def _pickle_somehow(
         if not by_value.is_possible():
             raise _unpicklable(e, _HELP if _is_of_code(e) else "") from e
         return _pickle_by_value(objects, apart, purpose, reducers)
-    reason = _main.out_of_reach(pickled[0]) if purpose == by_value.WORK else None
+    if purpose != by_value.WORK:
+        return pickled
+    starter = getattr(mp.context.get_spawning_popen(), "starter", None)
+    reason = _main.out_of_reach(pickled[0], starter is not None and starter.copies)
     if reason is None:
         return pickled
     if not by_value.is_possible():
-        raise pickle.PicklingError(f"{reason}: {_main.REMEDY}")
+        raise pickle.PicklingError(f"{reason}: {_main.remedy()}")
     return _pickle_by_value(objects, apart, purpose, reducers)
 
 
