@@ -189,6 +189,32 @@ def test_a_thread_that_waits_for_jobs_lets_them_have_its_slot(
         assert Parallel(require="sharedmem")(delayed(way)(js) for _ in range(4)) == [9] * 4
 
 
+PROGRAM = """
+import jobserver
+with jobserver.Jobserver("forkserver") as js:
+    print(js(abs, -3).result())
+"""
+
+
+def run_program() -> str:
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def run_programs(return_as: str, hints: dict[str, str]) -> list[str]:
+    parallel = Parallel(n_jobs=2, return_as=return_as, **hints)
+    return [*parallel(delayed(run_program)() for _ in range(2))]
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_a_thread_that_waits_for_a_program_lets_the_programs_jobs_have_its_slot(
+    pool: Any, return_as: str
+) -> None:
+    with pool():
+        came = Parallel()(delayed(run_programs)(return_as, THREADS[0]) for _ in range(2))
+    assert came == [["3\n"] * 2] * 2
+
+
 # Ends.
 
 
