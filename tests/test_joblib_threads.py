@@ -189,6 +189,33 @@ def test_a_thread_that_waits_for_jobs_lets_them_have_its_slot(
         assert Parallel(require="sharedmem")(delayed(way)(js) for _ in range(4)) == [9] * 4
 
 
+def gathers(*hints: dict[str, str]) -> int:
+    """Consumes a generator, whose calls return lists."""
+    calls = Parallel(n_jobs=2, return_as="generator", **hints[0])
+    return sum(calls(delayed(nested)(2, "list", *hints[1:]) for _ in range(2)))
+
+
+@pytest.mark.parametrize("hints", THREADS)
+def test_a_thread_of_a_generator_in_a_job_lets_what_it_runs_have_the_slot_of_the_job(
+    pool: Any, hints: dict[str, str]
+) -> None:
+    # Both jobs wait, and have their slots back when their threads wait too.
+    with pool():
+        assert Parallel()(delayed(gathers)(hints, hints, hints) for _ in range(2)) == [18] * 2
+
+
+def sum_in_job(js: Jobserver, return_as: str) -> int:
+    with parallel_config("jobserver", jobserver=js, n_jobs=2):
+        parallel = Parallel(require="sharedmem", return_as=return_as)
+        return sum(parallel(delayed(square)(x) for x in range(6)))
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_a_job_of_several_slots_lets_its_threads_have_them(js: Any, return_as: str) -> None:
+    job = js.submit(sum_in_job, args=(js, return_as), consume=2)
+    assert job.result(DEADLINE) == 55
+
+
 PROGRAM = """
 import jobserver
 with jobserver.Jobserver("forkserver") as js:

@@ -95,7 +95,7 @@ class ThreadSlot:
     """The slot of one thread."""
 
     def __init__(self, owner: Owner, lends: bool) -> None:
-        self._owner, self._lends = owner, lends
+        self._owner, self.lends = owner, lends
         self.home = owner.here().pool.home
         self._admission: _native.Admission | None = None
         #: When it is to go back between two calls.
@@ -116,7 +116,7 @@ class ThreadSlot:
             look = owner.look()
             if of is not None and of.stops:
                 return False
-            if owner.native.admit_thread(admission, self._lends):
+            if owner.native.admit_thread(admission, self.lends):
                 self._until = time.monotonic() + _SECONDS
                 return True
             owner.native.wait_for_slot(look, admission, None)
