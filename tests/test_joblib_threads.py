@@ -242,6 +242,31 @@ def test_a_thread_that_waits_for_a_program_lets_the_programs_jobs_have_its_slot(
     assert came == [["3\n"] * 2] * 2
 
 
+def test_a_thread_begins_no_call_without_a_slot(js: Any, pool: Any) -> None:
+    begun: list[float] = []
+
+    def call() -> None:
+        begun.append(time.monotonic())
+        time.sleep(0.005)
+
+    def work() -> None:
+        with pool():
+            Parallel(require="sharedmem")(delayed(call)() for _ in range(200))
+
+    js(time.sleep, 0).result(DEADLINE)
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: len(begun) > 4)
+    jobs = [js(time.sleep, 0.5) for _ in range(2)]
+    has_both = time.monotonic()
+    for job in jobs:
+        job.result(DEADLINE)
+    ended = time.monotonic()
+    thread.join(DEADLINE)
+    # (One that has looked for its slot already may begin a moment later.)
+    assert not [at for at in begun if has_both + 0.05 < at < min(has_both + 0.4, ended)]
+
+
 # Ends.
 
 

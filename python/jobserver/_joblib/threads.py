@@ -57,8 +57,10 @@ class SlotThreads:
 
     def shutdown(self) -> None:
         """After the last call, or `kill_workers`: waits for the threads of ended calls."""
+        if self.stops:
+            return  # others may still be added
         for thread in [*self._threads]:
-            if not self.stops and thread is not threading.current_thread():
+            if thread is not threading.current_thread():
                 thread.join()
 
 
@@ -102,9 +104,12 @@ class ThreadSlot:
         self._until = 0.0
 
     def keep(self, of: SlotThreads) -> bool:
-        """Waits for the slot, unless this thread has it, and has not had it for long."""
-        if self._admission is not None and time.monotonic() < self._until:
-            return True
+        """Waits for the slot, unless this thread has it, and has not had it for long. Returns False
+        if these threads are to stop."""
+        admission = self._admission
+        if admission is not None and admission.has_thread_slot and not of.stops:
+            if time.monotonic() < self._until:
+                return True
         self.give_away()
         return self.get(of)
 
