@@ -189,6 +189,84 @@ def test_a_thread_that_waits_for_jobs_lets_them_have_its_slot(
         assert Parallel(require="sharedmem")(delayed(way)(js) for _ in range(4)) == [9] * 4
 
 
+def gathers(*hints: dict[str, str]) -> int:
+    """Consumes a generator, whose calls return lists."""
+    calls = Parallel(n_jobs=2, return_as="generator", **hints[0])
+    return sum(calls(delayed(nested)(2, "list", *hints[1:]) for _ in range(2)))
+
+
+@pytest.mark.parametrize("hints", THREADS)
+def test_a_thread_of_a_generator_in_a_job_lets_what_it_runs_have_the_slot_of_the_job(
+    pool: Any, hints: dict[str, str]
+) -> None:
+    # Both jobs wait, and have their slots back when their threads wait too.
+    with pool():
+        assert Parallel()(delayed(gathers)(hints, hints, hints) for _ in range(2)) == [18] * 2
+
+
+def sum_in_job(js: Jobserver, return_as: str) -> int:
+    with parallel_config("jobserver", jobserver=js, n_jobs=2):
+        parallel = Parallel(require="sharedmem", return_as=return_as)
+        return sum(parallel(delayed(square)(x) for x in range(6)))
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_a_job_of_several_slots_lets_its_threads_have_them(js: Any, return_as: str) -> None:
+    job = js.submit(sum_in_job, args=(js, return_as), consume=2)
+    assert job.result(DEADLINE) == 55
+
+
+PROGRAM = """
+import jobserver
+with jobserver.Jobserver("forkserver") as js:
+    print(js(abs, -3).result())
+"""
+
+
+def run_program() -> str:
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def run_programs(return_as: str, hints: dict[str, str]) -> list[str]:
+    parallel = Parallel(n_jobs=2, return_as=return_as, **hints)
+    return [*parallel(delayed(run_program)() for _ in range(2))]
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_a_thread_that_waits_for_a_program_lets_the_programs_jobs_have_its_slot(
+    pool: Any, return_as: str
+) -> None:
+    with pool():
+        came = Parallel()(delayed(run_programs)(return_as, THREADS[0]) for _ in range(2))
+    assert came == [["3\n"] * 2] * 2
+
+
+def test_a_thread_begins_no_call_without_a_slot(js: Any, pool: Any) -> None:
+    begun: list[float] = []
+
+    def call() -> None:
+        begun.append(time.monotonic())
+        time.sleep(0.005)
+
+    def work() -> None:
+        with pool():
+            Parallel(require="sharedmem")(delayed(call)() for _ in range(200))
+
+    js(time.sleep, 0).result(DEADLINE)
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: len(begun) > 4)
+    jobs = [js(time.sleep, 0.5) for _ in range(2)]
+    has_both = time.monotonic()
+    for job in jobs:
+        job.result(DEADLINE)
+    ended = time.monotonic()
+    thread.join(DEADLINE)
+    # (One that has looked for its slot already may begin a moment later.)
+    assert not [at for at in begun if has_both + 0.05 < at < min(has_both + 0.4, ended)]
+
+
 # Ends.
 
 

@@ -32,6 +32,7 @@ from joblib.parallel import (
 from ._joblib import pools
 from ._joblib.batch import Buffers, Results
 from ._joblib.slot import Slot, slot_in_use
+from ._joblib.threads import slot_of_this_thread
 from ._joblib.workers import Workers, take
 from ._jobserver import Jobserver
 
@@ -156,12 +157,15 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             self._has_threads = require == "sharedmem" or (
                 prefer == "threads" and bool(self.nesting_level)
             )
+            of_thread = slot_of_this_thread()
+            # What a thread runs in a job that lends may need the job's slot too.
+            lends = parallel.return_generator or of_thread is not None and of_thread.lends
             least = None if mmap_mode is None else max_nbytes
 
             def begin() -> Workers:
                 has_failed = partial(getattr, parallel, "_aborting", False)
                 if self._has_threads:
-                    return Workers(js, workers, None, has_failed, lends=parallel.return_generator)
+                    return Workers(js, workers, None, has_failed, lends)
                 return Workers(js, workers, Buffers(least, mmap_mode == "r"), has_failed)
 
             self._begin = begin

@@ -57,8 +57,10 @@ class SlotThreads:
 
     def shutdown(self) -> None:
         """After the last call, or `kill_workers`: waits for the threads of ended calls."""
+        if self.stops:
+            return  # others may still be added
         for thread in [*self._threads]:
-            if not self.stops and thread is not threading.current_thread():
+            if thread is not threading.current_thread():
                 thread.join()
 
 
@@ -95,16 +97,19 @@ class ThreadSlot:
     """The slot of one thread."""
 
     def __init__(self, owner: Owner, lends: bool) -> None:
-        self._owner, self._lends = owner, lends
+        self._owner, self.lends = owner, lends
         self.home = owner.here().pool.home
         self._admission: _native.Admission | None = None
         #: When it is to go back between two calls.
         self._until = 0.0
 
     def keep(self, of: SlotThreads) -> bool:
-        """Waits for the slot, unless this thread has it, and has not had it for long."""
-        if self._admission is not None and time.monotonic() < self._until:
-            return True
+        """Waits for the slot, unless this thread has it, and has not had it for long. Returns False
+        if these threads are to stop."""
+        admission = self._admission
+        if admission is not None and admission.has_thread_slot and not of.stops:
+            if time.monotonic() < self._until:
+                return True
         self.give_away()
         return self.get(of)
 
@@ -116,7 +121,7 @@ class ThreadSlot:
             look = owner.look()
             if of is not None and of.stops:
                 return False
-            if owner.native.admit_thread(admission, self._lends):
+            if owner.native.admit_thread(admission, self.lends):
                 self._until = time.monotonic() + _SECONDS
                 return True
             owner.native.wait_for_slot(look, admission, None)

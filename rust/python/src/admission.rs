@@ -69,6 +69,12 @@ impl Admission {
         }
     }
 
+    /// Whether the thread that it is for has its slot: no submission has got it.
+    #[getter]
+    fn has_thread_slot(&self) -> bool {
+        self.thread.as_ref().is_some_and(ThreadSlot::is_there)
+    }
+
     /// In a forked child: the slots are the parent's. The child's submission begins anew.
     fn leave_to_parent(&mut self) {
         std::mem::forget((std::mem::take(&mut self.admitted), self.aside.take()));

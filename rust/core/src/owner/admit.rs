@@ -107,14 +107,22 @@ impl<J> Owner<J> {
     }
 
     /// Takes a slot for a thread of this process to run on, if one is free; never waits. If it
-    /// `lends`, lends the process's own slot first, as [`Owner::admit_beside`] does.
+    /// `lends`, lends the process's own slot first, as [`Owner::admit_beside`] does; of several slots,
+    /// gives all to the pool if none is free, and the process goes on without until it resumes.
     pub fn admit_thread(&self, paused: &mut PausedTurn, lends: bool) -> Result<Option<ThreadSlot>> {
         let pool = self.open_pool()?;
         let own = if lends { pool.own_slot(false) } else { None };
-        let slot = match own {
-            Some(own) => Some(own),
-            None => self.admit_at_once(paused, 1, false)?.and_then(|admitted| admitted.slot),
+        let admit = |paused: &mut PausedTurn| {
+            self.admit_at_once(paused, 1, false).map(|admitted| admitted?.slot)
         };
+        let mut slot = match own {
+            Some(own) => Some(own),
+            None => admit(paused)?,
+        };
+        // Several slots are not lent. The process waits for its threads, perhaps, which need them.
+        if slot.is_none() && lends && pool.runs_on_several() && pool.give_own_slot_away() {
+            slot = admit(paused)?;
+        }
         if slot.is_none() {
             pool.tell_if_without_slot();
         }
@@ -199,10 +207,13 @@ impl<J> Owner<J> {
 /// tells the owner of this job if the job has no slot either: otherwise the owner could keep the
 /// last one.
 fn from_thread(pool: &Pool, needs: usize) -> Option<Admitted> {
-    if needs > 1 {
-        pool.give_thread_slots_away();
-    }
-    let slot = pool.take_thread_slot();
+    let slot = match needs {
+        1 => pool.take_thread_slot(),
+        _ => {
+            pool.give_thread_slots_away();
+            None // they must come together
+        }
+    };
     if slot.is_none() {
         pool.tell_if_without_slot();
     }

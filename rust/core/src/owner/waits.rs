@@ -109,7 +109,7 @@ impl<J> Owner<J> {
     }
 
     /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
-    /// end because the own slot of this process has come back. For the slots of a job of several, the
+    /// end because the own slot of this process, or of a thread of it, has come back. For the slots of a job of several, the
     /// process gives its own to the pool, and goes on without: to get it again could take one of those
     /// slots.
     pub fn wait_beside<H: OwnerHost<J>>(
@@ -149,7 +149,7 @@ impl<J> Owner<J> {
                 let may_reclaim = std::mem::replace(&mut slept, true);
                 let is_ready = match turn {
                     Some(turn) if turn.is_for_several() => turn.try_take()?.is_some(),
-                    Some(turn) if turn.uses_own() && pool.runs() => true,
+                    Some(turn) if turn.uses_own() && pool.can_lend() => true,
                     Some(turn) => {
                         turn.could_take()? || may_reclaim && pool.reclaim() && turn.could_take()?
                     }

@@ -46,6 +46,9 @@ pub(crate) struct Bank {
     hesitant: Mutex<Option<(Waiter, Instant)>>,
     /// What the waiters of this process have gathered.
     parts: Mutex<Parts>,
+    /// The slots that threads of this process run on. Programs below may borrow them; this process
+    /// may not.
+    of_threads: Mutex<Vec<Tenure>>,
     /// The implicit slot of this program, if no other program shares it: see [`Bank::join`].
     pub(super) implicit: OnceLock<(Pid, Tenure)>,
     pub(super) home: Arc<Home>,
@@ -84,7 +87,7 @@ impl Bank {
     /// slot of its own, which make knows about.
     pub(super) fn join(home: Home) -> Result<Bank> {
         let bank = Bank::open(home)?;
-        let above = bank.lineage().nearest(&bank.ledger).map(|(above, _)| above);
+        let above = bank.lineage().nearest(&bank.ledger, &[]).map(|(above, _)| above);
         let depth = above.and_then(|above| bank.ledger.depth_of(above)).unwrap_or(0);
         bank.set_depth(depth.saturating_add(1));
         if in_recipe_below(above, bank.ledger.level()) {
@@ -146,6 +149,7 @@ impl Bank {
             depth,
             hesitant: Mutex::default(),
             parts: Mutex::default(),
+            of_threads: Mutex::default(),
             implicit,
             home,
         }
@@ -161,7 +165,7 @@ impl Bank {
         }
         let nearest = match self.home.is_made_by(me) {
             true => None,
-            false => self.lineage().nearest(&self.ledger),
+            false => self.lineage().nearest(&self.ledger, &self.of_threads()),
         };
         match nearest {
             Some((_, open)) => open,
@@ -174,13 +178,17 @@ impl Bank {
     /// it. In a recipe of make, the slot that all have in common is one that make runs a recipe on.
     fn lender_of_job(&self) -> Option<Lender> {
         let open = match self.borrowed_from() {
-            BorrowedFrom::NearestAbove => match self.lineage().nearest(&self.ledger) {
-                Some((_, open)) => return open,
-                None => None,
-            },
+            BorrowedFrom::NearestAbove => {
+                match self.lineage().nearest(&self.ledger, &self.of_threads()) {
+                    Some((_, open)) => return open,
+                    None => None,
+                }
+            }
             BorrowedFrom::Common => self.ledger.open_common(),
             // The lender may have given its slot away, back to the slot that it was lent from.
-            BorrowedFrom::Process(holder) => self.lineage().nearest_from(holder, &self.ledger),
+            BorrowedFrom::Process(holder) => {
+                self.lineage().nearest_from(holder, &self.ledger, &self.of_threads())
+            }
             BorrowedFrom::Nobody => None,
         };
         if open.is_some() {
@@ -211,6 +219,10 @@ impl Bank {
 
     pub(super) fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn of_threads(&self) -> MutexGuard<'_, Vec<Tenure>> {
+        self.of_threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives back what a waiter of this process has gathered.
@@ -253,8 +265,8 @@ impl Bank {
     /// Returns whether this process runs on a slot that it could lend: it may have come back just
     /// now.
     pub(super) fn has_own(&self) -> bool {
-        let me = getpid();
-        self.is_job() && self.ledger.run_by(ProcessId::current_if_known(me, None)).1.is_some()
+        let me = ProcessId::current_if_known(getpid(), None);
+        self.is_job() && self.ledger.run_by_beside(me, &self.of_threads()).1.is_some()
     }
 
     pub(super) fn lineage(&self) -> Arc<Lineage> {

@@ -11,7 +11,9 @@
 //! A recipe of a make that is below such a process has a slot that make knows about; the ledger
 //! does not. So there each program of ours has an implicit slot of its own.
 
+use super::entry::Tenure;
 use super::ledger::{Ledger, Lender};
+use crate::platform::getpid;
 use crate::platform::proc::parent;
 use crate::process::ProcessId;
 use rustix::process::Pid;
@@ -34,21 +36,39 @@ impl Lineage {
         Lineage(lineage)
     }
 
-    /// Returns the nearest process that runs on a slot, and the slot if it can be borrowed now.
-    pub(crate) fn nearest(&self, ledger: &Ledger) -> Option<(ProcessId, Option<Lender>)> {
-        Lineage::nearest_of(&self.0, ledger)
+    /// Returns the nearest process that runs on a slot, and the slot if it can be borrowed now. Of
+    /// this process, the slots `of_threads` are left out.
+    pub(crate) fn nearest(
+        &self,
+        ledger: &Ledger,
+        of_threads: &[Tenure],
+    ) -> Option<(ProcessId, Option<Lender>)> {
+        Lineage::nearest_of(&self.0, ledger, of_threads)
     }
 
     /// Does the same from `process` on, which must be in the lineage.
-    pub(crate) fn nearest_from(&self, process: ProcessId, ledger: &Ledger) -> Option<Lender> {
+    pub(crate) fn nearest_from(
+        &self,
+        process: ProcessId,
+        ledger: &Ledger,
+        of_threads: &[Tenure],
+    ) -> Option<Lender> {
         let place = self.0.iter().position(|above| above.may_be(process))?;
-        Lineage::nearest_of(&self.0[place..], ledger)?.1
+        Lineage::nearest_of(&self.0[place..], ledger, of_threads)?.1
     }
 
-    fn nearest_of(processes: &[ProcessId], ledger: &Ledger) -> Option<(ProcessId, Option<Lender>)> {
-        processes.iter().find_map(|process| match ledger.run_by(*process) {
-            (false, _) => None,
-            (true, open) => Some((*process, open)),
+    fn nearest_of(
+        processes: &[ProcessId],
+        ledger: &Ledger,
+        of_threads: &[Tenure],
+    ) -> Option<(ProcessId, Option<Lender>)> {
+        let me = getpid();
+        processes.iter().find_map(|process| {
+            let left_out = if process.pid == me { of_threads } else { &[] };
+            match ledger.run_by_beside(*process, left_out) {
+                (false, _) => None,
+                (true, open) => Some((*process, open)),
+            }
         })
     }
 }

@@ -52,9 +52,19 @@ impl Ledger {
     /// Looks at the slots that a process runs on, or, for another process, on which that is
     /// launching a program. Returns whether there is any, and one that can be borrowed.
     pub(crate) fn run_by(&self, process: ProcessId) -> (bool, Option<Lender>) {
+        self.run_by_beside(process, &[])
+    }
+
+    /// Does the same, and leaves these slots out.
+    pub(crate) fn run_by_beside(
+        &self,
+        process: ProcessId,
+        left_out: &[Tenure],
+    ) -> (bool, Option<Lender>) {
         let is_this = process.pid == getpid();
         let mut any = false;
-        for entry in self.in_use().filter(|entry| entry.process.may_be(process)) {
+        let of_process = |it: &Tenant| it.process.may_be(process) && !left_out.contains(&it.tenure);
+        for entry in self.in_use().filter(of_process) {
             let index = entry.tenure.index;
             let open = Borrower::open(entry.tenure.generation, HeldBy::Process(process));
             match self.borrower(index) {
