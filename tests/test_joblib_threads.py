@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, free, wait_until
+from conftest import DEADLINE, wait_until
+from holding import free
 from spans import Recorded, record
 
 joblib = pytest.importorskip("joblib")
@@ -50,7 +51,7 @@ def all_free(js: Jobserver) -> bool:
     """Whether both slots are free, after those of killed processes have been put back, as whoever
     waits for a slot does."""
     js._owner.here().reclaim()
-    return free(js) == 2
+    return bool(free(js) == 2)
 
 
 @pytest.fixture

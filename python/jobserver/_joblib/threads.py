@@ -29,7 +29,7 @@ class SlotThreads:
     an executor.
 
     Its threads end when nothing waits. A thread that submits to a Jobserver of this process may
-    lose its slot to the job (`thread_slots`, in the core).
+    lose its slot to the job (`thread_slot`, in the core).
     """
 
     def __init__(self, owner: Owner, lends: bool) -> None:

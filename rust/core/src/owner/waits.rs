@@ -109,9 +109,9 @@ impl<J> Owner<J> {
     }
 
     /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
-    /// end because the own slot of this process, or of a thread of it, has come back. For the slots of a job of several, the
-    /// process gives its own to the pool, and goes on without: to get it again could take one of those
-    /// slots.
+    /// end because the own slot of this process, or of a thread of it, has come back. For the slots
+    /// of a job of several, the process gives its own to the pool, and goes on without: to get it
+    /// again could take one of those slots.
     pub fn wait_beside<H: OwnerHost<J>>(
         &self,
         host: &H,
