@@ -282,6 +282,13 @@ def test_a_thread_begins_no_call_without_a_slot(js: Any, pool: Any) -> None:
     assert not [at for at in begun if has_both + 0.05 < at < min(has_both + 0.4, ended)]
 
 
+def test_batches_grow_too_where_jobs_are_forked() -> None:
+    # Such a job gets its batch without a pickle, and does not measure it.
+    with Jobserver("fork", 2) as js, parallel_config("jobserver", jobserver=js, n_jobs=2):
+        came = Parallel()(delayed(where)() for _ in range(400))
+    assert len({pid for pid, _ in came}) < 200
+
+
 # Ends.
 
 
