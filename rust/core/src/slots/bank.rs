@@ -266,7 +266,7 @@ impl Bank {
     /// now.
     pub(super) fn has_own(&self) -> bool {
         let me = ProcessId::current_if_known(getpid(), None);
-        self.is_job() && self.ledger.run_by_beside(me, &self.of_threads()).1.is_some()
+        self.is_job() && self.ledger.run_by(me, &self.of_threads()).1.is_some()
     }
 
     pub(super) fn lineage(&self) -> Arc<Lineage> {

@@ -65,7 +65,7 @@ impl Lineage {
         let me = getpid();
         processes.iter().find_map(|process| {
             let left_out = if process.pid == me { of_threads } else { &[] };
-            match ledger.run_by_beside(*process, left_out) {
+            match ledger.run_by(*process, left_out) {
                 (false, _) => None,
                 (true, open) => Some((*process, open)),
             }

@@ -147,7 +147,7 @@ mod tests {
         let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
         let here = bank.lineage().nearest(&bank.ledger, &bank.of_threads());
         assert!(here.is_none_or(|(above, _)| above != me));
-        let lender = bank.ledger.run_by(me).1.unwrap(); // as a program below sees it
+        let lender = bank.ledger.run_by(me, &[]).1.unwrap(); // as a program below sees it
         let loan = bank.ledger.lend(lender, me, true).unwrap().unwrap();
         assert_eq!((pool.has_thread_slots(), thread.is_there()), (false, true));
         assert!(pool.take_thread_slot().is_none());
@@ -161,7 +161,7 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let (bank, me) = (&pool.bank, ProcessId::current());
         let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
-        let lender = bank.ledger.run_by(me).1.unwrap();
+        let lender = bank.ledger.run_by(me, &[]).1.unwrap();
         let loan = bank.ledger.lend(lender, me, true).unwrap().unwrap();
         drop(thread);
         assert_eq!((pool.free().unwrap(), bank.of_threads().len()), (0, 0));

@@ -88,7 +88,7 @@ fn a_lender_hears_that_its_slot_has_come_back_while_its_wait_begins() {
                 stage.pool.bank.job.store(getpid().as_raw_nonzero().get(), IN_ORDER);
                 role.pause();
                 let mut turn = stage.pool.turn(Want::Resume);
-                let is_back = || stage.ledger.run_by(ProcessId::current()).1.is_some();
+                let is_back = || stage.ledger.run_by(ProcessId::current(), &[]).1.is_some();
                 begin_to_wait(role, &stage, &mut turn, is_back);
             });
             lends.rest();
@@ -130,7 +130,7 @@ fn a_lender_behind_others_hears_of_its_slot_although_the_process_that_reclaims_i
             let through = reclaims.is_through();
             reclaims.kill();
             reclaimer(&stage, Fate::Lives).rest();
-            assert!(stage.ledger.run_by(ProcessId::current()).1.is_some());
+            assert!(stage.ledger.run_by(ProcessId::current(), &[]).1.is_some());
             assert!(is_ready(&wait));
             drop((wait, turn));
             stage.ledger.give_back(own, &stage.pipe);

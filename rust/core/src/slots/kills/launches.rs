@@ -382,6 +382,6 @@ fn who_comes_late_does_not_borrow_a_slot_that_was_handed_over() {
 
 /// A process that has borrowed the slot, if it is open.
 fn borrower_if_open<'a>(stage: &'a Stage, lends: &Actor<'_>) -> Option<Actor<'a>> {
-    let open = stage.ledger.run_by(ProcessId::of_live(lends.pid)).1;
+    let open = stage.ledger.run_by(ProcessId::of_live(lends.pid), &[]).1;
     open.map(|_| borrower(stage, lends.pid, Fate::Lives))
 }

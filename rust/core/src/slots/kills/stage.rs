@@ -257,7 +257,7 @@ impl Role<'_> {
 
     /// Borrows the slot that a process runs on, as if this process were below it.
     pub(super) fn borrow(&self, from: Pid) -> Option<Tenure> {
-        let open = self.stage.ledger.run_by(ProcessId::of_live(from)).1?;
+        let open = self.stage.ledger.run_by(ProcessId::of_live(from), &[]).1?;
         self.stage.ledger.lend(open, ProcessId::current(), true).unwrap()
     }
 

@@ -50,17 +50,9 @@ impl Ledger {
     }
 
     /// Looks at the slots that a process runs on, or, for another process, on which that is
-    /// launching a program. Returns whether there is any, and one that can be borrowed.
-    pub(crate) fn run_by(&self, process: ProcessId) -> (bool, Option<Lender>) {
-        self.run_by_beside(process, &[])
-    }
-
-    /// Does the same, and leaves these slots out.
-    pub(crate) fn run_by_beside(
-        &self,
-        process: ProcessId,
-        left_out: &[Tenure],
-    ) -> (bool, Option<Lender>) {
+    /// launching a program. Returns whether there is any, and one that can be borrowed. Some slots
+    /// are left out.
+    pub(crate) fn run_by(&self, process: ProcessId, left_out: &[Tenure]) -> (bool, Option<Lender>) {
         let is_this = process.pid == getpid();
         let mut any = false;
         let of_process = |it: &Tenant| it.process.may_be(process) && !left_out.contains(&it.tenure);
