@@ -205,6 +205,21 @@ def test_a_thread_of_a_generator_in_a_job_lets_what_it_runs_have_the_slot_of_the
         assert Parallel()(delayed(gathers)(hints, hints, hints) for _ in range(2)) == [18] * 2
 
 
+def gather_in_pool(js: Jobserver) -> int:
+    with parallel_config("jobserver", jobserver=js, n_jobs=2):
+        calls = Parallel(require="sharedmem", return_as="generator")
+        return sum(calls(delayed(nested)(1, "list", {}) for _ in range(6)))
+
+
+def test_a_thread_does_not_keep_its_slot_from_a_job_that_yields(
+    made: Callable[..., Jobserver],
+) -> None:
+    js = made(2, max_tasks_per_child=None, preload=["jobserver.joblib"], waiting="yield")
+    for _ in range(3):
+        jobs = [js(gather_in_pool, js) for _ in range(3)]
+        assert [job.result(DEADLINE) for job in jobs] == [18] * 3
+
+
 def sum_in_job(js: Jobserver, return_as: str) -> int:
     with parallel_config("jobserver", jobserver=js, n_jobs=2):
         parallel = Parallel(require="sharedmem", return_as=return_as)
@@ -266,6 +281,13 @@ def test_a_thread_begins_no_call_without_a_slot(js: Any, pool: Any) -> None:
     thread.join(DEADLINE)
     # (One that has looked for its slot already may begin a moment later.)
     assert not [at for at in begun if has_both + 0.05 < at < min(has_both + 0.4, ended)]
+
+
+def test_batches_grow_too_where_jobs_are_forked() -> None:
+    # Such a job gets its batch without a pickle, and does not measure it.
+    with Jobserver("fork", 2) as js, parallel_config("jobserver", jobserver=js, n_jobs=2):
+        came = Parallel()(delayed(where)() for _ in range(400))
+    assert len({pid for pid, _ in came}) < 200
 
 
 # Ends.

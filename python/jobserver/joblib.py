@@ -98,8 +98,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         #: What the Parallel runs on.
         self._slot: Slot | None = None
         self._has_threads = False
-        #: How long the last batch has run.
-        self._seconds = 0.0
+        #: How long the last batch has run, if its job has measured that.
+        self._seconds: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self.jobserver, self._initializer, self._initargs
@@ -198,8 +198,7 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def retrieve_result_callback(self, out: Any) -> Any:
         """The result of a batch, in its callback."""
         result = out.result()
-        if isinstance(result, Results):
-            self._seconds = result.seconds
+        self._seconds = result.seconds if isinstance(result, Results) else None
         return result
 
     def compute_batch_size(self) -> int:
@@ -209,7 +208,8 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Has joblib choose larger batches if this one was short. `duration` includes the wait for
         a slot; with it, the batches of nested work would never grow."""
-        super().batch_completed(batch_size, self._seconds)
+        seconds = self._seconds
+        super().batch_completed(batch_size, duration if seconds is None else seconds)
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:

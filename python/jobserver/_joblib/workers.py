@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .._executor import JobserverExecutor
 from .batch import Batch, Buffers
-from .threads import SlotThreads
+from .threads import SlotThreads, slot_of_this_thread
 
 if TYPE_CHECKING:
     from .._jobserver import Jobserver
@@ -134,8 +134,12 @@ class Workers:
         self._executor.shutdown()
 
     def close(self) -> None:
-        """After the last batch."""
-        self._executor.shutdown()
+        """After the last batch. A thread that has a slot does not wait for the executor's thread:
+        that one may have given the job's slot away, and be waiting for a slot too."""
+        if isinstance(self._executor, SlotThreads) or slot_of_this_thread() is None:
+            self._executor.shutdown()
+        else:
+            self._executor.shutdown(wait=False)
 
 
 def take(items: deque[Any]) -> Any:
