@@ -9,6 +9,7 @@ import io
 import multiprocessing
 import os
 import select
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -216,6 +217,47 @@ def test_submissions_get_slots_in_their_order(make_jobserver: Any, run_in: Any) 
 
     run_in(main)
     assert order == sorted(order)
+
+
+class Alarm(BaseException):
+    pass
+
+
+class Rings:
+    def __reduce__(self) -> Any:
+        signal.raise_signal(signal.SIGALRM)
+        return (int, ())
+
+
+def test_a_handler_that_raises_in_a_pickling_fails_that_submission_only(
+    js: Jobserver, run_in: Any
+) -> None:
+    def ring(number: int, frame: Any) -> None:
+        raise Alarm
+
+    taken = [take_slot(js), take_slot(js)]
+    before = signal.signal(signal.SIGALRM, ring)
+    got: list[Any] = []
+
+    async def one(*args: Any) -> None:
+        try:
+            got.append(await js.run(*args))
+        except Alarm as e:
+            got.append(type(e))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for args in ([double, 1], [bool, Rings()], [double, 3]):
+                tasks.start_soon(one, *args)
+                for _ in range(3):
+                    await anyio.lowlevel.checkpoint()
+            taken.clear()
+
+    try:
+        run_in(main)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(got, key=str) == [2, 6, Alarm]
 
 
 def test_submissions_that_wait_have_no_descriptors(js: Jobserver, run_in: Any) -> None:

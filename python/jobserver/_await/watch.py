@@ -253,8 +253,11 @@ class Watch:
                 if not self._owner.native.admit_beside(admission):
                     return admission
                 awaiter.set()
-            except Exception as e:
-                awaiter.fail(e)
+            except BaseException as e:
+                # It belongs to this submission, whatever it is: its task raises it. If that is
+                # KeyboardInterrupt or SystemExit, the loop then ends its run, as for any task.
+                if not awaiter.fail(e) and not isinstance(e, Exception):
+                    raise
             self._queue.pop(admission, None)
         return None
 

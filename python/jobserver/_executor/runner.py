@@ -6,7 +6,7 @@ has ended, a slot is free, or another thread wakes it; there are no wake-ups for
 
 Other threads append to deques, and wake it if it would not look by itself. If nothing waits and a
 worker is idle, `submit` starts the job in its own thread: that never waits, and saves the thread's
-waking. There is no lock, so neither a fork nor a signal handler can find one locked.
+waking. They have no lock, so neither a fork nor a signal handler can find one locked.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import contextlib
 import signal
 import threading
 import time
-import weakref
 from collections import deque
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
-from .. import _arguments, _main, _native
-from .._future import Future, load
+from .. import _arguments, _job, _main, _native
+from .._future import Future
 from .._native import getpid
 from .._submission import Submission, prepare
-from .deaths import InitializerFailed, as_executors
+from .future import JobFuture
 
 if TYPE_CHECKING:
     from .._jobserver import Jobserver
@@ -43,27 +42,6 @@ _at_exit = getattr(threading, "_register_atexit", None)
 
 NO_MORE = "cannot schedule new futures after shutdown"
 NO_MORE_AT_EXIT = "cannot schedule new futures after interpreter shutdown"
-
-
-class JobFuture(futures.Future):  # type: ignore[type-arg]
-    """A Future of concurrent.futures that tells its runner when it is cancelled: those that wait
-    for it must hear of that at once."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__()
-        self._runner = weakref.ref(runner)
-
-    #: Whether it was cancelled, and those that wait for it know.
-    told = False
-
-    def cancel(self) -> bool:
-        if not super().cancel():
-            return False
-        runner = self._runner()
-        if runner is not None:
-            runner.cancelled.append(self)
-            runner.wake()
-        return True
 
 
 class _Item:
@@ -97,6 +75,8 @@ class Runner:
         self._listens = False
         self._running: dict[Future[Any], JobFuture] = {}
         self._finished: deque[Future[Any]] = deque()
+        #: A job lends or yields its slot while it waits, and only the thread does that for it.
+        self._is_job = _job.is_this_process()
         self.closing = False
         self.cancels = False
         #: The signal for all running jobs, at a forced shutdown.
@@ -139,8 +119,9 @@ class Runner:
                 return False
             self._pack(item)
             job._watch(self._finished)
-            self._running[job] = item.future
             item.future.set_running_or_notify_cancel()
+            item.future.job = job
+            self._running[job] = item.future
             if not self._ended and starts(native, job, item.admission, item.packed):
                 return True
         except BaseException as e:
@@ -203,6 +184,25 @@ class Runner:
         self._signal = number
         self.stop(cancel_futures=True)
 
+    def may_wait(self, job: Future[Any]) -> bool:
+        """Whether the calling thread may wait for a job by `wait_for`: it has started, and nobody
+        relies on this thread, or on the wait of the executor's."""
+        if self._is_job or self.pid != getpid() or not job.pid:
+            return False
+        return self._thread.ident != threading.get_ident()
+
+    def wait_for(self, job: Future[Any], timeout: float | None, handle: Callable[[], bool]) -> None:
+        """Waits for a job, and has its outcome handled in the calling thread. The executor's thread
+        hears of it if `handle` returns False or raises."""
+        self._owner.native.wait_for_own(job, timeout, handle)
+
+    def forget(self, job: Future[Any]) -> bool:
+        """Takes a job that is over off the lists. Returns False if the thread waits for that."""
+        self._running.pop(job, None)
+        with contextlib.suppress(ValueError):
+            self._finished.remove(job)
+        return not self.closing
+
     def join(self) -> None:
         if not self._unstarted and self._thread is not threading.current_thread():
             self._thread.join()
@@ -218,9 +218,10 @@ class Runner:
             raise
         finally:
             self._ended = True
-            self._refuse_rest()
-            self._close()
-            _running.pop(self, None)
+            with contextlib.ExitStack() as each:
+                each.callback(_running.pop, self, None)
+                each.callback(self._close)
+                each.callback(self._refuse_rest)
 
     def _step(self) -> bool:
         """One look at everything, and a sleep if there was nothing to do. Returns False at the
@@ -252,21 +253,22 @@ class Runner:
         return self._ended
 
     def _deliver(self) -> None:
-        """Gives the outcomes of jobs to their Futures, which run their callbacks."""
+        """Gives the outcomes of jobs to their Futures, which run their callbacks. A job is taken
+        off the list when its outcome is read: if that raises, `_break` finds it there."""
         while self._finished:
-            job = self._finished.popleft()
-            future = self._running.pop(job, None)
+            try:
+                job = self._finished.popleft()
+            except IndexError:
+                return  # a thread that has waited for it has taken the last
+            future = self._running.get(job)
             if future is None:
-                continue  # the executor is broken
-            value, error = load(job)
-            if isinstance(error, InitializerFailed):
-                self._break("its initializer failed", error.cause)
-                error = self.broken
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(as_executors(error))
-            del job, future, value, error
+                continue  # the executor is broken, or that thread has handled it
+            failure = future.read(job)
+            if failure is not None:
+                self._break("its initializer failed", failure.cause)
+            elif self._running.pop(job, None) is not None:
+                future.settle()
+            del job, future, failure
 
     def _is_forced(self) -> bool:
         """Whether a shutdown has asked for more than an end: then cancels what waits, and sends the
@@ -337,13 +339,14 @@ class Runner:
             owner.native.conclude(item.admission)
             return
         job._watch(self._finished)
+        item.future.job = job
         self._running[job] = item.future
         packed, item.packed = item.packed, None
         try:
             owner.submit(job, None, None, False, None, packed, item.admission)
         except BaseException as e:
-            self._running.pop(job, None)
-            item.future.set_exception(e)
+            if self._running.pop(job, None) is not None:  # otherwise `_break` has told it
+                item.future.settle(e)
         finally:
             del packed
 
@@ -351,25 +354,34 @@ class Runner:
         """Nothing runs any more: the executor is of no more use."""
         self.broken = BrokenProcessPool(f"this executor is not usable any more: {why}: {cause!r}")
         self.broken.__cause__ = cause
-        for job in [*self._running]:
-            future = self._running.pop(job, None)
-            if future is None:
-                continue  # its start has failed, and `submit` tells that
-            future.set_exception(self.broken)
+        with contextlib.ExitStack() as each:  # also if a callback of one raises
+            each.callback(self._refuse_rest)
+            for job in reversed([*self._running]):
+                each.callback(self._give_up, job)
+
+    def _give_up(self, job: Future[Any]) -> None:
+        future = self._running.pop(job, None)
+        if future is None:
+            return  # its start has failed, and `submit` tells that; or it is over
+        try:
+            future.settle(self.broken)  # before a thread that waits for the job sees it die
+        finally:
             with contextlib.suppress(OSError, RuntimeError):
                 self._owner.native.kill(job._job, 0.0)
-        while self._waiting:
-            future = self._waiting.popleft().future
-            if _begins(future):
-                future.set_exception(self.broken)
 
     def _refuse_rest(self) -> None:
-        """At the end: refuses what was submitted while the thread ended."""
+        """Refuses what waits: the executor is broken, or its thread has ended."""
+        refused = []
         with contextlib.suppress(IndexError):
             while True:
-                future = self._waiting.popleft().future
-                if _begins(future):
-                    future.set_exception(self.broken or RuntimeError(NO_MORE))
+                refused.append(self._waiting.popleft().future)
+        with contextlib.ExitStack() as each:
+            for future in reversed(refused):
+                each.callback(self._refuse_future, future)
+
+    def _refuse_future(self, future: JobFuture) -> None:
+        if _begins(future):
+            future.set_exception(self.broken or RuntimeError(NO_MORE))
 
     def _close(self) -> None:
         if self._is_own:

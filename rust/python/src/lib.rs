@@ -32,7 +32,9 @@ mod upcalls;
 mod waiting;
 mod worker;
 
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// The number of CPUs that this process may use, by its affinity and its cgroup's quota.
 #[pyfunction]
@@ -121,6 +123,22 @@ fn tell_unraisable(error: Bound<'_, PyAny>, place: Bound<'_, PyAny>) {
     PyErr::from_value(error).write_unraisable(py, Some(&place));
 }
 
+/// Calls a function with a lock held, as a `with` statement does, but within one call of C: so no
+/// signal handler runs between an acquisition and what releases the lock.
+#[pyfunction]
+#[pyo3(signature = (lock, function, *args))]
+fn locked<'py>(
+    lock: &Bound<'py, PyAny>,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = lock.py();
+    lock.call_method0(intern!(py, "acquire"))?;
+    let result = function.call1(args);
+    lock.call_method0(intern!(py, "release"))?;
+    result
+}
+
 /// In a process that others will be forked from, with one thread: see `hooks::rehearse_fork`.
 #[pyfunction]
 fn rehearse_fork(py: Python<'_>) {
@@ -143,6 +161,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::unblock_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(worker::rehearse_job, module)?)?;
     module.add_function(wrap_pyfunction!(rehearse_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(locked, module)?)?;
     module.add_function(wrap_pyfunction!(getpid, module)?)?;
     module.add_function(wrap_pyfunction!(surroundings, module)?)?;
     module.add_function(wrap_pyfunction!(forget_lifeline, module)?)?;

@@ -12,7 +12,7 @@ use crate::pool::Pool;
 use crate::program::Program;
 use crate::promise::Promise;
 use crate::setup::Setup;
-use crate::waiting::{with_turn, PyLook};
+use crate::waiting::{for_own, with_turn, PyLook};
 use crate::worker::run_forked_worker;
 use jobserver_core as core;
 use jobserver_core::owner::{Birth, Options, Until};
@@ -272,6 +272,17 @@ impl Owner {
             Until::Due => DUE,
             Until::TimedOut => TIMED_OUT,
         })
+    }
+
+    /// Waits until a job has finished, or for `timeout` seconds, and then calls `handle`: see
+    /// `for_own`. Returns whether the job has finished.
+    fn wait_for_own(
+        &self,
+        future: &Bound<'_, Promise>,
+        timeout: Option<f64>,
+        handle: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        for_own(&self.owner, &self.host(future.py()), future.get(), timeout, handle)
     }
 
     /// Wakes the threads that wait, and the event loops: to run callbacks that were left undone, or

@@ -1,7 +1,9 @@
 //! What a thread passes from one wait to the next: the state that it has seen, and its place in the
-//! queue of waiters.
+//! queue of waiters. And the wait of a thread that handles the outcome itself.
 
 use crate::admission::Admission;
+use crate::owner_host::OwnersInterpreter;
+use crate::promise::Promise;
 use jobserver_core::owner::Look;
 use jobserver_core::slots::PausedTurn;
 use pyo3::prelude::*;
@@ -23,4 +25,26 @@ pub(crate) fn with_turn(
         admission.try_borrow_mut()?.turn = turn;
     }
     waited
+}
+
+/// Waits for a job, and then calls `handle`. The thread in `wait_beside` hears of the job only if
+/// `handle` returns False, or if anything raises, perhaps after the outcome was received: no signal
+/// handler runs between the steps here. Returns whether the job has finished.
+pub(crate) fn for_own(
+    owner: &jobserver_core::Owner<Py<Promise>>,
+    host: &OwnersInterpreter<'_, '_>,
+    promise: &Promise,
+    timeout: Option<f64>,
+    handle: &Bound<'_, PyAny>,
+) -> PyResult<bool> {
+    let waited = owner.wait_for_own(host, promise.job(), || promise.is_done(), timeout);
+    let handled = match waited {
+        Ok(true) => handle.call0().and_then(|handled| handled.is_truthy()),
+        Ok(false) => return Ok(false),
+        Err(e) => Err(e.into()),
+    };
+    if !matches!(handled, Ok(true)) {
+        owner.wake();
+    }
+    handled.map(|_| true)
 }

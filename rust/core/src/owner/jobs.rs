@@ -9,7 +9,7 @@
 //! The table is a plain value. Threads that share one lock it for each call, but not while they
 //! sleep: see [`Jobs::begin_wait`].
 
-use super::outcome::{JobId, Started};
+use super::outcome::{Finished, JobId, Started};
 use super::process::{Process, ProcessState};
 use super::quiet::Quiet;
 use super::sleepers::Sleepers;
@@ -55,6 +55,8 @@ pub struct Jobs<J = ()> {
     /// A process has stayed after a job, so answers may come within microseconds.
     pub(super) quick: bool,
     pub(super) sleepers: Sleepers,
+    /// What a thread has received from the channel of its own job, for the next scan.
+    pub(super) received: Vec<Finished<J>>,
     /// The buffer for received packets. It is kept, because new memory costs page faults.
     pub(super) buffer: Vec<u8>,
 }
@@ -75,6 +77,7 @@ impl<J> Default for Jobs<J> {
             yielded: BTreeSet::new(),
             quick: false,
             sleepers: Sleepers::default(),
+            received: Vec::new(),
             buffer: Vec::new(),
         }
     }
@@ -328,7 +331,7 @@ impl<J> Jobs<J> {
     }
 
     /// The process of a job, unless it is idle, has another job now, or has been reaped.
-    fn process_of(&self, id: JobId) -> Option<&Process<J>> {
+    pub(super) fn process_of(&self, id: JobId) -> Option<&Process<J>> {
         self.processes.get(&id.process()).filter(|process| {
             process.state != ProcessState::Idle && JobId::new(id.process(), process.jobs) == id
         })

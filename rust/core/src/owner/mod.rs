@@ -16,6 +16,7 @@ mod jobs;
 mod kill;
 mod launch;
 mod outcome;
+mod own;
 mod process;
 mod quiet;
 mod readiness;

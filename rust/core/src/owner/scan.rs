@@ -16,7 +16,7 @@ impl<J> Jobs<J> {
     /// scan found.
     pub fn scan(&mut self) -> Result<Vec<Finished<J>>> {
         let _undisturbed = Undisturbed::begin();
-        let mut finished = Vec::new();
+        let mut finished = std::mem::take(&mut self.received);
         let (there, yielded) = (self.processes.len(), self.yielded.len());
         let ending = self.ending.len();
         let collected = self.collect(&mut finished);
@@ -38,9 +38,6 @@ impl<J> Jobs<J> {
 
     /// Takes all that is ready from the descriptors.
     fn collect(&mut self, finished: &mut Vec<Finished<J>>) -> Result<()> {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; PACKET];
-        }
         if self.lost {
             self.renew(finished)?;
         }
@@ -75,7 +72,10 @@ impl<J> Jobs<J> {
     }
 
     /// Receives all frames that a process's channel holds.
-    fn read_channel(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
+    pub(super) fn read_channel(&mut self, number: u64, finished: &mut Vec<Finished<J>>) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; PACKET];
+        }
         loop {
             let Some(process) = self.processes.get_mut(&number) else { return };
             let Some(channel) = &process.channel else { return };

@@ -28,6 +28,10 @@ pub(super) enum Wants {
     Change,
     /// The outcome of this job.
     Job(JobId),
+    /// The outcome of this job, which the thread handles itself: see `own`.
+    Own(JobId),
+    /// Any change but the outcome of a job that another thread handles itself.
+    Others,
     /// None: its turn for a slot wakes it.
     Turn,
     /// Any change, and all that the host has to do. It is an event loop's, not a thread's: see
@@ -78,6 +82,8 @@ pub(super) struct Sleepers {
     /// How many threads that are alone have a turn. In the queue of waiters such a thread may keep
     /// others of this process behind it while it runs a signal handler.
     turns_alone: usize,
+    /// The last job whose outcome a thread has received for itself.
+    pub(super) handled: Option<JobId>,
     spare_bells: Vec<Arc<Bell>>,
 }
 
@@ -96,7 +102,7 @@ impl Sleepers {
         }
     }
 
-    fn is_led(&self) -> bool {
+    pub(super) fn is_led(&self) -> bool {
         self.asleep.iter().any(|sleeper| sleeper.role == Role::Leads)
     }
 
@@ -146,9 +152,11 @@ impl Sleepers {
 
     /// Wakes those that want one of these outcomes, and those that want any change.
     pub(super) fn ring_for(&mut self, jobs: &[JobId]) {
+        let handled = matches!(jobs, [job] if self.handled == Some(*job));
         self.ring(|sleeper| match sleeper.sleep.wants {
             Wants::Change | Wants::All => true,
-            Wants::Job(id) => jobs.contains(&id),
+            Wants::Job(id) | Wants::Own(id) => jobs.contains(&id),
+            Wants::Others => !handled,
             Wants::Turn => false,
         });
         if self.turns_alone > 0 {

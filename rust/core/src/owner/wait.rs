@@ -3,6 +3,7 @@
 
 use super::jobs::Jobs;
 use super::outcome::JobId;
+use super::own::OwnChannel;
 use super::process::Process;
 use super::sleepers::{Role, Sleep, Wants};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +32,7 @@ pub struct Waiting {
     quick: bool,
     bell: Option<Arc<Bell>>,
     role: Role,
+    own: Option<OwnChannel>,
     pool: Option<PoolWait>,
     /// It has found that this program has closed a descriptor that it waits for.
     lost: AtomicBool,
@@ -40,6 +42,11 @@ impl Waiting {
     /// See [`Wait::parts`].
     pub(super) fn parts(&self) -> (Vec<Arc<Descriptor>>, Option<Duration>) {
         self.wait.parts()
+    }
+
+    /// Whether it polls the channel of its own job, and not the table's descriptors.
+    pub(super) fn is_for_own(&self) -> bool {
+        self.own.is_some()
     }
 
     /// If answers may come soon, spins for a short time. Returns whether something is ready; if
@@ -103,13 +110,16 @@ impl<J> Jobs<J> {
         // In this order: a check that is overdue must not stand for the one after a new change.
         self.look_over(now);
         let heard = self.quiet.has_ended(changes, now);
-        if self.lost {
+        if self.lost || !self.received.is_empty() {
             return Ok(None);
         }
         let mut look_after = self.quiet.left(now).filter(|_| !self.processes.is_empty());
         let trusted = heard && look_after.is_some();
         let mut descriptors = Vec::new();
-        if self.sleepers.must_poll(sleep) {
+        let own = self.begin_own(sleep);
+        if let Some(own) = &own {
+            descriptors.push(own.channel());
+        } else if self.sleepers.must_poll(sleep) {
             descriptors = self.descriptors()?;
         }
         // At the limit of descriptors there is no bell, and the wait polls instead.
@@ -137,8 +147,8 @@ impl<J> Jobs<J> {
         }
         let wait = Wait::new(descriptors, look_after).or_token(pipes);
         let wait = if trusted { wait.briefly() } else { wait };
-        let (quick, lost) = (self.quick && role.polls(), AtomicBool::new(false));
-        Ok(Some(Waiting { wait, quick, bell, role, pool, lost }))
+        let quick = self.quick && (role.polls() || own.is_some());
+        Ok(Some(Waiting { wait, quick, bell, role, own, pool, lost: AtomicBool::new(false) }))
     }
 
     /// The descriptors of the table. The set is made now if there is none: a process that another
@@ -173,6 +183,9 @@ impl<J> Jobs<J> {
         self.lost |= waiting.lost.into_inner();
         if let Some(bell) = waiting.bell {
             self.sleepers.leave(bell, waiting.role);
+        }
+        if let Some(own) = waiting.own {
+            self.end_own(own);
         }
     }
 

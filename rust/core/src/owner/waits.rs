@@ -92,6 +92,23 @@ impl<J> Owner<J> {
         })
     }
 
+    /// Waits until `job` is `done`, or `timeout` seconds are over, in a thread that then handles the
+    /// outcome itself: no thread in [`Owner::wait_beside`] hears of that. Not for a job that lends its
+    /// slot. Does nothing that the host has to do. Returns whether the job is done.
+    pub fn wait_for_own<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        job: JobId,
+        done: impl Fn() -> bool,
+        timeout: Option<f64>,
+    ) -> std::result::Result<bool, H::Error> {
+        let sleep =
+            Sleep { wants: Wants::Own(job), alone: host.handles_signals(), callbacks: false };
+        let find = |_: Option<&mut Turn>| Ok(done().then_some(()));
+        let until = self.until_releasing(host, timeout, None, sleep, &mut || (), find)?;
+        Ok(matches!(until, Until::Found(())))
+    }
+
     /// Waits until a job may be ready, another thread has scanned, `timeout` seconds are over, or,
     /// with `slots`, so many slots may be free; the place in the queue is kept for the next wait or
     /// submission. Returns at once if something has changed since `look`. A job gives its slot to the
@@ -105,7 +122,7 @@ impl<J> Owner<J> {
         timeout: Option<f64>,
         yields: bool,
     ) -> std::result::Result<(), H::Error> {
-        self.wait_by(host, look, slots, timeout, yields, Turn::beside_own)
+        self.wait_by(host, look, slots, timeout, yields, Wants::Change)
     }
 
     /// The same for a thread that submits for others: see [`Owner::admit_beside`]. The wait may also
@@ -122,7 +139,7 @@ impl<J> Owner<J> {
         if slots.as_ref().is_some_and(|(needs, _)| *needs > 1) {
             self.pool()?.give_own_slot_away();
         }
-        self.wait_by(host, look, slots, timeout, self.options.yields, |turn| turn)
+        self.wait_by(host, look, slots, timeout, self.options.yields, Wants::Others)
     }
 
     fn wait_by<H: OwnerHost<J>>(
@@ -132,16 +149,17 @@ impl<J> Owner<J> {
         slots: Option<(usize, &mut PausedTurn)>,
         timeout: Option<f64>,
         yields: bool,
-        kind: impl FnOnce(Turn) -> Turn,
+        wants: Wants,
     ) -> std::result::Result<(), H::Error> {
         let (mut paused, mut turn, mut slept) = (None, None, false);
         let pool = self.pool()?;
         if let Some((needs, place)) = slots {
             let ours = pool.turn(Want::Start).after(place).needing(needs);
-            turn = Some(kind(ours.about_to_wait()));
+            let ours = ours.about_to_wait();
+            turn = Some(if wants == Wants::Others { ours } else { ours.beside_own() });
             paused = Some(place);
         }
-        let sleep = any_change(host);
+        let sleep = Sleep { wants, ..any_change(host) };
         self.yielding(host, yields, |release| {
             // Other waiters may wake this thread too. It goes on only for an event of its own, because
             // each time that a waiter leaves the queue and comes back, it wakes others.
@@ -215,6 +233,7 @@ impl<J> Owner<J> {
         sleep: Sleep,
         deadline: Option<Instant>,
     ) -> std::result::Result<bool, H::Error> {
+        let mut spins = true;
         loop {
             // Handlers run here too, and not only after an interrupted wait: a signal that comes
             // together with the event interrupts nothing, for example a Ctrl-C that also ends a
@@ -224,7 +243,10 @@ impl<J> Owner<J> {
             let begun = state.jobs.begin_sleep(look, turn.as_deref_mut(), sleep)?;
             drop(state);
             let Some(waiting) = begun else { return Ok(true) };
-            let woken = self.sleep_through(host, &waiting, sleep, deadline);
+            let woken = match waiting.is_for_own() {
+                true => self.sleep_on_own(host, &waiting, std::mem::take(&mut spins), deadline),
+                false => self.sleep_through(host, &waiting, sleep, deadline),
+            };
             self.check_process()?; // the bells are the parent's
             self.state().jobs.end_wait(waiting);
             match woken? {
@@ -255,6 +277,23 @@ impl<J> Owner<J> {
                 woken => return Ok(woken),
             }
         }
+    }
+
+    /// Spins the first time, and sleeps the next. The caller ends the wait in between, because signal
+    /// handlers run there: see `own`.
+    fn sleep_on_own<H: OwnerHost<J>>(
+        &self,
+        host: &H,
+        waiting: &Waiting,
+        spins: bool,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<Woken, H::Error> {
+        if spins {
+            let ready = host.unlocked(|| waiting.spin());
+            return Ok(if ready { Woken::Ready } else { Woken::Missed });
+        }
+        self.state().jobs.share_idle();
+        Ok(host.unlocked(|| waiting.block(deadline))?)
     }
 
     /// Runs signal handlers, in a thread that does. Nobody depends on it meanwhile: see `sleepers`.

@@ -91,6 +91,10 @@ pub(crate) trait ReadySet: std::fmt::Debug + Send + Sync {
     /// Stops watching a descriptor.
     fn remove(&mut self, fd: &Arc<Descriptor>, key: u64);
 
+    /// Stops reporting a descriptor's input, or resumes it. Returns false where the system cannot do
+    /// so.
+    fn mute(&mut self, fd: &Arc<Descriptor>, key: u64, muted: bool) -> bool;
+
     /// Returns the keys of some descriptors that are ready now; none only if no descriptor is
     /// ready.
     fn ready(&mut self) -> Result<Vec<u64>>;

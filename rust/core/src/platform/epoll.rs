@@ -46,6 +46,12 @@ impl ReadySet for Set {
         }
     }
 
+    fn mute(&mut self, fd: &Arc<Descriptor>, key: u64, muted: bool) -> bool {
+        let flags = if muted { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
+        let data = epoll::EventData::new_u64(key);
+        fd.is_intact() && epoll::modify(&self.epoll, fd, data, flags).is_ok()
+    }
+
     fn ready(&mut self) -> Result<Vec<u64>> {
         let mut events = Vec::with_capacity(AT_ONCE);
         let at_once = Timespec::default();

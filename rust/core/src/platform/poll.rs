@@ -28,6 +28,10 @@ impl ReadySet for Set {
         self.watched.remove(&key);
     }
 
+    fn mute(&mut self, _fd: &Arc<Descriptor>, _key: u64, _muted: bool) -> bool {
+        false // a wait that has begun would go on to poll it
+    }
+
     fn ready(&mut self) -> Result<Vec<u64>> {
         let mut fds: Vec<_> =
             self.watched.values().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
