@@ -97,6 +97,22 @@ impl Admission {
         Ok(owner.conclude(host, &mut self.admitted)?)
     }
 
+    /// See `Owner.could_admit`.
+    pub(crate) fn could_obtain(
+        &mut self,
+        owner: &core::Owner<Py<Promise>>,
+        may_lend: bool,
+    ) -> PyResult<bool> {
+        owner.could_admit(&mut self.turn, self.consume, may_lend).map_err(to_python)
+    }
+
+    /// See `Owner.set_aside`.
+    pub(crate) fn set_aside(&mut self, owner: &core::Owner<Py<Promise>>) -> PyResult<()> {
+        let aside = owner.set_aside(&mut self.admitted, &mut self.turn, self.consume);
+        (self.aside, self.is_over) = (Some(aside.map_err(to_python)?), false);
+        Ok(())
+    }
+
     /// See `Owner.admit_at_once`.
     pub(crate) fn obtain_at_once(
         &mut self,

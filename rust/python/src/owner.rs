@@ -74,8 +74,7 @@ impl Owner {
 
     /// Whether a slot is free. With `may_lend`, a job's own slot counts.
     fn could_admit(&self, admission: &Bound<'_, Admission>, may_lend: bool) -> PyResult<bool> {
-        let Admission { turn, consume, .. } = &mut *admission.try_borrow_mut()?;
-        self.owner.could_admit(turn, *consume, may_lend).map_err(to_python)
+        admission.try_borrow_mut()?.could_obtain(&self.owner, may_lend)
     }
 
     /// Whether this process, or a thread of it, has a slot that it can lend or give away.
@@ -109,11 +108,7 @@ impl Owner {
     /// Gives the slots of an admitted submission back until `admit_at_once`, but keeps its place in
     /// the queue: other waiters leave them to it for a while.
     fn set_aside(&self, admission: &Bound<'_, Admission>) -> PyResult<()> {
-        let admission = &mut *admission.try_borrow_mut()?;
-        let Admission { admitted, turn, consume, .. } = admission;
-        let aside = self.owner.set_aside(admitted, turn, *consume).map_err(to_python)?;
-        (admission.aside, admission.is_over) = (Some(aside), false);
-        Ok(())
+        admission.try_borrow_mut()?.set_aside(&self.owner)
     }
 
     /// After a failed submission, or for another try: gives the slot back. If it was this process's
@@ -443,8 +438,7 @@ impl Owner {
         self.owner.outstanding()
     }
 
-    /// A running job has its Future here, the Future refers to the package's owner, and that refers
-    /// to this.
+    /// A running job has its Future here, which refers to the package's owner, and that to this.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.finished)?;
         self.owner.visit_kept(|future| visit.call(future))
