@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -32,6 +33,10 @@ def executor(method: str) -> Iterator[JobserverExecutor]:
     made = JobserverExecutor(2, method)
     yield made
     made.shutdown()
+
+
+def has_begun(future: futures.Future[None]) -> bool:
+    return future.running() or future.done()
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ def test_who_waits_does_not_run_the_callbacks_of_a_shared_jobserver(
         hold.let_go()
         for _ in range(5):
             future = executor.submit(time.sleep, 0.02)  # which the wait begins before the end of
-            wait_until(future.running)
+            wait_until(partial(has_begun, future))
             assert future.result(DEADLINE) is None
     with pytest.raises(CallbackRaised):
         own.wait(DEADLINE)
@@ -223,7 +228,7 @@ def test_ctrl_c_at_any_instruction_of_a_wait_loses_nothing(executor: JobserverEx
     number, ends = 1, 0
     while ends < 5:  # a wait has fewer instructions if the job has ended before
         future = executor.submit(time.sleep, 0.01)
-        wait_until(future.running)
+        wait_until(partial(has_begun, future))
         told = threading.Event()
         at_line = AtLine(number, in_owner=True, unit="opcode")
         try:

@@ -44,6 +44,9 @@ def js(made: Callable[..., Jobserver]) -> Iterator[Jobserver]:
     """With two slots, which are free at the test's end."""
     js = made(2, max_tasks_per_child=None, preload=["jobserver.joblib"])
     yield js
+    for thread in threading.enumerate():
+        if thread.name == "jobserver-joblib":  # it still ends after an error
+            thread.join(DEADLINE)
     wait_until(lambda: all_free(js))
 
 
