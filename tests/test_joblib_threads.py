@@ -350,7 +350,8 @@ def test_the_slots_of_threads_come_back_when_their_process_is_killed(
 
 
 CTRL_C = """
-import sys, time
+import faulthandler, sys, time
+faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)  # rather than hang
 from joblib import Parallel, delayed, parallel_config
 import jobserver.joblib
 
@@ -372,7 +373,7 @@ def test_ctrl_c_need_not_wait_for_threads(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(CTRL_C)
     with subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(program), str(DEADLINE)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["runs\n", "runs\n"]
