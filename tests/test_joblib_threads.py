@@ -350,13 +350,13 @@ def test_the_slots_of_threads_come_back_when_their_process_is_killed(
 
 
 CTRL_C = """
-import faulthandler, sys, time
+import faulthandler, os, sys, time
 faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)  # rather than hang
 from joblib import Parallel, delayed, parallel_config
 import jobserver.joblib
 
 def call():
-    print("runs", flush=True)
+    os.write(1, b"runs\\n")  # at once: threads write beside each other
     time.sleep(600)
 
 if __name__ == "__main__":
