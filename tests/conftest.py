@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from holding import Hold, free
+from holding import Hold, free, held
 
-from jobserver import Jobserver, StartMethod, _native
+from jobserver import Jobserver, JobserverExecutor, StartMethod, _native
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -118,6 +119,22 @@ def hold(make_jobserver: Any) -> Iterator[Hold]:
     made = Hold()
     yield made
     made.close()
+
+
+@pytest.fixture
+def executor(method: str) -> Iterator[JobserverExecutor]:
+    """An executor of two slots."""
+    made = JobserverExecutor(2, method)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def full(executor: JobserverExecutor, hold: Hold) -> list[futures.Future[Any]]:
+    """Jobs that have both slots of the executor until the test lets them go."""
+    running = [executor.submit(held, hold.end) for _ in range(2)]
+    wait_until(lambda: all(future.running() for future in running))
+    return running
 
 
 def wait_until(what: Callable[[], Any]) -> Any:

@@ -51,20 +51,6 @@ def make(method: str) -> Iterator[Make]:
         executor.shutdown()
 
 
-@pytest.fixture
-def executor(make: Make) -> JobserverExecutor:
-    """An executor of two slots."""
-    return make()
-
-
-@pytest.fixture
-def full(executor: JobserverExecutor, hold: Hold) -> list[futures.Future[Any]]:
-    """Jobs that have both slots of the executor until the test lets them go."""
-    running = [executor.submit(held, hold.end) for _ in range(2)]
-    wait_until(lambda: all(future.running() for future in running))
-    return running
-
-
 def thread_of(executor: JobserverExecutor) -> threading.Thread:
     return executor._runner._thread
 

@@ -13,7 +13,7 @@ import threading
 import weakref
 from concurrent import futures
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 from conftest import DEADLINE, OWNERS_METHODS, each_method, wait_until
@@ -26,21 +26,6 @@ from jobserver import Jobserver, JobserverExecutor, SubmissionDied
 @pytest.fixture(params=OWNERS_METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def executor(method: str) -> Iterator[JobserverExecutor]:
-    made = JobserverExecutor(2, method)
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture
-def full(executor: JobserverExecutor, hold: Hold) -> list[futures.Future[Any]]:
-    """Jobs that have both slots of the executor until the test lets them go."""
-    running = [executor.submit(held, hold.end) for _ in range(2)]
-    wait_until(lambda: all(future.running() for future in running))
-    return running
 
 
 def is_gone(pid: int) -> bool:

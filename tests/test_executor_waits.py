@@ -28,13 +28,6 @@ def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def executor(method: str) -> Iterator[JobserverExecutor]:
-    made = JobserverExecutor(2, method)
-    yield made
-    made.shutdown()
-
-
 def has_begun(future: futures.Future[None]) -> bool:
     return future.running() or future.done()
 

@@ -160,7 +160,8 @@ def _unguarded() -> _guard.Place | None:
     return place if _reached[1] else None
 
 
-#: The last main module, and whether jobs can import it.
+#: The last main module, and whether jobs can import it. (Each submission of one of its functions
+#: asks: this takes 100 ns, and what it remembers 400.)
 _known: tuple[Any, bool] = (None, False)
 
 

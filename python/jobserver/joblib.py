@@ -31,9 +31,10 @@ from joblib.parallel import (
 
 from ._joblib import pools
 from ._joblib.batch import Buffers, Results
+from ._joblib.jobs import Jobs
 from ._joblib.slot import Slot, slot_in_use
-from ._joblib.threads import slot_of_this_thread
-from ._joblib.workers import Workers, take
+from ._joblib.threads import SlotThreads, slot_of_this_thread
+from ._joblib.workers import Runner, Workers, take
 from ._jobserver import Jobserver
 
 __all__ = ["JobserverBackend", "register"]
@@ -163,10 +164,12 @@ class JobserverBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             least = None if mmap_mode is None else max_nbytes
 
             def begin() -> Workers:
-                has_failed = partial(getattr, parallel, "_aborting", False)
+                runner: Runner
                 if self._has_threads:
-                    return Workers(js, workers, None, has_failed, lends)
-                return Workers(js, workers, Buffers(least, mmap_mode == "r"), has_failed)
+                    runner = SlotThreads(js._owner, lends)
+                else:
+                    runner = Jobs(js, Buffers(least, mmap_mode == "r"))
+                return Workers(js, runner, workers, partial(getattr, parallel, "_aborting", False))
 
             self._begin = begin
             self._workers = begin()

@@ -1,2 +1,3 @@
 """What stands behind the joblib backend in `joblib.py`: `pools.py` chooses the Jobserver,
-`workers.py` submits the batches of one Parallel, and `batch.py` sends them, with their arrays."""
+`workers.py` starts the batches of one Parallel, and `jobs.py` or `threads.py` runs them; `batch.py`
+sends them, with their arrays."""

@@ -25,8 +25,7 @@ _SECONDS = 0.2
 
 
 class SlotThreads:
-    """Calls functions in threads, each while its thread has a slot. It has what `Workers` uses of
-    an executor.
+    """Runs batches in threads, each while its thread has a slot.
 
     Its threads end when nothing waits. A thread that submits to a Jobserver of this process may
     lose its slot to the job (`thread_slot`, in the core).
@@ -39,9 +38,8 @@ class SlotThreads:
         self._threads: WeakSet[_Thread] = WeakSet()
 
     def submit(self, call: _Call, done: Callable[[futures.Future[Any]], Any]) -> None:
-        """Has `done` called in the same thread afterwards."""
         future: futures.Future[Any] = futures.Future()
-        future.add_done_callback(done)
+        future.add_done_callback(done)  # before the start: it is called in the thread
         thread = threading.current_thread()
         if isinstance(thread, _Thread) and thread.of is self and not thread.next:
             thread.next.append((call, future))  # this thread has just ended a call
@@ -50,15 +48,15 @@ class SlotThreads:
             self._threads.add(thread)
             thread.start()
 
-    def kill_workers(self) -> None:
+    def kill(self) -> None:
         """Drops the calls that have no slot. Threads cannot be killed: running calls go on."""
         self.stops = True
         self.owner.native.wake()
 
-    def shutdown(self) -> None:
-        """After the last call, or `kill_workers`: waits for the threads of ended calls."""
+    def close(self) -> None:
+        """Waits for the threads of ended calls; after `kill`, for none."""
         if self.stops:
-            return  # others may still be added
+            return
         for thread in [*self._threads]:
             if thread is not threading.current_thread():
                 thread.join()

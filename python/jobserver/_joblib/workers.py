@@ -1,24 +1,34 @@
-"""The submissions of one Parallel. Each Parallel has an executor of its own, so that its jobs can
-be killed and those of others go on. The Jobserver, and with it the processes, stays."""
+"""The batches of one Parallel: when they are started, and when all have ended. Not here: what runs
+them (`jobs.py`, `threads.py`)."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent import futures
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable
-
-from .._executor import JobserverExecutor
-from .batch import Batch, Buffers
-from .threads import SlotThreads, slot_of_this_thread
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 if TYPE_CHECKING:
+    from concurrent import futures
+
     from .._jobserver import Jobserver
     from .._owner import Owner
 
 _Calls = Callable[[], "list[Any]"]
 _Callback = Callable[["futures.Future[Any]"], Any]
+
+
+class Runner(Protocol):
+    """What runs the batches."""
+
+    def submit(self, calls: _Calls, done: _Callback) -> None:
+        """Has a batch run, and then `done` called with a Future that has its outcome."""
+
+    def kill(self) -> None:
+        """Drops the batches that have not begun, and ends the others as soon as it can."""
+
+    def close(self) -> None:
+        """After the last batch."""
 
 
 class Workers:
@@ -30,21 +40,14 @@ class Workers:
     def __init__(
         self,
         jobserver: Jobserver,
+        runner: Runner,
         most: int,
-        buffers: Buffers | None,
         has_failed: Callable[[], bool],
-        lends: bool = False,
     ) -> None:
-        """`buffers` is None for threads of this process instead of jobs; `lends` is theirs.
-        `has_failed`: whether joblib has met with an error, after a callback."""
+        """`has_failed`: whether joblib has met with an error, after a callback."""
         self.jobserver = jobserver
         self._has_failed = has_failed
-        self._buffers = buffers
-        self._executor: JobserverExecutor | SlotThreads
-        if buffers is None:
-            self._executor = SlotThreads(self.owner, lends)
-        else:
-            self._executor = JobserverExecutor(jobserver=jobserver)
+        self._runner = runner
         self._waiting: deque[tuple[_Calls, _Callback]] = deque()
         #: One entry for each batch that may be started.
         self._free = deque([True] * most)
@@ -70,8 +73,7 @@ class Workers:
 
     def submit(self, calls: _Calls, callback: _Callback) -> None:
         self._left.append(True)
-        batch = calls if self._buffers is None else Batch(calls, self._buffers)
-        self._waiting.append((batch, callback))
+        self._waiting.append((calls, callback))
         self._start()
 
     def _start(self) -> None:
@@ -84,20 +86,8 @@ class Workers:
             if next_one is None:
                 self._free.append(True)
                 continue
-            batch, callback = next_one
-            self._submit(batch, partial(self._done, callback))
-
-    def _submit(self, batch: _Calls, done: _Callback) -> None:
-        if isinstance(self._executor, SlotThreads):
-            self._executor.submit(batch, done)
-            return
-        future: futures.Future[Any]
-        try:
-            future = self._executor.submit(batch)
-        except RuntimeError as e:  # at the end of the interpreter, or after a kill
-            future = futures.Future()
-            future.set_exception(e)
-        future.add_done_callback(done)
+            calls, callback = next_one
+            self._runner.submit(calls, partial(self._done, callback))
 
     def _done(self, callback: _Callback, future: futures.Future[Any]) -> None:
         self._free.append(True)
@@ -126,20 +116,14 @@ class Workers:
         return not self._fails
 
     def kill(self) -> None:
-        """Drops the batches that have not begun, kills the jobs of the others and all that is below
-        them, and waits for their ends."""
+        """Drops the batches that have not begun, and ends the others."""
         self._holds = True
         self._waiting.clear()
-        self._executor.kill_workers()
-        self._executor.shutdown()
+        self._runner.kill()
 
     def close(self) -> None:
-        """After the last batch. A thread that has a slot does not wait for the executor's thread:
-        that one may have given the job's slot away, and be waiting for a slot too."""
-        if isinstance(self._executor, SlotThreads) or slot_of_this_thread() is None:
-            self._executor.shutdown()
-        else:
-            self._executor.shutdown(wait=False)
+        """After the last batch."""
+        self._runner.close()
 
 
 def take(items: deque[Any]) -> Any:

@@ -70,13 +70,27 @@ impl Pool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::ThreadSlot;
     use crate::process::ProcessId;
-    use crate::slots::Pool;
+    use crate::slots::{Pool, Tenure};
+
+    /// A pool with one slot, on which a thread runs.
+    fn with_thread() -> (Pool, ThreadSlot) {
+        let pool = Pool::new(1).unwrap();
+        let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
+        (pool, thread)
+    }
+
+    /// A loan of that slot to a program below.
+    fn borrowed(pool: &Pool) -> Tenure {
+        let (ledger, me) = (&pool.bank.ledger, ProcessId::current());
+        let lender = ledger.run_by(me, &[]).1.unwrap();
+        ledger.lend(lender, me, true).unwrap().unwrap()
+    }
 
     #[test]
     fn the_slot_of_a_thread_comes_back_at_its_end() {
-        let pool = Pool::new(1).unwrap();
-        let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
+        let (pool, thread) = with_thread();
         assert_eq!((pool.free().unwrap(), pool.has_thread_slots()), (0, true));
         drop(thread);
         assert_eq!((pool.free().unwrap(), pool.has_thread_slots()), (1, false));
@@ -84,8 +98,7 @@ mod tests {
 
     #[test]
     fn a_submission_gets_the_slot_of_a_thread_once() {
-        let pool = Pool::new(1).unwrap();
-        let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
+        let (pool, thread) = with_thread();
         let slot = pool.take_thread_slot().unwrap();
         assert!(pool.take_thread_slot().is_none());
         drop(thread);
@@ -106,13 +119,11 @@ mod tests {
 
     #[test]
     fn a_program_below_may_borrow_the_slot_of_a_thread_and_this_process_may_not() {
-        let pool = Pool::new(1).unwrap();
+        let (pool, thread) = with_thread();
         let (bank, me) = (&pool.bank, ProcessId::current());
-        let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
         let here = bank.lineage().nearest(&bank.ledger, &bank.of_threads());
         assert!(here.is_none_or(|(above, _)| above != me));
-        let lender = bank.ledger.run_by(me, &[]).1.unwrap(); // as a program below sees it
-        let loan = bank.ledger.lend(lender, me, true).unwrap().unwrap();
+        let loan = borrowed(&pool);
         assert_eq!((pool.has_thread_slots(), thread.is_there()), (false, true));
         assert!(pool.take_thread_slot().is_none());
         assert!(bank.ledger.give_back(loan, &bank.pipe));
@@ -122,11 +133,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_lent_at_the_end_of_its_thread_comes_back_at_the_end_of_the_loan() {
-        let pool = Pool::new(1).unwrap();
-        let (bank, me) = (&pool.bank, ProcessId::current());
-        let thread = pool.run_thread_on(pool.try_take().unwrap().unwrap());
-        let lender = bank.ledger.run_by(me, &[]).1.unwrap();
-        let loan = bank.ledger.lend(lender, me, true).unwrap().unwrap();
+        let (pool, thread) = with_thread();
+        let bank = &pool.bank;
+        let loan = borrowed(&pool);
         drop(thread);
         assert_eq!((pool.free().unwrap(), bank.of_threads().len()), (0, 0));
         bank.ledger.give_back(loan, &bank.pipe);
